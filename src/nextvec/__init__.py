@@ -1,0 +1,1 @@
+"""nextvec trains, guards and judges latent vector models."""

@@ -1,0 +1,232 @@
+"""The vector store: a folder that holds each vector of a corpus once, in document order.
+
+    manifest.json       format version, space, chunker, counts, SHA-256 of each file
+    vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled
+    documents.parquet   id, title, source, first_row, rows, split, group
+    chunks.parquet      text (optional)
+    encoder/            what is needed to encode new text (only for encoders that were fitted on this corpus)
+
+`group` names documents that belong together (parts of one document, or documents that share vectors): splits and
+bootstraps never separate a group. Opening a store reads the manifest and maps the vectors; it takes milliseconds at
+any size.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextvec.data.space import Space
+from nextvec.data.split import SPLITS
+from nextvec.errors import OutputError, StoreError
+from nextvec.files import sha256_of, sync_folder, write_json, writing
+
+FORMAT_VERSION = 1
+MANIFEST, VECTORS, DOCUMENTS, CHUNKS, ENCODER = (
+    "manifest.json", "vectors.npy", "documents.parquet", "chunks.parquet", "encoder",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DocumentTable:
+    """The documents of a store, one entry each, in row order (M documents)."""
+
+    ids: list[str]
+    titles: list[str]
+    sources: list[str]
+    splits: NDArray[np.int8]
+    """(M,) index into SPLITS."""
+    first_row: NDArray[np.int64]
+    """(M,) row of the document's first vector."""
+    rows: NDArray[np.int64]
+    """(M,) number of vectors."""
+    group: NDArray[np.int64]
+    """(M,) documents with the same number belong together."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. `vectors` is (N, D), memory-mapped and read-only in spirit: writing changes nothing on disk."""
+
+    path: Path
+    manifest: dict[str, Any]
+    space: Space
+    vectors: NDArray[Any]
+
+    @property
+    def dimensions(self) -> int:
+        """D, the length of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vectors and of the documents' table: what a run says that it was trained on."""
+        files = self.manifest["files"]
+        return f"{files[VECTORS]}:{files[DOCUMENTS]}"
+
+    @cached_property
+    def documents(self) -> DocumentTable:
+        """The table of documents, read on first use."""
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(self.path / DOCUMENTS)
+            splits = np.array([SPLITS.index(split) for split in table["split"].to_pylist()], dtype=np.int8)
+            first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
+        except (OSError, KeyError, ValueError) as error:
+            raise StoreError(
+                f"store {self.path}: {DOCUMENTS} can't be read ({_line(error)}); build the store again"
+            ) from error
+        if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
+            raise StoreError(f"store {self.path}: {DOCUMENTS} does not cover the rows in order; build the store again")
+        if int(rows.sum()) != len(self.vectors):
+            raise StoreError(
+                f"store {self.path}: {DOCUMENTS} has {int(rows.sum())} rows, {VECTORS} {len(self.vectors)}: rebuild it"
+            )
+        return DocumentTable(
+            table["id"].to_pylist(), table["title"].to_pylist(), table["source"].to_pylist(),
+            splits, first_row, rows, table["group"].to_numpy(),
+        )  # fmt: skip
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the chunks' texts are stored."""
+        return (self.path / CHUNKS).is_file()
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """The texts of some rows. Raises StoreError if the store holds no texts."""
+        import pyarrow.parquet as pq
+
+        if not self.has_texts:
+            raise StoreError(f"store {self.path} holds no texts (it was imported or synthesised)")
+        column = pq.read_table(self.path / CHUNKS, columns=["text"])["text"]
+        return [str(column[int(row)]) for row in rows]
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store. Raises StoreError if it is missing, unfinished, damaged or of a newer format."""
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        hint = "run 'nextvec data build' or 'nextvec data import' to make one"
+        if unfinished_folder(path).is_dir():
+            hint = "its build was interrupted; run the same 'nextvec data build' command again to go on"
+        raise StoreError(f"store {path}: no {MANIFEST} there; {hint}")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version, space_values, rows = manifest["format"], manifest["space"], manifest["rows"]
+        manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}); build the store again") from error
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"store {path}: format {version}, this nextvec reads {FORMAT_VERSION}; upgrade nextvec or rebuild"
+        )
+    space = Space.from_dict(space_values)
+    vectors = map_vectors(path / VECTORS)
+    if vectors.shape != (rows, space.dimensions):
+        raise StoreError(
+            f"store {path}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, "
+            f"{MANIFEST} says {rows} × {space.dimensions}; build the store again"
+        )
+    return Store(path, manifest, space, vectors)
+
+
+def map_vectors(path: Path) -> NDArray[Any]:
+    """Memory-map a .npy file of (N, D) float16 or float32. Raises StoreError for anything else."""
+    try:
+        # Copy-on-write: torch wants writable memory, and a stray write can't reach the file.
+        vectors = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"vectors {path}: not a readable .npy file ({_line(error)})") from error
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
+        shape, dtype = getattr(vectors, "shape", "?"), getattr(vectors, "dtype", "?")
+        raise StoreError(f"vectors {path}: need (N, D) float16 or float32, got {shape} {dtype}")
+    return vectors
+
+
+def unfinished_folder(path: Path) -> Path:
+    """Where a store is put together before it takes its name."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def require_new(path: Path) -> None:
+    """Raise OutputError if there is something at `path` already: nothing is ever overwritten."""
+    if path.exists():
+        raise OutputError(f"output {path} exists already; choose another folder or remove it")
+
+
+def write_documents(folder: Path, documents: DocumentTable) -> None:
+    """Write documents.parquet into a store's folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "id": pa.array(documents.ids, pa.string()),
+            "title": pa.array(documents.titles, pa.string()),
+            "source": pa.array(documents.sources, pa.string()),
+            "first_row": pa.array(documents.first_row, pa.int64()),
+            "rows": pa.array(documents.rows, pa.int64()),
+            "split": pa.array([SPLITS[int(split)] for split in documents.splits], pa.string()),
+            "group": pa.array(documents.group, pa.int64()),
+        }
+    )
+    with writing(folder / DOCUMENTS):
+        pq.write_table(table, folder / DOCUMENTS, compression="zstd")
+
+
+def write_texts(folder: Path, batches: Iterable[Sequence[str]]) -> None:
+    """Write chunks.parquet into a store's folder from batches of texts in row order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("text", pa.string())])
+    with writing(folder / CHUNKS), pq.ParquetWriter(folder / CHUNKS, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_table(pa.table({"text": pa.array(list(batch), pa.string())}, schema=schema))
+
+
+def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any], **facts: Any) -> Store:
+    """Write the manifest into a complete folder, give the folder its name `path` in one step, and open it.
+
+    `counts` and `facts` (chunker, split plan, origin …) go into the manifest as they are: plain values only.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    vectors = map_vectors(folder / VECTORS)
+    manifest = {
+        "format": FORMAT_VERSION,
+        "space": space.to_dict(),
+        "rows": len(vectors),
+        "dtype": str(vectors.dtype),
+        "counts": counts,
+        **facts,
+        "files": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
+    }
+    del vectors
+    write_json(folder / MANIFEST, manifest)
+    require_new(path)
+    with writing(path):
+        folder.rename(path)
+    sync_folder(path.parent)
+    return open_store(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an unfinished folder and what is in it."""
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=False)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,123 @@
+"""Windows: which vectors a model reads and which one it predicts.
+
+A window is one integer, the row of its target; its context are the S rows before it in the same document. Vectors are
+never copied: a batch is one gather from the store's vectors. The order of windows is a pure function of (seed, epoch),
+so that evaluating, logging or resuming can't change what a model sees.
+
+Letters in names: B windows of a batch, S context length, D dimensions, W windows in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nextvec.data.split import SPLITS
+from nextvec.data.store import DocumentTable
+
+
+@dataclass(frozen=True)
+class Windows:
+    """An index of W windows; 8 bytes a window, 12 where some contexts are shorter than S."""
+
+    context: int
+    """S, the context length."""
+    targets: Tensor
+    """(W,) int32 rows of the targets, ascending."""
+    groups: Tensor
+    """(W,) int32 number of the target's group of documents: the unit of bootstraps and of InfoNCE's mask."""
+    available: Tensor | None
+    """(W,) int32 vectors before the target in its document, at most S; None where every window has all S."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Tensor) -> Windows:
+        """The windows at some positions, in that order."""
+        available = None if self.available is None else self.available[index]
+        return Windows(self.context, self.targets[index], self.groups[index], available)
+
+    def to(self, device: torch.device) -> Windows:
+        """The same index on another device."""
+        available = None if self.available is None else self.available.to(device)
+        return Windows(self.context, self.targets.to(device), self.groups.to(device), available)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model reads and what it should say."""
+
+    context_BSD: Tensor
+    """(B, S, D) vectors before the target, oldest first; zero where the mask is False."""
+    target_BD: Tensor
+    """(B, D) the vectors to predict."""
+    group_B: Tensor
+    """(B,) the group of each window's document."""
+    mask_BS: Tensor | None
+    """(B, S) True where there is a context vector; None where all are there."""
+
+
+def index_windows(documents: DocumentTable, split: str | None, context: int, min_context: int | None = None) -> Windows:
+    """All windows of a split (None: of the whole store) whose targets have at least `min_context` vectors before them.
+
+    `min_context` is `context` where left out. Documents that are too short give none.
+    """
+    least = context if min_context is None else min_context
+    chosen = np.ones(len(documents), bool) if split is None else documents.splits == SPLITS.index(split)
+    first, rows = documents.first_row[chosen], documents.rows[chosen]
+    counts = np.maximum(rows - least, 0)
+    starts = np.cumsum(counts) - counts
+    # position[w] = how many targets of the same document come before window w
+    position = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(starts, counts)
+    targets = np.repeat(first + least, counts) + position
+    groups = np.repeat(documents.group[chosen], counts)
+    available = np.minimum(position + least, context)
+    return Windows(
+        context,
+        torch.from_numpy(targets.astype(np.int32)),
+        torch.from_numpy(groups.astype(np.int32)),
+        torch.from_numpy(available.astype(np.int32)) if least < context else None,
+    )
+
+
+def short_documents(documents: DocumentTable, split: str, least: int) -> int:
+    """How many documents of a split are too short to give a window: counted and said, no fault."""
+    return int(((documents.splits == SPLITS.index(split)) & (documents.rows <= least)).sum())
+
+
+def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None) -> Batch:
+    """The windows at the positions `index` (B,) as one batch, in the vectors' dtype: one gather of B·(S+1) rows.
+
+    `vectors` is (N, D), on the same device as the windows.
+    """
+    chosen = windows if index is None else windows.take(index)
+    offsets_S = torch.arange(-windows.context, 0, device=vectors.device, dtype=torch.int32)
+    rows_BS = chosen.targets[:, None] + offsets_S
+    mask_BS = None
+    if chosen.available is not None:
+        mask_BS = offsets_S >= -chosen.available[:, None]
+        rows_BS = torch.where(mask_BS, rows_BS, chosen.targets[:, None])
+    rows = torch.cat([rows_BS, chosen.targets[:, None]], dim=1)
+    gathered = vectors.index_select(0, rows.flatten()).view(len(chosen), windows.context + 1, vectors.shape[1])
+    context_BSD = gathered[:, :-1]
+    if mask_BS is not None:
+        context_BSD = context_BSD * mask_BS[:, :, None]
+    return Batch(context_BSD, gathered[:, -1], chosen.groups, mask_BS)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` windows in an epoch: (count,) int64, a pure function of its arguments."""
+    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+    return torch.from_numpy(order)
+
+
+def sample(count: int, size: int, seed: int) -> Tensor:
+    """At most `size` of `count` positions, ascending: (min(count, size),) int64, a pure function of its arguments."""
+    if size >= count:
+        return torch.arange(count)
+    chosen = np.random.Generator(np.random.Philox(key=[seed, 2**63])).choice(count, size, replace=False)
+    return torch.from_numpy(np.sort(chosen))

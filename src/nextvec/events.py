@@ -1,0 +1,104 @@
+"""The event log of a run: one JSON object a line, only ever appended.
+
+`events.jsonl` is the truth about a run; logs, history and pages are views of it. A resumed run appends a `resumed`
+event with the position it goes on from, and `read_events` leaves out what that position made obsolete, so that its
+answer is the history of one unbroken run. A half-written last line (a killed writer, a quicker reader) is left out.
+
+This module imports neither torch nor numpy: what only reads a run starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nextvec.errors import InputError
+from nextvec.files import writing
+
+Event = dict[str, Any]
+
+EVENTS_FILE = "events.jsonl"
+
+
+class EventLog:
+    """Appends events to a file. Each event is one `write` of one line, so that readers never see two mixed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._end_torn_line()
+
+    def _end_torn_line(self) -> None:
+        """End a last line that a killed writer left half written, so that it can't swallow the next event."""
+        size = self.path.stat().st_size
+        if not size:
+            return
+        with self.path.open("rb") as file:
+            file.seek(size - 1)
+            torn = file.read(1) != b"\n"
+        if torn:
+            with writing(self.path):
+                os.write(self._descriptor, b"\n")
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append one event. Numbers that are NaN or infinite become the words "nan", "inf" or "-inf"."""
+        event = {"time": round(time.time(), 3), "kind": kind, **fields}
+        line = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n"
+        with writing(self.path):
+            os.write(self._descriptor, line.encode("utf-8"))
+
+    def sync(self) -> None:
+        """Flush to disk; called beside each checkpoint, so that neither is ahead of the other after a power cut."""
+        with writing(self.path):
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; the log can be opened again later and goes on where it ended."""
+        os.close(self._descriptor)
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a run in order, as if it had never been interrupted; broken lines are left out.
+
+    `path` is the log or the run folder. Raises InputError if there is no log.
+    """
+    file = path / EVENTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path}: no {EVENTS_FILE} there; name the folder of a run")
+    events: list[Event] = []
+    for line in file.read_bytes().splitlines():
+        event = _parse(line)
+        if event is None:
+            continue
+        if event["kind"] == "resumed":
+            step = event.get("step", 0)
+            events = [old for old in events if old.get("step", 0) <= step and old["kind"] not in _ENDS]
+        events.append(event)
+    return events
+
+
+_ENDS = ("interrupted", "stopped", "failed", "finished", "judged")
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None
+
+
+def _finite(value: Any) -> Any:
+    """`value` with each number that JSON can't hold spelt as a word."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

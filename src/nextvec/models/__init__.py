@@ -1,0 +1,1 @@
+"""Networks and baselines: what predicts the next vector."""
