@@ -60,7 +60,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """`write_atomic` for bytes at hand."""
     write_atomic(path, lambda file: file.write(content))
 

@@ -56,7 +56,7 @@ class _LineTask(Task):
     def advance(self, amount: int = 1) -> None:
         super().advance(amount)
         now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES:
+        if now - self._last >= _SECONDS_BETWEEN_LINES and self.done != self.total:
             self._last = now
             self.say()
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -200,6 +201,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """A recipe from nested values and overrides. Raises RecipeError that begins with `where`."""
+    values = deepcopy(values)
     for override in overrides:
         _apply(values, override)
     try:

@@ -25,13 +25,13 @@ def resolve_device(name: str) -> tuple[torch.device, str | None]:
     """
     import torch
 
-    kind = name.split(":", maxsplit=1)[0]
-    if kind not in DEVICES:
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or (colon and (kind == "auto" or not (number.isascii() and number.isdecimal()))):
         raise InputError(f"device '{name}' is unknown.{did_you_mean(kind, DEVICES)}")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind == "auto":
         return torch.device(next(device for device in ("cuda", "mps", "cpu") if available[device])), None
-    if not available[kind]:
+    if not available[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
         return torch.device("cpu"), f"device '{name}' is not available here; using cpu"
     return torch.device(name), None
 

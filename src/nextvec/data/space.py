@@ -65,7 +65,8 @@ class Space:
             encoded = values["probes"]
             probes = None
             if encoded is not None:
-                probes = np.frombuffer(base64.b64decode(encoded), dtype="<f2").reshape(-1, dimensions)
+                content = base64.b64decode(encoded, validate=True)
+                probes = np.frombuffer(content, dtype="<f2").reshape(-1, dimensions)
             return cls(
                 str(values["encoder"]), str(values["revision"]), dimensions, bool(values["normalized"]), probes
             )  # fmt: skip
@@ -78,7 +79,7 @@ class Space:
 def difference(one: Space, other: Space) -> str | None:
     """Why two spaces are not the same, in words; None if nothing speaks against it.
 
-    Probes decide where both have them; else encoder and revision do, unless one of the two is unknown.
+    Probes decide where both have them; else encoder and revision do, as far as both are known ("" is no revision).
     """
     if one.dimensions != other.dimensions:
         return f"{one.dimensions} dimensions against {other.dimensions}"
@@ -87,10 +88,10 @@ def difference(one: Space, other: Space) -> str | None:
         if cosine < SAME_SPACE_COSINE:
             return f"the same text gets different vectors (cosine {cosine:.3f}): {one} against {other}"
         return None
-    names = {one.encoder, other.encoder}
-    if UNKNOWN not in names and (one.encoder, one.revision) != (other.encoder, other.revision):
-        return f"{one} against {other}"
-    return None
+    if UNKNOWN in (one.encoder, other.encoder):
+        return None
+    revisions_differ = bool(one.revision and other.revision) and one.revision != other.revision
+    return f"{one} against {other}" if one.encoder != other.encoder or revisions_differ else None
 
 
 UNKNOWN = "unknown"

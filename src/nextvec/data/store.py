@@ -75,6 +75,10 @@ class Store:
         files = self.manifest["files"]
         return f"{files[VECTORS]}:{files[DOCUMENTS]}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Path and manifest, for --json."""
+        return {"store": str(self.path), **self.manifest}
+
     @cached_property
     def documents(self) -> DocumentTable:
         """The table of documents, read on first use."""

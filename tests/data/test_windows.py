@@ -1,0 +1,140 @@
+"""Windows against brute force: no context crosses a document, every target once, a batch is what a loop gives."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextvec.data.split import SPLITS
+from nextvec.data.store import DocumentTable
+from nextvec.data.windows import epoch_order, gather, index_windows, sample, short_documents
+
+
+def make_table(rows, splits=None, groups=None):
+    rows = np.array(rows, np.int64)
+    names = [str(number) for number in range(len(rows))]
+    splits = np.zeros(len(rows), np.int8) if splits is None else np.array(splits, np.int8)
+    groups = np.arange(len(rows)) if groups is None else np.array(groups, np.int64)
+    return DocumentTable(names, names, names, splits, np.cumsum(rows) - rows, rows, groups)
+
+
+@st.composite
+def tables(draw):
+    rows = draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    each = {"min_size": len(rows), "max_size": len(rows)}
+    splits = draw(st.lists(st.integers(0, len(SPLITS) - 1), **each))
+    groups = draw(st.lists(st.integers(0, 5), **each))
+    return make_table(rows, splits, groups)
+
+
+@st.composite
+def contexts(draw):
+    context = draw(st.integers(1, 6))
+    return context, draw(st.none() | st.integers(1, context))
+
+
+def brute_force(table, split, context, least):
+    """(target row, group, rows of its context) of each window, by the definition."""
+    found = []
+    for document in range(len(table)):
+        if split is not None and table.splits[document] != SPLITS.index(split):
+            continue
+        first = int(table.first_row[document])
+        for target in range(first + least, first + int(table.rows[document])):
+            found.append((target, int(table.group[document]), list(range(max(first, target - context), target))))
+    return found
+
+
+@given(tables(), contexts(), st.sampled_from([None, *SPLITS]))
+def test_every_target_of_the_split_once_with_its_group_and_context(table, lengths, split):
+    context, least = lengths
+    windows = index_windows(table, split, context, least)
+    expected = brute_force(table, split, context, context if least is None else least)
+    assert windows.targets.tolist() == [target for target, _, _ in expected]
+    assert windows.groups.tolist() == [group for _, group, _ in expected]
+    if windows.available is None:
+        assert all(len(rows) == context for _, _, rows in expected)
+    else:
+        assert windows.available.tolist() == [len(rows) for _, _, rows in expected]
+
+
+@given(tables(), contexts(), st.sampled_from([torch.float16, torch.float32]), st.randoms(use_true_random=False))
+def test_gather_equals_a_loop_and_never_crosses_a_document(table, lengths, dtype, random):
+    context, least = lengths
+    # A row holds its document's number and its own, so that a context that crosses a document shows.
+    total = int(table.rows.sum())
+    document_of_row = np.repeat(np.arange(len(table)), table.rows)
+    vectors = torch.tensor(np.column_stack([document_of_row + 1, np.arange(total) + 1]), dtype=dtype)
+    windows = index_windows(table, None, context, least)
+    expected = brute_force(table, None, context, context if least is None else least)
+    chosen = [random.randrange(len(expected)) for _ in range(6)] if expected else []
+    batch = gather(vectors, windows, torch.tensor(chosen, dtype=torch.int64))
+    assert batch.context_BSD.shape == (len(chosen), context, 2)
+    assert batch.context_BSD.dtype == batch.target_BD.dtype == dtype
+    for place, number in enumerate(chosen):
+        target, group, rows = expected[number]
+        missing = context - len(rows)
+        assert torch.equal(batch.target_BD[place], vectors[target])
+        assert int(batch.group_B[place]) == group
+        assert torch.equal(batch.context_BSD[place, missing:], vectors[rows])
+        assert (batch.context_BSD[place, :missing] == 0).all()
+        assert set(batch.context_BSD[place, missing:, 0].tolist()) == {float(batch.target_BD[place, 0])}
+        if batch.mask_BS is None:
+            assert missing == 0
+        else:
+            assert batch.mask_BS[place].tolist() == [False] * missing + [True] * len(rows)
+
+
+def test_gather_without_an_index_takes_all_windows_in_order():
+    table = make_table([4, 3])
+    vectors = torch.arange(14, dtype=torch.float32).view(7, 2)
+    batch = gather(vectors, index_windows(table, "train", 2))
+    assert torch.equal(batch.target_BD, vectors[[2, 3, 6]])
+    assert torch.equal(batch.context_BSD[:, 0], vectors[[0, 1, 4]])
+    assert batch.mask_BS is None
+
+
+@given(tables(), st.integers(1, 6), st.sampled_from(SPLITS))
+def test_short_documents_are_those_without_a_window(table, least, split):
+    firsts = set(index_windows(table, split, least).targets.numpy() - least) & set(table.first_row)
+    in_split = int((table.splits == SPLITS.index(split)).sum())
+    assert short_documents(table, split, least) == in_split - len(firsts)
+
+
+@given(st.integers(0, 300), st.integers(0, 2**63 - 1), st.integers(0, 1000))
+def test_epoch_order_is_a_pure_permutation(count, seed, epoch):
+    order = epoch_order(count, seed, epoch)
+    torch.manual_seed(seed % 1000)
+    np.random.seed(1)
+    assert order.sort().values.tolist() == list(range(count))
+    assert torch.equal(order, epoch_order(count, seed, epoch))
+
+
+def test_epoch_order_differs_between_epochs_and_seeds():
+    orders = [tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == len(orders)
+
+
+@given(st.integers(0, 200), st.integers(0, 250), st.integers(0, 2**63 - 1))
+def test_sample_is_ascending_distinct_and_pure(count, size, seed):
+    chosen = sample(count, size, seed)
+    assert len(chosen) == min(count, size)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert all(0 <= place < count for place in chosen.tolist())
+    assert torch.equal(chosen, sample(count, size, seed))
+
+
+def test_index_at_production_size_is_small():
+    rows = np.full(15_192, 52, np.int64)
+    windows = index_windows(make_table(rows), None, 5)
+    assert len(windows) == 15_192 * 47
+    held = windows.targets.nbytes + windows.groups.nbytes
+    assert windows.available is None and held == 8 * len(windows) < 20e6
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_without_documents_has_no_windows(split):
+    other = SPLITS[(SPLITS.index(split) + 1) % len(SPLITS)]
+    table = make_table([9, 9], [SPLITS.index(other)] * 2)
+    assert len(index_windows(table, split, 2)) == 0
