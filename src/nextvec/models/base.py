@@ -1,0 +1,104 @@
+"""What every predictor is: a network, or a closed form, that reads a context and says where the next vector points.
+
+Letters in names: B windows of a batch, S context length, D dimensions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHORTEST = 1e-6
+"""Length below which a vector counts as having no direction: `unit` divides by at least this."""
+
+
+class LatentModel(nn.Module):
+    """Predicts the next vector of a document, (B, D), from the S vectors before it, (B, S, D), oldest first.
+
+    A mask (B, S) is True where a context vector is there. Absent vectors are always the oldest ones; what stands in
+    their place is never read, so that the prediction equals the one from the shorter context. No method waits for the
+    device.
+    """
+
+    name: str
+    """Its kind: the name in the registry or in BASELINES."""
+
+    constants: tuple[str, ...] = ()
+    """Names in the state dict that are computed, not learned: a checkpoint may lack them."""
+
+    def __init__(self, dimensions: int, **options: float | int | bool) -> None:
+        super().__init__()
+        assert dimensions > 0, dimensions
+        self.dimensions = dimensions
+        self.config: dict[str, Any] = {"kind": self.name, "dimensions": dimensions, **options}
+        """Plain values from which `model_from_config` makes a model of the same shape."""
+
+    def forward(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """The raw prediction (B, D) of any length, float32 or autocast's dtype; only its direction has a meaning."""
+        assert context_BSD.shape[2] == self.dimensions, (tuple(context_BSD.shape), self.dimensions)
+        return self._raw(read_context(context_BSD, mask_BS), mask_BS)
+
+    def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        """`forward` for a context from `read_context`."""
+        raise NotImplementedError
+
+    def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """The prediction (B, D) at unit length, float32."""
+        return unit(self(context_BSD, mask_BS))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers of a model are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (…, D) scaled to length 1, float32 (float64 stays). The zero vector stays zero, its gradient finite."""
+    return F.normalize(at_least_float32(vectors), dim=-1, eps=SHORTEST)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor of half precision as float32, any other as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def read_context(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """The context (B, S, D) in float32 (float64 stays), with zeros where nothing is there."""
+    context_BSD = at_least_float32(context_BSD)
+    return context_BSD if mask_BS is None else context_BSD.masked_fill(~mask_BS[:, :, None], 0.0)
+
+
+def mean_of_present(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """The mean (B, D) of the context vectors that are there; the others must be zero."""
+    if mask_BS is None:
+        return context_BSD.mean(dim=1)
+    return context_BSD.sum(dim=1) / _count_present(mask_BS)[:, None]
+
+
+def present_first(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """The context with each row's present vectors moved to the front, in order, as if the shorter context stood alone.
+
+    A causal network then gives at the last present step what it gives for the shorter context; nothing after that
+    step can reach it.
+    """
+    if mask_BS is None:
+        return context_BSD
+    length = mask_BS.shape[1]
+    steps_S = torch.arange(length, device=mask_BS.device)
+    source_BS = (steps_S - _count_present(mask_BS)[:, None]) % length
+    return context_BSD.take_along_dim(source_BS[:, :, None], dim=1)
+
+
+def last_present(hidden_BSH: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """The step (B, H) of the last present vector, for a network that read `present_first`."""
+    if mask_BS is None:
+        return hidden_BSH[:, -1]
+    return hidden_BSH.take_along_dim(_count_present(mask_BS)[:, None, None] - 1, dim=1)[:, 0]
+
+
+def _count_present(mask_BS: Tensor) -> Tensor:
+    """How many context vectors each row has, (B,); at least 1, so that nothing divides by zero."""
+    return mask_BS.sum(dim=1).clamp(min=1)

@@ -1,0 +1,281 @@
+"""Ridge regression from the context to the target, in closed form, from one pass over the windows.
+
+The features of a window are its context vectors, each less its mean over train (zero, so the mean, where a vector is
+absent). All that the fit needs are second moments of features and targets; they are summed in float64 from products of
+a few thousand windows. One document group in five is kept apart: its moments tell the squared error of any weights on
+it without another look at the windows, and so choose the penalty. The final weights are fitted on everything.
+
+More context than MAX_FEATURES numbers is shortened: the newest vectors stay, the older ones become their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from nextvec.errors import InputError
+from nextvec.models.base import LatentModel, at_least_float32, mean_of_present, read_context
+
+MAX_FEATURES = 6144
+"""Most features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit about three times that."""
+
+HELD_OUT_IN = 5
+"""One group in this many chooses the penalty."""
+
+LEAST_PENALTY, FIRST_PENALTY, MOST_PENALTY = -8, 0, 8
+"""Where the search for the penalty ends and begins, in half decades: 10^-4, 1 and 10^4 times the mean diagonal of the
+features' moments."""
+
+MIXTURES = 64
+"""Penalties are compared on this many random mixtures of the target's dimensions, a fair sample of the squared error
+(Hutchinson 1990) at a fraction of the work."""
+
+WINDOWS_PER_PRODUCT = 4096
+
+
+class Ridge(LatentModel):
+    """target mean + Σ over K slots of (slot − its mean) · weight; a slot that is absent adds nothing."""
+
+    name = "ridge"
+    weight_KDD: Tensor
+    slot_mean_KD: Tensor
+    target_mean_D: Tensor
+    penalty: Tensor
+
+    def __init__(self, dimensions: int, *, context: int, slots: int) -> None:
+        super().__init__(dimensions, context=context, slots=slots)
+        assert 1 <= slots <= context, (slots, context)
+        self.context, self.slots = context, slots
+        self.register_buffer("weight_KDD", torch.zeros(slots, dimensions, dimensions))
+        self.register_buffer("slot_mean_KD", torch.zeros(slots, dimensions))
+        self.register_buffer("target_mean_D", torch.zeros(dimensions))
+        self.register_buffer("penalty", torch.tensor(0.0))
+
+    def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        context_BSD, mask_BS = _fit_length(context_BSD, mask_BS, self.context)
+        slots_BKD, present_BK = fill_slots(context_BSD, mask_BS, self.slots)
+        centred_BKD = (slots_BKD - self.slot_mean_KD) * present_BK[:, :, None]
+        return self.target_mean_D + centred_BKD.flatten(1) @ self.weight_KDD.flatten(0, 1)
+
+
+def count_slots(dimensions: int, context: int) -> int:
+    """K, how many vectors of a context ridge reads."""
+    return min(context, max(1, MAX_FEATURES // dimensions))
+
+
+def fill_slots(context_BSD: Tensor, mask_BS: Tensor | None, slots: int) -> tuple[Tensor, Tensor]:
+    """What ridge reads of a context from `read_context`, (B, K, D), and where something is there, (B, K) bool.
+
+    The context itself where it has K vectors; else the newest K − 1 behind the mean of all older ones (of two or more
+    slots; a single slot holds the newest vector).
+    """
+    if mask_BS is None:
+        mask_BS = torch.ones(context_BSD.shape[:2], dtype=torch.bool, device=context_BSD.device)
+    newest = context_BSD.shape[1] if slots == context_BSD.shape[1] else max(1, slots - 1)
+    older = context_BSD.shape[1] - newest
+    kept_BKD, present_BK = context_BSD[:, older:], mask_BS[:, older:]
+    if newest < slots:
+        mean_BD = mean_of_present(context_BSD[:, :older], mask_BS[:, :older])
+        kept_BKD = torch.cat([mean_BD[:, None], kept_BKD], dim=1)
+        present_BK = torch.cat([mask_BS[:, :older].any(dim=1, keepdim=True), present_BK], dim=1)
+    return kept_BKD, present_BK
+
+
+def _fit_length(context_BSD: Tensor, mask_BS: Tensor | None, length: int) -> tuple[Tensor, Tensor | None]:
+    """A context of another length than the fitted one: the newest vectors of a longer one, a shorter one padded."""
+    missing = length - context_BSD.shape[1]
+    if missing <= 0:
+        return context_BSD[:, -length:], None if mask_BS is None else mask_BS[:, -length:]
+    if mask_BS is None:
+        mask_BS = torch.ones(context_BSD.shape[:2], dtype=torch.bool, device=context_BSD.device)
+    padded_BSD = torch.nn.functional.pad(context_BSD, (0, 0, missing, 0))
+    return padded_BSD, torch.nn.functional.pad(mask_BS, (missing, 0), value=False)
+
+
+class RidgeFit:
+    """Fits a `Ridge`: `add` windows, then `solve` once."""
+
+    def __init__(self, dimensions: int, context: int) -> None:
+        self._dimensions, self._context = dimensions, context
+        self._slots = count_slots(dimensions, context)
+        self._fitted, self._held_out = (_Moments(self._slots, dimensions) for _ in range(2))
+        self._origin_D: Tensor | None = None
+        """About where the vectors lie: products of what is left keep the digits that a common mean would use up."""
+
+    def add(self, context_BSD: Tensor, target_BD: Tensor, mask_BS: Tensor | None, group_B: Tensor) -> None:
+        """Take in windows: (B, S, D), (B, D), (B, S) or None, and the (B,) numbers of their document groups."""
+        slots_BKD, present_BK = fill_slots(read_context(context_BSD, mask_BS), mask_BS, self._slots)
+        assert bool(present_BK[:, -1].all()), "a window without a newest context vector"
+        if self._origin_D is None:
+            self._origin_D = at_least_float32(target_BD).mean(dim=0)
+        slots_BKD = (slots_BKD - self._origin_D) * present_BK[:, :, None]
+        target_BD = at_least_float32(target_BD) - self._origin_D
+        held_out_B = hold_out(group_B)
+        for moments, chosen_B in ((self._held_out, held_out_B), (self._fitted, ~held_out_B)):
+            moments.add(slots_BKD[chosen_B], present_BK[chosen_B], target_BD[chosen_B])
+
+    def solve(self) -> tuple[Ridge, Tensor]:
+        """The fitted baseline and the mean target (D,). Raises InputError if vectors are not finite."""
+        fitted, held_out = self._fitted, self._held_out
+        fitted.finish()
+        held_out.finish()
+        if not (fitted.finite and held_out.finite):
+            raise InputError("the training vectors hold NaN or infinity; run 'nextvec data check' on the store")
+        half_decades = _choose_penalty(fitted, held_out)
+        fitted.merge(held_out)
+        slot_mean_KD, target_mean_D = fitted.means()
+        among, to_target = fitted.centred(slot_mean_KD, target_mean_D)
+        assert self._origin_D is not None, "solve before add"
+        slot_mean_KD, target_mean_D = (mean + self._origin_D.to(mean) for mean in (slot_mean_KD, target_mean_D))
+        while (weights := _solve(among, to_target, half_decades)) is None:
+            half_decades += 1
+        ridge = Ridge(self._dimensions, context=self._context, slots=self._slots)
+        ridge.weight_KDD.copy_(weights.view_as(ridge.weight_KDD))
+        ridge.slot_mean_KD.copy_(slot_mean_KD)
+        ridge.target_mean_D.copy_(target_mean_D)
+        ridge.penalty.fill_(10.0 ** (half_decades / 2))
+        return ridge, target_mean_D
+
+
+def hold_out(group_B: Tensor) -> Tensor:
+    """Which windows choose the penalty, (B,) bool: a hash of their group's number, so that no group is divided."""
+    # Multiplying by 2^64 / golden ratio spreads consecutive numbers evenly (Knuth, TAOCP 6.4).
+    hashed_B = (group_B.long() * -7046029254386353131) >> 32
+    return hashed_B.remainder(HELD_OUT_IN) == 0
+
+
+class _Moments:
+    """Second moments of zero-filled slots x (K·D), presence m (K) and targets y (D), summed over windows.
+
+    Presence stands beside the slots as K more features, so that the moments of slots centred by any means can be had
+    afterwards, exactly, with absent slots at zero. The newest slot is always present: its m counts windows.
+    """
+
+    def __init__(self, slots: int, dimensions: int) -> None:
+        self._slots, self._dimensions = slots, dimensions
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._windows_waiting = 0
+        size = slots * dimensions + slots
+        self._among = torch.zeros(0, 0)  # (K·D + K, K·D + K) [x m]ᵀ [x m], made when the device is known
+        self._to_target = torch.zeros(size, dimensions, dtype=torch.float64)  # [x m]ᵀ y
+
+    def add(self, slots_BKD: Tensor, present_BK: Tensor, target_BD: Tensor) -> None:
+        """Take in windows; products are made of a few thousand at a time, so that small batches cost no more."""
+        features = torch.cat([slots_BKD.flatten(1), present_BK.to(slots_BKD.dtype)], dim=1)
+        self._waiting.append((features, target_BD.to(slots_BKD.dtype)))
+        self._windows_waiting += len(features)
+        if self._windows_waiting >= WINDOWS_PER_PRODUCT:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if not self._windows_waiting:
+            return
+        features, targets = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._windows_waiting = [], 0
+        # float64 products are quick on cuda only, and mps has no float64 at all: sums are kept on the CPU there.
+        on_cuda = features.device.type == "cuda"
+        if on_cuda:
+            features, targets = features.double(), targets.double()
+        home = features.device if on_cuda else torch.device("cpu")
+        if not len(self._among):
+            size = len(self._to_target)
+            self._among = torch.zeros(size, size, dtype=torch.float64, device=home)
+            self._to_target = self._to_target.to(home)
+        self._to_target += (features.T @ targets).to(home)
+        for start, end in self._bands():  # on and right of the diagonal: three fifths of the work at S = 5
+            self._among[start:end, start:] += (features[:, start:end].T @ features[:, start:]).to(home)
+
+    def _bands(self) -> list[tuple[int, int]]:
+        """Rows of each slot, then of the presences."""
+        ends = [slot * self._dimensions for slot in range(self._slots + 1)] + [len(self._to_target)]
+        return list(pairwise(ends))
+
+    def finish(self) -> None:
+        """Multiply what waits, and fill the blocks left of the diagonal; no more windows after that."""
+        self._multiply()
+        for start, end in self._bands() if len(self._among) else []:
+            self._among[end:, start:end] = self._among[start:end, end:].T
+
+    @property
+    def empty(self) -> bool:
+        """Whether there were no windows."""
+        return not len(self._among)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no vector held NaN or infinity."""
+        return bool(torch.isfinite(self._among.trace() + self._to_target.sum()))
+
+    def merge(self, other: _Moments) -> None:
+        """Add the moments of other windows; both are finished."""
+        if self.empty:
+            self._among, self._to_target = other._among, other._to_target
+        elif not other.empty:
+            self._among += other._among
+            self._to_target += other._to_target
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Mean of each slot over the windows where it is present, (K, D), and of the target, (D,)."""
+        size = self._slots * self._dimensions
+        counts_K = self._among.diagonal()[size:]
+        sums_KD = self._among[:size, -1].view(self._slots, self._dimensions)
+        return sums_KD / counts_K.clamp(min=1)[:, None], self._to_target[-1] / counts_K[-1]
+
+    def centred(self, slot_mean_KD: Tensor, target_mean_D: Tensor) -> tuple[Tensor, Tensor]:
+        """zᵀz (K·D, K·D) and zᵀ(y − mean) (K·D, D) of the centred slots z = m (x − mean)."""
+        size = self._slots * self._dimensions
+        means = torch.block_diag(*slot_mean_KD)  # (K, K·D): z = x − m @ means
+        slots_presence, presence = self._among[:size, size:], self._among[size:, size:]
+        # zᵀz = xᵀx − xᵀm·means − (xᵀm·means)ᵀ + meansᵀ·mᵀm·means, the last term halved into the two before it.
+        cross = (slots_presence - means.T @ presence / 2) @ means
+        among = self._among[:size, :size] - cross - cross.T
+        slot_sums = slots_presence[:, -1] - means.T @ presence[:, -1]
+        to_target = self._to_target[:size] - means.T @ self._to_target[size:]
+        return among, to_target - torch.outer(slot_sums, target_mean_D)
+
+
+def _choose_penalty(fitted: _Moments, held_out: _Moments) -> int:
+    """The half decades of the penalty whose weights, fitted on one part, have the least squared error on the other."""
+    if fitted.empty or held_out.empty:
+        return FIRST_PENALTY
+    means = fitted.means()
+    among, to_target = fitted.centred(*means)
+    held_out_among, held_out_to_target = held_out.centred(*means)
+    if to_target.shape[1] > MIXTURES:
+        generator = torch.Generator().manual_seed(0)
+        mixtures = torch.randn(to_target.shape[1], MIXTURES, generator=generator, dtype=torch.float64).to(to_target)
+        to_target, held_out_to_target = to_target @ mixtures, held_out_to_target @ mixtures
+
+    def error(half_decades: int) -> float:
+        weights = _solve(among, to_target, half_decades)
+        if weights is None:
+            return math.inf
+        # Σ|y − zW|² less the part that no weights change
+        return float((weights * (held_out_among @ weights - 2 * held_out_to_target)).sum())
+
+    return walk_down(error)
+
+
+def walk_down(error: Callable[[int], float]) -> int:
+    """The integer at which `error` is least, searched by steps of one from FIRST_PENALTY until it rises."""
+    best = FIRST_PENALTY
+    least = error(best)
+    for step in (1, -1):
+        while LEAST_PENALTY <= best + step <= MOST_PENALTY and (trial := error(best + step)) < least:
+            best, least = best + step, trial
+        if best != FIRST_PENALTY:
+            break
+    return best
+
+
+def _solve(among: Tensor, to_target: Tensor, half_decades: int) -> Tensor | None:
+    """(among + penalty)⁻¹ to_target, or None where rounding made the sum lose its positive definiteness."""
+    penalised = among.clone()
+    diagonal = penalised.diagonal()
+    diagonal += 10.0 ** (half_decades / 2) * diagonal.mean().clamp(min=1e-30)
+    factor, failed = torch.linalg.cholesky_ex(penalised)
+    return None if failed else torch.cholesky_solve(to_target, factor)
