@@ -1,0 +1,122 @@
+"""The judgement: a model beside every baseline, on the same windows, with intervals over documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nextvec.data.store import DocumentTable
+from nextvec.data.windows import Windows, sample
+from nextvec.errors import NotFiniteError
+from nextvec.judge.bootstrap import bootstrap_means, interval
+from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement, conclude
+from nextvec.judge.metrics import Predictor, WindowScores, score_windows
+from nextvec.judge.retrieval import candidates_of, summarise, target_ranks
+from nextvec.progress import Task, progress
+from nextvec.recipe import JudgeRecipe
+
+__all__ = ["Judgement", "judge_predictors"]
+
+
+def judge_predictors(
+    predictors: Mapping[str, Predictor],
+    vectors: Tensor,
+    documents: DocumentTable,
+    windows: Mapping[str, Windows],
+    recipe: JudgeRecipe,
+    *,
+    seed: int,
+    model: str | None,
+    quiet: bool = False,
+) -> Judgement:
+    """Judge predictors on the windows of some splits; `model` names the one that the others are baselines of.
+
+    `vectors` (N, D) and `windows` are on the predictors' device, `windows` is by split. A split without windows is left
+    out with a note. Without a model there are no gains and no verdict.
+    Raises NotFiniteError if a prediction is NaN or infinite.
+    """
+    assert predictors and (model is None or model in predictors), (model, list(predictors))
+    names = sorted(predictors, key=lambda name: name != model)  # a stable sort: the model first, the others as given
+    total = len(names) * sum(map(len, windows.values()))
+    splits, notes = {}, []
+    with progress("judging", total, unit="windows", quiet=quiet) as task:
+        for split, index in windows.items():
+            if len(index) == 0:
+                notes.append(f"{split}: not judged, no document is long enough for a window")
+                continue
+            ordered = {name: predictors[name] for name in names}
+            splits[split] = _judge_split(ordered, vectors, documents, split, index, recipe, seed, model, task)
+    return Judgement(model, splits, tuple(notes), None if model is None else conclude(model, splits))
+
+
+def _judge_split(
+    predictors: Mapping[str, Predictor],
+    vectors: Tensor,
+    documents: DocumentTable,
+    split: str,
+    windows: Windows,
+    recipe: JudgeRecipe,
+    seed: int,
+    model: str | None,
+    task: Task,
+) -> SplitJudgement:
+    candidates = candidates_of(vectors, documents, split)
+    queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
+    scores: dict[str, WindowScores] = {}
+    retrievals: dict[str, Retrieval] = {}
+    for name, predictor in predictors.items():
+        scores[name] = score_windows(predictor, vectors, windows)
+        if not scores[name].finite:
+            lost = int((~np.isfinite(scores[name].cosine)).sum())
+            raise NotFiniteError(f"{name} on {split}: {lost:,} of {len(windows):,} predictions are not finite numbers")
+        retrievals[name] = summarise(target_ranks(predictor, vectors, queries, candidates))
+        task.advance(len(windows))
+
+    groups_W = windows.groups.cpu().numpy()
+    cosines, gains = _estimates(scores, groups_W, recipe.resamples, seed, model)
+    baselines = [name for name in predictors if name != model]
+    best = max(baselines, key=lambda name: cosines[name].value, default=None)
+    return SplitJudgement(
+        windows=len(windows),
+        documents=_count_documents(windows, documents),
+        groups=len(np.unique(groups_W)),
+        candidates=len(candidates),
+        queries=len(queries),
+        predictors={
+            name: PredictorScores(
+                cosines[name], scores[name].mean_mse, scores[name].mean_margin, retrievals[name], gains.get(name)
+            )
+            for name in predictors
+        },
+        best_baseline=best,
+        gain=None if best is None else gains.get(best),
+    )
+
+
+def _estimates(
+    scores: Mapping[str, WindowScores], groups_W: NDArray[np.int32], resamples: int, seed: int, model: str | None
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Each predictor's cosine, and the model's gain over each other one, with intervals from the same resamples."""
+    cosines = {name: score.cosine for name, score in scores.items()}
+    gains = {} if model is None else {name: cosines[model] - cosines[name] for name in scores if name != model}
+    rows_PW = np.stack([*cosines.values(), *gains.values()])
+    means_PR = bootstrap_means(rows_PW, groups_W, resamples, seed)
+    groups = len(np.unique(groups_W))
+    bounds = [(-1.0, 1.0)] * len(cosines) + [(-2.0, 2.0)] * len(gains)
+    estimates = [
+        Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=bound))
+        for row, means, bound in zip(rows_PW, means_PR, bounds, strict=True)
+    ]
+    return (
+        dict(zip(cosines, estimates[: len(cosines)], strict=True)),
+        dict(zip(gains, estimates[len(cosines) :], strict=True)),
+    )
+
+
+def _count_documents(windows: Windows, documents: DocumentTable) -> int:
+    """How many documents some windows come from."""
+    targets = windows.targets.cpu().numpy()
+    return len(np.unique(np.searchsorted(documents.first_row, targets, side="right")))

@@ -1,0 +1,182 @@
+"""What a judgement says: figures for every predictor on every split, and a verdict in plain words.
+
+Plain values only and no torch, so that tables, pages and whatever else reads a finished run start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nextvec.data.check import FEW_GROUPS
+from nextvec.lights import LIGHTS, Light, worst
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval over documents."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well predictions find the true next chunk: R@k are shares from 0 to 1."""
+
+    r_at_1: float
+    r_at_5: float
+    r_at_10: float
+    mrr: float
+    median_rank: float
+
+
+@dataclass(frozen=True)
+class PredictorScores:
+    """One predictor's figures on one split."""
+
+    cosine: Estimate
+    mse: float
+    margin: float
+    retrieval: Retrieval
+    gain: Estimate | None
+    """The model's cosine minus this predictor's on the same windows; None for the model itself or without one."""
+
+
+@dataclass(frozen=True)
+class SplitJudgement:
+    """All predictors on one split."""
+
+    windows: int
+    documents: int
+    """Documents that have windows."""
+    groups: int
+    """Independent groups of documents: what the intervals resample."""
+    candidates: int
+    queries: int
+    predictors: dict[str, PredictorScores]
+    """By name; the model first, then the baselines in the order given."""
+    best_baseline: str | None
+    """The baseline of the highest cosine on this split."""
+    gain: Estimate | None
+    """The model's gain over the best baseline."""
+
+    def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorScores]]:
+        """Predictors as tables show them: the model, then the others from the highest cosine to the lowest."""
+        return iter(sorted(self.predictors.items(), key=lambda item: (item[0] != model, -item[1].cosine.value)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement in words."""
+
+    light: Light
+    sentence: str
+    reasons: dict[str, tuple[str, ...]]
+    """By split: the facts behind it, and what else a reader should know."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model beside the baselines on the same windows."""
+
+    model: str | None
+    splits: dict[str, SplitJudgement]
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+    verdict: Verdict | None
+    """None where only baselines were judged."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Judgement:
+        """The inverse of `to_dict`, also after a way through JSON. Raises KeyError or TypeError for anything else."""
+        verdict = values["verdict"]
+        return cls(
+            values["model"],
+            {name: _split_from(split) for name, split in values["splits"].items()},
+            tuple(values["notes"]),
+            verdict
+            and Verdict(
+                verdict["light"],
+                verdict["sentence"],
+                {split: tuple(reasons) for split, reasons in verdict["reasons"].items()},
+            ),
+        )
+
+
+def _split_from(values: Mapping[str, Any]) -> SplitJudgement:
+    predictors = {
+        name: PredictorScores(
+            Estimate(**score["cosine"]),
+            score["mse"],
+            score["margin"],
+            Retrieval(**score["retrieval"]),
+            score["gain"] and Estimate(**score["gain"]),
+        )
+        for name, score in values["predictors"].items()
+    }
+    return SplitJudgement(**{**values, "predictors": predictors, "gain": values["gain"] and Estimate(**values["gain"])})
+
+
+def conclude(model: str, splits: Mapping[str, SplitJudgement]) -> Verdict:
+    """The verdict on a model: green where its gain is surely above zero on val, and on ood where there is one.
+
+    Red where the gain on val is surely below zero; amber for everything between, and where val was not judged.
+    "Surely" means that the whole interval is on that side. What train says is told, and decides nothing.
+    """
+    reasons = {name: tuple(_reasons(model, split)) for name, split in splits.items()}
+    deciding = {name: split.gain for name, split in splits.items() if name != "train" and split.gain is not None}
+    if "val" not in deciding:
+        return Verdict("amber", f"{model} was not compared with a baseline on val: nothing is proved.", reasons)
+    lights = {name: _light(gain) for name, gain in deciding.items()}
+    # Losing on unseen documents of the training sources is failure; losing only on other sources is a limit to know.
+    light = lights["val"] if lights["val"] == "red" else min(worst(lights.values()), "amber", key=LIGHTS.index)
+    told: list[str] = []
+    for name, gain in deciding.items():
+        outcome = _OUTCOMES[lights[name]]
+        if told:  # the second time "the best baseline" is "it", and left out where the outcome is the same
+            same = next(iter(lights.values())) == lights[name]
+            outcome = "and" if same else f"but {outcome.replace('the best baseline', 'it')}"
+        told.append(f"{outcome} on {name} ({gain} over {splits[name].best_baseline})")
+    return Verdict(light, f"{model} {' '.join(told)}.", reasons)
+
+
+_OUTCOMES: dict[Light, str] = {
+    "green": "beats the best baseline",
+    "amber": "can't be told from the best baseline",
+    "red": "loses to the best baseline",
+}
+
+
+def _light(gain: Estimate) -> Light:
+    return "green" if gain.low > 0 else "red" if gain.high < 0 else "amber"
+
+
+def _reasons(model: str, split: SplitJudgement) -> Iterator[str]:
+    """Facts about a model on a split that its cosine alone hides."""
+    if split.gain is None or split.best_baseline is None:
+        return
+    own, best = split.predictors[model], split.predictors[split.best_baseline]
+    yield f"cosine {own.cosine.value:.4f} against {best.cosine.value:.4f} of {split.best_baseline}"
+    name, rival = max(
+        ((name, score) for name, score in split.predictors.items() if name != model),
+        key=lambda item: item[1].retrieval.mrr,
+    )
+    if rival.retrieval.mrr > own.retrieval.mrr:
+        yield f"{name} finds the true next chunk better: MRR {rival.retrieval.mrr:.3f} against {own.retrieval.mrr:.3f}"
+    if own.margin < 0:
+        yield (
+            f"predictions are closer to the last context vector than to the target: margin {own.margin:+.3f}, "
+            f"{split.best_baseline} {best.margin:+.3f}"
+        )
+    if split.groups < FEW_GROUPS:
+        yield f"only {split.groups} independent documents: the intervals are wide, add documents to this split"

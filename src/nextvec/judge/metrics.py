@@ -1,0 +1,127 @@
+"""Scores of single windows, and the one loop that computes them.
+
+Training's validation, `nextvec eval` and the judgement at the end of a run all call `score_windows`, which always runs
+in float32, in index order and in blocks of one size: the same weights get the same digits everywhere.
+
+Letters in names: B windows of a block, W windows in all, S context length, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nextvec.data.windows import Batch, Windows, gather
+
+BLOCK = 1024
+"""Windows that are predicted at once. Other sizes may change last digits, so everybody uses this one."""
+
+
+class Predictor(Protocol):
+    """What can be judged: any model or baseline, in evaluation mode."""
+
+    def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """(B, D) float32 predictions of unit length from (B, S, D) context vectors and their (B, S) mask."""
+        ...
+
+
+def cosine(one_BD: Tensor, other_BD: Tensor) -> Tensor:
+    """(B,) cosine of the angle between rows: a·b / (|a|·|b|), from −1 to 1; 0 where a row is zero."""
+    return F.cosine_similarity(one_BD, other_BD, dim=1).clamp(-1, 1)  # rounding may lead a digit beyond
+
+
+def mse(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """(B,) mean over the D dimensions of (prediction − target)², the runbook's unit.
+
+    Between unit-length vectors this is (2 − 2·cosine) / D, about 0.001 at D = 768.
+    """
+    return (prediction_BD - target_BD).square().mean(dim=1)
+
+
+def margin(prediction_BD: Tensor, target_BD: Tensor, last_BD: Tensor) -> Tensor:
+    """(B,) cos(prediction, target) − cos(prediction, last context vector).
+
+    Copying the last vector scores cos(last, target) − 1, the lowest margin on a window of that cosine.
+    """
+    return cosine(prediction_BD, target_BD) - cosine(prediction_BD, last_BD)
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """The scores of W windows, in the order of their index."""
+
+    cosine: NDArray[np.float32]
+    """(W,) cos(prediction, target)."""
+    mse: NDArray[np.float32]
+    """(W,) mean squared error over the dimensions, between unit-length vectors."""
+    margin: NDArray[np.float32]
+    """(W,) cos(prediction, target) − cos(prediction, last context vector)."""
+
+    def __len__(self) -> int:
+        return len(self.cosine)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every score is a number: no NaN, no infinity."""
+        return all(bool(np.isfinite(scores).all()) for scores in (self.cosine, self.mse, self.margin))
+
+    @property
+    def mean_cosine(self) -> float:
+        """Mean cosine over the windows, summed in float64; NaN if there are none."""
+        return _mean(self.cosine)
+
+    @property
+    def mean_mse(self) -> float:
+        """Mean squared error over the windows, summed in float64; NaN if there are none."""
+        return _mean(self.mse)
+
+    @property
+    def mean_margin(self) -> float:
+        """Mean margin over the windows, summed in float64; NaN if there are none."""
+        return _mean(self.margin)
+
+
+def score_windows(predictor: Predictor, vectors: Tensor, windows: Windows, *, block: int = BLOCK) -> WindowScores:
+    """Score a predictor on all windows of an index.
+
+    `vectors` is (N, D) in any float format, on the windows' device. Targets and context vectors are brought to unit
+    length, which undoes the rounding of float16. NaN predictions give NaN scores: ask `WindowScores.finite`.
+    """
+    scores_3W = torch.empty((3, len(windows)), device=vectors.device)
+    for start in range(0, len(windows), block):
+        positions = slice(start, start + block)
+        batch, prediction_BD = predict_block(predictor, vectors, windows, positions)
+        with torch.inference_mode():
+            target_BD, last_BD = F.normalize(batch.target_BD), batch.context_BSD[:, -1]
+            scores_3W[0, positions] = cosine(prediction_BD, target_BD)
+            scores_3W[1, positions] = mse(prediction_BD, target_BD)
+            scores_3W[2, positions] = margin(prediction_BD, target_BD, last_BD)
+    return WindowScores(*scores_3W.cpu().numpy())
+
+
+@torch.inference_mode()
+def predict_block(
+    predictor: Predictor, vectors: Tensor, windows: Windows, positions: slice | Tensor
+) -> tuple[Batch, Tensor]:
+    """The windows at some positions as a float32 batch, and the (B, D) float32 predictions for them.
+
+    The predictor must be in evaluation mode: dropout would make a score a matter of luck.
+    """
+    assert not getattr(predictor, "training", False), "call eval() before judging a model"
+    if isinstance(positions, slice):
+        positions = torch.arange(*positions.indices(len(windows)), device=vectors.device)
+    found = gather(vectors, windows, positions)
+    batch = Batch(found.context_BSD.float(), found.target_BD.float(), found.group_B, found.mask_BS)
+    with torch.autocast(vectors.device.type, enabled=False):
+        prediction_BD = predictor.predict(batch.context_BSD, batch.mask_BS)
+    return batch, prediction_BD.float()
+
+
+def _mean(scores: NDArray[np.float32]) -> float:
+    return float(scores.mean(dtype=np.float64)) if len(scores) else float("nan")

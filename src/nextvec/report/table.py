@@ -1,0 +1,178 @@
+"""A judgement and a preflight as tables: for the terminal (rich) and as Markdown. Pure functions; nothing is printed.
+
+Every table fits in 100 columns, and every name is text, never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from nextvec.lights import SHAPES, Light
+
+if TYPE_CHECKING:
+    from nextvec.data.check import CheckReport
+    from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, SplitJudgement, Verdict
+
+COLOURS: dict[Light, str] = {"green": "green", "amber": "yellow", "red": "red"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the table: its heading, its text, and the number that decides which predictor is best."""
+
+    heading: str
+    text: Callable[[PredictorScores], str]
+    rank: Callable[[PredictorScores], float] | None = None
+    """Higher is better; None where no predictor is best."""
+
+
+_GAIN = "model's gain [95 %]"
+
+COLUMNS = (
+    Column("cosine", lambda scores: _with_spread(scores.cosine), lambda scores: scores.cosine.value),
+    Column(_GAIN, lambda scores: "" if scores.gain is None else str(scores.gain)),
+    Column("margin", lambda scores: f"{scores.margin:+.3f}"),
+    Column("R@1 %", lambda scores: _percent(scores.retrieval.r_at_1), lambda scores: scores.retrieval.r_at_1),
+    Column("R@5 %", lambda scores: _percent(scores.retrieval.r_at_5), lambda scores: scores.retrieval.r_at_5),
+    Column("R@10 %", lambda scores: _percent(scores.retrieval.r_at_10), lambda scores: scores.retrieval.r_at_10),
+    Column("MRR", lambda scores: f"{scores.retrieval.mrr:.3f}", lambda scores: scores.retrieval.mrr),
+)
+
+
+def judgement_view(judgement: Judgement) -> Group:
+    """The whole judgement for a terminal: a table for each split, notes, and the verdict with its reasons."""
+    parts: list[RenderableType] = []
+    for split in judgement.splits:
+        parts += [split_table(judgement, split), ""]
+    parts += [Text(f"note: {note}", style="dim") for note in judgement.notes]
+    if judgement.verdict is not None:
+        parts.append(verdict_view(judgement.verdict))
+    return Group(*parts)
+
+
+def split_table(judgement: Judgement, split: str) -> Table:
+    """All predictors on one split: the model first, then the baselines from the highest cosine to the lowest."""
+    figures = judgement.splits[split]
+    table = Table(
+        title=Text(f"{split}: {describe_split(figures)}"),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("predictor", no_wrap=True, max_width=17, overflow="ellipsis")
+    for column in columns_of(judgement):
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    for name, cells in rows_of(judgement, split):
+        texts = [Text(cell, style="bold" if best else "") for cell, best in cells]
+        table.add_row(Text(name), *texts, style="cyan" if name == judgement.model else "")
+    return table
+
+
+def verdict_view(verdict: Verdict) -> Group:
+    """The light, the sentence, and the reasons of each split, for a terminal."""
+    lines: list[RenderableType] = [_lit(verdict.light, verdict.sentence)]
+    for split, reasons in verdict.reasons.items():
+        lines += [Padding(Text(f"{split}: {reason}"), (0, 0, 0, 2)) for reason in reasons]
+    return Group(*lines)
+
+
+def check_view(report: CheckReport) -> Group:
+    """The preflight for a terminal: one line for each finding, then the splits side by side."""
+    findings = Table.grid(padding=(0, 1))
+    findings.add_column(no_wrap=True)
+    findings.add_column(no_wrap=True)
+    findings.add_column(overflow="fold")
+    for finding in report.findings:
+        light = Text(SHAPES[finding.light], style=COLOURS[finding.light])
+        findings.add_row(light, Text(finding.name, style="bold"), Text(finding.text))
+    splits = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    splits.add_column("split")
+    headings = ("documents", "too short", "rows", "windows", "cosine at distance 1", "2", "4", "8")
+    for heading in headings:
+        splits.add_column(heading, justify="right")
+    for name, figures in report.figures["splits"].items():
+        counts = (f"{figures[key]:,}" for key in ("documents", "short", "rows", "windows"))
+        curve = (figures["coherence"][distance - 1] for distance in (1, 2, 4, 8))
+        splits.add_row(Text(name), *counts, *("–" if cosine is None else f"{cosine:.3f}" for cosine in curve))
+    return Group(findings, "", splits)
+
+
+def judgement_markdown(judgement: Judgement) -> str:
+    """The whole judgement as Markdown: the verdict, a table for each split, and the notes."""
+    blocks = []
+    if judgement.verdict is not None:
+        verdict = judgement.verdict
+        blocks.append(f"{SHAPES[verdict.light]} **{verdict.light}**: {_markdown(verdict.sentence)}")
+        reasons = [f"- {split}: {_markdown(reason)}" for split, found in verdict.reasons.items() for reason in found]
+        if reasons:
+            blocks.append("\n".join(reasons))
+    headings = [column.heading for column in columns_of(judgement)]
+    for split, figures in judgement.splits.items():
+        lines = ["| predictor | " + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
+        for name, cells in rows_of(judgement, split):
+            texts = [f"**{cell}**" if best and cell else cell for cell, best in cells]
+            lines.append(f"| {_markdown(name)} | " + " | ".join(texts) + " |")
+        blocks += [f"**{_markdown(split)}**: {describe_split(figures)}", "\n".join(lines)]
+    blocks += [f"Note: {_markdown(note)}" for note in judgement.notes]
+    return "\n\n".join(blocks) + "\n"
+
+
+def describe_split(figures: SplitJudgement) -> str:
+    """What a split's figures rest on, in words."""
+    return (
+        f"{figures.windows:,} windows of {figures.documents:,} documents, "
+        f"{figures.queries:,} queries among {figures.candidates:,} chunks"
+    )
+
+
+def columns_of(judgement: Judgement) -> tuple[Column, ...]:
+    """The columns that a judgement fills: without a model there are no gains."""
+    return tuple(column for column in COLUMNS if judgement.model is not None or column.heading != _GAIN)
+
+
+def rows_of(judgement: Judgement, split: str) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """The table of a split as text: (predictor, a (text, is it the best of its column) for each of `columns_of`)."""
+    predictors, columns = list(judgement.splits[split].ranked(judgement.model)), columns_of(judgement)
+    best = [column.rank and max(column.rank(scores) for _, scores in predictors) for column in columns]
+    return [
+        (
+            name,
+            [
+                (column.text(scores), column.rank is not None and column.rank(scores) == top)
+                for column, top in zip(columns, best, strict=True)
+            ],
+        )
+        for name, scores in predictors
+    ]
+
+
+def _lit(light: Light, sentence: str) -> Text:
+    """A sentence behind its light."""
+    return Text.assemble((SHAPES[light], COLOURS[light]), " ", (sentence, "bold"))
+
+
+def _with_spread(estimate: Estimate) -> str:
+    """A figure and half the width of its interval."""
+    return f"{estimate.value:.4f} ±{(estimate.high - estimate.low) / 2:.4f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown and HTML leave alone, on one line."""
+    for character in "\\`*_[]<>|&":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
