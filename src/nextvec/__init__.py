@@ -1,1 +1,73 @@
-"""nextvec trains, guards and judges latent vector models."""
+"""nextvec trains, guards and judges latent vector models, which predict the embedding of a document's next chunk.
+
+Every verb of the command line is a function here with the same name and arguments:
+
+    import nextvec
+
+    nextvec.data_build(["my-texts"], "my-store")
+    run = nextvec.train("demo", ["data.store=my-store"])
+    print(run.judgement.verdict.sentence)
+
+Names are looked up when they are used, so that importing nextvec never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nextvec.data.store import Store, open_store
+    from nextvec.errors import NextvecError
+    from nextvec.events import read_events
+    from nextvec.recipe import Recipe, load_recipe
+    from nextvec.verbs import (
+        data_build,
+        data_check,
+        data_export,
+        data_import,
+        data_synth,
+        demo,
+        eval,
+        resume,
+        train,
+    )
+
+_HOMES = {
+    "nextvec.data.store": ("Store", "open_store"),
+    "nextvec.errors": ("NextvecError",),
+    "nextvec.events": ("read_events",),
+    "nextvec.recipe": ("Recipe", "load_recipe"),
+    "nextvec.verbs": (
+        "data_build", "data_check", "data_export", "data_import", "data_synth", "demo", "eval", "resume", "train",
+    ),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NextvecError",
+    "Recipe",
+    "Store",
+    "data_build",
+    "data_check",
+    "data_export",
+    "data_import",
+    "data_synth",
+    "demo",
+    "eval",
+    "load_recipe",
+    "open_store",
+    "read_events",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'nextvec' has no attribute '{name}'")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,141 @@
+"""The command line: parses words into a verb's arguments, shows its result, and turns errors into one line.
+
+    nextvec VERB … [--json]
+
+Exit codes: 0 done, 1 a fault of nextvec itself, 2 bad input, 3 stopped by a gate, 4 not finite, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nextvec import verbs
+from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
+from nextvec.runtime import prepare_process
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "demo": verbs.demo,
+    "data build": verbs.data_build,
+    "data import": verbs.data_import,
+    "data export": verbs.data_export,
+    "data check": verbs.data_check,
+    "data synth": verbs.data_synth,
+    "train": verbs.train,
+    "resume": verbs.resume,
+    "eval": verbs.eval,
+}
+
+DESCRIPTION = (
+    "Train, guard and judge latent vector models: networks that predict the embedding of a document's next chunk. "
+    "Any verb takes --json to print its result for machines."
+)
+
+DEBUG = "NEXTVEC_DEBUG"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    prepare_process()
+    arguments = list(sys.argv[1:] if words is None else words)
+    as_json = "--json" in arguments
+    arguments = [word for word in arguments if word != "--json"]
+    try:
+        result = _dispatch(arguments)
+        _show(result, as_json=as_json)
+    except NextvecError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", Interrupted.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone: nothing left to say
+        return 0
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        return _fail(
+            f"this is a fault of nextvec, please report it: {type(error).__name__}: {reason} (set {DEBUG}=1 for more)",
+            1,
+        )
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> Any:
+    """Call the verb that the words name, and return its result. Wrong words end the process with code 2."""
+    import tyro
+
+    verbs_in_reach = {name: _without_result_hint(verb) for name, verb in VERBS.items()}
+    if arguments[:1] == ["data"]:
+        verbs_in_reach = {name: verb for name, verb in verbs_in_reach.items() if name.startswith("data ")}
+        named = bool(arguments[1:2]) and not arguments[1].startswith("-")
+        arguments = [" ".join(arguments[:2]), *arguments[2:]] if named else arguments[1:]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs_in_reach:
+        raise InputError(f"'{arguments[0]}' is no verb.{did_you_mean(arguments[0], verbs_in_reach)}")
+    return tyro.extras.subcommand_cli_from_dict(verbs_in_reach, prog="nextvec", description=DESCRIPTION, args=arguments)
+
+
+def _without_result_hint(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb without the type of its result, which tyro would look up: that would load torch to print a help text."""
+
+    def call(*words: Any, **options: Any) -> Any:
+        return verb(*words, **options)
+
+    call.__doc__ = verb.__doc__
+    call.__name__ = verb.__name__
+    call.__annotations__ = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
+    call.__annotations__ = typing.get_type_hints(call, vars(verbs), include_extras=True)
+    signature = inspect.signature(verb)
+    parameters = [item.replace(annotation=call.__annotations__[name]) for name, item in signature.parameters.items()]
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters, return_annotation=signature.empty
+    )
+    return call
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"nextvec: {message}\n")
+    return code
+
+
+def _show(result: Any, *, as_json: bool) -> None:
+    """Print a verb's result on standard output: for people, or as one JSON object."""
+    from rich.console import Console
+
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(result), ensure_ascii=False) + "\n")
+        return
+    console = Console(highlight=False)
+    for part in _views(result):
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _plain(result: Any) -> Any:
+    """A verb's result as plain values."""
+    return str(result) if isinstance(result, Path) else result.to_dict()
+
+
+def _views(result: Any) -> Iterator[Any]:
+    """A verb's result as things that rich prints."""
+    from nextvec.report import table
+    from nextvec.report.stores import store_lines
+
+    match type(result).__name__:
+        case "TrainedRun":
+            yield table.judgement_view(result.judgement)
+            yield f"run: {result.path}"
+            yield f"report: {result.path / verbs.REPORT_FILE}"
+        case "Judgement":
+            yield table.judgement_view(result)
+        case "CheckReport":
+            yield table.check_view(result)
+        case "Store":
+            yield from store_lines(result)
+        case _:
+            yield str(result)

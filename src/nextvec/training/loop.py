@@ -1,0 +1,230 @@
+"""The training loop, straight down: gather, predict, weigh the terms, step; after each epoch validate, log, save.
+
+The order of windows is a pure function of (seed, epoch), the rate of (step, history): the only state is in the weights,
+the optimizer, the random generator and the position, all of which `save_position` writes. A run that is interrupted and
+resumed is bit-equal on the CPU to one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nextvec.data.windows import epoch_order, gather, sample
+from nextvec.errors import Interrupted, NotFiniteError
+from nextvec.judge.metrics import score_windows
+from nextvec.progress import progress
+from nextvec.runtime import autocast
+from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
+from nextvec.training.log import epoch_lines
+from nextvec.training.optimizer import epochs_without_improvement, rate_at, set_rate
+from nextvec.training.run import Run, save_position
+
+STEP_EVENTS_PER_EPOCH = 20
+LOSS_WINDOWS = 20_000
+"""Validation windows (a fixed sample) that the terms of the objective are reported on; cosines use all of them."""
+
+
+def train(run: Run) -> None:
+    """Train until the recipe's epochs are done or a rule ends the run.
+
+    Raises Interrupted after a signal (everything saved), NotFiniteError before an update with NaN or infinity.
+    """
+    with _stop_signals() as stop:
+        while not run.position.done:
+            _train_epoch(run, stop)
+            _finish_epoch(run)
+
+
+def _train_epoch(run: Run, stop: threading.Event) -> None:
+    recipe, position, windows = run.recipe.training, run.position, run.windows["train"]
+    order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
+    scores = _scores(run)
+    parameters = list(run.model.parameters())
+    event_every = max(1, run.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
+    saved_at = clock = time.monotonic()
+    run.model.train()
+    name = f"epoch {position.epoch + 1}/{recipe.epochs}"
+    with progress(name, run.steps_per_epoch * recipe.batch, unit="windows", quiet=run.quiet) as shown:
+        shown.advance(position.step_in_epoch * recipe.batch)
+        while position.step_in_epoch < run.steps_per_epoch:
+            start = position.step_in_epoch * recipe.batch
+            batch = gather(run.vectors, windows, order[start : start + recipe.batch])
+            target_BD = batch.target_BD.float()
+
+            with autocast(run.device, run.precision):
+                prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
+            figures = run.objective.backward(prediction_BD, target_BD, batch.group_B)
+            figures["grad_norm"] = _clip(parameters, recipe.clip)
+            _require_finite(run, figures["grad_norm"])
+
+            set_rate(run.optimizer, rate_at(position.step, run.total_steps, recipe, scores))
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            for figure, value in figures.items():
+                position.sums[figure] = position.sums.get(figure, torch.zeros_like(value)) + value
+            position.step += 1
+            position.step_in_epoch += 1
+            shown.advance(recipe.batch)
+            now = time.monotonic()
+            position.seconds, clock = position.seconds + now - clock, now
+
+            # Every twentieth of an epoch: how it goes, for whoever watches.
+            if position.step_in_epoch % event_every == 0:
+                run.event("step", lr=run.optimizer.param_groups[0]["lr"], **_train_means(run))
+            # Now and then: a place to resume from.
+            if now - saved_at > recipe.save_every:
+                save_position(run)
+                saved_at = now
+            if stop.is_set():
+                save_position(run)
+                run.event("interrupted")
+                run.write_history("interrupted")
+                raise Interrupted(f"interrupted; go on with: nextvec resume {run.path}")
+
+
+def _finish_epoch(run: Run) -> None:
+    """Validate, log, save, and decide whether training is over."""
+    recipe, position = run.recipe.training, run.position
+    record: dict[str, Any] = {"epoch": position.epoch + 1, "step": position.step}
+    record |= _train_means(run)
+    for split in ("val", "ood"):
+        if split in run.windows:
+            record |= _validate(run, split)
+    record["lr"] = run.optimizer.param_groups[0]["lr"]
+    record["best"] = _score(run, record) > max(_scores(run), default=-math.inf)
+    record["seconds"] = position.seconds
+    record["windows_per_second"] = run.steps_per_epoch * recipe.batch / position.seconds
+
+    position.epoch += 1
+    position.step_in_epoch = 0
+    position.seconds = 0.0
+    position.sums = {}
+    position.history.append(record)
+    waited = epochs_without_improvement(_scores(run))
+    stopped_early = bool(recipe.early_stop) and waited >= recipe.early_stop
+    position.done = position.epoch == recipe.epochs or stopped_early
+
+    run.log.write("epoch", **record)
+    run.say(*epoch_lines(record, run.recipe))
+    checkpoint = {**run.describe(), "model_state_dict": run.model.state_dict()}
+    if recipe.keep_epochs:
+        save_checkpoint(run.path / epoch_file(position.epoch), checkpoint)
+    if record["best"]:
+        save_checkpoint(run.path / BEST, checkpoint)
+    if stopped_early:
+        run.say(f"stopped early: {recipe.best_metric} has not improved for {waited} epochs")
+    if position.done:
+        run.event("trained", best_epoch=_best_epoch(run))
+    run.write_history("trained" if position.done else "running")
+    save_position(run)
+
+
+def _validate(run: Run, split: str) -> dict[str, Any]:
+    """Score the model on a split as the judge will, in float32 and without dropout."""
+    run.model.eval()
+    windows = run.windows[split]
+    scores = score_windows(run.model, run.vectors, windows)
+    if not scores.finite:
+        run.event("failed", reason=f"predictions on {split} are not finite")
+        raise NotFiniteError(f"the model's predictions on {split} are not finite; lower training.lr and start again")
+    baseline, level = run.best_baseline(split)
+    figures: dict[str, Any] = {
+        f"{split}_cosine": scores.mean_cosine,
+        f"{split}_gain": scores.mean_cosine - level,
+        f"{split}_best_baseline": f"{baseline} {level:.4f}",
+        f"{split}_margin": scores.mean_margin,
+    }
+    if split == "val":
+        figures |= _validation_loss(run)
+    return figures
+
+
+@torch.inference_mode()
+def _validation_loss(run: Run) -> dict[str, float]:
+    """The terms of the objective on a fixed shuffled sample of the validation windows, batched as in training."""
+    windows, size = run.windows["val"], run.recipe.training.batch
+    chosen = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
+    chosen = chosen[epoch_order(len(chosen), run.recipe.seed, 0)].to(run.device)
+    sums: dict[str, float] = {}
+    for index in chosen.split(size):
+        batch = gather(run.vectors, windows, index)
+        prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
+        values = run.objective.values(prediction_BD, batch.target_BD.float(), batch.group_B)
+        values["loss"] = run.objective.loss(values)
+        for name, value in values.items():
+            if name.startswith("loss"):
+                sums[name] = sums.get(name, 0.0) + float(value) * len(index)
+    return {f"val_{name}": total / len(chosen) for name, total in sums.items()}
+
+
+def _train_means(run: Run) -> dict[str, float]:
+    """The means of the epoch's training figures so far, under their names in logs and history."""
+    position = run.position
+    means = {name: float(total) / position.step_in_epoch for name, total in position.sums.items()}
+    return {name if name.startswith(("share", "grad")) else f"train_{name}": mean for name, mean in means.items()}
+
+
+def _score(run: Run, record: dict[str, Any]) -> float:
+    """An epoch's validation score by the recipe's best_metric; higher is better."""
+    metric = run.recipe.training.best_metric
+    return float(-record[metric] if metric == "val_loss" else record[metric])
+
+
+def _scores(run: Run) -> list[float]:
+    return [_score(run, record) for record in run.position.history]
+
+
+def _best_epoch(run: Run) -> int:
+    scores = _scores(run)
+    return 1 + scores.index(max(scores))
+
+
+def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradient down to norm `limit` (0: leave it) and return the norm that it had, 0-dim, on the device."""
+    if limit:
+        return nn.utils.clip_grad_norm_(parameters, limit).detach()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients).detach()
+
+
+def _require_finite(run: Run, grad_norm: Tensor) -> None:
+    """Stop before an update that would spoil the weights."""
+    if not torch.isfinite(grad_norm):
+        run.event("failed", reason="the gradient is not finite")
+        run.write_history("failed")
+        raise NotFiniteError(
+            f"the gradient is not finite at epoch {run.position.epoch + 1}, step {run.position.step}; "
+            f"the weights before it are kept in {run.path}; lower training.lr or check the data"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Let the first SIGINT, SIGTERM or SIGHUP ask the loop to save and end; a second SIGINT ends it at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {name: signal.signal(name, ask) for name in names}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

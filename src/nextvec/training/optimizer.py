@@ -1,0 +1,70 @@
+"""AdamW and the learning rate.
+
+The rate is a pure function of the step and of the validation results so far: a schedule has no state of its own, so a
+resumed run can't drift from an unbroken one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nextvec.recipe import TrainingRecipe
+
+FLOOR = 0.01
+"""The cosine schedule ends at this share of the highest rate; plateaus never fall below it."""
+
+
+def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: biases and norms have nothing to shrink."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    # Fused: one kernel for all parameters, and it can skip an update on the device (see `found_inf` in the loop).
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+
+
+def rate_at(step: int, total_steps: int, recipe: TrainingRecipe, scores: Sequence[float]) -> float:
+    """The learning rate of step `step` (from 0) of `total_steps`.
+
+    `scores` are the validation scores of the finished epochs, higher is better; only the plateau schedule reads them.
+    """
+    warmup_steps = round(recipe.warmup * total_steps)
+    if step < warmup_steps:
+        return recipe.lr * (step + 1) / warmup_steps
+    if recipe.schedule == "cosine":
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return recipe.lr * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+    if recipe.schedule == "plateau":
+        return recipe.lr * max(FLOOR, 0.5 ** plateaus(scores, recipe.patience))
+    return recipe.lr
+
+
+def plateaus(scores: Sequence[float], patience: int) -> int:
+    """How often `patience` epochs in a row brought no new best score."""
+    count, waited, best = 0, 0, -math.inf
+    for score in scores:
+        if score > best:
+            best, waited = score, 0
+            continue
+        waited += 1
+        if waited == patience:
+            count, waited = count + 1, 0
+    return count
+
+
+def epochs_without_improvement(scores: Sequence[float]) -> int:
+    """How many epochs ago the best score was reached (0: the last one is the best, or there is none)."""
+    return len(scores) - 1 - max(range(len(scores)), key=lambda epoch: scores[epoch]) if scores else 0
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the learning rate `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,188 @@
+"""A run: its folder, what it trains on, and where it stands.
+
+The folder holds `recipe.toml` (resolved), `events.jsonl` (the truth), `training.log` and `training_history.json` (views
+of it), the checkpoints, and `baselines.pt` (fitted once, so that every later judgement uses the same ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nextvec.data.check import CheckReport
+from nextvec.data.store import Store
+from nextvec.data.windows import Windows
+from nextvec.errors import CheckpointError
+from nextvec.events import EVENTS_FILE, EventLog
+from nextvec.files import write_json, writing
+from nextvec.models.registry import LatentModel
+from nextvec.models.weights import load_weights
+from nextvec.objective import Objective
+from nextvec.recipe import Recipe
+from nextvec.training.checkpoint import RESUME, Checkpoint, save_checkpoint
+
+RECIPE_FILE, LOG_FILE, HISTORY_FILE = "recipe.toml", "training.log", "training_history.json"
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything that changes while it trains, besides weights and optimizer."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    step_in_epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent on the epoch's steps so far."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum over the epoch's steps so far of each training figure, 0-dim float64 on the CPU or float32 on a device."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record for each finished epoch."""
+    done: bool = False
+    """Whether training is over (all epochs, or stopped early)."""
+
+
+@dataclass
+class Run:
+    """An open run: made by `start_run` or `resume_run`, moved on by `train`."""
+
+    path: Path
+    recipe: Recipe
+    store: Store
+    device: torch.device
+    precision: torch.dtype
+    vectors: Tensor
+    """(N, D) the store's vectors, on the device."""
+    windows: dict[str, Windows]
+    """Split → its windows, on the device; splits without windows are left out."""
+    check: CheckReport
+    model: LatentModel
+    optimizer: torch.optim.AdamW
+    objective: Objective
+    baselines: dict[str, LatentModel]
+    baseline_cosines: dict[str, dict[str, float]]
+    """Split → baseline → mean cosine."""
+    position: Position
+    quiet: bool = False
+
+    @cached_property
+    def log(self) -> EventLog:
+        """The event log, opened on first use."""
+        return EventLog(self.path / EVENTS_FILE)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training windows."""
+        return len(self.windows["train"]) // self.recipe.training.batch
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.recipe.training.epochs
+
+    def best_baseline(self, split: str) -> tuple[str, float]:
+        """Name and mean cosine of the best baseline on a split."""
+        cosines = self.baseline_cosines[split]
+        name = max(cosines, key=lambda baseline: cosines[baseline])
+        return name, cosines[name]
+
+    def say(self, *lines: str) -> None:
+        """Append lines to training.log, and show them."""
+        with writing(self.path / LOG_FILE), (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        show(lines, quiet=self.quiet)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event with the run's position."""
+        self.log.write(kind, epoch=self.position.epoch, step=self.position.step, **fields)
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of the run besides the weights: recipe, data, space, context, position."""
+        return {
+            "model_type": self.recipe.model.kind,
+            "model_config": self.model.config,
+            "recipe": self.recipe.to_toml(),
+            "recipe_fingerprint": self.recipe.fingerprint,
+            "data": {"store": self.recipe.data.store, "fingerprint": self.store.fingerprint},
+            "space": self.store.space.to_dict(),
+            "context": self.recipe.data.context,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "metrics": self.position.history[-1] if self.position.history else {},
+            "version": version("nextvec"),
+        }
+
+    def write_history(self, status: str, **facts: Any) -> None:
+        """Write training_history.json: status, baselines and one record for each epoch."""
+        content = {
+            "name": self.recipe.name,
+            "status": status,
+            "recipe_fingerprint": self.recipe.fingerprint,
+            "data_fingerprint": self.store.fingerprint,
+            "baselines": self.baseline_cosines,
+            **facts,
+            "epochs": self.position.history,
+        }
+        write_json(self.path / HISTORY_FILE, content)
+
+
+def show(lines: tuple[str, ...], *, quiet: bool = False) -> None:
+    """Print lines for people, on standard error."""
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def save_position(run: Run) -> None:
+    """Write resume.pt: everything that the rest of the run depends on."""
+    position = run.position
+    random = {"cpu": torch.get_rng_state()}
+    if run.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(run.device)
+    if run.device.type == "mps":
+        random["mps"] = torch.mps.get_rng_state()
+    training = {
+        "optimizer": run.optimizer.state_dict(),
+        "random": random,
+        "epoch": position.epoch,
+        "step_in_epoch": position.step_in_epoch,
+        "step": position.step,
+        "seconds": position.seconds,
+        "sums": position.sums,
+        "history": position.history,
+        "done": position.done,
+        "baseline_cosines": run.baseline_cosines,
+    }
+    run.log.sync()
+    save_checkpoint(
+        run.path / RESUME, {**run.describe(), "model_state_dict": run.model.state_dict(), "training": training}
+    )
+
+
+def restore(run: Run, saved: Checkpoint) -> None:
+    """Put a run into the state that `save_position` wrote."""
+    try:
+        training = saved.values["training"]
+        load_weights(run.model, saved.weights, strict=True)
+        run.optimizer.load_state_dict(training["optimizer"])
+        run.position = Position(
+            training["epoch"], training["step_in_epoch"], training["step"], training["seconds"],
+            {name: total.to(run.device) for name, total in training["sums"].items()},
+            training["history"], training["done"],
+        )  # fmt: skip
+        run.baseline_cosines = training["baseline_cosines"]
+        random = training["random"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {saved.path}: no complete position of a run in it ({error!r})") from error
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and run.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], run.device)
+    if "mps" in random and run.device.type == "mps":
+        torch.mps.set_rng_state(random["mps"])

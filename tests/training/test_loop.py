@@ -1,0 +1,274 @@
+"""Training: what a run leaves, exact resume, interruption, and what stops it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextvec.data.store import Store
+from nextvec.errors import CheckpointError, Interrupted, NotFiniteError, OutputError, RecipeError, StoreError
+from nextvec.events import read_events
+from nextvec.recipe import Recipe, make_recipe
+from nextvec.training import loop
+from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.training.judging import judge_best
+from nextvec.training.run import Run, restore, save_position
+from nextvec.training.start import resume_run, start_run
+
+TIMES = {"time", "seconds", "windows_per_second"}
+
+
+def changed(recipe: Recipe, *overrides: str) -> Recipe:
+    return make_recipe(recipe.model_dump(exclude_none=True), overrides)
+
+
+def trained(recipe: Recipe, path: Path) -> Run:
+    run = start_run(recipe, path, quiet=True)
+    loop.train(run)
+    return run
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_values(one: object, other: object, where: str = "") -> None:
+    """Equal to the last bit, tensors included; times left out."""
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor) and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert isinstance(other, dict) and one.keys() == other.keys(), where
+        for key in one.keys() - TIMES:
+            assert_same_values(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple) and len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same_values(left, right, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def test_a_run_leaves_what_the_contract_names(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(toy_recipe, tmp_path / "run")
+    names = {file.name for file in run.path.iterdir()}
+    assert names >= {
+        "recipe.toml", "events.jsonl", "training.log", "training_history.json", "best_model.pt", "epoch_1.pt",
+        "epoch_2.pt", "epoch_3.pt", "resume.pt", "baselines.pt", "checkpoints.json",
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith(".tmp")]
+    history = json.loads((run.path / "training_history.json").read_text())
+    assert history["status"] == "trained" and [record["epoch"] for record in history["epochs"]] == [1, 2, 3]
+    assert {"train_cosine", "train_loss_mse", "train_loss_info", "val_cosine", "val_loss", "ood_cosine"} <= set(
+        history["epochs"][0]
+    )
+    kinds = [event["kind"] for event in read_events(run.path)]
+    assert kinds[:3] == ["started", "checked", "baselines"] and kinds.count("epoch") == 3
+
+
+def test_the_log_answers_the_operators_greps(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(toy_recipe, tmp_path / "run")
+
+    def shell(command: str) -> list[str]:
+        done = subprocess.run(["bash", "-c", command], cwd=run.path, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    trend = shell('grep "val_cosine" training.log | tail -10')
+    assert len(trend) == 3
+    for epoch, record in enumerate(run.position.history, start=1):
+        (line,) = shell(f'grep "Epoch {epoch}/" training.log -A 5 | grep val_cosine')
+        match = re.search(r"val_cosine=(\S+)", line)
+        assert match and float(match[1]) == pytest.approx(record["val_cosine"], abs=5e-5)
+    losses = shell(r'grep "loss_info\|loss_mse" training.log | tail -20')
+    assert any("train_loss_mse=" in line and "train_loss_info=" in line for line in losses)
+
+
+def test_same_seed_same_weights_other_seed_others(toy_recipe: Recipe, tmp_path: Path) -> None:
+    first, second = trained(toy_recipe, tmp_path / "a"), trained(toy_recipe, tmp_path / "b")
+    other = trained(changed(toy_recipe, "seed=1"), tmp_path / "c")
+    assert_same_values(first.model.state_dict(), second.model.state_dict())
+    assert not torch.equal(
+        torch.cat([p.flatten() for p in first.model.parameters()]),
+        torch.cat([p.flatten() for p in other.model.parameters()]),
+    )
+
+
+@pytest.mark.parametrize("kind", ["amn", "lstm", "gru", "transformer"])
+@pytest.mark.parametrize("stop_at", [2, 5, 9])
+def test_a_resumed_run_equals_an_unbroken_one(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, stop_at: int
+) -> None:
+    """Interrupted in the middle of an epoch, at the end of one, and in the last: weights, optimizer, history equal."""
+    recipe = changed(toy_recipe, f"model.kind={kind}", "model.dropout=0.1", "training.epochs=2")
+    whole = trained(recipe, tmp_path / "whole")
+    assert stop_at < whole.position.step
+
+    broken = start_run(recipe, tmp_path / "broken", quiet=True)
+    interrupt_at(monkeypatch, stop_at)
+    with pytest.raises(Interrupted, match="nextvec resume"):
+        loop.train(broken)
+    monkeypatch.undo()
+    torch.rand(7)  # whatever else happens in between must not matter
+    resumed = resume_run(tmp_path / "broken", quiet=True)
+    assert resumed.position.step == stop_at
+    loop.train(resumed)
+
+    one, other = (read_checkpoint(tmp_path / name / RESUME).values for name in ("whole", "broken"))
+    assert_same_values(one, other)
+    one, other = (read_checkpoint(tmp_path / name / BEST).values for name in ("whole", "broken"))
+    assert_same_values(one, other)
+    events = [
+        [without_times(event) for event in read_events(tmp_path / name) if event["kind"] not in ("resumed", "started")]
+        for name in ("whole", "broken")
+    ]
+    assert events[0] == events[1]
+    logs = [(tmp_path / name / "training.log").read_text() for name in ("whole", "broken")]
+    cut = [re.sub(r"windows_per_second=.*?seconds=\S+", "", log[log.index("Epoch 1/") :]) for log in logs]
+    assert cut[0] == cut[1]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process SIGINT right before the rate of step `step` is set, as Ctrl-C would."""
+    ask = loop.rate_at
+
+    def rate_at(at: int, *rest: object) -> float:
+        if at == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return ask(at, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "rate_at", rate_at)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_save_and_leave_the_handlers_as_they_were(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(loop, "set_rate", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted):
+        loop.train(run)
+    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert read_events(run.path)[-1]["kind"] == "interrupted"
+    assert json.loads((run.path / "training_history.json").read_text())["status"] == "interrupted"
+    assert read_checkpoint(run.path / RESUME).values["step"] == 1
+
+
+def test_validation_does_not_change_training(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changed(toy_recipe, "model.kind=lstm", "training.epochs=2")
+    with_validation = trained(recipe, tmp_path / "with")
+    figures = {"val_cosine": 0.5, "val_gain": 0.0, "val_margin": 0.0, "val_best_baseline": "none", "val_loss": 0.5}
+    monkeypatch.setattr(loop, "_validate", lambda run, split: figures if split == "val" else {})
+    without = trained(recipe, tmp_path / "without")
+    assert_same_values(with_validation.model.state_dict(), without.model.state_dict())
+
+
+def test_a_fresh_amn_scores_as_the_context_mean(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+    figures = loop._validate(run, "val")
+    assert figures["val_cosine"] == pytest.approx(run.baseline_cosines["val"]["context-mean"], abs=1e-6)
+
+
+def test_training_learns_from_nothing(toy_recipe: Recipe, tmp_path: Path) -> None:
+    """An LSTM starts at random; what it reaches on unseen documents it can only have learned."""
+    recipe = changed(toy_recipe, "model.kind=lstm", "training.lr=0.003", "training.epochs=4", "objective.info=0")
+    run = trained(recipe, tmp_path / "run")
+    assert run.position.history[-1]["val_cosine"] > run.baseline_cosines["val"]["train-mean"] + 0.3
+
+
+def test_the_best_checkpoint_is_the_best_epoch_and_scores_as_logged(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(changed(toy_recipe, "training.epochs=4", "training.lr=0.01"), tmp_path / "run")
+    best = max(run.position.history, key=lambda record: record["val_cosine"])
+    saved = read_checkpoint(run.path / BEST)
+    assert saved.values["epoch"] == best["epoch"] and saved.values["metrics"]["val_cosine"] == best["val_cosine"]
+    judgement = judge_best(run)
+    assert judgement.splits["val"].predictors["amn"].cosine.value == best["val_cosine"]
+    assert "mismatch" not in [event["kind"] for event in read_events(run.path)]
+
+
+def test_best_by_val_loss_and_early_stop(toy_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = changed(
+        toy_recipe, "training.best_metric=val_loss", "training.early_stop=2", "training.epochs=40", "training.lr=0.05"
+    )  # fmt: skip
+    run = trained(recipe, tmp_path / "run")
+    losses = [record["val_loss"] for record in run.position.history]
+    assert len(losses) < 40 and losses.index(min(losses)) == len(losses) - 3
+    assert read_checkpoint(run.path / BEST).values["epoch"] == losses.index(min(losses)) + 1
+    assert "stopped early" in (run.path / "training.log").read_text()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    monkeypatch.setattr(loop, "_clip", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(NotFiniteError, match="epoch 1, step 0"):
+        loop.train(run)
+    assert_same_values(before, run.model.state_dict())
+    assert read_events(run.path)[-1]["kind"] == "failed"
+
+
+def test_warm_start_begins_where_the_other_run_ended(toy_recipe: Recipe, tmp_path: Path) -> None:
+    first = trained(changed(toy_recipe, "training.epochs=5", "training.lr=0.005"), tmp_path / "first")
+    recipe = changed(toy_recipe, f"training.init_from='{first.path}'")
+    second = start_run(recipe, tmp_path / "second", quiet=True)
+    assert_same_values(second.model.state_dict(), read_checkpoint(first.path).weights)
+    assert "warm start from" in (second.path / "training.log").read_text()
+
+
+def test_warm_start_refuses_another_model_or_dimension(
+    toy_recipe: Recipe, tmp_path: Path, other_store: Callable[..., Store]
+) -> None:
+    first = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "first")
+    warm = f"training.init_from='{first.path}'"
+    with pytest.raises(CheckpointError, match="model 'amn', the recipe's is 'lstm'"):
+        start_run(changed(toy_recipe, warm, "model.kind=lstm"), tmp_path / "x", quiet=True)
+    other = other_store(dimensions=8)
+    with pytest.raises(CheckpointError, match=r"16-D, but store .* is 8-D"):
+        start_run(changed(toy_recipe, warm, f"data.store='{other.path}'"), tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_resume_refuses_other_data(toy_recipe: Recipe, tmp_path: Path, other_store: Callable[..., Store]) -> None:
+    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+    save_position(run)
+    other = other_store(seed=1)
+    text = (run.path / "recipe.toml").read_text().replace(toy_recipe.data.store, str(other.path))
+    (run.path / "recipe.toml").write_text(text)
+    with pytest.raises(StoreError, match="not the data"):
+        resume_run(run.path, quiet=True)
+
+
+def test_restore_names_what_is_missing(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no complete position"):
+        restore(run, read_checkpoint(run.path / BEST))
+
+
+def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
+    toy_recipe: Recipe, toy_store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    for override, message in (
+        ("training.batch=5000", "training.batch is 5000, but there are only"),
+        ("data.store=''", "data.store is empty"),
+        ("data.context=19", "no .* windows with context 19|val has"),
+        ("model.kind=lstn", "Did you mean 'lstm'"),
+        ("runtime.device=tpu", "device 'tpu' is unknown"),
+    ):
+        with pytest.raises((RecipeError, StoreError, ValueError), match=message):
+            start_run(changed(toy_recipe, override), path, quiet=True)
+        assert not path.exists(), override
+    path.mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        start_run(toy_recipe, path, quiet=True)
