@@ -21,27 +21,17 @@ if TYPE_CHECKING:
     from nextvec.errors import NextvecError
     from nextvec.events import read_events
     from nextvec.recipe import Recipe, load_recipe
-    from nextvec.verbs import (
-        data_build,
-        data_check,
-        data_export,
-        data_import,
-        data_synth,
-        demo,
-        eval,
-        resume,
-        train,
-    )
+    from nextvec.verbs.data import data_build, data_check, data_export, data_import, data_synth
+    from nextvec.verbs.runs import demo, eval, resume, train
 
 _HOMES = {
     "nextvec.data.store": ("Store", "open_store"),
     "nextvec.errors": ("NextvecError",),
     "nextvec.events": ("read_events",),
     "nextvec.recipe": ("Recipe", "load_recipe"),
-    "nextvec.verbs": (
-        "data_build", "data_check", "data_export", "data_import", "data_synth", "demo", "eval", "resume", "train",
-    ),
-}  # fmt: skip
+    "nextvec.verbs.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
+    "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [

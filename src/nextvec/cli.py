@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nextvec import verbs
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 from nextvec.runtime import prepare_process
+from nextvec.verbs import data, runs
 
 VERBS: dict[str, Callable[..., Any]] = {
-    "demo": verbs.demo,
-    "data build": verbs.data_build,
-    "data import": verbs.data_import,
-    "data export": verbs.data_export,
-    "data check": verbs.data_check,
-    "data synth": verbs.data_synth,
-    "train": verbs.train,
-    "resume": verbs.resume,
-    "eval": verbs.eval,
+    "demo": runs.demo,
+    "data build": data.data_build,
+    "data import": data.data_import,
+    "data export": data.data_export,
+    "data check": data.data_check,
+    "data synth": data.data_synth,
+    "train": runs.train,
+    "resume": runs.resume,
+    "eval": runs.eval,
 }
 
 DESCRIPTION = (
@@ -38,6 +38,9 @@ DESCRIPTION = (
 )
 
 DEBUG = "NEXTVEC_DEBUG"
+
+WIDTH = 100
+"""Columns of a table that goes to a file or a pipe."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -90,7 +93,7 @@ def _without_result_hint(verb: Callable[..., Any]) -> Callable[..., Any]:
     call.__doc__ = verb.__doc__
     call.__name__ = verb.__name__
     call.__annotations__ = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
-    call.__annotations__ = typing.get_type_hints(call, vars(verbs), include_extras=True)
+    call.__annotations__ = typing.get_type_hints(call, verb.__globals__, include_extras=True)
     signature = inspect.signature(verb)
     parameters = [item.replace(annotation=call.__annotations__[name]) for name, item in signature.parameters.items()]
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -112,8 +115,10 @@ def _show(result: Any, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(_plain(result), ensure_ascii=False) + "\n")
         return
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
     for part in _views(result):
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+        console.print(part, markup=False, soft_wrap=True) if isinstance(part, str) else console.print(part)
 
 
 def _plain(result: Any) -> Any:
@@ -130,7 +135,7 @@ def _views(result: Any) -> Iterator[Any]:
         case "TrainedRun":
             yield table.judgement_view(result.judgement)
             yield f"run: {result.path}"
-            yield f"report: {result.path / verbs.REPORT_FILE}"
+            yield f"report: {result.path / runs.REPORT_FILE}"
         case "Judgement":
             yield table.judgement_view(result)
         case "CheckReport":

@@ -92,8 +92,8 @@ class Objective:
 
     balance = "gradient": it is n · Σ sᵢ · gᵢ / |gᵢ| with gᵢ the gradient of a term at the raw prediction (all windows
     and dimensions of the batch as one vector), sᵢ = wᵢ / Σw its share, and n the norm of the gradient of
-    mean(1 − cosine). So the gradient's size does not depend on D or on the mix, and neither do the learning rate and
-    the clipping that suit it; with MSE alone it is the gradient of 1 − cosine exactly.
+    mean(1 − cosine). So the gradient is at most n long whatever D and the mix are, and one learning rate and clipping
+    suit them all; with MSE alone it is the gradient of 1 − cosine.
 
     A term whose gradient is zero adds nothing. One that fades out is not blown up to its share for ever: |gᵢ| counts
     as at least VANISHED · n (terms on the scale of `loss`), which is where float32 rounding would give its direction.

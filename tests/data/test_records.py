@@ -114,7 +114,7 @@ def test_wrong_columns_name_those_found_and_what_to_do(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", {"id": "1", "body": "b", "abstract": "a"})
     assert refuse(path) == (
         f"{path}, line 1: no field 'text' or 'paragraphs'; fields there: abstract, body, id; "
-        "say which one holds the text with columns.text (or columns.paragraphs for a list)"
+        "say which one holds the text with --columns text=NAME (or paragraphs=NAME for a list)"
     )
     assert refuse(path, text="boddy").startswith(f"{path}, line 1: no field 'boddy' or 'paragraphs'; fields there: ")
     for role in ("id", "title", "source", "group", "paragraphs"):

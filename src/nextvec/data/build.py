@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from nextvec.data.chunk import Chunker
 from nextvec.data.corpus import Columns
 from nextvec.data.encode import LSA, PRECISIONS, Encoder, full_name, open_encoder
-from nextvec.data.given import GivenVectors, open_given
+from nextvec.data.given import line_up, open_given
 from nextvec.data.lsa import MAX_FIT_TEXTS, LsaEncoder
 from nextvec.data.newstore import VectorWriter
-from nextvec.data.parts import part_files, read_parts, write_parts
+from nextvec.data.parts import part_files, write_parts
 from nextvec.data.space import Space
 from nextvec.data.split import SplitPlan
 from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, VECTORS, Store, finish_store, open_store
-from nextvec.data.tables import Texts, kept_documents, write_tables
+from nextvec.data.tables import Texts, write_tables
 from nextvec.data.workplace import Workplace, stamp_files, workplace
 from nextvec.errors import InputError, StoreError, did_you_mean
 from nextvec.files import writing
@@ -83,15 +83,7 @@ def build_store(
     path = Path(out)
     with workplace(path, job.arguments()) as work:
         if not work.is_finished:
-            opened = _open_encoder(job)
-            try:
-                _build(job, work, path, opened, quiet)
-            except InputError:
-                # These arguments can't work, so there is nothing to go on with; except where reading text failed after
-                # some parts (a network may come back), or where vectors are there already.
-                if not work.done.get("blocks") and ("text" in work.done or not part_files(work.parts)):
-                    work.remove()
-                raise
+            _build_or_clear(job, work, path, quiet)
         work.remove()
     return open_store(path)
 
@@ -172,6 +164,26 @@ def _open_encoder(job: _Job) -> Encoder | None:
         raise
 
 
+def _build_or_clear(job: _Job, work: Workplace, path: Path, quiet: bool) -> None:
+    """Build; where bad input ends that, leave nothing in the way of better arguments, and nothing that cost much."""
+    is_new = not work.done and not part_files(work.parts)
+    try:
+        encoder = _open_encoder(job)
+    except InputError:
+        if is_new:
+            work.remove()
+        raise
+    try:
+        _build(job, work, path, encoder, quiet)
+    except InputError:
+        # Kept is what an equal start could use: parts (a network may come back), and vectors that took an encoder.
+        reading = "text" not in work.done and part_files(work.parts)
+        encoding = "blocks" in work.done and not job.vectors
+        if not (reading or encoding):
+            work.remove()
+        raise
+
+
 def _build(job: _Job, work: Workplace, path: Path, encoder: Encoder | None, quiet: bool) -> None:
     """Do the stages that the journal does not have yet, and give the store its name."""
     if "text" not in work.done:
@@ -233,21 +245,11 @@ def _fitted_lsa(job: _Job, work: Workplace, texts: Texts, quiet: bool) -> LsaEnc
 
 def _given_vectors(job: _Job, work: Workplace, texts: Texts, encoder: Encoder | None) -> _Vectors:
     """The given vectors, lined up with the rows of the store and compared with the encoder where it is at hand."""
-    origin: list[NDArray[np.int64]] = []
-    paragraph: list[int] = []
-    paragraphs = [0] * len(job.sources)
-    for part in read_parts(work.parts, ["origin", "paragraphs", "paragraphs_read"]):
-        for number, count in zip(part["origin"], part["paragraphs_read"], strict=True):
-            paragraphs[number] += count
-        for index in kept_documents(part, job.min_chunks):
-            origin.append(np.full(len(part["paragraphs"][index]), part["origin"][index]))
-            paragraph += part["paragraphs"][index]
-    given = GivenVectors(job.vectors, np.concatenate(origin), np.array(paragraph, np.int64))
-    given.require_rows(job.sources, paragraphs, at_least=job.limit is not None)
+    given = line_up(work.parts, job.vectors, job.sources, job.min_chunks, may_go_on=job.limit is not None)
     space, verified = Space(job.encoder, "", given.dimensions), "not verified: the encoder can't be opened here"
     if encoder is not None:
-        count = min(_SAMPLE, len(paragraph))
-        rows = np.arange(count) * len(paragraph) // count
+        count = min(_SAMPLE, len(given))
+        rows = np.arange(count) * len(given) // count
         verified = given.require_encoder(encoder, rows, list(texts.read(rows)))
         space = encoder.space
     settings = {"name": job.encoder, "given_vectors": list(job.vectors), "verified": verified}
@@ -268,7 +270,7 @@ def _write_vectors(work: Workplace, texts: Texts, vectors: _Vectors, dtype: str,
     path = work.store / VECTORS
     with (
         _open_vectors(path, rows, vectors.space.dimensions, dtype) as (file, writer),
-        progress(f"encoding with {vectors.space.encoder}", left, unit="chunks", quiet=quiet) as task,
+        progress(f"vectors of {vectors.space.encoder}", left, unit="chunks", quiet=quiet) as task,
     ):
         for block in range(finished, len(texts.blocks)):
             start, stop = texts.blocks[block]

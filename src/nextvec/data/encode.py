@@ -63,7 +63,7 @@ def full_name(name: str) -> str:
     """
     if name in ENCODERS:
         return _HUB_NAMES.get(name, name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return str(Path(name).resolve())
     if _HUB_NAME.fullmatch(name):
         return name

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.data.encode import Encoder
+from nextvec.data.parts import read_parts
 from nextvec.data.space import probe_cosines
 from nextvec.data.store import map_vectors
+from nextvec.data.tables import kept_documents
 from nextvec.errors import SpaceError, StoreError
 
 SAME_ENCODER_COSINE = 0.98
@@ -24,9 +26,11 @@ class GivenVectors:
     `origin_N` and `paragraph_N` say which file and which row the N rows of the store come from.
     """
 
-    def __init__(self, files: Sequence[str], origin_N: NDArray[np.int64], paragraph_N: NDArray[np.int64]) -> None:
-        self.files = list(files)
-        self._arrays = open_given(files)
+    def __init__(
+        self, files: Sequence[str], arrays: Sequence[NDArray[Any]], origin_N: NDArray[np.int64],
+        paragraph_N: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        self.files, self._arrays = list(files), list(arrays)
         self._origin_N, self._paragraph_N = origin_N, paragraph_N
 
     @property
@@ -34,14 +38,9 @@ class GivenVectors:
         """D, the same for all files."""
         return int(self._arrays[0].shape[1])
 
-    def require_rows(self, sources: Sequence[str], paragraphs: Sequence[int], *, at_least: bool) -> None:
-        """Raise StoreError unless each file has a row for each paragraph (or more, where a source was cut short)."""
-        for file, array, source, count in zip(self.files, self._arrays, sources, paragraphs, strict=True):
-            if len(array) != count and not (at_least and len(array) > count):
-                raise StoreError(
-                    f"vectors {file}: {len(array):,} rows for {count:,} paragraphs of {source}; "
-                    "give one row for each paragraph, in order"
-                )
+    def __len__(self) -> int:
+        """N, the rows of the store."""
+        return len(self._origin_N)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """The unit vectors of rows `start` to `stop` of the store: (stop - start, D).
@@ -93,3 +92,31 @@ def open_given(files: Sequence[str]) -> list[NDArray[Any]]:
                 "give vectors of one encoder"
             )
     return arrays
+
+
+def line_up(
+    parts: Path, files: Sequence[str], sources: Sequence[str], min_chunks: int, *, may_go_on: bool
+) -> GivenVectors:  # fmt: skip
+    """The given vectors of the documents in the parts of a build that have enough chunks.
+
+    Raises StoreError unless each file has a row for each paragraph of its source; it may go on after those
+    (`may_go_on`) where only the first documents of a source were read.
+    """
+    arrays = open_given(files)
+    paragraphs_read = [0] * len(sources)
+    origins: list[NDArray[np.int64]] = []
+    paragraphs: list[NDArray[np.int64]] = []
+    for part in read_parts(parts, ["origin", "paragraphs", "paragraphs_read"]):
+        for origin, count in zip(part["origin"], part["paragraphs_read"], strict=True):
+            paragraphs_read[origin] += count
+        for index in kept_documents(part, min_chunks):
+            chosen = np.array(part["paragraphs"][index], np.int64)
+            origins.append(np.full(len(chosen), part["origin"][index]))
+            paragraphs.append(chosen)
+    for file, array, source, count in zip(files, arrays, sources, paragraphs_read, strict=True):
+        if len(array) != count and not (may_go_on and len(array) > count):
+            raise StoreError(
+                f"vectors {file}: {len(array):,} rows for {count:,} paragraphs of {source}; "
+                "give one row for each paragraph, in order"
+            )
+    return GivenVectors(files, arrays, np.concatenate(origins), np.concatenate(paragraphs))

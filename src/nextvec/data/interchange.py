@@ -120,14 +120,14 @@ def export_npz(
     targets, groups = windows.targets.numpy().astype(np.int64), windows.groups.numpy().astype(np.int64)
     shape, kind = (len(windows), store.dimensions), np.dtype(dtype).newbyteorder("<")
 
-    with progress(f"writing {split} windows", 2 * len(windows), unit="arrays", quiet=quiet) as task:
+    with progress(f"writing {split} windows", len(windows) * (context + 1), unit="vectors", quiet=quiet) as task:
 
         def blocks(offsets: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
             step = max(1, BLOCK_BYTES // (offsets.size * store.dimensions * kind.itemsize))
             for start in range(0, len(targets), step):
                 rows = targets[start : start + step].reshape(-1, *[1] * offsets.ndim) + offsets
                 yield store.vectors[rows]
-                task.advance(len(rows))
+                task.advance(rows.size)
 
         members = {
             CONTEXTS: ((shape[0], context, shape[1]), kind, blocks(np.arange(-context, 0))),

@@ -34,6 +34,8 @@ _RARE_FROM = 1_000
 """Terms of a single text teach nothing; they are only kept where the corpus has fewer texts than this."""
 _WEIGHT_POWER = -0.25
 _OVERSAMPLING, _POWER_ITERATIONS = 32, 1
+_EXACT_UP_TO = 1_000
+"""With so few texts or terms the sketch covers all directions: the SVD is exact and still quick."""
 _SMALLEST = 1e-3
 """Directions this much weaker than the strongest are rounding noise: the text allows no more dimensions."""
 _NOTHING = 1e-5
@@ -158,7 +160,7 @@ def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]
     from scipy.linalg import eigh, lu, qr
 
     tfidf_VN = tfidf_NV.T.tocsr()
-    count = min(dimensions + _OVERSAMPLING, *tfidf_NV.shape)
+    count = min(max(dimensions + _OVERSAMPLING, _EXACT_UP_TO), *tfidf_NV.shape)
     generator = np.random.Generator(np.random.Philox(key=[0, 0]))
     sketch_NK = _multiply(tfidf_NV, generator.standard_normal((tfidf_NV.shape[1], count), dtype=np.float32))
     for _ in range(_POWER_ITERATIONS):

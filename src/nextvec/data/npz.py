@@ -69,10 +69,8 @@ class Member:
             stream.read(self.header_bytes)
             for start in range(0, self.shape[0], step):
                 rows = min(step, self.shape[0] - start)
-                content = stream.read(rows * row_bytes)
-                if len(content) < rows * row_bytes:
-                    raise EOFError("it ends early")
-                yield start, np.frombuffer(content, self.dtype).reshape(rows, *self.shape[1:])
+                values = np.frombuffer(stream.read(rows * row_bytes), self.dtype)
+                yield start, values.reshape(rows, *self.shape[1:])
 
     def whole(self) -> NDArray[Any]:
         """The whole array in memory: for small members."""

@@ -104,7 +104,7 @@ class RowReader:
         if self.columns.text not in present and self.columns.paragraphs not in present:
             raise CorpusError(
                 f"{where}: no field '{self.columns.text}' or '{self.columns.paragraphs}'; fields there: {found_names}; "
-                "say which one holds the text with columns.text (or columns.paragraphs for a list)"
+                "say which one holds the text with --columns text=NAME (or paragraphs=NAME for a list)"
             )
         for role in ("id", "title", "text", "paragraphs", "source", "group"):
             name = getattr(self.columns, role)

@@ -86,12 +86,13 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) unit vectors of N texts, in order. Longer texts are read up to the model's number of tokens."""
-        lengths_N = self._token_counts(texts)
-        order_N = np.argsort(-lengths_N, kind="stable")  # the longest first: what does not fit in memory fails at once
         budget = _TOKENS_A_BATCH[self.device.type]
         parts: list[NDArray[np.float32]] = []
         start = 0
         with _silence(), autocast(self.device, self.dtype):
+            lengths_N = self._token_counts(texts)
+            # The longest first: what does not fit in memory fails at once.
+            order_N = np.argsort(-lengths_N, kind="stable")
             while start < len(order_N):
                 batch = order_N[start : start + max(1, budget // int(lengths_N[order_N[start]]))]
                 parts.append(self._forward([texts[int(index)] for index in batch]))

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nextvec.data.corpus import reading
 from nextvec.data.store import remove_folder, require_new, unfinished_folder
 from nextvec.data.textfiles import ENDINGS
 from nextvec.errors import OutputError, StoreError
@@ -70,6 +71,8 @@ def workplace(path: Path, arguments: dict[str, Any]) -> Iterator[Workplace]:
         work = _resume(folder, arguments) if (folder / _JOURNAL).is_file() else _begin(folder, path, arguments)
         if not work.is_finished:
             require_new(path)
+            make_folder(work.parts)
+            make_folder(work.store)
         yield work
 
 
@@ -81,13 +84,13 @@ def stamp_files(names: Iterable[str]) -> dict[str, str]:
     stamps: dict[str, str] = {}
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            digest = hashlib.sha256()
-            for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()):
-                digest.update(f"{file.relative_to(path).as_posix()} {_stamp(file)}\n".encode("utf-8", "surrogatepass"))
-            stamps[name] = digest.hexdigest()
-        elif path.is_file():
-            stamps[name] = _stamp(path)
+        with reading(path):
+            if path.is_dir():
+                files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+                states = "\n".join(f"{file.relative_to(path).as_posix()} {_stamp(file)}" for file in files)
+                stamps[name] = hashlib.sha256(os.fsencode(states)).hexdigest()
+            elif path.is_file():
+                stamps[name] = _stamp(path)
     return stamps
 
 
@@ -106,6 +109,8 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(busy) from error
+        except OSError:
+            pass  # some network disks know no locks; building there works all the same
         if not os.fstat(lock.fileno()).st_nlink:  # its owner finished, and removed it, just before we got it
             raise OutputError(busy)
         yield
@@ -120,8 +125,6 @@ def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> Workplace:
             folder.rmdir()
         require_new(path)
     work = Workplace(folder, arguments, {})
-    make_folder(work.parts)
-    make_folder(work.store)
     work.note()
     return work
 

@@ -93,11 +93,11 @@ class Run:
         name = max(cosines, key=lambda baseline: cosines[baseline])
         return name, cosines[name]
 
-    def say(self, *lines: str) -> None:
-        """Append lines to training.log, and show them."""
+    def say(self, *lines: str, shown: bool = True) -> None:
+        """Append lines to training.log, and show them unless something else does."""
         with writing(self.path / LOG_FILE), (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
-        show(lines, quiet=self.quiet)
+        show(lines, quiet=self.quiet or not shown)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event with the run's position."""

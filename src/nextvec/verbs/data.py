@@ -1,16 +1,8 @@
-"""What nextvec does: one function for each verb of the command line, with the same name and arguments.
-
-    nextvec data build my-texts --out my-store        nextvec.data_build(["my-texts"], "my-store")
-    nextvec train demo data.store=my-store            nextvec.train("demo", ["data.store=my-store"])
-
-Functions import what they need when they are called, so that importing this module costs nothing.
-"""
+"""From text to a store, in and out of other formats, and a look over it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,48 +11,6 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     from nextvec.data.check import CheckReport
     from nextvec.data.store import Store
-    from nextvec.judge.judgement import Judgement
-    from nextvec.training.run import Run
-
-JUDGEMENT_FILE, REPORT_FILE = "judgement.json", "report.html"
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What training leaves: the run's folder and the judgement of its best model."""
-
-    path: Path
-    judgement: Judgement
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
-        return {"run": str(self.path), "judgement": self.judgement.to_dict()}
-
-
-def demo(
-    out: str = "artifacts/demo", overrides: Positional[tuple[str, ...]] = (), *, quiet: bool = False
-) -> TrainedRun:
-    """The whole job on real text that is already here: the documentation of the installed Python packages.
-
-    Reads docstrings (numpy, torch and scikit-learn to learn from, the standard library as another source), fits the
-    built-in encoder, trains AMN and judges it beside every baseline. Offline, about two minutes on two cores.
-
-    Args:
-        out: Folder for the vector store and the runs; a store that is there already is used again.
-        overrides: Changes to the recipe `demo`, such as training.epochs=3.
-        quiet: Show no progress.
-    """
-    from nextvec.data.build import build_store
-    from nextvec.data.split import SplitPlan
-    from nextvec.data.store import MANIFEST
-
-    store = Path(out) / "store"
-    if not (store / MANIFEST).is_file():
-        plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
-        build_store(["builtin:python-docs"], store, encoder="lsa", split=plan, min_chunks=8, quiet=quiet)
-    return train(
-        "demo", (f"data.store={store}", *overrides), out=str(_new_folder(Path(out) / "runs", "demo")), quiet=quiet
-    )
 
 
 def data_build(
@@ -196,15 +146,38 @@ def data_export(
 
 
 def data_synth(
-    out: Positional[str], *, preset: str = "small", scale: float = 1.0, seed: int = 0, quiet: bool = False
+    out: Positional[str],
+    *,
+    preset: str = "small",
+    scale: float = 1.0,
+    seed: int = 0,
+    documents: int | None = None,
+    vectors: int | None = None,
+    dimensions: int | None = None,
+    coherence: tuple[float, ...] = (),
+    forward: float | None = None,
+    spectrum: float | None = None,
+    topics: int | None = None,
+    ood_coherence: tuple[float, ...] = (),
+    quiet: bool = False,
 ) -> Store:
     """Make a store of synthetic vectors whose best reachable cosine is known (it stands in the manifest).
+
+    A preset gives every figure; the other arguments change single ones.
 
     Args:
         out: Folder of the new store.
         preset: small, linear, production (the production set's size and statistics) or production-584k.
         scale: Share of the preset's documents.
         seed: Decides every number.
+        documents: Documents of train and val together.
+        vectors: Vectors of these documents, exactly.
+        dimensions: D; even.
+        coherence: Mean cosine of vectors at distance 1, 2, … in a document; one number is continued in a natural way.
+        forward: Forward signal: the angle in radians by which coordinates turn from vector to vector; 0 has none.
+        spectrum: Variances fall with the rank p of a direction as 1/p^spectrum.
+        topics: Directions that a document's topic is made of; even.
+        ood_coherence: The same as coherence, for the ood part.
         quiet: Show no progress.
     """
     from dataclasses import replace
@@ -214,7 +187,14 @@ def data_synth(
 
     if preset not in PRESETS:
         raise InputError(f"preset '{preset}' is unknown.{did_you_mean(preset, PRESETS)}")
-    return synthesise(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed), quiet=quiet)
+    changes: dict[str, Any] = {
+        "documents": documents, "vectors": vectors, "dimensions": dimensions, "forward": forward, "spectrum": spectrum,
+        "topics": topics, "coherence": tuple(coherence) or None, "ood_coherence": tuple(ood_coherence) or None,
+    }  # fmt: skip
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "documents" in changes or "vectors" in changes:
+        changes["windows"] = None  # a preset's exact number of windows no longer fits
+    return synthesise(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
 
 
 def data_check(store: Positional[str], *, context: int = 5, min_context: int | None = None) -> CheckReport:
@@ -229,113 +209,6 @@ def data_check(store: Positional[str], *, context: int = 5, min_context: int | N
     from nextvec.data.store import open_store
 
     return check_store(open_store(store), context, min_context)
-
-
-def train(
-    recipe: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
-    *,
-    out: str = "",
-    force: bool = False,
-    quiet: bool = False,
-) -> TrainedRun:
-    """Train a model as a recipe says, and judge it beside the baselines.
-
-    Args:
-        recipe: Path of a TOML file, or the name of a recipe that comes with nextvec.
-        overrides: Changes to the recipe, such as data.store=my-store training.epochs=3.
-        out: Folder of the run; left out, artifacts/runs/NAME_TIME.
-        force: Train although the data check is red.
-        quiet: Show no progress.
-    """
-    from nextvec.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    from nextvec.training.loop import train as train_loop  # after the recipe: a typo is told before torch loads
-    from nextvec.training.start import start_run
-
-    folder = Path(out) if out else _new_folder(Path("artifacts/runs"), loaded.name)
-    run = start_run(loaded, folder, force=force, quiet=quiet)
-    train_loop(run)
-    return _judge_run(run)
-
-
-def resume(run: Positional[str], *, quiet: bool = False) -> TrainedRun:
-    """Go on with an interrupted run, to the end that it would have had without the interruption.
-
-    Args:
-        run: Folder of the run.
-        quiet: Show no progress.
-    """
-    from nextvec.training.loop import train as train_loop
-    from nextvec.training.start import resume_run
-
-    resumed = resume_run(Path(run), quiet=quiet)
-    train_loop(resumed)
-    return _judge_run(resumed)
-
-
-def eval(
-    checkpoint: Positional[str],
-    *,
-    data: str = "",
-    context: int | None = None,
-    device: str = "auto",
-    quiet: bool = False,
-) -> Judgement:
-    """Judge a checkpoint beside every baseline on the val and ood splits of a store.
-
-    Args:
-        checkpoint: A .pt file (of nextvec or of the original trainer) or the folder of a run.
-        data: Folder of the store; left out, the one that it was trained on.
-        context: S; left out, what the checkpoint says, else 5.
-        device: auto, cpu, cuda or mps.
-        quiet: Show no progress.
-    """
-    from nextvec.training.judging import judge_checkpoint
-
-    return judge_checkpoint(Path(checkpoint), data=data, context=context, device=device, quiet=quiet)
-
-
-def _judge_run(run: Run) -> TrainedRun:
-    """Judge the best checkpoint as it lies on the disk, and write what the run leaves for people."""
-    from nextvec.files import write_json
-    from nextvec.report.page import write_report
-    from nextvec.report.table import judgement_markdown
-    from nextvec.training.judging import judge_best
-
-    judgement = judge_best(run)
-    write_json(run.path / JUDGEMENT_FILE, judgement.to_dict())
-    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement))
-    run.event("judged", judgement=judgement.to_dict())
-    run.say("", *judgement_markdown(judgement).splitlines())
-    run.event("finished")
-    run.write_history("finished", verdict=judgement.to_dict()["verdict"])
-    return TrainedRun(run.path, judgement)
-
-
-def _report_facts(run: Run, judgement: Judgement) -> dict[str, Any]:
-    from nextvec.events import read_events
-
-    started = next(event for event in read_events(run.path) if event["kind"] == "started")
-    return {
-        "title": run.recipe.name,
-        "recipe": run.recipe.model_dump(exclude_none=True),
-        "judgement": judgement,
-        "history": run.position.history,
-        "check": run.check.to_dict(),
-        "versions": started["versions"],
-    }
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    """A folder's path that does not exist yet: the name and the time, and a number if that is taken."""
-    stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
-    path, number = parent / stem, 1
-    while path.exists():
-        number += 1
-        path = parent / f"{stem}_{number}"
-    return path
 
 
 def _read_ids(path: str) -> frozenset[str]:

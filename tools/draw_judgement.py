@@ -1,0 +1,30 @@
+"""Draw a run's judgement as it looks in a terminal: the picture in README.
+
+python tools/draw_judgement.py RUN docs/demo.svg
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from nextvec.judge.judgement import Judgement
+from nextvec.report.table import judgement_view
+
+
+def draw(run: Path, picture: Path) -> None:
+    """Write the judgement in a run's folder as an SVG that loads nothing from elsewhere."""
+    judgement = Judgement.from_dict(json.loads((run / "judgement.json").read_text(encoding="utf-8")))
+    console = Console(record=True, width=100, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    console.print(judgement_view(judgement))
+    svg = console.export_svg(title="nextvec demo")
+    picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,113 @@
+"""Write docs/commands.md and docs/recipes.md from the code, so that they can't lag behind it.
+
+python tools/write_reference.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import parse
+from pydantic import BaseModel
+
+from nextvec.cli import VERBS
+from nextvec.recipe import Recipe, load_recipe
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def commands() -> str:
+    """docs/commands.md: every verb with its arguments."""
+    lines = [
+        "# Commands",
+        "",
+        "Every verb is also a function of the same name and arguments: `nextvec data build` is `nextvec.data_build`. "
+        "Any verb takes `--json` to print its result for machines. Exit codes: 0 done, 1 a fault of nextvec, "
+        "2 bad input, 3 stopped by a "
+        "gate, 4 not finite, 130 interrupted.",
+        "",
+        "This page is written from the code by `tools/write_reference.py`.",
+    ]
+    for name, verb in VERBS.items():
+        lines += ["", f"## nextvec {name}", "", *_command(verb)]
+    return "\n".join(lines) + "\n"
+
+
+def _command(verb: Callable[..., Any]) -> Iterator[str]:
+    text = parse(verb.__doc__ or "")
+    meaning = {argument.arg_name: " ".join((argument.description or "").split()) for argument in text.params}
+    yield " ".join(f"{text.short_description} {text.long_description or ''}".split())
+    yield ""
+    yield "| argument | default | meaning |"
+    yield "| --- | --- | --- |"
+    hints = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
+    for name, parameter in inspect.signature(verb).parameters.items():
+        positional = "Positional" in str(hints[name])
+        shown = name.upper() if positional else f"--{name.replace('_', '-')}"
+        default = "required" if parameter.default is inspect.Parameter.empty else _default(parameter.default)
+        yield f"| `{shown}` | {default} | {meaning[name]} |"
+
+
+def recipes() -> str:
+    """docs/recipes.md: every field of a recipe."""
+    lines = [
+        "# Recipes",
+        "",
+        "A recipe is a TOML file that fully describes a run. `nextvec train RECIPE section.field=value …` takes a "
+        "file, or the name of one that comes with nextvec, and changes any field. What is not a field is refused, "
+        "with a suggestion.",
+        "",
+        "This page is written from the code by `tools/write_reference.py`.",
+        "",
+        "## Top level",
+        "",
+        *_fields(Recipe),
+    ]
+    for name, field in Recipe.model_fields.items():
+        if _is_section(field.annotation):
+            section = typing.cast(type[BaseModel], field.annotation)
+            lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), "", *_fields(section)]
+    lines += ["", "## Recipes that come with nextvec", "", "| name | description |", "| --- | --- |"]
+    for file in sorted((DOCS.parent / "recipes").glob("*.toml")):
+        lines.append(f"| [{file.stem}](../recipes/{file.name}) | {load_recipe(str(file)).description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(section: type[BaseModel]) -> Iterator[str]:
+    yield "| field | type | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, field in section.model_fields.items():
+        if not _is_section(field.annotation):
+            yield f"| `{name}` | {_type(field.annotation)} | {_default(field.default)} | {field.description} |"
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _type(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(typing.get_args(annotation))
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return _type(next(part for part in typing.get_args(annotation) if part is not types.NoneType))
+    return {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}[annotation.__name__]
+
+
+def _default(value: Any) -> str:
+    if value is None or value in ("", ()):
+        return "–"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+PAGES = {"commands.md": commands, "recipes.md": recipes}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
