@@ -39,32 +39,36 @@ def test_vectors_are_unit_float32_in_order(encoder: LsaEncoder) -> None:
     assert encoder.encode([]).shape == (0, 20)
 
 
-def test_it_is_the_truncated_svd_of_tfidf() -> None:
-    """Reference: sklearn's TF-IDF and numpy's exact SVD; all cosines between texts agree."""
+def exact_svd(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """TF-IDF by sklearn, its singular values and right singular vectors by numpy."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts, dimensions = topic_texts(150), 30
     tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     _, values, right = np.linalg.svd(tfidf, full_matrices=False)
-    exact = tfidf @ right[:dimensions].T * (values[:dimensions] / values[0]) ** lsa._WEIGHT_POWER
-    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-    vectors = LsaEncoder.fit(texts, dimensions).encode(texts)
-    # The sketch finds the strongest directions exactly and the weakest nearly.
-    assert np.abs(vectors @ vectors.T - exact @ exact.T).max() < 0.05
-    assert np.abs(vectors @ vectors.T - exact @ exact.T).mean() < 0.003
+    return tfidf, values, right
 
 
-def test_the_sketch_is_exact_where_it_covers_all_directions() -> None:
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def test_it_is_the_truncated_svd_of_tfidf() -> None:
+    texts, dimensions = topic_texts(150), 30
+    tfidf, values, right = exact_svd(texts)
+    weights = (values[:dimensions] / values[0]) ** lsa._WEIGHT_POWER
+    expected = tfidf @ right[:dimensions].T * weights
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    encoder = LsaEncoder.fit(texts, dimensions)
+    vectors = encoder.encode(texts)
+    assert np.abs(vectors @ vectors.T - expected @ expected.T).max() < 2e-3
+    assert np.linalg.norm(encoder.components.astype(np.float64), axis=0) == pytest.approx(weights, rel=2e-3)
 
-    texts = topic_texts(40)
-    tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
-    values = np.linalg.svd(tfidf, compute_uv=False)
-    components = LsaEncoder.fit(texts, 10).components.astype(np.float64)
-    weights = (values[:10] / values[0]) ** lsa._WEIGHT_POWER
-    assert np.linalg.norm(components, axis=0) == pytest.approx(weights, rel=2e-3)  # right singular vectors, weighted
-    gram = components.T @ components
-    assert np.abs(gram - np.diag(np.diag(gram))).max() < 2e-3
+
+def test_a_sketch_of_a_large_corpus_keeps_nearly_all_that_could_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The energy in the D directions found, against the best D directions there are."""
+    monkeypatch.setattr(lsa, "_EXACT_UP_TO", 0)
+    monkeypatch.setattr(lsa, "_OVERSAMPLING", 10)
+    texts, dimensions = topic_texts(400), 60
+    tfidf, values, _ = exact_svd(texts)
+    basis, _ = np.linalg.qr(LsaEncoder.fit(texts, dimensions).components.astype(np.float64))
+    assert basis.shape[1] == dimensions
+    assert np.square(tfidf @ basis).sum() > 0.95 * np.square(values[:dimensions]).sum()
 
 
 def test_texts_of_a_topic_are_near(encoder: LsaEncoder) -> None:
@@ -96,7 +100,7 @@ def test_unknown_texts_get_the_mean_direction_and_are_counted(encoder: LsaEncode
 
 
 def test_fitting_is_deterministic_whatever_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = LsaEncoder.fit(topic_texts(200), 150)
+    one = LsaEncoder.fit(topic_texts(200), 150)  # several bands of columns
     monkeypatch.setattr(lsa.os, "cpu_count", lambda: 1)
     monkeypatch.setattr(lsa, "_BLOCK", 7)
     other = LsaEncoder.fit(topic_texts(200), 150)

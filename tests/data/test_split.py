@@ -40,7 +40,14 @@ def test_fractions_are_near_what_was_asked(val: float, ood: float) -> None:
 def test_the_hash_is_fixed_for_ever() -> None:
     """A store built by another version must split alike: the share is blake2b-64 of the id over 2**64."""
     assert hash_share("enwiki-1") == int(hashlib.blake2b(b"enwiki-1", digest_size=8).hexdigest(), 16) / 2**64
-    assert [SplitPlan(val=0.5).split_of(name, "") for name in "abcdef"] == ["val", "train", "val", "train", "val", "val"]
+    assert [SplitPlan(val=0.5).split_of(name, "") for name in "abcdef"] == [
+        "val",
+        "train",
+        "val",
+        "train",
+        "val",
+        "val",
+    ]
 
 
 @given(st.lists(st.tuples(IDS, st.sampled_from("ABC")), max_size=40), SHARES)

@@ -10,9 +10,20 @@ import pytest
 
 from nextvec.data.space import Space
 from nextvec.data.store import (
-    CHUNKS, DOCUMENTS, MANIFEST, VECTORS, DocumentTable, Store, finish_store, map_vectors, open_store, require_new,
-    unfinished_folder, write_documents, write_texts,
-)  # fmt: skip
+    CHUNKS,
+    DOCUMENTS,
+    MANIFEST,
+    VECTORS,
+    DocumentTable,
+    Store,
+    finish_store,
+    map_vectors,
+    open_store,
+    require_new,
+    unfinished_folder,
+    write_documents,
+    write_texts,
+)
 from nextvec.errors import OutputError, SpaceError, StoreError
 from nextvec.files import sha256_of
 

@@ -67,7 +67,9 @@ def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):
 def test_same_seed_same_judgement_and_queries_are_a_sample(world, predictors):
     recipe = JudgeRecipe(resamples=200, queries=20)
     one, again, other = (judge(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
-    assert one == again and one != other
+    assert one == again
+    retrieved = [judgement.splits["val"].predictors["context-mean"].retrieval for judgement in (one, other)]
+    assert retrieved[0] != retrieved[1], "another seed draws other queries"
     assert one.splits["val"].queries == 20 < one.splits["val"].windows
     cosines = [judgement.splits["val"].predictors["constant"].cosine.value for judgement in (one, other)]
     assert cosines[0] == cosines[1], "cosines use all windows, whatever the sample"
@@ -120,6 +122,8 @@ def test_tiny_splits_have_wide_intervals_and_prove_nothing(worlds, documents):
     assert gain.value > 0
     if documents == 1:
         assert (gain.low, gain.high) == (-2.0, 2.0) and judgement.verdict.light == "amber"
+        cosine = judgement.splits["val"].predictors["better"].cosine
+        assert (cosine.low, cosine.high) == (-1.0, 1.0)
     assert any("only" in reason for reason in judgement.verdict.reasons["val"])
 
 

@@ -10,15 +10,13 @@ interrupted build ends in the same bytes as an unbroken one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +26,14 @@ from nextvec.data.corpus import Columns
 from nextvec.data.encode import LSA, PRECISIONS, Encoder, full_name, open_encoder
 from nextvec.data.given import line_up, open_given
 from nextvec.data.lsa import MAX_FIT_TEXTS, LsaEncoder
-from nextvec.data.newstore import VectorWriter
+from nextvec.data.newstore import create_vectors
 from nextvec.data.parts import part_files, write_parts
 from nextvec.data.space import Space
 from nextvec.data.split import SplitPlan
-from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, VECTORS, Store, finish_store, open_store
+from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, Store, finish_store, open_store
 from nextvec.data.tables import Texts, write_tables
 from nextvec.data.workplace import Workplace, stamp_files, workplace
 from nextvec.errors import InputError, StoreError, did_you_mean
-from nextvec.files import writing
 from nextvec.progress import progress
 
 _DTYPES = ("float16", "float32")
@@ -267,35 +264,16 @@ def _write_vectors(work: Workplace, texts: Texts, vectors: _Vectors, dtype: str,
     rows = texts.blocks[-1][1]
     finished, unknown = work.done.get("blocks", 0), work.done.get("unknown_texts", 0)
     left = rows - (texts.blocks[finished][0] if finished < len(texts.blocks) else rows)
-    path = work.store / VECTORS
     with (
-        _open_vectors(path, rows, vectors.space.dimensions, dtype) as (file, writer),
+        create_vectors(work.store, rows, vectors.space.dimensions, dtype) as writer,
         progress(f"vectors of {vectors.space.encoder}", left, unit="chunks", quiet=quiet) as task,
     ):
         for block in range(finished, len(texts.blocks)):
             start, stop = texts.blocks[block]
             writer.write(np.arange(start, stop), _rounded(vectors.block(block), start, dtype))
-            with writing(path):
-                os.fsync(file.fileno())
+            writer.flush()
             work.note(maker=maker, blocks=block + 1, unknown_texts=unknown + vectors.unknown_texts())
             task.advance(stop - start)
-
-
-@contextlib.contextmanager
-def _open_vectors(path: Path, rows: int, dimensions: int, dtype: str) -> Iterator[tuple[IO[bytes], VectorWriter]]:
-    """vectors.npy, new or begun before, with room for all rows: a disk that is too small says so before the work."""
-    kind = np.dtype(dtype).newbyteorder("<")
-    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
-    with writing(path):
-        file = path.open("rb+" if path.exists() else "wb+", buffering=0)
-    with file:
-        with writing(path):
-            np.lib.format.write_array_header_1_0(file, header)
-            size = file.tell() + rows * dimensions * kind.itemsize
-            file.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # macOS has none: there a full disk shows later
-                os.posix_fallocate(file.fileno(), 0, size)
-        yield file, VectorWriter(file, path, kind, dimensions)
 
 
 def _rounded(vectors_BD: NDArray[np.float32], first_row: int, dtype: str) -> NDArray[Any]:

@@ -7,6 +7,7 @@ process, and memory stays at one block whatever the store's size.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -60,17 +61,40 @@ class VectorWriter:
                 while run:  # a disk that fills up takes a part; the next write then says why
                     run = run[self._file.write(run) :]
 
+    def flush(self) -> None:
+        """Return when all that was written is on disk."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+
 
 @contextlib.contextmanager
 def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -> Iterator[VectorWriter]:
-    """Open a new vectors.npy of (rows, dimensions) in a store's folder; it is on disk when the block ends."""
+    """Open vectors.npy of (rows, dimensions) in a store's folder; it is on disk when the block ends.
+
+    What was written into it before stays. There is room for all rows from the start: a disk that is too small says so
+    before the work.
+    """
     path, kind = folder / VECTORS, np.dtype(dtype).newbyteorder("<")
     header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
     with writing(path):
-        file = path.open("wb", buffering=0)
+        file = path.open("rb+" if path.exists() else "wb", buffering=0)
     with file:
         with writing(path):
             np.lib.format.write_array_header_1_0(file, header)
-        yield VectorWriter(file, path, kind, dimensions)
-        with writing(path):
-            os.fsync(file.fileno())
+            size = file.tell() + rows * dimensions * kind.itemsize
+            file.truncate(size)
+            _reserve(file, size)
+        writer = VectorWriter(file, path, kind, dimensions)
+        yield writer
+        writer.flush()
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the disk space of a file; where the system or the disk can't, a full disk shows when it is reached."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise

@@ -151,91 +151,94 @@ def hold_out(group_B: Tensor) -> Tensor:
 class _Moments:
     """Second moments of zero-filled slots x (K·D), presence m (K) and targets y (D), summed over windows.
 
-    Presence stands beside the slots as K more features, so that the moments of slots centred by any means can be had
-    afterwards, exactly, with absent slots at zero. The newest slot is always present: its m counts windows.
+    With m beside x, the moments of slots centred by any means can be had afterwards, exactly, with absent slots at
+    zero. The newest slot is always present: its m counts windows.
     """
 
     def __init__(self, slots: int, dimensions: int) -> None:
         self._slots, self._dimensions = slots, dimensions
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._windows_waiting = 0
-        size = slots * dimensions + slots
-        self._among = torch.zeros(0, 0)  # (K·D + K, K·D + K) [x m]ᵀ [x m], made when the device is known
-        self._to_target = torch.zeros(size, dimensions, dtype=torch.float64)  # [x m]ᵀ y
+        self._among: Tensor | None = None  # xᵀx (K·D, K·D); these three are made when the device is known
+        self._beside = torch.zeros(0)  # xᵀ[m y] (K·D, K + D)
+        self._corner = torch.zeros(0)  # mᵀ[m y] (K, K + D)
 
     def add(self, slots_BKD: Tensor, present_BK: Tensor, target_BD: Tensor) -> None:
         """Take in windows; products are made of a few thousand at a time, so that small batches cost no more."""
-        features = torch.cat([slots_BKD.flatten(1), present_BK.to(slots_BKD.dtype)], dim=1)
-        self._waiting.append((features, target_BD.to(slots_BKD.dtype)))
-        self._windows_waiting += len(features)
+        beside = torch.cat([present_BK.to(slots_BKD.dtype), target_BD.to(slots_BKD.dtype)], dim=1)
+        self._waiting.append((slots_BKD.flatten(1), beside))
+        self._windows_waiting += len(beside)
         if self._windows_waiting >= WINDOWS_PER_PRODUCT:
             self._multiply()
 
     def _multiply(self) -> None:
         if not self._windows_waiting:
             return
-        features, targets = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        slots, beside = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting, self._windows_waiting = [], 0
         # float64 products are quick on cuda only, and mps has no float64 at all: sums are kept on the CPU there.
-        on_cuda = features.device.type == "cuda"
+        on_cuda = slots.device.type == "cuda"
         if on_cuda:
-            features, targets = features.double(), targets.double()
-        home = features.device if on_cuda else torch.device("cpu")
-        if not len(self._among):
-            size = len(self._to_target)
+            slots, beside = slots.double(), beside.double()
+        home = slots.device if on_cuda else torch.device("cpu")
+        if self._among is None:
+            size, width = slots.shape[1], beside.shape[1]
             self._among = torch.zeros(size, size, dtype=torch.float64, device=home)
-            self._to_target = self._to_target.to(home)
-        self._to_target += (features.T @ targets).to(home)
+            self._beside = torch.zeros(size, width, dtype=torch.float64, device=home)
+            self._corner = torch.zeros(self._slots, width, dtype=torch.float64, device=home)
         for start, end in self._bands():  # on and right of the diagonal: three fifths of the work at S = 5
-            self._among[start:end, start:] += (features[:, start:end].T @ features[:, start:]).to(home)
+            self._among[start:end, start:] += (slots[:, start:end].T @ slots[:, start:]).to(home)
+        self._beside += (slots.T @ beside).to(home)
+        self._corner += (beside[:, : self._slots].T @ beside).to(home)
 
     def _bands(self) -> list[tuple[int, int]]:
-        """Rows of each slot, then of the presences."""
-        ends = [slot * self._dimensions for slot in range(self._slots + 1)] + [len(self._to_target)]
-        return list(pairwise(ends))
+        """First row and end of each slot."""
+        return list(pairwise(slot * self._dimensions for slot in range(self._slots + 1)))
 
     def finish(self) -> None:
         """Multiply what waits, and fill the blocks left of the diagonal; no more windows after that."""
         self._multiply()
-        for start, end in self._bands() if len(self._among) else []:
-            self._among[end:, start:end] = self._among[start:end, end:].T
+        if self._among is not None:
+            for start, end in self._bands():
+                self._among[end:, start:end] = self._among[start:end, end:].T
 
     @property
     def empty(self) -> bool:
         """Whether there were no windows."""
-        return not len(self._among)
+        return self._among is None
 
     @property
     def finite(self) -> bool:
         """Whether no vector held NaN or infinity."""
-        return bool(torch.isfinite(self._among.trace() + self._to_target.sum()))
+        return bool(torch.isfinite(self._beside.sum() + self._corner.sum()))
 
     def merge(self, other: _Moments) -> None:
         """Add the moments of other windows; both are finished."""
-        if self.empty:
-            self._among, self._to_target = other._among, other._to_target
-        elif not other.empty:
+        if self._among is None:
+            self._among, self._beside, self._corner = other._among, other._beside, other._corner
+        elif other._among is not None:
             self._among += other._among
-            self._to_target += other._to_target
+            self._beside += other._beside
+            self._corner += other._corner
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Mean of each slot over the windows where it is present, (K, D), and of the target, (D,)."""
-        size = self._slots * self._dimensions
-        counts_K = self._among.diagonal()[size:]
-        sums_KD = self._among[:size, -1].view(self._slots, self._dimensions)
-        return sums_KD / counts_K.clamp(min=1)[:, None], self._to_target[-1] / counts_K[-1]
+        counts_K = self._corner.diagonal()
+        sums_KD = self._beside[:, self._slots - 1].view(self._slots, self._dimensions)
+        return sums_KD / counts_K.clamp(min=1)[:, None], self._corner[-1, self._slots :] / counts_K[-1]
 
     def centred(self, slot_mean_KD: Tensor, target_mean_D: Tensor) -> tuple[Tensor, Tensor]:
         """zᵀz (K·D, K·D) and zᵀ(y − mean) (K·D, D) of the centred slots z = m (x − mean)."""
-        size = self._slots * self._dimensions
+        assert self._among is not None, "no windows"
         means = torch.block_diag(*slot_mean_KD)  # (K, K·D): z = x − m @ means
-        slots_presence, presence = self._among[:size, size:], self._among[size:, size:]
+        slots_presence, slots_target = self._beside.split([self._slots, self._dimensions], dim=1)
+        presence, presence_target = self._corner.split([self._slots, self._dimensions], dim=1)
         # zᵀz = xᵀx − xᵀm·means − (xᵀm·means)ᵀ + meansᵀ·mᵀm·means, the last term halved into the two before it.
         cross = (slots_presence - means.T @ presence / 2) @ means
-        among = self._among[:size, :size] - cross - cross.T
+        among = self._among - cross - cross.T
         slot_sums = slots_presence[:, -1] - means.T @ presence[:, -1]
-        to_target = self._to_target[:size] - means.T @ self._to_target[size:]
-        return among, to_target - torch.outer(slot_sums, target_mean_D)
+        to_target = slots_target - means.T @ presence_target - torch.outer(slot_sums, target_mean_D)
+        return among, to_target
 
 
 def _choose_penalty(fitted: _Moments, held_out: _Moments) -> int:
