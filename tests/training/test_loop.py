@@ -161,6 +161,25 @@ def test_signals_save_and_leave_the_handlers_as_they_were(
     assert read_checkpoint(run.path / RESUME).values["step"] == 1
 
 
+def test_golden_losses_of_the_toy_recipe(toy_recipe: Recipe, tmp_path: Path) -> None:
+    """What this recipe gave when it was written; another processor may differ in late digits, another method not."""
+    golden = {
+        "train_loss_mse": (0.049011, 0.045524, 0.043567),
+        "train_loss_info": (1.898794, 1.429934, 1.265586),
+        "train_cosine": (0.607911, 0.635804, 0.651464),
+        "val_loss_mse": (0.052542, 0.052453, 0.052542),
+        "val_loss_info": (1.742847, 1.889658, 1.886949),
+        "val_cosine": (0.579664, 0.580378, 0.579662),
+        "ood_cosine": (0.639480, 0.646228, 0.643225),
+    }
+    run = trained(toy_recipe, tmp_path / "run")
+    for figure, values in golden.items():
+        assert [record[figure] for record in run.position.history] == pytest.approx(values, rel=2e-3), figure
+    baselines = {"copy-last": 0.445666, "context-mean": 0.596813, "decayed-mean": 0.596813, "ridge": 0.742710}
+    for name, cosine in baselines.items():
+        assert run.baseline_cosines["val"][name] == pytest.approx(cosine, abs=2e-4), name
+
+
 def test_validation_does_not_change_training(
     toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,21 +67,19 @@ def index_windows(documents: DocumentTable, split: str | None, context: int, min
     `min_context` is `context` where left out. Documents that are too short give none.
     """
     least = context if min_context is None else min_context
+    assert int(documents.rows.sum()) < 2**31, "rows are numbered in int32"
     chosen = np.ones(len(documents), bool) if split is None else documents.splits == SPLITS.index(split)
-    first, rows = documents.first_row[chosen], documents.rows[chosen]
-    counts = np.maximum(rows - least, 0)
-    starts = np.cumsum(counts) - counts
-    # position[w] = how many targets of the same document come before window w
-    position = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(starts, counts)
-    targets = np.repeat(first + least, counts) + position
-    groups = np.repeat(documents.group[chosen], counts)
-    available = np.minimum(position + least, context)
-    return Windows(
-        context,
-        torch.from_numpy(targets.astype(np.int32)),
-        torch.from_numpy(groups.astype(np.int32)),
-        torch.from_numpy(available.astype(np.int32)) if least < context else None,
+    first, rows, group = (
+        column[chosen].astype(np.int32) for column in (documents.first_row, documents.rows, documents.group)
     )
+    counts = np.maximum(rows - least, 0)
+    # position[w] = how many targets of the same document come before window w
+    position = np.arange(int(counts.sum()), dtype=np.int32)
+    position -= np.repeat((np.cumsum(counts) - counts).astype(np.int32), counts)
+    targets = np.repeat(first + np.int32(least), counts)
+    targets += position
+    available = torch.from_numpy(np.minimum(position + np.int32(least), np.int32(context))) if least < context else None
+    return Windows(context, torch.from_numpy(targets), torch.from_numpy(np.repeat(group, counts)), available)
 
 
 def short_documents(documents: DocumentTable, split: str, least: int) -> int:
