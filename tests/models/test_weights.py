@@ -323,3 +323,15 @@ def test_original_config_refuses_a_network_that_reads_more_than_it_predicts() ->
     state["input_proj.weight"] = torch.zeros(512, DIMENSIONS + 1)
     with pytest.raises(CheckpointError, match="reads 33 numbers and predicts 32"):
         original_config({"model_type": "gru", "model_config": {}, "model_state_dict": state})
+
+
+def test_baselines_load_like_models() -> None:
+    source = model_from_config({"kind": "ridge", "dimensions": 4, "context": 3, "slots": 3})
+    for buffer in source.buffers():
+        buffer.uniform_()
+    model = model_from_config(source.config)
+    report = load_weights(model, source.state_dict(), strict=True)
+    assert report.loaded == list(source.state_dict())
+    assert torch.equal(model(contexts(4, 3)), source(contexts(4, 3)))
+    with pytest.raises(CheckpointError, match="does not fit a 4-D ridge: it lacks weight_KDD"):
+        load_weights(model, {}, strict=True)
