@@ -12,7 +12,9 @@ from nextvec.data.store import VECTORS, DocumentTable, Store, finish_store, writ
 from nextvec.recipe import Recipe, make_recipe
 
 
-def write_toy_store(path: Path, *, documents: int = 60, dimensions: int = 16, seed: int = 0) -> Store:
+def write_toy_store(
+    path: Path, *, documents: int = 60, dimensions: int = 16, seed: int = 0, encoder: str = "toy"
+) -> Store:
     """Documents of 3 to 20 vectors; each vector leans on the two before it and on the document's own topic."""
     rng = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(rng.normal(size=(dimensions, dimensions)))
@@ -34,7 +36,7 @@ def write_toy_store(path: Path, *, documents: int = 60, dimensions: int = 16, se
     np.save(folder / VECTORS, np.array(vectors, np.float32))
     write_documents(folder, table)
     return finish_store(
-        folder, path, Space("toy", "1", dimensions), {"documents": documents, "chunks": int(rows.sum())}
+        folder, path, Space(encoder, "1", dimensions), {"documents": documents, "chunks": int(rows.sum())}
     )
 
 
@@ -46,7 +48,7 @@ def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def other_store(tmp_path: Path) -> Callable[..., Store]:
     """Writes a toy store of another seed or dimension: ``other_store(dimensions=8)``."""
-    return lambda **options: write_toy_store(tmp_path / "other_store", **options)
+    return lambda **options: write_toy_store(tmp_path / f"other_store_{len(list(tmp_path.iterdir()))}", **options)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from nextvec.events import read_events
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
-from nextvec.training.judging import judge_best
+from nextvec.training.judging import judge_best, judge_checkpoint
 from nextvec.training.run import Run, restore, save_position
 from nextvec.training.start import resume_run, start_run
 
@@ -243,6 +243,25 @@ def test_warm_start_begins_where_the_other_run_ended(toy_recipe: Recipe, tmp_pat
     second = start_run(recipe, tmp_path / "second", quiet=True)
     assert_same_values(second.model.state_dict(), read_checkpoint(first.path).weights)
     assert "warm start from" in (second.path / "training.log").read_text()
+
+
+def test_warm_start_and_judgement_of_the_original_trainers_file(toy_recipe: Recipe, tmp_path: Path) -> None:
+    """A file as the original trainer wrote it: three keys, no space, no recipe, layers under other numbers."""
+    first = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "first")
+    weights = first.model.state_dict()
+    layers = {"0": "0", "2": "2", "3": "4", "5": "6", "6": "8"}  # dropout layers stood between ours
+    renamed = {
+        re.sub(r"^residual_net\.(\d)", lambda match: f"residual_net.{layers[match[1]]}", name): value
+        for name, value in weights.items()
+    }
+    file = tmp_path / "original.pt"
+    torch.save({"model_type": "amn", "model_config": {"input_dim": 16}, "model_state_dict": renamed}, file)
+    second = start_run(changed(toy_recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
+    assert_same_values(second.model.state_dict(), weights)
+    judgement = judge_checkpoint(file, data=toy_recipe.data.store, context=None, device="cpu", quiet=True)
+    assert judgement.splits["val"].predictors["amn"].cosine.value == first.position.history[-1]["val_cosine"]
+    with pytest.raises(CheckpointError, match="give --data"):
+        judge_checkpoint(file, data="", context=None, device="cpu", quiet=True)
 
 
 def test_warm_start_refuses_another_model_or_dimension(
