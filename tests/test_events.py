@@ -176,3 +176,10 @@ def test_sync_and_reopen_go_on_where_it_ended(tmp_path):
         log.sync()
         log.close()
     assert [event["step"] for event in read_events(tmp_path)] == [0, 1, 2]
+
+
+def test_a_path_that_is_not_utf_8_is_written_and_read_back(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("started", store="/data/caf\udce9")
+    log.close()
+    assert read_events(tmp_path)[0]["store"] == "/data/caf\udce9"

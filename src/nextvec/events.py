@@ -50,7 +50,8 @@ class EventLog:
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
         line = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n"
         with writing(self.path):
-            os.write(self._descriptor, line.encode("utf-8"))
+            # A path that is not UTF-8 holds lone surrogates; spelt with a backslash they are JSON again.
+            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
 
     def sync(self) -> None:
         """Flush to disk; called beside each checkpoint, so that neither is ahead of the other after a power cut."""

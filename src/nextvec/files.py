@@ -66,8 +66,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_atomic` for text, as UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    """`write_atomic` for text, as UTF-8; what UTF-8 can't hold (a strange path) is spelt with a backslash."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:

@@ -160,6 +160,7 @@ def test_documents_too_short_are_counted_not_a_fault(make_store, sound):
     short = sum(count <= 8 for count in rows[:60])
     assert finding(report, "train windows").text.endswith(f"from {60 - short} documents, {short} more are too short")
     assert finding(report, "train windows").light == "green" and finding(report, "val windows").light == "green"
+    assert report.figures["splits"]["train"]["groups"] == 60 - short, "groups without windows don't count"
     too_long = check_store(make_store(vectors, rows, PLAN), 12)
     assert finding(too_long, "val windows").light == "red"
     assert "none of its 30 documents has 13 chunks" in finding(too_long, "val windows").text
@@ -226,17 +227,21 @@ def test_coherence_is_the_mean_cosine_at_each_distance(make_store):
 
 def test_bad_rows_do_not_spoil_the_coherence(make_store, sound):
     vectors, rows = sound
-    before = check_store(make_store(vectors, rows, PLAN), 5).figures["splits"]["train"]["coherence"][0]
-    vectors[40], vectors[41] = np.nan, 0
-    after = check_store(make_store(vectors, rows, PLAN), 5).figures["splits"]["train"]["coherence"][0]
-    assert after == pytest.approx(before, abs=0.01)
+    before = check_store(make_store(vectors, rows, PLAN), 5).figures["splits"]["train"]
+    vectors[0:300:15], vectors[300:600:15], vectors[5] = np.nan, 0, np.inf
+    report = check_store(make_store(vectors, rows, PLAN), 5)
+    after = report.figures["splits"]["train"]
+    assert after["coherence"][0] == pytest.approx(before["coherence"][0], abs=0.02)
+    assert after["mean_norm"] == pytest.approx(before["mean_norm"], abs=0.05)
+    json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_a_sample_is_whole_documents_of_fixed_size(make_store, sound, monkeypatch):
+def test_a_sample_is_whole_documents_of_fixed_size(make_store, sound):
     vectors, rows = sound
     store = make_store(vectors, rows, PLAN)
-    chosen, document = measure._sample_documents(store.documents, "train", 100)
-    assert len(chosen) == len(set(chosen.tolist())) == 100
+    for size in (1, 57, 103, 599):
+        chosen, document = measure._sample_documents(store.documents, "train", size)
+        assert len(chosen) == len(set(chosen.tolist())) == len(document) == size
     assert (store.documents.splits[document] == 0).all()
     first = store.documents.first_row[document]
     assert ((chosen >= first) & (chosen < first + store.documents.rows[document])).all()
@@ -264,6 +269,20 @@ def test_an_empty_store_is_red_and_no_crash(make_store):
 def test_rules_need_figures_only(make_store, sound):
     report = check_store(make_store(*sound, PLAN), 5)
     assert judge_figures(json.loads(json.dumps(report.figures))) == report.findings
+
+
+@pytest.mark.parametrize(
+    ("norms", "documents", "light"),
+    [((0.5, 0.5), 30, "amber"), ((0.5, 0.05), 30, "green"), ((0.05, 0.5), 30, "green"), ((0.5, 0.5), 2, "green")],
+)
+def test_mean_directions_must_be_clear_to_tell_spaces_apart(make_store, sound, norms, documents, light):
+    """A short mean vector points anywhere, and so does that of a few documents."""
+    figures = check_store(make_store(*sound, PLAN), 5).figures
+    figures["mean_direction_cosine"]["val-ood"] = -0.1
+    for split, norm in zip(("val", "ood"), norms, strict=True):
+        figures["splits"][split].update(mean_norm=norm, documents=documents)
+    (found,) = (found for found in judge_figures(figures) if found.name == "mean direction")
+    assert found.light == light
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpora are not beside this checkout")

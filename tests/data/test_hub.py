@@ -59,7 +59,7 @@ def test_columns_and_paragraph_lists(datasets: Any, tmp_path: Path) -> None:
     ]
     assert refuse("hf:./books") == (
         "hf:./books, row 1: no field 'text' or 'paragraphs'; fields there: book, name, parts; "
-        "say which one holds the text with columns.text (or columns.paragraphs for a list)"
+        "say which one holds the text with --columns text=NAME (or paragraphs=NAME for a list)"
     )
 
 

@@ -1,6 +1,7 @@
 """The built-in encoder: against an exact SVD, and what it promises about unknown words, files and repetition."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from nextvec.data import lsa
 from nextvec.data.lsa import LsaEncoder
 from nextvec.data.space import difference
-from nextvec.errors import CorpusError, StoreError
+from nextvec.errors import CorpusError, OutputError, StoreError
 
 
 def topic_texts(count: int, *, seed: int = 0, topics: int = 12, words: int = 25) -> list[str]:
@@ -123,6 +124,18 @@ def test_saved_and_loaded_it_encodes_alike(encoder: LsaEncoder, tmp_path: Path) 
     for file in (tmp_path / "encoder").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
         assert file.suffix in (".json", ".npy")  # nothing pickled
+
+
+def test_a_full_disk_is_said(encoder: LsaEncoder, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*components\.npy: the file-size limit is reached"):
+            encoder.save(tmp_path / "encoder")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "encoder" / "components.npy").exists()
 
 
 def cut(file: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from nextvec.errors import OutputError
 from nextvec.recipe import Recipe
+from nextvec.report import page as page_module
 from nextvec.report.page import write_report
 
 EVIL = "<img src=x onerror=\"document.title='hit'\">&amp;</script><script>alert(1)</script>"
@@ -129,6 +130,12 @@ def test_baselines_with_evil_names_stay_text_in_charts(write, make_judgement):
     assert not [tag for tag, _ in read.tags if tag == "img"]
     figure = json.loads(next(text for attributes, text in read.scripts if "type" in attributes))
     assert not [label for label in figure["layout"]["annotations"] if "<" in label["text"]]
+
+
+def test_no_text_can_end_the_data_of_a_chart():
+    figure = {"data": [{"name": "</script><!--<script>"}], "layout": {}}
+    ((_, text),) = Reader(page_module._chart("x", figure)).scripts
+    assert json.loads(text) == figure and "<" not in text
 
 
 @pytest.mark.parametrize(

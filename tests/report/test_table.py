@@ -53,6 +53,7 @@ def test_names_are_text_and_every_line_fits(make_judgement, report, name):
     shown = show(judgement_view(judgement))
     assert name[:12] in shown and all(len(line) <= 100 for line in shown.splitlines())
     assert "0.5940 ±0.0020" in shown and "+0.0150 [+0.0140, +0.0170]" in shown, "no figure is cut"
+    assert len(show(split_table(judgement, "val")).splitlines()) == 3 + 4, "one line for each predictor"
     assert all(len(line) <= 100 for line in show(check_view(report)).splitlines())
 
 

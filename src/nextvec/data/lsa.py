@@ -13,16 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.data.space import PROBE_TEXTS, Space
 from nextvec.errors import CorpusError, StoreError
-from nextvec.files import make_folder, sync_folder, write_atomic, write_json
+from nextvec.files import make_folder, write_atomic, write_json
 
 MAX_FIT_TEXTS = 100_000
 """More training texts than that add memory and time, not quality: an even sample of them is fitted."""
@@ -118,9 +118,7 @@ class LsaEncoder:
         make_folder(folder)
         write_json(folder / _TERMS_FILE, self.terms, indent=None)
         for name in _ARRAYS:
-            array = getattr(self, name)
-            write_atomic(folder / f"{name}.npy", lambda file, array=array: np.save(file, array, allow_pickle=False))  # type: ignore[misc]
-        sync_folder(folder)
+            write_atomic(folder / f"{name}.npy", partial(_write_npy, getattr(self, name)))
 
     @classmethod
     def load(cls, folder: Path) -> LsaEncoder:
@@ -134,6 +132,13 @@ class LsaEncoder:
         except (OSError, ValueError, TypeError, EOFError) as error:
             reason = " ".join(str(error).split())
             raise StoreError(f"encoder {folder}: missing or damaged ({reason}); build the store again") from error
+
+
+def _write_npy(array: NDArray[Any], file: IO[bytes]) -> None:
+    """What np.save writes; but where the disk is full, np.save hides that this was the reason."""
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def _vectorizer(**options: Any) -> Any:

@@ -95,7 +95,10 @@ class Run:
 
     def say(self, *lines: str, shown: bool = True) -> None:
         """Append lines to training.log, and show them unless something else does."""
-        with writing(self.path / LOG_FILE), (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+        with (
+            writing(self.path / LOG_FILE),
+            (self.path / LOG_FILE).open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write("".join(f"{line}\n" for line in lines))
         show(lines, quiet=self.quiet or not shown)
 
