@@ -31,7 +31,7 @@ from nextvec.runtime import resolve_device, resolve_precision, seed_everything, 
 from nextvec.training.checkpoint import BASELINES, RESUME, Checkpoint, read_checkpoint, save_checkpoint
 from nextvec.training.log import epoch_lines, header_lines
 from nextvec.training.optimizer import make_optimizer
-from nextvec.training.run import LOG_FILE, RECIPE_FILE, Position, Run, restore, show
+from nextvec.training.run import LOG_FILE, RECIPE_FILE, Position, Run, restore, save_position, show
 
 
 def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
@@ -71,6 +71,7 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
         run.event("warm_start", file=str(warm.path), **loaded.to_dict())
         run.say(f"warm start from {warm.path}: {loaded.summary()}")
     run.write_history("running")
+    save_position(run)  # from here on the run can be taken up again, whatever happens
     return run
 
 
@@ -96,11 +97,18 @@ def resume_run(path: Path, *, quiet: bool = False) -> Run:
     run.baselines = load_baselines(path / BASELINES, run.device)
     restore(run, saved)
     run.event("resumed")
-    records = run.position.history
-    lines = [*header_lines(recipe, _facts(run)), *(line for record in records for line in epoch_lines(record, recipe))]
-    write_text(path / LOG_FILE, "".join(f"{line}\n" for line in lines))
+    _rewind_log(run)
     show((f"resumed after epoch {run.position.epoch}, step {run.position.step_in_epoch} of the next one",), quiet=quiet)
     return run
+
+
+def _rewind_log(run: Run) -> None:
+    """Write training.log anew up to the position: what stands before the first epoch, and the finished epochs."""
+    file = run.path / LOG_FILE
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    opening = text.partition("Epoch 1/")[0]
+    lines = [line for record in run.position.history for line in epoch_lines(record, run.recipe)]
+    write_text(file, opening + "".join(f"{line}\n" for line in lines))
 
 
 def _store_of(recipe: Recipe) -> Store:
