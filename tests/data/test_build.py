@@ -359,6 +359,9 @@ def test_given_vectors_need_a_row_for_each_paragraph(source: str, tmp_path: Path
     options: dict[str, Any] = {"encoder": "owner/hashing", "split": SplitPlan(val=0)}
     message = rf"short\.npy: {count - 1} rows for {count} paragraphs of .*corpus\.jsonl"
     refused(StoreError, message, [source], tmp_path / "s", vectors=[str(tmp_path / "short.npy")], **options)
+    np.save(tmp_path / "long.npy", np.load(file)[[*range(count), 0]])
+    message = rf"long\.npy: {count + 1} rows for {count} paragraphs"
+    refused(StoreError, message, [source], tmp_path / "s", vectors=[str(tmp_path / "long.npy")], **options)
     np.save(tmp_path / "few.npy", np.load(file)[: part - 1])
     message = rf"few\.npy: {part - 1} rows for {part} paragraphs"
     refused(StoreError, message, [source], tmp_path / "s", vectors=[str(tmp_path / "few.npy")], limit=10, **options)
