@@ -3,7 +3,7 @@
     build_store(["articles.jsonl.gz"], "wiki", encoder="minilm", split=SplitPlan(val=0.1))
 
 Stages: the text in parts (parts.py), the tables (tables.py), the fitted encoder where there is one, the vectors in
-blocks of rows, the manifest. Each notes in the journal of the workplace what is done, and does the rest when the build
+blocks of rows, the manifest. Each notes in the journal of the worksite what is done, and does the rest when the build
 is started again with the same arguments. What a stage writes depends on the arguments and the files alone, so that an
 interrupted build ends in the same bytes as an unbroken one.
 """
@@ -32,7 +32,7 @@ from nextvec.data.space import Space
 from nextvec.data.split import SplitPlan
 from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, Store, finish_store, open_store
 from nextvec.data.tables import Texts, write_tables
-from nextvec.data.workplace import Workplace, stamp_files, workplace
+from nextvec.data.worksite import Worksite, stamp_files, worksite
 from nextvec.errors import InputError, StoreError, did_you_mean
 from nextvec.progress import progress
 
@@ -78,7 +78,7 @@ def build_store(
         precision,
     )  # fmt: skip
     path = Path(out)
-    with workplace(path, job.arguments()) as work:
+    with worksite(path, job.arguments()) as work:
         if not work.is_finished:
             _build_or_clear(job, work, path, quiet)
         work.remove()
@@ -161,7 +161,7 @@ def _open_encoder(job: _Job) -> Encoder | None:
         raise
 
 
-def _build_or_clear(job: _Job, work: Workplace, path: Path, quiet: bool) -> None:
+def _build_or_clear(job: _Job, work: Worksite, path: Path, quiet: bool) -> None:
     """Build; where bad input ends that, leave nothing in the way of better arguments, and nothing that cost much."""
     is_new = not work.done and not part_files(work.parts)
     try:
@@ -181,7 +181,7 @@ def _build_or_clear(job: _Job, work: Workplace, path: Path, quiet: bool) -> None
         raise
 
 
-def _build(job: _Job, work: Workplace, path: Path, encoder: Encoder | None, quiet: bool) -> None:
+def _build(job: _Job, work: Worksite, path: Path, encoder: Encoder | None, quiet: bool) -> None:
     """Do the stages that the journal does not have yet, and give the store its name."""
     if "text" not in work.done:
         write_parts(work.parts, job.sources, job.columns, job.chunker, limit=job.limit, quiet=quiet)
@@ -222,7 +222,7 @@ def _encoded_vectors(encoder: Encoder, texts: Texts) -> _Vectors:
     )  # fmt: skip
 
 
-def _fitted_lsa(job: _Job, work: Workplace, texts: Texts, quiet: bool) -> LsaEncoder:
+def _fitted_lsa(job: _Job, work: Worksite, texts: Texts, quiet: bool) -> LsaEncoder:
     """The store's own encoder: fitted on its training documents and saved, or loaded if that is done."""
     import pyarrow.parquet as pq
 
@@ -240,7 +240,7 @@ def _fitted_lsa(job: _Job, work: Workplace, texts: Texts, quiet: bool) -> LsaEnc
     return LsaEncoder.load(folder)
 
 
-def _given_vectors(job: _Job, work: Workplace, texts: Texts, encoder: Encoder | None) -> _Vectors:
+def _given_vectors(job: _Job, work: Worksite, texts: Texts, encoder: Encoder | None) -> _Vectors:
     """The given vectors, lined up with the rows of the store and compared with the encoder where it is at hand."""
     given = line_up(work.parts, job.vectors, job.sources, job.min_chunks, may_go_on=job.limit is not None)
     space, verified = Space(job.encoder, "", given.dimensions), "not verified: the encoder can't be opened here"
@@ -253,7 +253,7 @@ def _given_vectors(job: _Job, work: Workplace, texts: Texts, encoder: Encoder | 
     return _Vectors(space, settings, lambda block: given.rows(*texts.blocks[block]))
 
 
-def _write_vectors(work: Workplace, texts: Texts, vectors: _Vectors, dtype: str, quiet: bool) -> None:
+def _write_vectors(work: Worksite, texts: Texts, vectors: _Vectors, dtype: str, quiet: bool) -> None:
     """Write vectors.npy block by block, each on disk before the journal says so."""
     maker = {"space": str(vectors.space), **vectors.settings}
     if work.done.setdefault("maker", maker) != maker:

@@ -27,7 +27,7 @@ from nextvec.files import make_folder, write_json, writing
 _JOURNAL, _LOCK, _PARTS, _STORE = "build.json", "lock", "parts", "store"
 
 
-class Workplace:
+class Worksite:
     """The unfinished folder of one build. `done` is the journal: plain values, kept from run to run."""
 
     def __init__(self, folder: Path, arguments: dict[str, Any], done: dict[str, Any]) -> None:
@@ -57,8 +57,8 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def workplace(path: Path, arguments: dict[str, Any]) -> Iterator[Workplace]:
-    """The locked workplace of the store `path`: a new one, or the one that a build with the same arguments left.
+def worksite(path: Path, arguments: dict[str, Any]) -> Iterator[Worksite]:
+    """The locked worksite of the store `path`: a new one, or the one that a build with the same arguments left.
 
     Raises OutputError if the store exists, if its folder can't be written, or if another build is at work in it;
     StoreError if the build that was begun there had other arguments.
@@ -116,7 +116,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> Workplace:
+def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> Worksite:
     if any(entry.name not in (_LOCK, f".{_JOURNAL}.tmp") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is in the way, and no build left it there; remove it")
     if path.exists():
@@ -124,12 +124,12 @@ def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> Workplace:
         with contextlib.suppress(OSError):
             folder.rmdir()
         require_new(path)
-    work = Workplace(folder, arguments, {})
+    work = Worksite(folder, arguments, {})
     work.note()
     return work
 
 
-def _resume(folder: Path, arguments: dict[str, Any]) -> Workplace:
+def _resume(folder: Path, arguments: dict[str, Any]) -> Worksite:
     remedy = "to go on, run it with the same arguments on the same files; to start again, remove the folder"
     try:
         journal = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
@@ -147,4 +147,4 @@ def _resume(folder: Path, arguments: dict[str, Any]) -> Workplace:
     for stale in folder.rglob(".*.tmp"):  # what a kill in the middle of an atomic write leaves
         with writing(stale):
             stale.unlink()
-    return Workplace(folder, arguments, done)
+    return Worksite(folder, arguments, done)
