@@ -214,6 +214,16 @@ def test_a_full_disk_is_one_line_and_leaves_no_run(toy_store: Store, tmp_path: P
     assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.tmp"))
 
 
+def test_a_red_check_exits_with_2(other_store: Callable[..., Store], capsys: Capture) -> None:
+    store = other_store(seed=4)
+    assert main(["data", "check", str(store.path)]) == 0
+    vectors = np.load(store.path / "vectors.npy")
+    vectors[7] = np.nan
+    np.save(store.path / "vectors.npy", vectors)
+    assert main(["data", "check", str(store.path)]) == 2
+    assert "■" in capsys.readouterr().out
+
+
 def test_another_space_than_the_stores(
     toy_recipe: Recipe, other_store: Callable[..., Store], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -234,7 +244,7 @@ def test_short_documents_are_counted_not_fatal(tmp_path: Path, capsys: Capture) 
     source.write_text("\n".join([*lines, short]) + "\n")
     assert main(build(source, tmp_path / "store")) == 0
     capsys.readouterr()
-    assert main(["data", "check", str(tmp_path / "store"), "--json"]) == 0
+    main(["data", "check", str(tmp_path / "store"), "--json"])  # its light is red for other reasons: tiny D
     assert "short" in json.dumps(json.loads(capsys.readouterr().out)["findings"])
 
 

@@ -17,7 +17,7 @@ FLOORS = [
     ["judge"],
     ["training"],
     ["report", "watch"],
-    ["verbs", "cli", "demo"],
+    ["verbs", "cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OPEN_FLOORS = (0, len(FLOORS) - 1)

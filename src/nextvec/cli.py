@@ -52,6 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         result = _dispatch(arguments)
         _show(result, as_json=as_json)
+        # A data check that ends in red is an answer, but not one to go on from: `check && train` must stop there.
+        return InputError.exit_code if getattr(result, "light", None) == "red" else 0
     except NextvecError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -67,7 +69,6 @@ def main(words: Sequence[str] | None = None) -> int:
             f"this is a fault of nextvec, please report it: {type(error).__name__}: {reason} (set {DEBUG}=1 for more)",
             1,
         )
-    return 0
 
 
 def _dispatch(arguments: list[str]) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nextvec.data.split import SPLITS
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import epoch_order, gather, index_windows, sample, short_documents
+from nextvec.data.windows import epoch_order, gather, index_windows, sample
 
 
 def make_table(rows, splits=None, groups=None):
@@ -93,13 +93,6 @@ def test_gather_without_an_index_takes_all_windows_in_order():
     assert torch.equal(batch.target_BD, vectors[[2, 3, 6]])
     assert torch.equal(batch.context_BSD[:, 0], vectors[[0, 1, 4]])
     assert batch.mask_BS is None
-
-
-@given(tables(), st.integers(1, 6), st.sampled_from(SPLITS))
-def test_short_documents_are_those_without_a_window(table, least, split):
-    firsts = set(index_windows(table, split, least).targets.numpy() - least) & set(table.first_row)
-    in_split = int((table.splits == SPLITS.index(split)).sum())
-    assert short_documents(table, split, least) == in_split - len(firsts)
 
 
 @given(st.integers(0, 300), st.integers(0, 2**63 - 1), st.integers(0, 1000))

@@ -82,11 +82,6 @@ def index_windows(documents: DocumentTable, split: str | None, context: int, min
     return Windows(context, torch.from_numpy(targets), torch.from_numpy(np.repeat(group, counts)), available)
 
 
-def short_documents(documents: DocumentTable, split: str, least: int) -> int:
-    """How many documents of a split are too short to give a window: counted and said, no fault."""
-    return int(((documents.splits == SPLITS.index(split)) & (documents.rows <= least)).sum())
-
-
 def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None) -> Batch:
     """The windows at the positions `index` (B,) as one batch, in the vectors' dtype: one gather of B·(S+1) rows.
 
