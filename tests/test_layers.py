@@ -17,7 +17,7 @@ FLOORS = [
     ["judge"],
     ["training"],
     ["report", "watch"],
-    ["verbs", "cli"],
+    ["verbs", "cli", "__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OPEN_FLOORS = (0, len(FLOORS) - 1)
@@ -112,7 +112,18 @@ def test_safe_code_is_let_through():
 
 @pytest.mark.parametrize(
     "module",
-    ["nextvec", "nextvec.events", "nextvec.recipe", "nextvec.judge.judgement", "nextvec.report.table", "nextvec.cli"],
+    [
+        "nextvec",
+        "nextvec.events",
+        "nextvec.recipe",
+        "nextvec.judge.judgement",
+        "nextvec.judge.gates",
+        "nextvec.report.table",
+        "nextvec.report.leaderboard",
+        "nextvec.report.comparison",
+        "nextvec.watch.terminal",
+        "nextvec.cli",
+    ],
 )
 def test_what_only_reads_a_run_never_loads_torch(module):
     heavy = "torch", "sklearn", "scipy", "plotly", "pyarrow", "sentence_transformers"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from nextvec import recipe as recipe_module
 from nextvec.errors import InputError, RecipeError
-from nextvec.recipe import Recipe, find_recipe, load_recipe, make_recipe
+from nextvec.recipe import METRICS, Recipe, find_recipe, load_recipe, make_recipe
+from nextvec.recipe import loading as recipe_module
 
 
 def sections() -> dict[str, type[BaseModel]]:
@@ -151,6 +151,14 @@ def test_the_values_given_are_left_as_they_were():
 # TOML there and back.
 
 
+GATES = st.lists(
+    st.fixed_dictionaries(
+        {"epoch": st.integers(1, 50) | st.lists(st.integers(1, 50), min_size=1), "metric": st.sampled_from([*METRICS])},
+        optional={"green": st.floats(-1, 1), "red": st.floats(-1, 1), "action": st.sampled_from(["warn", "stop"])},
+    )
+)
+
+
 def values_of(annotation) -> st.SearchStrategy:
     """Values of a field's type; what its bounds refuse is left out later."""
     parts = get_args(annotation)
@@ -159,6 +167,8 @@ def values_of(annotation) -> st.SearchStrategy:
     if get_origin(annotation) is Literal:
         return st.sampled_from(parts)
     base = (get_origin(annotation) is Annotated and parts[0]) or annotation
+    if get_origin(base) is tuple:
+        return GATES
     return {
         bool: st.booleans(),
         int: st.integers(1, 50_000),
@@ -238,6 +248,45 @@ def test_every_recipe_that_comes_with_nextvec_is_sound_and_described():
     for path in [path for folder in folders for path in folder.glob("*.toml")]:
         recipe = load_recipe(path.stem)
         assert recipe.name == path.stem and recipe.description.endswith("."), path
+
+
+# Gates.
+
+
+def gate(**fields) -> dict:
+    return {"gates": [{"epoch": 3, "metric": "val_cosine", "green": 0.5, "red": 0.4, **fields}]}
+
+
+def test_a_gate_may_stand_at_one_epoch_or_at_many():
+    assert make_recipe(gate()).gates[0].epoch == (3,)
+    assert make_recipe(gate(epoch=[3, 6])).gates[0].epoch == (3, 6)
+    assert make_recipe(gate(), ["gates=[]"]).gates == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric": "val_cosin"}, "gates.0: metric 'val_cosin' is unknown. Did you mean 'val_cosine'?"),
+        ({"green": 0.3}, "gates.0: green is 0.3 and red 0.4, but higher val_cosine is better: swap them"),
+        ({"metric": "val_loss"}, "gates.0: green is 0.5 and red 0.4, but lower val_loss is better: swap them"),
+        ({"colour": 1}, "'gates.0.colour' is no field of a recipe. Known: action, advice, epoch, green, metric, red."),
+        ({"epoch": 0}, "gates.0.epoch.0: input should be greater than 0, got 0"),
+        ({"epoch": []}, "gates.0.epoch: value should have at least 1 item"),
+        ({"action": "abort"}, "gates.0.action: input should be 'warn' or 'stop', got 'abort'"),
+    ],
+)
+def test_bad_gates_are_one_line(fields, message):
+    with pytest.raises(RecipeError, match="^recipe: " + re.escape(message)):
+        make_recipe(gate(**fields))
+
+
+def test_a_gate_needs_a_threshold():
+    for fields in (
+        {"epoch": 3, "metric": "val_gain"},
+        {"epoch": 3, "metric": "val_gain", "green": 0, "action": "stop"},
+    ):
+        with pytest.raises(RecipeError, match=r"gates\.0: a gate "):
+            make_recipe({"gates": [fields]})
 
 
 # The fingerprint.

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from docstring_parser import parse
+from docstring_parser import parse, parse_from_object
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from nextvec.cli import VERBS
-from nextvec.recipe import Recipe, load_recipe
+from nextvec.recipe import METRICS, GateRecipe, Recipe, load_recipe
+from nextvec.verbs.runs import NO_FLAGS, OriginalFlags
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -50,7 +52,11 @@ def _command(verb: Callable[..., Any]) -> Iterator[str]:
         positional = "Positional" in str(hints[name])
         shown = name.upper() if positional else f"--{name.replace('_', '-')}"
         default = "required" if parameter.default is inspect.Parameter.empty else _default(parameter.default)
-        yield f"| `{shown}` | {default} | {meaning[name]} |"
+        if parameter.default is NO_FLAGS:  # a group of arguments
+            for flag in parse_from_object(OriginalFlags).params:
+                yield f"| `--{flag.arg_name.replace('_', '-')}` | – | the same as {flag.description} |"
+        else:
+            yield f"| `{shown}` | {default} | {meaning[name]} |"
 
 
 def recipes() -> str:
@@ -60,7 +66,7 @@ def recipes() -> str:
         "",
         "A recipe is a TOML file that fully describes a run. `nextvec train RECIPE section.field=value …` takes a "
         "file, or the name of one that comes with nextvec, and changes any field. What is not a field is refused, "
-        "with a suggestion.",
+        'with a suggestion. A file may begin with `extends = "another-recipe"` and then holds only what is different.',
         "",
         "This page is written from the code by `tools/write_reference.py`.",
         "",
@@ -72,6 +78,9 @@ def recipes() -> str:
         if _is_section(field.annotation):
             section = typing.cast(type[BaseModel], field.annotation)
             lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), "", *_fields(section)]
+    lines += ["", "## [[gates]]", "", (GateRecipe.__doc__ or "").strip(), "", *_fields(GateRecipe), ""]
+    lines += ["A gate can look at:", "", "| metric | better | what it is |", "| --- | --- | --- |"]
+    lines += [f"| `{metric}` | {better} | {meaning} |" for metric, (better, meaning) in METRICS.items()]
     lines += ["", "## Recipes that come with nextvec", "", "| name | description |", "| --- | --- |"]
     for file in sorted((DOCS.parent / "recipes").glob("*.toml")):
         lines.append(f"| [{file.stem}](../recipes/{file.name}) | {load_recipe(str(file)).description} |")
@@ -93,6 +102,9 @@ def _is_section(annotation: Any) -> bool:
 def _type(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Annotated:
         return _type(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is tuple:
+        part = typing.get_args(annotation)[0]
+        return "list of gates" if part is GateRecipe else f"{_type(part)} or list of them"
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(typing.get_args(annotation))
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -101,6 +113,8 @@ def _type(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
     if value is None or value in ("", ()):
         return "–"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

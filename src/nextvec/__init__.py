@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from nextvec.errors import NextvecError
     from nextvec.events import read_events
     from nextvec.recipe import Recipe, load_recipe
+    from nextvec.verbs.comparing import compare, leaderboard_add, leaderboard_show
     from nextvec.verbs.data import data_build, data_check, data_export, data_import, data_synth
+    from nextvec.verbs.gates import gates_suggest
+    from nextvec.verbs.rehearsal import rehearse
     from nextvec.verbs.runs import demo, eval, resume, train
+    from nextvec.verbs.series import suite
+    from nextvec.verbs.watching import watch
 
 _HOMES = {
     "nextvec.data.store": ("Store", "open_store"),
@@ -30,7 +35,12 @@ _HOMES = {
     "nextvec.events": ("read_events",),
     "nextvec.recipe": ("Recipe", "load_recipe"),
     "nextvec.verbs.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
+    "nextvec.verbs.comparing": ("compare", "leaderboard_add", "leaderboard_show"),
+    "nextvec.verbs.gates": ("gates_suggest",),
+    "nextvec.verbs.rehearsal": ("rehearse",),
     "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
+    "nextvec.verbs.series": ("suite",),
+    "nextvec.verbs.watching": ("watch",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -38,6 +48,7 @@ __all__ = [
     "NextvecError",
     "Recipe",
     "Store",
+    "compare",
     "data_build",
     "data_check",
     "data_export",
@@ -45,11 +56,17 @@ __all__ = [
     "data_synth",
     "demo",
     "eval",
+    "gates_suggest",
+    "leaderboard_add",
+    "leaderboard_show",
     "load_recipe",
     "open_store",
     "read_events",
+    "rehearse",
     "resume",
+    "suite",
     "train",
+    "watch",
 ]
 
 

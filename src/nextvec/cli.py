@@ -18,7 +18,7 @@ from typing import Any
 
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 from nextvec.runtime import prepare_process
-from nextvec.verbs import data, runs
+from nextvec.verbs import comparing, data, gates, rehearsal, runs, series, watching
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": runs.demo,
@@ -30,6 +30,13 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": runs.train,
     "resume": runs.resume,
     "eval": runs.eval,
+    "compare": comparing.compare,
+    "leaderboard add": comparing.leaderboard_add,
+    "leaderboard show": comparing.leaderboard_show,
+    "suite": series.suite,
+    "rehearse": rehearsal.rehearse,
+    "watch": watching.watch,
+    "gates suggest": gates.gates_suggest,
 }
 
 DESCRIPTION = (
@@ -52,8 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         result = _dispatch(arguments)
         _show(result, as_json=as_json)
-        # A data check that ends in red is an answer, but not one to go on from: `check && train` must stop there.
-        return InputError.exit_code if getattr(result, "light", None) == "red" else 0
+        return _exit_code(result)
     except NextvecError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -71,13 +77,23 @@ def main(words: Sequence[str] | None = None) -> int:
         )
 
 
+def _exit_code(result: Any) -> int:
+    """A verb's own exit code, such as that of a suite in which a run was stopped.
+
+    A data check that ends in red is an answer, but not one to go on from: `check && train` must stop there.
+    """
+    red = getattr(result, "light", None) == "red"
+    return int(getattr(result, "exit_code", InputError.exit_code if red else 0))
+
+
 def _dispatch(arguments: list[str]) -> Any:
     """Call the verb that the words name, and return its result. Wrong words end the process with code 2."""
     import tyro
 
     verbs_in_reach = {name: _without_result_hint(verb) for name, verb in VERBS.items()}
-    if arguments[:1] == ["data"]:
-        verbs_in_reach = {name: verb for name, verb in verbs_in_reach.items() if name.startswith("data ")}
+    group = f"{arguments[0]} " if arguments else ""
+    if group and any(name.startswith(group) for name in verbs_in_reach):
+        verbs_in_reach = {name: verb for name, verb in verbs_in_reach.items() if name.startswith(group)}
         named = bool(arguments[1:2]) and not arguments[1].startswith("-")
         arguments = [" ".join(arguments[:2]), *arguments[2:]] if named else arguments[1:]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs_in_reach:
@@ -130,11 +146,11 @@ def _plain(result: Any) -> Any:
 def _views(result: Any) -> Iterator[Any]:
     """A verb's result as things that rich prints."""
     from nextvec.report import table
-    from nextvec.report.stores import store_lines
 
     match type(result).__name__:
         case "TrainedRun":
             yield table.judgement_view(result.judgement)
+            yield from result.success.lines(result.judgement.verdict.light)
             yield f"run: {result.path}"
             yield f"report: {result.path / runs.REPORT_FILE}"
         case "Judgement":
@@ -142,6 +158,23 @@ def _views(result: Any) -> Iterator[Any]:
         case "CheckReport":
             yield table.check_view(result)
         case "Store":
+            from nextvec.report.stores import store_lines  # loads numpy
+
             yield from store_lines(result)
+        case "Comparison":
+            from nextvec.report.comparison import comparison_view
+
+            yield comparison_view(result)
+        case "Leaderboard":
+            from nextvec.report.leaderboard import leaderboard_view
+
+            yield leaderboard_view(result)
+            yield f"leaderboard: {result.table}"
+        case "SuiteResult":
+            yield from result.lines
+        case "WatchedRuns":
+            yield result.view()
+        case "GateSuggestion":
+            yield result.toml
         case _:
             yield str(result)

@@ -63,10 +63,11 @@ class EventLog:
         os.close(self._descriptor)
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path, *, everything: bool = False) -> list[Event]:
     """The events of a run in order, as if it had never been interrupted; broken lines are left out.
 
-    `path` is the log or the run folder. Raises InputError if there is no log.
+    With `everything`, also those that a resumption made obsolete. `path` is the log or the run folder.
+    Raises InputError if there is no log.
     """
     file = path / EVENTS_FILE if path.is_dir() else path
     if not file.is_file():
@@ -76,7 +77,7 @@ def read_events(path: Path) -> list[Event]:
         event = _parse(line)
         if event is None:
             continue
-        if event["kind"] == "resumed":
+        if event["kind"] == "resumed" and not everything:
             step = event.get("step", 0)
             events = [old for old in events if old.get("step", 0) <= step and old["kind"] not in _ENDS]
         events.append(event)

@@ -15,6 +15,10 @@ LIGHTS: tuple[Light, ...] = ("green", "amber", "red")
 SHAPES: dict[Light, str] = {"green": "●", "amber": "▲", "red": "■"}
 
 
+COLOURS: dict[Light, str] = {"green": "green", "amber": "yellow", "red": "red"}
+"""How a terminal colours them."""
+
+
 def worst(lights: Iterable[Light]) -> Light:
     """The worst of some lights; green if there are none."""
     return max(lights, key=LIGHTS.index, default="green")

@@ -101,8 +101,7 @@ class Objective:
 
     def __init__(self, recipe: ObjectiveRecipe) -> None:
         self.balance, self.tau, self.mask_same_document = recipe.balance, recipe.tau, recipe.mask_same_document
-        weights = {"mse": recipe.mse, "info": recipe.info, "moment": recipe.moment, "variance": recipe.variance}
-        self.weights = {term: weight for term, weight in weights.items() if weight > 0}
+        self.weights = recipe.weights
         total = sum(self.weights.values())
         self.shares = {term: weight / total for term, weight in self.weights.items()}
 

@@ -205,6 +205,9 @@ def test_an_ood_set_of_another_mean_direction_looks_like_another_space(make_stor
     assert check_store(make_store(vectors, rows, PLAN), 5).light == "green"
     vectors[900:] = make_vectors(rows[90:], centre=0.15 * np.resize([1, -1], 24), seed=1)
     found = only(check_store(make_store(vectors, rows, PLAN), 5))
+    assert (found.name, found.light) == ("ood space", "red") and "another embedding space" in found.text
+    vectors[900:] = -make_vectors(rows[90:], centre=np.full(24, 0.15), seed=1)
+    found = only(check_store(make_store(vectors, rows, PLAN), 5))
     assert (found.name, found.light) == ("mean direction", "amber") and "unrelated spaces" in found.text
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nextvec.data import interchange, npz
 from nextvec.data.interchange import export_npz, import_npz
 from nextvec.data.linking import digest_rows, group_chains, link_windows, number_vectors
-from nextvec.data.npz import ARTICLES, CONTEXTS, TARGETS
+from nextvec.data.npz import ARTICLES, CONTEXTS, SPACE, TARGETS
 from nextvec.data.split import SPLITS
 from nextvec.data.store import open_store
 from nextvec.data.windows import index_windows
@@ -599,7 +599,7 @@ def test_export_writes_what_other_tools_read(tmp_path, toy_store, monkeypatch):
         path = export_npz(toy_store, split, tmp_path / f"{split}.npz", 3, quiet=True)
         contexts, targets = stored_windows(toy_store, split, 3)
         with np.load(path, allow_pickle=False) as exported:
-            assert sorted(exported.files) == sorted([CONTEXTS, TARGETS, ARTICLES])
+            assert sorted(exported.files) == sorted([CONTEXTS, TARGETS, ARTICLES, SPACE])
             assert exported[CONTEXTS].dtype == exported[TARGETS].dtype == np.float32
             assert np.array_equal(exported[CONTEXTS], contexts) and np.array_equal(exported[TARGETS], targets)
             assert exported[ARTICLES].dtype == np.int64
@@ -614,6 +614,7 @@ def test_export_writes_what_other_tools_read(tmp_path, toy_store, monkeypatch):
 def test_exported_splits_import_as_the_same_splits(tmp_path, toy_store):
     files = {split: export_npz(toy_store, split, tmp_path / f"{split}.npz", quiet=True) for split in SPLITS}
     store = import_npz(files, tmp_path / "store", quiet=True)
+    assert store.space == toy_store.space, "the space travels with the vectors"
     long_enough = toy_store.documents.rows > 5
     assert len(store.documents) == long_enough.sum() == len(set(store.documents.group.tolist()))
     for split in SPLITS:

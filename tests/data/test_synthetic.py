@@ -259,7 +259,12 @@ def test_the_store_says_what_it_is(tiny):
         SyntheticSpec(**{**manifest["synthetic"]["spec"], "coherence": PUBLISHED_COHERENCE, "ood_coherence": (0.73,)})
         == TINY
     )
-    assert (tiny.space.encoder, tiny.space.revision, tiny.space.probes) == ("synthetic", TINY.fingerprint, None)
+    assert (tiny.space.encoder, tiny.space.revision, tiny.space.probes) == ("synthetic", TINY.space.revision, None)
+    assert (
+        dataclasses.replace(TINY, documents=50, vectors=1_000).space
+        == TINY.space
+        != dataclasses.replace(TINY, seed=9).space
+    )
     table = tiny.documents
     assert (table.splits == SPLITS.index("ood")).sum() == 4 and len(table) == 44
     assert len(index_windows(table, "ood", 5)) == 60

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.judge.evaluate import Judgement, judge_predictors
 from nextvec.judge.judgement import Estimate, PredictorScores, Retrieval, SplitJudgement, conclude
@@ -17,10 +18,8 @@ RECIPE = JudgeRecipe(resamples=200)
 
 
 def judge(world, predictors, *, splits=("val", "ood"), model="oracle", recipe=RECIPE, seed=0, least=None) -> Judgement:
-    windows = {split: world.windows(split, 3, least) for split in splits}
-    return judge_predictors(
-        predictors, world.vectors, world.documents, windows, recipe, seed=seed, model=model, quiet=True
-    )
+    sets = {split: WindowSet(split, world.vectors, world.documents, world.windows(split, 3, least)) for split in splits}
+    return judge_predictors(predictors, sets, recipe, seed=seed, model=model, quiet=True)
 
 
 def test_every_figure_is_there_and_right(world, predictors):

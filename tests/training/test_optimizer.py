@@ -8,7 +8,6 @@ from torch import nn
 from nextvec.recipe import TrainingRecipe
 from nextvec.training.optimizer import (
     FLOOR,
-    epochs_without_improvement,
     make_optimizer,
     plateaus,
     rate_at,
@@ -43,12 +42,6 @@ def test_plateau_halves_after_patience_and_starts_to_count_again() -> None:
 def test_constant_stays() -> None:
     recipe = TrainingRecipe(schedule="constant", warmup=0.0)
     assert {rate_at(step, 10, recipe, [0.1, 0.1]) for step in range(10)} == {recipe.lr}
-
-
-def test_epochs_without_improvement_counts_from_the_first_best() -> None:
-    assert epochs_without_improvement([]) == 0
-    assert epochs_without_improvement([0.1, 0.3, 0.2]) == 1
-    assert epochs_without_improvement([0.3, 0.3, 0.3]) == 2
 
 
 def test_decay_shrinks_matrices_only() -> None:

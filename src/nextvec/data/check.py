@@ -25,6 +25,9 @@ COHERENCE_GAP = 0.1
 """Difference of the neighbours' cosine between ood and val above which their scores can't be compared."""
 FOREIGN_COSINE = 0.15
 """Cosine of two splits' mean vectors below which they look like those of two unrelated spaces."""
+FOREIGN_ALIGNMENT = 0.5
+"""Alignment of ood, in parts of val's, below which its vectors are not of the training set's space. Measured: 0.83 to
+1.01 for other sources in one space, 0.29 to 0.35 for rotated or permuted vectors."""
 FEW_GROUPS = 20
 """Below that many independent documents an interval says little."""
 
@@ -62,13 +65,17 @@ class CheckReport:
         return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "light": self.light}
 
 
-def check_store(store: Store, context: int, min_context: int | None = None, *, sample: int = 50_000) -> CheckReport:
+def check_store(
+    store: Store, context: int, min_context: int | None = None, *, ood: Store | None = None, sample: int = 50_000
+) -> CheckReport:
     """Check a store for windows of `context` vectors (at least `min_context`, where given).
+
+    `ood` holds the ood split, where it is not the store's own.
 
     `sample` is the most rows of each split that coherence and mean direction are measured on; the sample is fixed.
     Raises StoreError if the table of documents can't be read.
     """
-    figures = measure_store(store, context if min_context is None else min_context, sample)
+    figures = measure_store(store, context if min_context is None else min_context, sample, ood)
     return CheckReport(str(store.path), context, judge_figures(figures), figures)
 
 
@@ -78,6 +85,12 @@ def judge_figures(figures: Figures) -> tuple[Finding, ...]:
 
 
 def _numbers(figures: Figures) -> Iterator[Finding]:
+    yield from _sound(figures, "", figures["rows"])
+    if figures.get("ood_set"):
+        yield from _sound(figures["ood_set"], "ood set: ", figures["splits"].get("ood", {"rows": 0})["rows"])
+
+
+def _sound(figures: Figures, whose: str, rows: int) -> Iterator[Finding]:
     lowest, highest = figures["norm"] or (0, 0)
     for name, fault, what, remedy, fine in (
         ("numbers", "not_finite", "NaN or infinite", "encode their texts again", "all vectors are finite"),
@@ -89,10 +102,10 @@ def _numbers(figures: Figures) -> Iterator[Finding]:
     ):  # fmt: skip
         count, first = figures[fault]["count"], figures[fault]["first"]
         if count:
-            found = f"{count:,} of {figures['rows']:,} vectors {_are(count)} {what}, the first is {first}"
+            found = f"{whose}{count:,} of {rows:,} vectors {_are(count)} {what}, the first is {first}"
             yield Finding(name, "red", f"{found}; {remedy} and build the store again")
         else:
-            yield Finding(name, "green", fine)
+            yield Finding(name, "green", f"{whose}{fine}")
 
 
 def _repeats(figures: Figures) -> Iterator[Finding]:
@@ -173,12 +186,34 @@ def _ood(figures: Figures) -> Iterator[Finding]:
             yield Finding("ood against val", "amber", f"{told}: ood is {level}, or of another encoder; {one_encoder}")
         else:
             yield Finding("ood against val", "green", f"{told}: about equally hard")
+    if _is_foreign(figures):
+        return
     cosine = figures["mean_direction_cosine"]["val-ood"]
     told = f"the mean vectors of ood and val have cosine {cosine:.2f}"
     if _has_direction(val) and _has_direction(ood) and cosine < FOREIGN_COSINE:
         yield Finding("mean direction", "amber", f"{told}, as in unrelated spaces; {one_encoder}")
     else:
         yield Finding("mean direction", "green", told)
+
+
+def _space(figures: Figures) -> Iterator[Finding]:
+    """Are the ood vectors of the training set's space at all?"""
+    alignment = figures.get("alignment", {})
+    if not {"val", "ood"} <= set(alignment):
+        return
+    told = f"train's strongest directions hold {alignment['ood']:.2f} of its strength, of val's {alignment['val']:.2f}"
+    if _is_foreign(figures):
+        yield Finding(
+            "ood space", "red",
+            f"ood is of another embedding space than train: {told}; make it with the encoder of the training set",
+        )  # fmt: skip
+    else:
+        yield Finding("ood space", "green", f"ood is of the embedding space of train: {told}")
+
+
+def _is_foreign(figures: Figures) -> bool:
+    alignment = figures.get("alignment", {})
+    return {"val", "ood"} <= set(alignment) and alignment["ood"] < FOREIGN_ALIGNMENT * alignment["val"]
 
 
 def _are(count: int) -> str:
@@ -191,4 +226,6 @@ def _has_direction(split: Figures) -> bool:
     return bool(split["mean_norm"] > max(0.1, 3 * chance))
 
 
-RULES: tuple[Callable[[Figures], Iterator[Finding]], ...] = (_numbers, _repeats, _leaks, _windows, _coherence, _ood)
+RULES: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
+    _numbers, _repeats, _leaks, _windows, _coherence, _space, _ood,
+)  # fmt: skip

@@ -9,6 +9,7 @@ Each file is read twice, in blocks: first for a 16-byte digest of every vector, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,19 @@ from numpy.typing import NDArray
 
 from nextvec.data.linking import DIGEST_BYTES, Chains, Ints, digest_rows, group_chains, link_windows, number_vectors
 from nextvec.data.newstore import VectorWriter, create_vectors, unfinished_store
-from nextvec.data.npz import ARTICLES, BLOCK_BYTES, CONTEXTS, TARGETS, Member, WindowFile, open_files, write_members
-from nextvec.data.space import UNKNOWN, Space
+from nextvec.data.npz import (
+    ARTICLES,
+    BLOCK_BYTES,
+    CONTEXTS,
+    SPACE,
+    TARGETS,
+    Member,
+    WindowFile,
+    npz_fingerprint,
+    open_files,
+    write_members,
+)
+from nextvec.data.space import UNKNOWN, Space, require_same
 from nextvec.data.split import SPLITS, SplitPlan
 from nextvec.data.store import DocumentTable, Store, finish_store, require_new, write_documents
 from nextvec.data.windows import index_windows
@@ -50,7 +62,8 @@ def import_npz(
     Where no val file is given, the share `val` of the train file's groups becomes val, by a hash of their vectors.
     `documents` is a .npy file with an integer for each window (of the train file, or a mapping by split): windows of
     different documents are then never linked; a member `article_index` does the same. Vectors keep the file's dtype
-    unless `dtype` is given. `encoder` names what made the vectors. Notices are in the store's manifest.
+    unless `dtype` is given. `encoder` names what made the vectors, where the file doesn't say it. Notices are in the
+    store's manifest.
 
     Raises StoreError for files that are missing, damaged, of other shapes or dimensions, hold vectors that are zero or
     not finite, or (unless `allow_shared`) share vectors between splits; OutputError if `out` can't be written.
@@ -91,8 +104,9 @@ def import_npz(
         notices = [notice for file in opened.values() for notice in file.notices]
         notices += _notices(table, chains, scaled, documents_sharing, shared)
         return finish_store(
-            folder, out, Space(encoder, "", first.dimensions), counts, origin="npz", split=plan.to_dict(),
-            sources={split: file.path.name for split, file in opened.items()}, notices=notices,
+            folder, out, _space(opened, encoder), counts, origin="npz", split=plan.to_dict(),
+            sources={split: file.path.name for split, file in opened.items()},
+            npz={split: npz_fingerprint(file.path) for split, file in opened.items()}, notices=notices,
         )  # fmt: skip
 
 
@@ -107,7 +121,8 @@ def export_npz(
 ) -> Path:
     """Write the windows of a split as an uncompressed .npz file for other tools, and return its path.
 
-    Members: context_sequences (W, S, D), target_vectors (W, D), article_index (W,) int64, the group of each window.
+    Members: context_sequences (W, S, D), target_vectors (W, D), article_index (W,) int64, the group of each window, and
+    space, which names the encoder.
     One block is in memory at a time. Raises StoreError if the split has no windows, OutputError if `out` exists.
     """
     out = Path(out)
@@ -120,6 +135,7 @@ def export_npz(
     targets, groups = windows.targets.numpy().astype(np.int64), windows.groups.numpy().astype(np.int64)
     shape, kind = (len(windows), store.dimensions), np.dtype(dtype).newbyteorder("<")
 
+    space = np.array([json.dumps(store.space.to_dict())])
     with progress(f"writing {split} windows", len(windows) * (context + 1), unit="vectors", quiet=quiet) as task:
 
         def blocks(offsets: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
@@ -133,9 +149,20 @@ def export_npz(
             CONTEXTS: ((shape[0], context, shape[1]), kind, blocks(np.arange(-context, 0))),
             TARGETS: (shape, kind, blocks(np.array(0))),
             ARTICLES: (shape[:1], np.dtype("<i8"), [groups]),
+            SPACE: ((1,), space.dtype, [space]),
         }
         write_members(out, members)
     return out
+
+
+def _space(files: Mapping[str, WindowFile], encoder: str) -> Space:
+    """The space that the files name, if they agree; else the encoder that the user names."""
+    first, *others = files.values()
+    for other in others:
+        if first.space is not None and other.space is not None:
+            require_same(first.space, other.space, f"{first.path.name} and {other.path.name}")
+    named = next((file.space for file in files.values() if file.space is not None), None)
+    return named if named is not None and encoder == UNKNOWN else Space(encoder, "", first.dimensions)
 
 
 @dataclass(frozen=True)

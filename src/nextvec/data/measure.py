@@ -1,5 +1,7 @@
 """The figures behind the preflight: one pass over all rows, and whole documents of a fixed sample.
 
+An ood set of its own may be measured with a store: it takes the place of the store's ood split.
+
 All figures are plain values, so that the rules of `check.py` can be tried on figures from anywhere.
 
 Letters in names: N rows of the store, R rows of a sample, M documents, D dimensions.
@@ -28,29 +30,34 @@ _BLOCK = 8192  # rows read at once
 _SAMPLE_VALUES = 2**26  # most numbers of a sample: 256 MiB as float32
 
 
-def measure_store(store: Store, least: int, sample: int) -> Figures:
+def measure_store(store: Store, least: int, sample: int, ood: Store | None = None) -> Figures:
     """Everything that the preflight judges, for windows with at least `least` vectors before the target.
 
-    `sample` is the most rows of each split that coherence and mean direction are measured on. Coherence is the mean
-    cosine of two rows of a document at each of DISTANCES, None where no document is that long.
+    `sample` is the most rows of each split that coherence and directions are measured on. Coherence is the mean
+    cosine of two rows of a document at each of DISTANCES, None where no document is that long. `alignment` is the part
+    of a split's energy (squared length) in train's strongest directions, over that in as many directions of its own.
+    `ood` holds the ood split, where it is not the store's own.
     """
-    documents = store.documents
-    scan = _scan_rows(store.vectors)
+    homes = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
+    scans = {home.path: _scan_rows(home.vectors) for home in homes.values()}
+    train = _digests(scans[store.path], store.documents, "train")
     splits: dict[str, Figures] = {}
-    means: dict[str, NDArray[np.float32]] = {}
-    for split in SPLITS:
-        counts = _count_split(documents, split, least)
+    samples: dict[str, NDArray[np.float32]] = {}
+    for split, home in homes.items():
+        counts = _count_split(home.documents, split, least)
         if counts["documents"]:
-            coherence, means[split] = _measure_split(store.vectors, documents, split, sample)
-            norm = round(float(np.linalg.norm(means[split])), 4)
+            coherence, samples[split] = _measure_split(home.vectors, home.documents, split, sample)
+            norm = round(float(np.linalg.norm(samples[split].mean(axis=0))), 4)
             splits[split] = {**counts, "coherence": coherence, "mean_norm": norm}
-            splits[split].update(_count_repeats(scan, documents, split))
+            splits[split].update(_count_repeats(scans[home.path], home.documents, split, train))
+    means = {split: sampled_RD.mean(axis=0) for split, sampled_RD in samples.items()}
     return {
         "rows": len(store.vectors),
         "dimensions": store.dimensions,
         "min_context": least,
-        **_measure_lengths(scan, documents),
-        "torn_groups": _find_torn_groups(documents),
+        **_measure_lengths(scans[store.path], store.documents),
+        "ood_set": None if ood is None else _measure_lengths(scans[ood.path], ood.documents),
+        "torn_groups": _find_torn_groups(store.documents),
         "splits": splits,
         "mean_direction_cosine": {
             f"{one}-{other}": round(_cosine(means[one], means[other]), 4)
@@ -58,7 +65,15 @@ def measure_store(store: Store, least: int, sample: int) -> Figures:
             for other in means
             if SPLITS.index(one) < SPLITS.index(other)
         },
+        "alignment": _measure_alignment(samples) if "ood" in samples else {},
     }
+
+
+def shared_rows(train: Store, other: Store, split: str) -> float:
+    """The part of a split's rows in `other` that are rows of the train split of `train`, too: from 0 to 1."""
+    seen = _digests(_scan_rows(train.vectors), train.documents, "train")
+    rows = _digests(_scan_rows(other.vectors), other.documents, split)
+    return float(np.isin(rows.digest, seen.digest).mean()) if len(rows.digest) else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,9 @@ def _scan_rows(vectors: NDArray[Any]) -> _Scan:
     for start in range(0, len(vectors), _BLOCK):
         rows = np.ascontiguousarray(vectors[start : start + _BLOCK])
         norm[start : start + len(rows)] = _lengths(rows.astype(np.float32))
-        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+        # In half precision, so that a float16 store and a float32 file show the vectors that they share.
+        halves = rows.astype(np.float16, copy=False)
+        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in halves)
         digest[start : start + len(rows)] = np.frombuffer(digests, np.uint64)
     return _Scan(norm, digest)
 
@@ -125,20 +142,32 @@ def _count_split(documents: DocumentTable, split: str, least: int) -> Figures:
     }
 
 
-def _count_repeats(scan: _Scan, documents: DocumentTable, split: str) -> Figures:
+@dataclass(frozen=True)
+class _Digests:
+    """The hashes of a split's rows, and where they are."""
+
+    rows: NDArray[np.int64]
+    digest: NDArray[np.uint64]
+    documents: DocumentTable
+
+
+def _digests(scan: _Scan, documents: DocumentTable, split: str) -> _Digests:
+    rows = np.flatnonzero(np.repeat(documents.splits, documents.rows) == SPLITS.index(split))
+    return _Digests(rows, scan.digest[rows], documents)
+
+
+def _count_repeats(scan: _Scan, documents: DocumentTable, split: str, train: _Digests) -> Figures:
     """Rows that repeat another row of their split, and rows that are in train too, with an example."""
-    split_N = np.repeat(documents.splits, documents.rows)
-    rows = np.flatnonzero(split_N == SPLITS.index(split))
-    digests = scan.digest[rows]
-    figures: Figures = {"repeats": len(rows) - len(np.unique(digests))}
+    own = _digests(scan, documents, split)
+    figures: Figures = {"repeats": len(own.rows) - len(np.unique(own.digest))}
     if split != "train":
-        train_rows = np.flatnonzero(split_N == SPLITS.index("train"))
-        leaked = np.isin(digests, scan.digest[train_rows])
+        leaked = np.isin(own.digest, train.digest)
         figures.update(in_train=int(leaked.sum()), in_train_example=None)
         if leaked.any():
-            row = rows[leaked.argmax()]
-            twin = train_rows[(scan.digest[train_rows] == scan.digest[row]).argmax()]
-            figures["in_train_example"] = f"{_place(documents, int(row))} and {_place(documents, int(twin))}"
+            first = int(leaked.argmax())
+            twin = int((train.digest == own.digest[first]).argmax())
+            places = (_place(documents, int(own.rows[first])), _place(train.documents, int(train.rows[twin])))
+            figures["in_train_example"] = " and ".join(places)
     return figures
 
 
@@ -161,7 +190,7 @@ def _find_torn_groups(documents: DocumentTable) -> Figures:
 def _measure_split(
     vectors: NDArray[Any], documents: DocumentTable, split: str, sample: int
 ) -> tuple[list[float | None], NDArray[np.float32]]:
-    """The coherence of a split at each of DISTANCES and its mean vector (D,), without rows that have no direction."""
+    """The coherence of a split at each of DISTANCES, and the sampled rows (R, D) that have a direction, at length 1."""
     rows_R, document_R = _sample_documents(documents, split, min(sample, _SAMPLE_VALUES // vectors.shape[1]))
     sampled_RD = vectors[rows_R].astype(np.float32)
     lengths_R = _lengths(sampled_RD)
@@ -174,7 +203,31 @@ def _measure_split(
         same &= usable_R[:-distance] & usable_R[distance:]
         cosines = np.einsum("rd,rd->r", sampled_RD[:-distance], sampled_RD[distance:])[same]
         coherence.append(round(float(cosines.mean(dtype=np.float64)), 4) if len(cosines) else None)
-    return coherence, sampled_RD.sum(axis=0) / max(int(usable_R.sum()), 1)
+    return coherence, sampled_RD if usable_R.all() else sampled_RD[usable_R]
+
+
+def _measure_alignment(samples: dict[str, NDArray[np.float32]]) -> dict[str, float]:
+    """For val and ood: energy in train's first K directions over that in their own first K, from about K / D to 1.
+
+    A space's texts share their strongest directions, whatever they speak of; vectors of another encoder do not.
+    """
+    if "train" not in samples:
+        return {}
+    dimensions = samples["train"].shape[1]
+    count = max(dimensions // 8, 1)
+    directions_DK = np.linalg.eigh(_second_moment(samples["train"]))[1][:, -count:]
+    alignment = {}
+    for split, sampled_RD in samples.items():
+        own = np.linalg.eigvalsh(_second_moment(sampled_RD))[-count:].sum()
+        if split != "train" and own > 0:
+            captured = np.square(sampled_RD @ directions_DK).sum(dtype=np.float64) / max(len(sampled_RD), 1)
+            alignment[split] = round(float(captured / own), 4)
+    return alignment
+
+
+def _second_moment(sampled_RD: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean of the outer products of rows, (D, D)."""
+    return (sampled_RD.T @ sampled_RD).astype(np.float64) / max(len(sampled_RD), 1)
 
 
 def _sample_documents(documents: DocumentTable, split: str, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

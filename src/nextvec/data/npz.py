@@ -3,6 +3,7 @@
     context_sequences   (W, S, D) float16 or float32: the vectors before each target, oldest first
     target_vectors      (W, D) of the same kind
     article_index       (W,) integers, optional: the document that each window comes from
+    space               (1,) text, optional: the embedding space as JSON, in files that nextvec wrote
 
 Members that are stored as they are (np.savez) are memory-mapped in the archive; compressed ones (np.savez_compressed)
 are streamed. Members that would have to be unpickled are never loaded.
@@ -11,6 +12,8 @@ are streamed. Members that would have to be unpickled are never loaded.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import lzma
 import math
 import struct
@@ -24,11 +27,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.data.space import Space
 from nextvec.data.split import SPLITS
-from nextvec.errors import StoreError, did_you_mean
+from nextvec.errors import SpaceError, StoreError, did_you_mean
 from nextvec.files import write_atomic
 
-CONTEXTS, TARGETS, ARTICLES = "context_sequences", "target_vectors", "article_index"
+CONTEXTS, TARGETS, ARTICLES, SPACE = "context_sequences", "target_vectors", "article_index", "space"
 BLOCK_BYTES = 32 * 2**20
 """About how much of a member is in memory at a time."""
 
@@ -86,6 +90,8 @@ class WindowFile:
     targets: Member
     documents: NDArray[np.integer[Any]] | None = field(repr=False)
     """(W,) the document of each window, where it is known."""
+    space: Space | None
+    """What made the vectors, where the file says it."""
     notices: tuple[str, ...]
     """What was found and not used, in words."""
 
@@ -103,6 +109,13 @@ class WindowFile:
     def dimensions(self) -> int:
         """D."""
         return self.targets.shape[1]
+
+
+def npz_fingerprint(path: Path) -> str:
+    """16 hexadecimal digits that name the content of an npz file, from the checksums that the archive keeps."""
+    with _reading(path, "the file"), zipfile.ZipFile(path) as archive:
+        members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
+    return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
 
 
 def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
@@ -134,11 +147,12 @@ def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
         labels = _require_labels(_load(documents), windows, f"documents {documents}")
     elif ARTICLES in members and not members[ARTICLES].dtype.hasobject:
         labels = _require_labels(members.pop(ARTICLES).whole(), windows, f"{path}: {ARTICLES}")
+    space = _read_space(members.pop(SPACE), dimensions) if SPACE in members else None
     notices = tuple(
         f"{path.name}: member {name} is {'pickled: never loaded' if member.dtype.hasobject else 'not used'}"
         for name, member in sorted(members.items())
     )
-    return WindowFile(path, contexts, targets, labels, notices)
+    return WindowFile(path, contexts, targets, labels, space, notices)
 
 
 def open_files(files: Mapping[str, Path], documents: Path | Mapping[str, Path] | None) -> dict[str, WindowFile]:
@@ -232,6 +246,17 @@ def _require_vectors(member: Member, axes: int) -> Member:
             f"{member.path}: {member.name} must be {form} float16 or float32, it is {member.shape} {member.dtype}"
         )
     return member
+
+
+def _read_space(member: Member, dimensions: int) -> Space | None:
+    """The space that a file names; None where another tool's member happens to have that name."""
+    if member.dtype.kind != "U" or member.shape != (1,):
+        return None
+    try:
+        space = Space.from_dict(json.loads(str(member.whole()[0])))
+    except (ValueError, SpaceError):
+        return None
+    return space if space.dimensions == dimensions else None
 
 
 def _load(path: Path) -> Any:

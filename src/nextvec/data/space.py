@@ -94,6 +94,9 @@ def difference(one: Space, other: Space) -> str | None:
     return f"{one} against {other}" if one.encoder != other.encoder or revisions_differ else None
 
 
+SYNTHETIC = "synthetic"
+"""Encoder name of vectors that were drawn from a known process."""
+
 UNKNOWN = "unknown"
 """Encoder name of vectors that came without one (npz files)."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextvec.data.space import Space
+from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.split import SPLITS
 from nextvec.errors import OutputError, StoreError
 from nextvec.files import sha256_of, sync_folder, write_json, writing
@@ -75,6 +75,11 @@ class Store:
         files = self.manifest["files"]
         return f"{files[VECTORS]}:{files[DOCUMENTS]}"
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether the vectors were drawn from a known process, not made from text."""
+        return self.space.encoder == SYNTHETIC
+
     def to_dict(self) -> dict[str, Any]:
         """Path and manifest, for --json."""
         return {"store": str(self.path), **self.manifest}
@@ -103,6 +108,12 @@ class Store:
             splits, first_row, rows, table["group"].to_numpy(),
         )  # fmt: skip
 
+    def with_documents(self, documents: DocumentTable) -> Store:
+        """The same store under another division into documents or splits; nothing changes on the disk."""
+        changed = replace(self)
+        changed.__dict__["documents"] = documents  # what the cached property would read
+        return changed
+
     @property
     def has_texts(self) -> bool:
         """Whether the chunks' texts are stored."""
@@ -122,7 +133,7 @@ def open_store(path: str | Path) -> Store:
     """Open a store. Raises StoreError if it is missing, unfinished, damaged or of a newer format."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        hint = "run 'nextvec data build' or 'nextvec data import' to make one"
+        hint = "run 'nextvec data build' or 'nextvec data import' to make one, or 'nextvec rehearse' for a dry run"
         if unfinished_folder(path).is_dir():
             hint = "its build was interrupted; run the same 'nextvec data build' command again to go on"
         raise StoreError(f"store {path}: no {MANIFEST} there; {hint}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nextvec.data.lengths import CONTEXT, Lengths, long_lengths, require, solve_lengths
 from nextvec.data.newstore import create_vectors, unfinished_store
-from nextvec.data.space import Space
+from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.split import SPLITS, SplitPlan, assign_splits
 from nextvec.data.statespace import Shares, StateSpace, fit_shares, make_state_space
 from nextvec.data.store import VECTORS, DocumentTable, Store, finish_store, map_vectors, write_documents
@@ -110,7 +110,17 @@ class SyntheticSpec:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the spec."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(dataclasses.asdict(self))
+
+    @property
+    def space(self) -> Space:
+        """The embedding space: stores of one process have the same, whatever their size and coherence."""
+        process = (self.dimensions, self.topics, self.spectrum, self.forward, self.seed)
+        return Space(SYNTHETIC, _digest(process), self.dimensions)
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 PRESETS = {
@@ -127,6 +137,23 @@ PRESETS = {
 }  # fmt: skip
 """small: for tests. linear: ridge reaches its ceiling within 0.01. production and production-584k: the sizes and
 statistics of the production sets (584k: as many documents as give the same share of short ones)."""
+
+
+REHEARSAL: dict[str, Any] = {"coherence": (0.52,), "spectrum": 3.0, "topics": 4}
+"""How a rehearsal's vectors differ from the presets: fewer directions carry them, and neighbours are closer, so that
+even a fiftieth of the windows teaches a healthy model to reach the runbook's thresholds, and a sick one misses them."""
+
+REHEARSAL_OOD = (20, 150)
+"""Fewest documents and windows of a rehearsal's ood part, whatever the scale."""
+
+
+def rehearsal_spec(preset: str, scale: float) -> SyntheticSpec:
+    """What a rehearsal of a preset's production run trains on, at `scale` times its size."""
+    spec = scaled(PRESETS[preset], scale)
+    documents, windows = REHEARSAL_OOD
+    return dataclasses.replace(
+        spec, **REHEARSAL, ood_documents=max(spec.ood_documents, documents), ood_windows=max(spec.ood_windows, windows)
+    )
 
 
 def scaled(spec: SyntheticSpec, scale: float) -> SyntheticSpec:
@@ -157,7 +184,7 @@ def synthesise(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
         if spec.ood_documents:
             shares["ood"] = fit_shares(space, _continued(spec.ood_coherence, spec.mean), spec.mean, spec.seed)
         plan = SplitPlan(val=spec.val, ood_sources=("synthetic-ood",))
-        table = _document_table(spec, plan)
+        table = document_table(spec, plan)
         _draw_vectors(folder, spec, space, shares, table, quiet)
         write_documents(folder, table)
         write_atomic(folder / PARAMETERS, lambda file: np.savez(file, **dataclasses.asdict(space)))
@@ -170,7 +197,7 @@ def synthesise(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
         }
         counts = {"documents": len(table), "vectors": len(vectors)}
         return finish_store(
-            folder, out, Space("synthetic", spec.fingerprint, spec.dimensions), counts, origin="synthetic",
+            folder, out, spec.space, counts, origin="synthetic",
             split=plan.to_dict(), synthetic=synthetic,
         )  # fmt: skip
 
@@ -251,7 +278,7 @@ def _cosines(one_BD: NDArray[np.float32], other_BD: NDArray[np.float32]) -> floa
     return float((np.einsum("bd,bd->b", one_BD, other_BD) / lengths).sum(dtype=np.float64))
 
 
-def _document_table(spec: SyntheticSpec, plan: SplitPlan) -> DocumentTable:
+def document_table(spec: SyntheticSpec, plan: SplitPlan) -> DocumentTable:
     """Train and val documents, then those of ood, each a group of its own."""
     lengths, ood_lengths = spec.lengths()
     rows = np.concatenate([lengths, ood_lengths])

@@ -48,6 +48,25 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class WindowSet:
+    """The windows of a split together with what they index: what a model trains on, or is judged on."""
+
+    split: str
+    vectors: Tensor
+    """(N, D) all vectors of the store that the split is in."""
+    documents: DocumentTable
+    """The store's documents, of all splits."""
+    windows: Windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """The windows at the positions `index` (B,), in the vectors' dtype."""
+        return gather(self.vectors, self.windows, index)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a model reads and what it should say."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import Windows, sample
+from nextvec.data.windows import Windows, WindowSet, sample
 from nextvec.errors import NotFiniteError
 from nextvec.judge.bootstrap import bootstrap_means, interval
 from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement, conclude
@@ -23,46 +22,43 @@ __all__ = ["Judgement", "judge_predictors"]
 
 def judge_predictors(
     predictors: Mapping[str, Predictor],
-    vectors: Tensor,
-    documents: DocumentTable,
-    windows: Mapping[str, Windows],
+    sets: Mapping[str, WindowSet],
     recipe: JudgeRecipe,
     *,
     seed: int,
     model: str | None,
+    notes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Judgement:
     """Judge predictors on the windows of some splits; `model` names the one that the others are baselines of.
 
-    `vectors` (N, D) and `windows` are on the predictors' device, `windows` is by split. A split without windows is left
-    out with a note. Without a model there are no gains and no verdict.
+    `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given.
+    Without a model there are no gains and no verdict.
     Raises NotFiniteError if a prediction is NaN or infinite.
     """
     assert predictors and (model is None or model in predictors), (model, list(predictors))
     names = sorted(predictors, key=lambda name: name != model)  # a stable sort: the model first, the others as given
-    total = len(names) * sum(map(len, windows.values()))
-    splits, notes = {}, []
+    total = len(names) * sum(map(len, sets.values()))
+    splits, told = {}, [*notes]
     with progress("judging", total, unit="windows", quiet=quiet) as task:
-        for split, index in windows.items():
-            if len(index) == 0:
-                notes.append(f"{split}: not judged, no document is long enough for a window")
+        for split, windows in sets.items():
+            if len(windows) == 0:
+                told.append(f"{split}: not judged, no document is long enough for a window")
                 continue
             ordered = {name: predictors[name] for name in names}
-            splits[split] = _judge_split(ordered, vectors, documents, split, index, recipe, seed, model, task)
-    return Judgement(model, splits, tuple(notes), None if model is None else conclude(model, splits))
+            splits[split] = _judge_split(ordered, windows, recipe, seed, model, task)
+    return Judgement(model, splits, tuple(told), None if model is None else conclude(model, splits))
 
 
 def _judge_split(
     predictors: Mapping[str, Predictor],
-    vectors: Tensor,
-    documents: DocumentTable,
-    split: str,
-    windows: Windows,
+    judged: WindowSet,
     recipe: JudgeRecipe,
     seed: int,
     model: str | None,
     task: Task,
 ) -> SplitJudgement:
+    vectors, documents, windows, split = judged.vectors, judged.documents, judged.windows, judged.split
     candidates = candidates_of(vectors, documents, split)
     queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
     scores: dict[str, WindowScores] = {}

@@ -136,8 +136,10 @@ def conclude(model: str, splits: Mapping[str, SplitJudgement]) -> Verdict:
     reasons = {name: tuple(_reasons(model, split)) for name, split in splits.items()}
     deciding = {name: split.gain for name, split in splits.items() if name != "train" and split.gain is not None}
     if "val" not in deciding:
-        return Verdict("amber", f"{model} was not compared with a baseline on val: nothing is proved.", reasons)
-    lights = {name: _light(gain) for name, gain in deciding.items()}
+        rest = "".join(f" It {_OUTCOMES[light_of(gain)]} on {name} ({gain})." for name, gain in deciding.items())
+        light: Light = worst([*map(light_of, deciding.values()), "amber"])
+        return Verdict(light, f"{model} was not compared with a baseline on val: nothing is proved.{rest}", reasons)
+    lights = {name: light_of(gain) for name, gain in deciding.items()}
     # Losing on unseen documents of the training sources is failure; losing only on other sources is a limit to know.
     light = lights["val"] if lights["val"] == "red" else min(worst(lights.values()), "amber", key=LIGHTS.index)
     told: list[str] = []
@@ -157,7 +159,8 @@ _OUTCOMES: dict[Light, str] = {
 }
 
 
-def _light(gain: Estimate) -> Light:
+def light_of(gain: Estimate) -> Light:
+    """Green where a gain is surely above zero, red where it is surely below, amber where nobody can tell."""
     return "green" if gain.low > 0 else "red" if gain.high < 0 else "amber"
 
 

@@ -15,13 +15,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.lights import SHAPES, Light
+from nextvec.lights import COLOURS, SHAPES, Light
 
 if TYPE_CHECKING:
     from nextvec.data.check import CheckReport
     from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, SplitJudgement, Verdict
-
-COLOURS: dict[Light, str] = {"green": "green", "amber": "yellow", "red": "red"}
 
 
 @dataclass(frozen=True)

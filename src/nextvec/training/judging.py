@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from nextvec.data.dataset import Dataset, open_data, open_ood
+from nextvec.data.measure import shared_rows
 from nextvec.data.space import require_same
-from nextvec.data.store import open_store
-from nextvec.data.windows import gather, index_windows, sample
+from nextvec.data.store import MANIFEST, Store, open_store
+from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
 from nextvec.judge.evaluate import judge_predictors
 from nextvec.judge.judgement import Judgement
-from nextvec.models.baselines import fit_baselines
+from nextvec.models.base import LatentModel
+from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.runtime import resolve_device
-from nextvec.training.checkpoint import BASELINES, BEST, read_checkpoint
+from nextvec.training.checkpoint import BASELINES, BEST, Checkpoint, read_checkpoint
 from nextvec.training.run import Run, show
-from nextvec.training.start import load_baselines
+from nextvec.training.start import fit_on, load_baselines
 
 JUDGED_SPLITS = ("val", "ood")
 
@@ -27,12 +31,11 @@ def judge_best(run: Run) -> Judgement:
     model = checkpoint.model().to(run.device)
     judgement = judge_predictors(
         {run.recipe.model.kind: model, **run.baselines},
-        run.vectors,
-        run.store.documents,
-        {split: run.windows[split] for split in JUDGED_SPLITS if split in run.windows},
+        {split: run.sets[split] for split in JUDGED_SPLITS if split in run.sets},
         run.recipe.judge,
         seed=run.recipe.seed,
         model=run.recipe.model.kind,
+        notes=(SYNTHETIC_NOTE,) if run.data.synthetic else (),
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
@@ -43,54 +46,123 @@ def judge_best(run: Run) -> Judgement:
     return judgement
 
 
-def judge_checkpoint(path: Path, *, data: str, context: int | None, device: str, quiet: bool) -> Judgement:
-    """Judge a checkpoint on the val and ood splits of a store, beside baselines fitted on the store's train split.
+def judge_checkpoint(
+    path: Path,
+    *,
+    data: str = "",
+    ood_data: str = "",
+    context: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Judgement:
+    """Judge a checkpoint beside the baselines on the val and ood splits of a store, or on an ood set alone.
 
-    Raises CheckpointError or SpaceError where checkpoint and store don't fit each other.
+    `data` and `ood_data` are stores or .npz files of windows. With `ood_data` alone only that set is judged, beside the
+    baselines that the run fitted. Raises CheckpointError or SpaceError where checkpoint and data don't fit each other.
     """
     checkpoint = read_checkpoint(path)
-    store_path = data or checkpoint.values.get("data", {}).get("store", "")
-    if not store_path:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: it does not say what it was trained on; give --data STORE"
-        )
-    store = open_store(store_path)
     model = checkpoint.model()
-    if model.dimensions != store.dimensions:
+    trained_on = _trained_on(checkpoint)
+    dataset = _dataset(checkpoint, trained_on, data, ood_data, quiet=quiet)
+    home = dataset.ood if ood_data and not data and dataset.ood else dataset.store
+    if model.dimensions != home.dimensions:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path}: {model.dimensions}-D, but store {store.path} is {store.dimensions}-D"
+            f"checkpoint {checkpoint.path}: {model.dimensions}-D, but store {home.path} is {home.dimensions}-D"
         )
     if checkpoint.space is not None:
-        require_same(checkpoint.space, store.space, f"checkpoint {checkpoint.path} and store {store.path}")
+        require_same(checkpoint.space, home.space, f"checkpoint {checkpoint.path} and store {home.path}")
     recipe = checkpoint.recipe
     steps = context or recipe.data.context
     least = recipe.data.min_context if steps == recipe.data.context else None
     chosen, notice = resolve_device(device)
     if notice:
         show((notice,), quiet=quiet)
-    vectors = torch.from_numpy(store.vectors).to(chosen)
-    same_data = checkpoint.values.get("data", {}).get("fingerprint") == store.fingerprint
-    fitted_before = checkpoint.path.parent / BASELINES
-    if same_data and steps == recipe.data.context and fitted_before.is_file():
-        baselines = load_baselines(fitted_before, chosen)
-    else:
-        train = index_windows(store.documents, "train", steps, least).to(chosen)
-        if not len(train):
-            raise CheckpointError(
-                f"store {store.path}: no train windows, so no baselines to judge beside; add a train split"
-            )
-        index = sample(len(train), recipe.judge.ridge_windows, recipe.seed).to(chosen)
-        batches = (gather(vectors, train, part) for part in index.split(4096))
-        fitted = fit_baselines(batches, store.dimensions, steps, quiet=quiet)
-        baselines = {name: baseline.to(chosen).eval() for name, baseline in fitted.items()}
-    windows = {split: index_windows(store.documents, split, steps, least).to(chosen) for split in JUDGED_SPLITS}
+    sets = dataset.windows(steps, least, chosen)
+    notes = [SYNTHETIC_NOTE] if dataset.synthetic else []
+    notes += _leaks(trained_on, dataset)
+    if dataset.ood is not None and dataset.store is not dataset.ood:
+        notes += [
+            item.text for item in dataset.check(steps, least).findings if item.light == "red" and "ood" in item.name
+        ]
+    baselines = _baselines(checkpoint, dataset, sets, steps, notes, chosen, quiet=quiet)
+    judged = ("ood",) if ood_data and not data else JUDGED_SPLITS
     return judge_predictors(
         {model.name: model.to(chosen), **baselines},
-        vectors,
-        store.documents,
-        {split: index for split, index in windows.items() if len(index)},
+        {split: sets[split] for split in judged if split in sets},
         recipe.judge,
         seed=recipe.seed,
         model=model.name,
+        notes=notes,
         quiet=quiet,
     )
+
+
+SYNTHETIC_NOTE = "SYNTHETIC data: a rehearsal; these scores say nothing about real text"
+
+
+def _trained_on(checkpoint: Checkpoint) -> Store | None:
+    """The store that a checkpoint was trained on; None where it is not known, or not there any more."""
+    name = checkpoint.values.get("data", {}).get("store", "")
+    return open_store(name) if name and (Path(name) / MANIFEST).is_file() else None
+
+
+def _dataset(checkpoint: Checkpoint, trained_on: Store | None, data: str, ood_data: str, *, quiet: bool) -> Dataset:
+    """What is to be judged on. An ood set whose training store is unknown stands alone, in both places."""
+    if data:
+        store = open_data(data, quiet=quiet)
+        return Dataset(store, open_ood(ood_data, store, quiet=quiet) if ood_data else None)
+    if trained_on is not None:
+        ood = ood_data or checkpoint.values["data"].get("ood", "")
+        return Dataset(trained_on, open_ood(ood, trained_on, quiet=quiet) if ood else None)
+    if ood_data:
+        alone = open_data(ood_data, "ood", quiet=quiet)
+        alone = open_ood(ood_data, alone, quiet=quiet)
+        return Dataset(alone, alone)
+    named = checkpoint.values.get("data", {}).get("store", "")
+    why = (
+        f"the store that it was trained on, {named}, is not there"
+        if named
+        else "it does not say what it was trained on"
+    )
+    raise CheckpointError(f"checkpoint {checkpoint.path}: {why}; give --data STORE or --ood-data FILE")
+
+
+def _leaks(trained_on: Store | None, dataset: Dataset) -> list[str]:
+    """What a judgement on another store than the trained one must say: rows that the model has seen."""
+    if trained_on is None or trained_on.fingerprint == dataset.store.fingerprint:
+        return []
+    if trained_on.dimensions != dataset.store.dimensions:
+        return []
+    shares = {split: shared_rows(trained_on, dataset.store, split) for split in JUDGED_SPLITS}
+    return [
+        f"{share:.1%} of the rows of {split} were in the model's training set: its score there is too high"
+        for split, share in shares.items()
+        if share > 0
+    ]
+
+
+def _baselines(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    sets: Mapping[str, WindowSet],
+    steps: int,
+    notes: list[str],
+    device: torch.device,
+    *,
+    quiet: bool,
+) -> dict[str, LatentModel]:
+    """The baselines that the run fitted, if it was on these data; else fitted on the store's train split.
+
+    Where there is neither, only those that need no fitting; a note is added that says so.
+    """
+    recipe = checkpoint.recipe
+    fitted_before = checkpoint.path.parent / BASELINES
+    same_context = steps == recipe.data.context and fitted_before.is_file()
+    same_data = checkpoint.values.get("data", {}).get("fingerprint") == dataset.store.fingerprint
+    if same_context and (same_data or "train" not in sets):
+        return load_baselines(fitted_before, device)
+    if "train" not in sets:
+        notes.append("no train windows here and no baselines beside the checkpoint: only those that need no fitting")
+        plain = (CopyLast(dataset.store.dimensions), ContextMean(dataset.store.dimensions))
+        return {baseline.name: baseline.to(device).eval() for baseline in plain}
+    return fit_on(sets["train"], recipe.judge.ridge_windows, recipe.seed, quiet=quiet)

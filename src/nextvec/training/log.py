@@ -3,13 +3,18 @@
 Epoch 3/30
   train_cosine=0.5123 train_loss_mse=0.001270 train_loss_info=1.7312 share_mse=0.50 share_info=0.50
   val_cosine=0.5234 val_gain=+0.0044 over decayed-mean 0.5190 val_margin=+0.1012 val_loss_mse=0.001241 …
+  lr=0.000473 windows_per_second=3126 seconds=4.1 best so far
+  ● green gate: val cosine 0.5234 ≥ 0.48 (best baseline decayed-mean 0.5190)
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from nextvec.judge.gates import GateVerdict
 from nextvec.recipe import Recipe
+
+SYNTHETIC_LINE = "SYNTHETIC data: a rehearsal; its scores say nothing about real text"
 
 
 def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
@@ -17,7 +22,9 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     windows = ", ".join(f"{split} {count:,}" for split, count in facts["windows"].items())
     weights = recipe.objective.model_dump(include={"mse", "info", "moment", "variance"})
     terms = " ".join(f"{name}={weight:g}" for name, weight in weights.items() if weight)
+    lines = [SYNTHETIC_LINE] if facts["synthetic"] else []
     return [
+        *lines,
         f"nextvec {facts['versions']['nextvec']} · run {recipe.name} · recipe {recipe.fingerprint}",
         f"model {recipe.model.kind}, {facts['parameters']:,} parameters, seed {recipe.seed}",
         f"data {recipe.data.store} · {facts['space']} · context {recipe.data.context} · windows: {windows}",
@@ -27,7 +34,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
 
 
 def epoch_lines(record: dict[str, Any], recipe: Recipe) -> list[str]:
-    """An epoch's heading and, within the five lines below it, its figures."""
+    """An epoch's heading, within the five lines below it its figures, and then its gates."""
     lines = [f"Epoch {record['epoch']}/{recipe.training.epochs}"]
     lines.append("  " + _figures(record, "train_") + _figures(record, "share_", ".2f"))
     for split in ("val", "ood"):
@@ -38,7 +45,7 @@ def epoch_lines(record: dict[str, Any], recipe: Recipe) -> list[str]:
         f"  lr={record['lr']:.3g} windows_per_second={record['windows_per_second']:.0f} "
         f"seconds={record['seconds']:.1f}{best}"
     )
-    return lines
+    return lines + [f"  {GateVerdict(**verdict).line}" for verdict in record["gates"]]
 
 
 def _split_line(record: dict[str, Any], split: str) -> str:

@@ -14,19 +14,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from nextvec.data.windows import epoch_order, gather, sample
-from nextvec.errors import Interrupted, NotFiniteError
+from nextvec.data.windows import epoch_order, sample
+from nextvec.errors import Interrupted, NotFiniteError, StoppedError
+from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_gates, score
 from nextvec.judge.metrics import score_windows
+from nextvec.judge.sentinel import diagnose, sentinel_lines
 from nextvec.progress import progress
 from nextvec.runtime import autocast
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
 from nextvec.training.log import epoch_lines
-from nextvec.training.optimizer import epochs_without_improvement, rate_at, set_rate
+from nextvec.training.optimizer import rate_at, set_rate
 from nextvec.training.run import Run, save_position
 
 STEP_EVENTS_PER_EPOCH = 20
@@ -37,7 +39,8 @@ LOSS_WINDOWS = 20_000
 def train(run: Run) -> None:
     """Train until the recipe's epochs are done or a rule ends the run.
 
-    Raises Interrupted after a signal (everything saved), NotFiniteError before an update with NaN or infinity.
+    Raises Interrupted after a signal and StoppedError at a red gate that stops, both with everything saved, and
+    NotFiniteError before an update with NaN or infinity.
     """
     with _stop_signals() as stop:
         while not run.position.done:
@@ -46,7 +49,7 @@ def train(run: Run) -> None:
 
 
 def _train_epoch(run: Run, stop: threading.Event) -> None:
-    recipe, position, windows = run.recipe.training, run.position, run.windows["train"]
+    recipe, position, windows = run.recipe.training, run.position, run.sets["train"]
     order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
     scores = _scores(run)
     parameters = list(run.model.parameters())
@@ -58,7 +61,7 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
         shown.advance(position.step_in_epoch * recipe.batch)
         while position.step_in_epoch < run.steps_per_epoch:
             start = position.step_in_epoch * recipe.batch
-            batch = gather(run.vectors, windows, order[start : start + recipe.batch])
+            batch = windows.batch(order[start : start + recipe.batch])
             target_BD = batch.target_BD.float()
 
             with autocast(run.device, run.precision):
@@ -98,10 +101,10 @@ def _finish_epoch(run: Run) -> None:
     record: dict[str, Any] = {"epoch": position.epoch + 1, "step": position.step}
     record |= _train_means(run)
     for split in ("val", "ood"):
-        if split in run.windows:
+        if split in run.sets:
             record |= _validate(run, split)
     record["lr"] = run.optimizer.param_groups[0]["lr"]
-    record["best"] = _score(run, record) > max(_scores(run), default=-math.inf)
+    record["best"] = score(run.recipe, record) > max(_scores(run), default=-math.inf)
     record["seconds"] = position.seconds
     record["windows_per_second"] = run.steps_per_epoch * recipe.batch / position.seconds
 
@@ -110,12 +113,17 @@ def _finish_epoch(run: Run) -> None:
     position.seconds = 0.0
     position.sums = {}
     position.history.append(record)
+    verdicts = judge_gates(run.recipe, position.history, run.baseline_cosines)
+    record["gates"] = [verdict.to_dict() for verdict in verdicts]
     waited = epochs_without_improvement(_scores(run))
     stopped_early = bool(recipe.early_stop) and waited >= recipe.early_stop
     position.done = position.epoch == recipe.epochs or stopped_early
 
     run.log.write("epoch", **record)
+    for verdict in verdicts:
+        run.log.write("gate", step=position.step, **verdict.to_dict())
     run.say(*epoch_lines(record, run.recipe))
+    run.say_sentinel(*sentinel_lines(record))
     checkpoint = {**run.describe(), "model_state_dict": run.model.state_dict()}
     if recipe.keep_epochs:
         save_checkpoint(run.path / epoch_file(position.epoch), checkpoint)
@@ -125,17 +133,38 @@ def _finish_epoch(run: Run) -> None:
         run.say(f"stopped early: {recipe.best_metric} has not improved for {waited} epochs")
     if position.done:
         run.event("trained", best_epoch=_best_epoch(run))
+    red = next((verdict for verdict in verdicts if verdict.stops), None)
+    if red is not None and not position.done:
+        _stop(run, red)
     run.write_history("trained" if position.done else "running")
     save_position(run)
+
+
+def _stop(run: Run, red: GateVerdict) -> NoReturn:
+    """End a run at a red gate: say why, save everything, and raise StoppedError."""
+    position = run.position
+    diagnosis = ""
+    if red.of_sentinel:
+        diagnosis = diagnose(position.history, run.baseline_cosines, red.red)
+    position.stopped = "; ".join(part for part in (red.reason, diagnosis or red.advice) if part)
+    who = "the sentinel" if red.of_sentinel else "a gate"
+    line = f"stopped by {who} after epoch {position.epoch}: {position.stopped}"
+    run.event("stopped", reason=red.reason, diagnosis=diagnosis, advice=red.advice)
+    run.say(line, shown=False)
+    if red.of_sentinel:
+        run.say_sentinel(line)
+    run.write_history("stopped", stopped=position.stopped)
+    save_position(run)
+    raise StoppedError(f"{line}; everything is saved; to go on all the same: nextvec resume {run.path} --force")
 
 
 def _validate(run: Run, split: str) -> dict[str, Any]:
     """Score the model on a split as the judge will, in float32 and without dropout."""
     run.model.eval()
-    windows = run.windows[split]
-    scores = score_windows(run.model, run.vectors, windows)
+    scores = score_windows(run.model, run.sets[split].vectors, run.sets[split].windows)
     if not scores.finite:
         run.event("failed", reason=f"predictions on {split} are not finite")
+        run.write_history("failed")
         raise NotFiniteError(f"the model's predictions on {split} are not finite; lower training.lr and start again")
     baseline, level = run.best_baseline(split)
     figures: dict[str, Any] = {
@@ -152,12 +181,12 @@ def _validate(run: Run, split: str) -> dict[str, Any]:
 @torch.inference_mode()
 def _validation_loss(run: Run) -> dict[str, float]:
     """The terms of the objective on a fixed shuffled sample of the validation windows, batched as in training."""
-    windows, size = run.windows["val"], run.recipe.training.batch
+    windows, size = run.sets["val"], run.recipe.training.batch
     chosen = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
     chosen = chosen[epoch_order(len(chosen), run.recipe.seed, 0)].to(run.device)
     sums: dict[str, float] = {}
     for index in chosen.split(size):
-        batch = gather(run.vectors, windows, index)
+        batch = windows.batch(index)
         prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
         values = run.objective.values(prediction_BD, batch.target_BD.float(), batch.group_B)
         values["loss"] = run.objective.loss(values)
@@ -174,14 +203,8 @@ def _train_means(run: Run) -> dict[str, float]:
     return {name if name.startswith(("share", "grad")) else f"train_{name}": mean for name, mean in means.items()}
 
 
-def _score(run: Run, record: dict[str, Any]) -> float:
-    """An epoch's validation score by the recipe's best_metric; higher is better."""
-    metric = run.recipe.training.best_metric
-    return float(-record[metric] if metric == "val_loss" else record[metric])
-
-
 def _scores(run: Run) -> list[float]:
-    return [_score(run, record) for record in run.position.history]
+    return [score(run.recipe, record) for record in run.position.history]
 
 
 def _best_epoch(run: Run) -> int:

@@ -59,11 +59,6 @@ def plateaus(scores: Sequence[float], patience: int) -> int:
     return count
 
 
-def epochs_without_improvement(scores: Sequence[float]) -> int:
-    """How many epochs ago the best score was reached (0: the last one is the best, or there is none)."""
-    return len(scores) - 1 - max(range(len(scores)), key=lambda epoch: scores[epoch]) if scores else 0
-
-
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group the learning rate `rate`."""
     for group in optimizer.param_groups:

@@ -17,8 +17,8 @@ from rich.console import Console
 from torch import Tensor
 
 from nextvec.data.check import CheckReport
-from nextvec.data.store import Store
-from nextvec.data.windows import Windows
+from nextvec.data.dataset import Dataset
+from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
 from nextvec.events import EVENTS_FILE, EventLog
 from nextvec.files import write_json, writing
@@ -28,7 +28,9 @@ from nextvec.objective import Objective
 from nextvec.recipe import Recipe
 from nextvec.training.checkpoint import RESUME, Checkpoint, save_checkpoint
 
-RECIPE_FILE, LOG_FILE, HISTORY_FILE = "recipe.toml", "training.log", "training_history.json"
+RECIPE_FILE, LOG_FILE, SENTINEL_FILE, HISTORY_FILE = (
+    "recipe.toml", "training.log", "ood_sentinel.log", "training_history.json",
+)  # fmt: skip
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Position:
     """One record for each finished epoch."""
     done: bool = False
     """Whether training is over (all epochs, or stopped early)."""
+    stopped: str = ""
+    """Why a gate stopped the run; empty where none did."""
 
 
 @dataclass
@@ -55,12 +59,10 @@ class Run:
 
     path: Path
     recipe: Recipe
-    store: Store
+    data: Dataset
     device: torch.device
     precision: torch.dtype
-    vectors: Tensor
-    """(N, D) the store's vectors, on the device."""
-    windows: dict[str, Windows]
+    sets: dict[str, WindowSet]
     """Split → its windows, on the device; splits without windows are left out."""
     check: CheckReport
     model: LatentModel
@@ -80,7 +82,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training windows."""
-        return len(self.windows["train"]) // self.recipe.training.batch
+        return len(self.sets["train"]) // self.recipe.training.batch
 
     @property
     def total_steps(self) -> int:
@@ -95,12 +97,12 @@ class Run:
 
     def say(self, *lines: str, shown: bool = True) -> None:
         """Append lines to training.log, and show them unless something else does."""
-        with (
-            writing(self.path / LOG_FILE),
-            (self.path / LOG_FILE).open("a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.write("".join(f"{line}\n" for line in lines))
+        _append(self.path / LOG_FILE, lines)
         show(lines, quiet=self.quiet or not shown)
+
+    def say_sentinel(self, *lines: str) -> None:
+        """Append lines to ood_sentinel.log."""
+        _append(self.path / SENTINEL_FILE, lines)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event with the run's position."""
@@ -113,13 +115,23 @@ class Run:
             "model_config": self.model.config,
             "recipe": self.recipe.to_toml(),
             "recipe_fingerprint": self.recipe.fingerprint,
-            "data": {"store": self.recipe.data.store, "fingerprint": self.store.fingerprint},
-            "space": self.store.space.to_dict(),
+            "data": self.describe_data(),
+            "space": self.data.store.space.to_dict(),
             "context": self.recipe.data.context,
             "epoch": self.position.epoch,
             "step": self.position.step,
             "metrics": self.position.history[-1] if self.position.history else {},
             "version": version("nextvec"),
+        }
+
+    def describe_data(self) -> dict[str, Any]:
+        """What a checkpoint says of its data."""
+        return {
+            "store": self.recipe.data.store,
+            "fingerprint": self.data.fingerprint,
+            "ood": self.recipe.data.ood,
+            "ood_fingerprint": self.data.ood_fingerprint,
+            "synthetic": self.data.synthetic,
         }
 
     def write_history(self, status: str, **facts: Any) -> None:
@@ -128,12 +140,18 @@ class Run:
             "name": self.recipe.name,
             "status": status,
             "recipe_fingerprint": self.recipe.fingerprint,
-            "data_fingerprint": self.store.fingerprint,
+            "data_fingerprint": self.data.fingerprint,
+            "synthetic": self.data.synthetic,
             "baselines": self.baseline_cosines,
             **facts,
             "epochs": self.position.history,
         }
         write_json(self.path / HISTORY_FILE, content)
+
+
+def _append(path: Path, lines: tuple[str, ...]) -> None:
+    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("".join(f"{line}\n" for line in lines))
 
 
 def show(lines: tuple[str, ...], *, quiet: bool = False) -> None:
@@ -161,6 +179,7 @@ def save_position(run: Run) -> None:
         "sums": position.sums,
         "history": position.history,
         "done": position.done,
+        "stopped": position.stopped,
         "baseline_cosines": run.baseline_cosines,
     }
     run.log.sync()
@@ -178,7 +197,7 @@ def restore(run: Run, saved: Checkpoint) -> None:
         run.position = Position(
             training["epoch"], training["step_in_epoch"], training["step"], training["seconds"],
             {name: total.to(run.device) for name, total in training["sums"].items()},
-            training["history"], training["done"],
+            training["history"], training["done"], training["stopped"],
         )  # fmt: skip
         run.baseline_cosines = training["baseline_cosines"]
         random = training["random"]

@@ -7,31 +7,33 @@ resume_run  opens a folder again, verifies that the data is the same, and takes 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from nextvec.data.check import CheckReport, check_store
+from nextvec.data.check import CheckReport
+from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
-from nextvec.data.split import SPLITS
-from nextvec.data.store import Store, open_store, require_new
-from nextvec.data.windows import gather, index_windows, sample
-from nextvec.errors import CheckpointError, RecipeError, StoreError
+from nextvec.data.store import Store, require_new
+from nextvec.data.windows import WindowSet, sample
+from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.events import Event
 from nextvec.files import make_folder, write_text
 from nextvec.judge.metrics import score_windows
+from nextvec.judge.sentinel import foreign_space, sentinel_lines, warnings_of
 from nextvec.models.base import LatentModel, count_parameters
 from nextvec.models.baselines import fit_baselines
 from nextvec.models.registry import create_model, model_from_config
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
-from nextvec.recipe import Recipe, load_recipe
+from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
 from nextvec.runtime import resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.training.checkpoint import BASELINES, RESUME, Checkpoint, read_checkpoint, save_checkpoint
 from nextvec.training.log import epoch_lines, header_lines
 from nextvec.training.optimizer import make_optimizer
-from nextvec.training.run import LOG_FILE, RECIPE_FILE, Position, Run, restore, save_position, show
+from nextvec.training.run import LOG_FILE, RECIPE_FILE, SENTINEL_FILE, Position, Run, restore, save_position, show
 
 
 def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
@@ -41,15 +43,14 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     nothing is written before these checks are over.
     """
     require_new(path)
-    store = _store_of(recipe)
-    recipe = recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"store": str(store.path.resolve())})}
-    )  # the run's folder must not depend on the working folder
-    report = check_store(store, recipe.data.context, recipe.data.min_context)
+    data = open_dataset(recipe.data, quiet=quiet)
+    recipe = _with_whole_paths(recipe, data)
+    store = data.store
+    report = data.check(recipe.data.context, recipe.data.min_context)
     if report.light == "red" and not force:
         raise StoreError(f"store {store.path}: {report.worst.text}; see 'nextvec data check', or use --force")
     warm = _warm_start(recipe, store)
-    run = _open(path, recipe, store, report, quiet=quiet)
+    run = _open(path, recipe, data, report, quiet=quiet)
 
     make_folder(path)
     write_text(path / RECIPE_FILE, recipe.to_toml())
@@ -59,12 +60,23 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     for finding in report.findings:
         if finding.light != "green":
             run.say(f"data check {finding.light}: {finding.text}")
+    for warning in warnings_of(recipe, "ood" in run.sets):
+        run.event("warning", text=warning)
+        run.say(f"warning: {warning}")
 
     run.baselines = _fit_baselines(run)
-    _measure_baselines(run)
+    run.baseline_cosines = baseline_cosines(run.baselines, run.sets)
     run.event("baselines", cosines=run.baseline_cosines)
     for split, cosines in run.baseline_cosines.items():
-        run.say(f"baselines on {split}: " + ", ".join(f"{name} {cosine:.4f}" for name, cosine in cosines.items()))
+        line = f"baselines on {split}: " + ", ".join(f"{name} {cosine:.4f}" for name, cosine in cosines.items())
+        run.say(line)
+        if split == "ood":
+            run.say_sentinel(line)
+    foreign = foreign_space(run.baseline_cosines)
+    if foreign and not force:
+        run.event("failed", reason=foreign)
+        run.write_history("failed", reason=foreign)
+        raise SpaceError(f"ood set of {store.path}: {foreign}, or use --force")
 
     if warm is not None:
         loaded = load_weights(run.model, warm.weights)
@@ -75,10 +87,11 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     return run
 
 
-def resume_run(path: Path, *, quiet: bool = False) -> Run:
+def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     """Open a run's folder and take up its last saved position.
 
-    Raises CheckpointError if there is no saved position, StoreError if the data is not the data it was trained on.
+    Raises CheckpointError if there is no saved position, StoreError if the data is not the data it was trained on,
+    StoppedError if a gate stopped the run and `force` is not given.
     """
     if not (path / RECIPE_FILE).is_file():
         raise CheckpointError(f"run {path}: no {RECIPE_FILE} there; name the folder of a run")
@@ -88,14 +101,21 @@ def resume_run(path: Path, *, quiet: bool = False) -> Run:
             f"run {path}: it ended before its first saved position; start it again with 'nextvec train'"
         )
     saved = read_checkpoint(path / RESUME)
-    store = _store_of(recipe)
-    trained_on = saved.values["data"]["fingerprint"]
-    if store.fingerprint != trained_on:
-        raise StoreError(f"store {store.path}: not the data that run {path} was trained on (SHA-256 differs)")
-    report = check_store(store, recipe.data.context, recipe.data.min_context)
-    run = _open(path, recipe, store, report, quiet=quiet)
+    data = open_dataset(recipe.data, quiet=quiet)
+    trained_on = saved.values["data"]
+    for home, now, then in (
+        (data.store, data.fingerprint, trained_on["fingerprint"]),
+        (data.ood, data.ood_fingerprint, trained_on["ood_fingerprint"]),
+    ):
+        if home is not None and now != then:
+            raise StoreError(f"store {home.path}: not the data that run {path} was trained on (SHA-256 differs)")
+    report = data.check(recipe.data.context, recipe.data.min_context)
+    run = _open(path, recipe, data, report, quiet=quiet)
     run.baselines = load_baselines(path / BASELINES, run.device)
     restore(run, saved)
+    if run.position.stopped and not force:
+        raise StoppedError(f"run {path} was stopped: {run.position.stopped}; to go on all the same, use --force")
+    run.position.stopped = ""
     run.event("resumed")
     _rewind_log(run)
     show((f"resumed after epoch {run.position.epoch}, step {run.position.step_in_epoch} of the next one",), quiet=quiet)
@@ -109,44 +129,43 @@ def _rewind_log(run: Run) -> None:
     opening = text.partition("Epoch 1/")[0]
     lines = [line for record in run.position.history for line in epoch_lines(record, run.recipe)]
     write_text(file, opening + "".join(f"{line}\n" for line in lines))
+    baselines = [line for line in opening.splitlines() if line.startswith("baselines on ood")]
+    checks = [line for record in run.position.history for line in sentinel_lines(record)]
+    write_text(run.path / SENTINEL_FILE, "".join(f"{line}\n" for line in baselines + checks))
 
 
-def _store_of(recipe: Recipe) -> Store:
-    if not recipe.data.store:
-        raise RecipeError(f"recipe {recipe.name}: data.store is empty; name the folder of a vector store")
-    return open_store(recipe.data.store)
+def _with_whole_paths(recipe: Recipe, data: Dataset) -> Recipe:
+    """The recipe with whole paths of stores, so that the run's folder does not depend on the working folder."""
+    places = {"store": str(data.store.path.resolve()), "ood": str(data.ood.path.resolve()) if data.ood else ""}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=places)})
 
 
-def _open(path: Path, recipe: Recipe, store: Store, report: CheckReport, *, quiet: bool) -> Run:
+def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, quiet: bool) -> Run:
     """The run in memory, with fresh weights."""
     device, notice = resolve_device(recipe.runtime.device)
     if notice:
         show((notice,), quiet=quiet)
     set_threads(recipe.runtime.threads)
-    windows = {
-        split: index_windows(store.documents, split, recipe.data.context, recipe.data.min_context) for split in SPLITS
-    }
-    windows = {split: index.to(device) for split, index in windows.items() if len(index)}
+    sets = data.windows(recipe.data.context, recipe.data.min_context, device)
     for split in ("train", "val"):
-        if split not in windows:
+        if split not in sets:
             raise StoreError(
-                f"store {store.path}: no {split} windows with context {recipe.data.context}; add documents"
+                f"store {data.store.path}: no {split} windows with context {recipe.data.context}; add documents"
             )
-    if len(windows["train"]) < recipe.training.batch:
+    if len(sets["train"]) < recipe.training.batch:
         raise RecipeError(
             f"recipe {recipe.name}: training.batch is {recipe.training.batch}, but there are only "
-            f"{len(windows['train'])} training windows; make the batch smaller"
+            f"{len(sets['train'])} training windows; make the batch smaller"
         )
     seed_everything(recipe.seed)
-    model = create_model(recipe.model, store.dimensions).to(device)
+    model = create_model(recipe.model, data.store.dimensions).to(device)
     return Run(
         path=path,
         recipe=recipe,
-        store=store,
+        data=data,
         device=device,
         precision=resolve_precision(recipe.training.precision, device),
-        vectors=torch.from_numpy(store.vectors).to(device),
-        windows=windows,
+        sets=sets,
         check=report,
         model=model,
         optimizer=make_optimizer(model, recipe.training),
@@ -183,9 +202,12 @@ def _facts(run: Run) -> Event:
         "name": run.recipe.name,
         "recipe": run.recipe.model_dump(exclude_none=True),
         "recipe_fingerprint": run.recipe.fingerprint,
-        "data_fingerprint": run.store.fingerprint,
-        "space": str(run.store.space),
-        "windows": {split: len(windows) for split, windows in run.windows.items()},
+        "data_fingerprint": run.data.fingerprint,
+        "ood_fingerprint": run.data.ood_fingerprint,
+        "synthetic": run.data.synthetic,
+        "space": str(run.data.store.space),
+        "vectors": len(run.data.store.vectors),
+        "windows": {split: len(windows) for split, windows in run.sets.items()},
         "parameters": count_parameters(run.model),
         "steps_per_epoch": run.steps_per_epoch,
         "device": str(run.device),
@@ -195,15 +217,21 @@ def _facts(run: Run) -> Event:
     }
 
 
+def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, LatentModel]:
+    """All baselines, fitted on a fixed sample of at most `most` training windows, on their device."""
+    device = train.vectors.device
+    index = sample(len(train), most, seed).to(device)
+    batches = (train.batch(part) for part in index.split(4096))
+    fitted = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
+    return {name: baseline.to(device).eval() for name, baseline in fitted.items()}
+
+
 def _fit_baselines(run: Run) -> dict[str, LatentModel]:
-    """Fit the baselines on (a fixed sample of) the training windows and save them."""
-    windows = run.windows["train"]
-    chosen = sample(len(windows), run.recipe.judge.ridge_windows, run.recipe.seed).to(run.device)
-    batches = (gather(run.vectors, windows, index) for index in chosen.split(4096))
-    baselines = fit_baselines(batches, run.store.dimensions, run.recipe.data.context, quiet=run.quiet)
+    """Fit the baselines and save them."""
+    baselines = fit_on(run.sets["train"], run.recipe.judge.ridge_windows, run.recipe.seed, quiet=run.quiet)
     states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
     save_checkpoint(run.path / BASELINES, {"baselines": states, "model_state_dict": {}, "model_config": {}})
-    return {name: model.to(run.device).eval() for name, model in baselines.items()}
+    return baselines
 
 
 def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
@@ -217,13 +245,32 @@ def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
     return baselines
 
 
-def _measure_baselines(run: Run) -> None:
-    """Score every baseline on the splits that the model will be scored on, before the first step."""
-    run.baseline_cosines = {
+def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool) -> dict[str, dict[str, float]]:
+    """What the baselines reach on val and ood of some data: split → baseline → mean cosine.
+
+    Raises StoreError if there are no windows to fit them on, or none of val.
+    """
+    data = open_dataset(DataRecipe(store=store, ood=ood), quiet=quiet)
+    chosen, notice = resolve_device(device)
+    if notice:
+        show((notice,), quiet=quiet)
+    sets = data.windows(context, None, chosen)
+    for split in ("train", "val"):
+        if split not in sets:
+            raise StoreError(f"store {data.store.path}: no {split} windows with context {context}; add documents")
+    judge = JudgeRecipe()
+    return baseline_cosines(fit_on(sets["train"], judge.ridge_windows, 0, quiet=quiet), sets)
+
+
+def baseline_cosines(
+    baselines: Mapping[str, LatentModel], sets: Mapping[str, WindowSet]
+) -> dict[str, dict[str, float]]:
+    """The mean cosine of every baseline on the splits that a model is scored on: split → baseline → cosine."""
+    return {
         split: {
-            name: score_windows(model, run.vectors, run.windows[split]).mean_cosine
-            for name, model in run.baselines.items()
+            name: score_windows(model, sets[split].vectors, sets[split].windows).mean_cosine
+            for name, model in baselines.items()
         }
         for split in ("val", "ood")
-        if split in run.windows
+        if split in sets
     }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 if TYPE_CHECKING:
     from nextvec.judge.judgement import Judgement
+    from nextvec.judge.success import Success
     from nextvec.training.run import Run
 
-JUDGEMENT_FILE, REPORT_FILE = "judgement.json", "report.html"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,68 @@ class TrainedRun:
 
     path: Path
     judgement: Judgement
+    success: Success
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
-        return {"run": str(self.path), "judgement": self.judgement.to_dict()}
+        return {"run": str(self.path), "judgement": self.judgement.to_dict(), "success": self.success.to_dict()}
+
+
+@dataclass(frozen=True)
+class OriginalFlags:
+    """The flags of the original trainer, each another way to write an override of the recipe."""
+
+    model_type: str | None = None
+    """model.kind: amn, lstm, gru or transformer."""
+    data: str | None = None
+    """data.store: a store or an .npz file of windows."""
+    ood_data: str | None = None
+    """data.ood: a store or an .npz file of windows."""
+    epochs: int | None = None
+    """training.epochs."""
+    batch_size: int | None = None
+    """training.batch."""
+    lr: float | None = None
+    """training.lr."""
+    device: str | None = None
+    """runtime.device: auto, cpu, cuda or mps."""
+    lambda_mse: float | None = None
+    """objective.mse."""
+    lambda_info: float | None = None
+    """objective.info."""
+    lambda_moment: float | None = None
+    """objective.moment."""
+    lambda_variance: float | None = None
+    """objective.variance."""
+    tau: float | None = None
+    """objective.tau."""
+    init_from: str | None = None
+    """training.init_from: a checkpoint to start from."""
+
+    def overrides(self) -> tuple[str, ...]:
+        """The flags that were given, as overrides."""
+        return tuple(
+            f"{field}={_as_toml(getattr(self, flag))}"
+            for flag, field in _FIELD_OF_FLAG.items()
+            if getattr(self, flag) is not None
+        )
+
+
+_FIELD_OF_FLAG = {
+    "model_type": "model.kind", "data": "data.store", "ood_data": "data.ood", "epochs": "training.epochs",
+    "batch_size": "training.batch", "lr": "training.lr", "device": "runtime.device", "lambda_mse": "objective.mse",
+    "lambda_info": "objective.info", "lambda_moment": "objective.moment", "lambda_variance": "objective.variance",
+    "tau": "objective.tau", "init_from": "training.init_from",
+}  # fmt: skip
+
+NO_FLAGS = OriginalFlags()
+
+
+def _as_toml(value: str | float) -> str:
+    """A value as TOML: text in quotes, so that a path can't be taken for a number."""
+    import json
+
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def demo(
@@ -50,7 +110,7 @@ def demo(
         plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
         build_store(["builtin:python-docs"], store, encoder="lsa", split=plan, min_chunks=8, quiet=quiet)
     return train(
-        "demo", (f"data.store={store}", *overrides), out=str(_new_folder(Path(out) / "runs", "demo")), quiet=quiet
+        "demo", (f"data.store={store}", *overrides), out=str(new_folder(Path(out) / "runs", "demo")), quiet=quiet
     )
 
 
@@ -58,7 +118,8 @@ def train(
     recipe: Positional[str],
     overrides: Positional[tuple[str, ...]] = (),
     *,
-    out: str = "",
+    flags: OmitArgPrefixes[OriginalFlags] = NO_FLAGS,
+    out: Annotated[str, arg(aliases=("--output-dir",))] = "",
     force: bool = False,
     quiet: bool = False,
 ) -> TrainedRun:
@@ -67,33 +128,35 @@ def train(
     Args:
         recipe: Path of a TOML file, or the name of a recipe that comes with nextvec.
         overrides: Changes to the recipe, such as data.store=my-store training.epochs=3.
+        flags: The original trainer's flags, each another way to write an override.
         out: Folder of the run; left out, artifacts/runs/NAME_TIME.
         force: Train although the data check is red.
         quiet: Show no progress.
     """
     from nextvec.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, (*overrides, *flags.overrides()))
     from nextvec.training.loop import train as train_loop  # after the recipe: a typo is told before torch loads
     from nextvec.training.start import start_run
 
-    folder = Path(out) if out else _new_folder(Path("artifacts/runs"), loaded.name)
+    folder = Path(out) if out else new_folder(Path("artifacts/runs"), loaded.name)
     run = start_run(loaded, folder, force=force, quiet=quiet)
     train_loop(run)
     return _judge_run(run)
 
 
-def resume(run: Positional[str], *, quiet: bool = False) -> TrainedRun:
+def resume(run: Positional[str], *, force: bool = False, quiet: bool = False) -> TrainedRun:
     """Go on with an interrupted run, to the end that it would have had without the interruption.
 
     Args:
         run: Folder of the run.
+        force: Go on although a gate or the sentinel stopped the run.
         quiet: Show no progress.
     """
     from nextvec.training.loop import train as train_loop
     from nextvec.training.start import resume_run
 
-    resumed = resume_run(Path(run), quiet=quiet)
+    resumed = resume_run(Path(run), force=force, quiet=quiet)
     train_loop(resumed)
     return _judge_run(resumed)
 
@@ -102,6 +165,7 @@ def eval(
     checkpoint: Positional[str],
     *,
     data: str = "",
+    ood_data: str = "",
     context: int | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -110,20 +174,24 @@ def eval(
 
     Args:
         checkpoint: A .pt file (of nextvec or of the original trainer) or the folder of a run.
-        data: Folder of the store; left out, the one that it was trained on.
+        data: A store or an .npz file of windows; left out, what it was trained on.
+        ood_data: A store or an .npz file of windows that is the ood set; without --data only that is judged.
         context: S; left out, what the checkpoint says, else 5.
         device: auto, cpu, cuda or mps.
         quiet: Show no progress.
     """
     from nextvec.training.judging import judge_checkpoint
 
-    return judge_checkpoint(Path(checkpoint), data=data, context=context, device=device, quiet=quiet)
+    return judge_checkpoint(Path(checkpoint), data=data, ood_data=ood_data, context=context, device=device, quiet=quiet)
 
 
 def _judge_run(run: Run) -> TrainedRun:
     """Judge the best checkpoint as it lies on the disk, and write what the run leaves for people."""
+    from nextvec.events import read_events
     from nextvec.files import write_json
+    from nextvec.judge.success import judge_success
     from nextvec.report.page import write_report
+    from nextvec.report.runfacts import JUDGEMENT_FILE
     from nextvec.report.table import judgement_markdown
     from nextvec.training.judging import judge_best
 
@@ -132,9 +200,13 @@ def _judge_run(run: Run) -> TrainedRun:
     write_report(run.path / REPORT_FILE, **_report_facts(run, judgement))
     run.event("judged", judgement=judgement.to_dict())
     run.say("", *judgement_markdown(judgement).splitlines(), shown=False)
+    success = judge_success(run.recipe, run.position.history, read_events(run.path, everything=True))
+    run.event("success", **success.to_dict())
+    assert judgement.verdict is not None
+    run.say("", *success.lines(judgement.verdict.light), shown=False)
     run.event("finished")
-    run.write_history("finished", verdict=judgement.to_dict()["verdict"])
-    return TrainedRun(run.path, judgement)
+    run.write_history("finished", verdict=judgement.to_dict()["verdict"], success=success.to_dict())
+    return TrainedRun(run.path, judgement, success)
 
 
 def _report_facts(run: Run, judgement: Judgement) -> dict[str, Any]:
@@ -151,9 +223,10 @@ def _report_facts(run: Run, judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _new_folder(parent: Path, name: str) -> Path:
+def new_folder(parent: Path, name: str) -> Path:
     """A folder's path that does not exist yet: the name and the time, and a number if that is taken."""
-    stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    as_file = re.sub(r"[^\w.+-]+", "_", name)
+    stem = f"{as_file}_{time.strftime('%Y%m%d_%H%M%S')}"
     path, number = parent / stem, 1
     while path.exists():
         number += 1

@@ -1,0 +1,31 @@
+"""The recipe: one TOML file that fully describes a run. `sections` are its fields, `loading` reads it."""
+
+from nextvec.recipe.loading import Recipe, find_recipe, load_recipe, make_recipe, recipe_folders
+from nextvec.recipe.sections import (
+    METRICS,
+    DataRecipe,
+    GateRecipe,
+    JudgeRecipe,
+    ModelRecipe,
+    ObjectiveRecipe,
+    RuntimeRecipe,
+    SuccessRecipe,
+    TrainingRecipe,
+)
+
+__all__ = [
+    "METRICS",
+    "DataRecipe",
+    "GateRecipe",
+    "JudgeRecipe",
+    "ModelRecipe",
+    "ObjectiveRecipe",
+    "Recipe",
+    "RuntimeRecipe",
+    "SuccessRecipe",
+    "TrainingRecipe",
+    "find_recipe",
+    "load_recipe",
+    "make_recipe",
+    "recipe_folders",
+]

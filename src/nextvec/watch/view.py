@@ -1,0 +1,247 @@
+"""A run's state as text for a terminal: pure functions of a `RunState`, at most 100 columns wide.
+
+    amn-790k-production  SYNTHETIC DATA                                          running · 3 min left
+    epoch 4 of 6  ━━━━━━━━━━━━━━━━━━━━━━━━─────────  71 %  step 1,712 of 2,418
+    cosine        epoch 4     gain   best (2)  trend   best baseline
+    val            0.5126  -0.0200     0.5180  ▄▄▄▃    █ 0.5326 ridge
+
+A view is made of blocks. Where there is no room for all of them, the least important ones are left out first. Names
+from recipes and logs are text, never markup. A score never stands without its baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from nextvec.lights import COLOURS, SHAPES, Light
+from nextvec.watch.fields import words
+from nextvec.watch.gates import GateToCome, Verdict
+from nextvec.watch.state import RunState
+from nextvec.watch.tables import LABEL, cosine_table, loss_table
+from nextvec.watch.words import duration
+
+WIDTH = 100
+"""Columns of a view, where the terminal has as many."""
+MOST_VERDICTS, MOST_TO_COME, MOST_WARNINGS = 8, 6, 6
+"""Lines of a block; what is left out is counted in its last line."""
+SMALLEST = 14
+"""Lines that a run needs where several are shown: its heading, its progress and its cosines."""
+COMING = "○"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the view; `rank` 0 is never left out, the highest is left out first."""
+
+    rank: int
+    content: RenderableType
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What rich prints for a run: all blocks, or those that fit in `height` lines."""
+
+    state: RunState
+    height: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The blocks, an empty line between two of them."""
+        options = options.update(width=min(WIDTH, options.max_width), height=None)
+        shown = list(run_blocks(self.state, options.max_width))
+        while self.height is not None and _lines(console, options, shown) > self.height:
+            last = max(block.rank for block in shown)
+            if not last:
+                break
+            shown = [block for block in shown if block.rank != last]
+        yield from console.render(_group(shown), options)
+
+
+def _group(blocks: Sequence[Block]) -> Group:
+    parts = [part for block in blocks for part in (Text(), block.content)]
+    return Group(*parts[1:])
+
+
+def _lines(console: Console, options: ConsoleOptions, blocks: Sequence[Block]) -> int:
+    return len(console.render_lines(_group(blocks), options))
+
+
+def run_blocks(state: RunState, width: int = WIDTH) -> Iterator[Block]:
+    """The blocks of a run's view from top to bottom; those with nothing to say are left out."""
+    yield Block(0, Group(*_heading(state)))
+    if state.part is not None and not state.ended:
+        yield Block(0, Group(*_progress(state)))
+    if state.latest:
+        yield Block(1, cosine_table(state, width))
+        yield Block(4, loss_table(state, width))
+    gates = [verdict for verdict in state.verdicts if not verdict.of_sentinel]
+    checks = [verdict for verdict in state.verdicts if verdict.of_sentinel]
+    if gates:
+        yield Block(2, _verdicts("gates", gates))
+    if checks:
+        yield Block(3, _verdicts("sentinel, on ood", checks))
+    if state.to_come:
+        yield Block(6, _to_come(state.to_come))
+    if state.warnings:
+        yield Block(5, _warnings(state.warnings))
+    if state.criteria or state.verdict:
+        yield Block(1, Group(*_outcome(state)))
+
+
+def status_words(state: RunState) -> tuple[str, Light | None]:
+    """A run's status in words, and the light before it where it has one."""
+    if state.silent_for is not None:
+        return f"{state.status}? no news for {duration(state.silent_for)}", "amber"
+    took = f" · trained {duration(state.seconds_trained)}" if state.seconds_trained else ""
+    match state.status:
+        case "waiting":
+            return "no events yet", None
+        case "starting":
+            return "starting: measuring baselines", None
+        case "running":
+            return "running" + ("" if state.seconds_left is None else f" · {duration(state.seconds_left)} left"), None
+        case "trained":
+            return f"trained · judging{took.replace(' · trained', ' ·')}", None
+        case "finished":
+            return f"finished{took}", None
+        case "interrupted":
+            return f"interrupted{took}", "amber"
+        case ended:
+            return f"{ended}{took}", "red"
+
+
+def _heading(state: RunState) -> Iterator[RenderableType]:
+    sentence, light = status_words(state)
+    status = Text(sentence, style="bold")
+    if light is not None:
+        status = Text.assemble((SHAPES[light], COLOURS[light]), " ", (sentence, f"bold {COLOURS[light]}"))
+    title = Text(words(state.name) or "a run", style="bold", overflow="ellipsis", no_wrap=True)
+    if state.synthetic:
+        title = Text.assemble(("SYNTHETIC DATA", "reverse"), "  ", title, overflow="ellipsis", no_wrap=True)
+    top = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    top.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    top.add_column(justify="right", no_wrap=True)
+    top.add_row(title, status)
+    yield top
+    if state.path:
+        yield Text(words(state.path), style="dim", overflow="ellipsis", no_wrap=True)
+    for facts in filter(None, (state.trained, state.data)):
+        yield Text(facts, style="dim", overflow="ellipsis", no_wrap=True)
+    if state.reason:
+        yield _row("■" if state.status in ("stopped", "failed") else " ", "red", state.reason)
+    if state.diagnosis:
+        yield _row(" ", "", f"diagnosis: {state.diagnosis}")
+    if state.status == "interrupted" or state.silent_for is not None:
+        dead = "" if state.ended else "if its process has died, "
+        yield Text(f"{dead}go on with it: nextvec resume {words(state.path)}", style="dim")
+
+
+def _progress(state: RunState) -> Iterator[Text]:
+    part, now = state.part or 0.0, min(state.epochs + 1, state.total_epochs or state.epochs + 1)
+    filled = round(40 * part)
+    steps = f"  step {state.step:,} of {state.total_steps:,}" if state.total_steps else ""
+    head = f"epoch {now} of {state.total_epochs}"
+    yield Text.assemble(
+        (f"{head:<{LABEL + 2}}", "bold"), ("━" * filled, "cyan"), ("─" * (40 - filled), "dim"),
+        f" {int(100 * part):3} %", (steps, "dim"), no_wrap=True, overflow="ellipsis",
+    )  # fmt: skip
+    rates = [
+        "" if state.lr is None else f"learning rate {state.lr:.3g}",
+        "" if state.rate is None else f"{state.rate:,.0f} windows/s",
+    ]
+    if any(rates):
+        yield Text(" " * (LABEL + 2) + " · ".join(filter(None, rates)), style="dim")
+
+
+def _row(sign: str, style: str, *cells: str | Text) -> Table:
+    """A line behind a sign; the last of its cells takes as many lines as it needs."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=1)
+    for _ in cells[:-1]:
+        table.add_column(width=LABEL - 2, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text(sign, style=style), *(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    return table
+
+
+def _verdicts(title: str, verdicts: Sequence[Verdict]) -> Group:
+    """What gates said, the latest last, with the advice of those that are not green."""
+    shown, older = verdicts[-MOST_VERDICTS:], verdicts[:-MOST_VERDICTS]
+    lines: list[RenderableType] = [Text(title, style="bold")]
+    if older:
+        lights = "  ".join(
+            f"{SHAPES[light]} {sum(verdict.light == light for verdict in older)}"
+            for light in SHAPES
+            if any(verdict.light == light for verdict in older)
+        )
+        lines.append(Text(f"{len(older)} earlier ones: {lights}", style="dim"))
+    for verdict in shown:
+        lines.append(_row(SHAPES[verdict.light], COLOURS[verdict.light], f"epoch {verdict.epoch}", verdict.reason))
+        if verdict.advice and verdict.light != "green":
+            lines.append(_row(" ", "", "", f"→ {verdict.advice}"))
+    return Group(*lines)
+
+
+def _to_come(gates: Sequence[GateToCome]) -> Group:
+    lines: list[RenderableType] = [Text("to come", style="bold")]
+    lines += [_row(COMING, "dim", f"epoch {gate.epoch}", _thresholds(gate)) for gate in gates[:MOST_TO_COME]]
+    rest = gates[MOST_TO_COME:]
+    if rest:
+        epochs = sorted({gate.epoch for gate in rest})
+        until = f"epochs {epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"epoch {epochs[0]}"
+        lines.append(Text(f"and {len(rest)} more, {until}", style="dim"))
+    return Group(*lines)
+
+
+def _thresholds(gate: GateToCome) -> Text:
+    at_least, beyond = ("≤", ">") if gate.lower_is_better else ("≥", "<")
+    text = Text(f"{gate.metric.replace('_', ' '):<20}")
+    limits: tuple[tuple[Light, str, float | None], ...] = ("green", at_least, gate.green), ("red", beyond, gate.red)
+    for light, sign, limit in limits:
+        if limit is not None:
+            text.append("  ").append(SHAPES[light], COLOURS[light]).append(f" {sign} {limit:g}")
+    return text.append("  stops the run" if gate.action == "stop" else "")
+
+
+def _warnings(warnings: Sequence[tuple[Light, str]]) -> Group:
+    lines: list[RenderableType] = [Text("data check", style="bold")]
+    lines += [_row(SHAPES[light], COLOURS[light], text) for light, text in warnings[:MOST_WARNINGS]]
+    if len(warnings) > MOST_WARNINGS:
+        lines.append(Text(f"and {len(warnings) - MOST_WARNINGS} more: nextvec data check", style="dim"))
+    return Group(*lines)
+
+
+def _outcome(state: RunState) -> Iterator[RenderableType]:
+    """The success criteria and the verdict."""
+    on_synthetic = " on synthetic data" if state.synthetic else ""
+    if state.criteria:
+        yield Text(f"success criteria{on_synthetic}", style="bold")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for item in state.criteria:
+            light: Light = "green" if item.passed else "red"
+            met = Text.assemble((SHAPES[light], COLOURS[light]), " pass" if item.passed else " FAIL")
+            table.add_row(met, Text(item.name), Text(item.figure), Text(item.wanted), Text(item.beside, style="dim"))
+        yield table
+        if state.success and state.verdict is not None and state.verdict[0] != "green":
+            yield Text("all met, but the model does not surely beat the best baseline: see the verdict", style="dim")
+    if state.verdict is not None:
+        light, sentence = state.verdict
+        yield Text(f"verdict{on_synthetic}", style="bold")
+        yield _row(SHAPES[light], COLOURS[light], sentence)
+
+
+def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:
+    """Runs below each other: all of each or, in `height` lines, as many as fit with what matters most of each."""
+    fitting = len(states) if height is None else max(1, min(len(states), height // SMALLEST))
+    share = None if height is None else height // fitting - 1
+    parts: list[RenderableType] = []
+    for state in states[:fitting]:
+        parts += [RunView(state, share), Text()]
+    if len(states) > fitting:
+        parts[-1] = Text(f"and {len(states) - fitting} older runs that don't fit here", style="dim")
+        return Group(*parts)
+    return Group(*parts[:-1])
