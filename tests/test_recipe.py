@@ -250,6 +250,48 @@ def test_every_recipe_that_comes_with_nextvec_is_sound_and_described():
         assert recipe.name == path.stem and recipe.description.endswith("."), path
 
 
+# A recipe that extends another.
+
+
+def test_a_recipe_that_extends_another_holds_only_what_is_different(tmp_path):
+    (tmp_path / "base.toml").write_text(
+        'description = "Base."\n[objective]\nmse = 0.5\ninfo = 0.5\n'
+        '[[gates]]\nepoch = 1\nmetric = "val_gain"\ngreen = 0.0\n'
+    )
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[objective]\ninfo = 0.0\n[training]\nepochs = 2\n')
+    recipe = load_recipe(str(tmp_path / "mine.toml"), ["training.epochs=4"])
+    assert (recipe.name, recipe.description) == ("mine", ""), "what a recipe is called is not inherited"
+    assert (recipe.objective.mse, recipe.objective.info, recipe.training.epochs) == (0.5, 0.0, 4)
+    assert len(recipe.gates) == 1
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\ngates = []\n')
+    assert load_recipe(str(tmp_path / "mine.toml")).gates == ()
+
+
+def test_what_is_extended_must_exist_and_not_come_back(tmp_path):
+    (tmp_path / "one.toml").write_text('extends = "two.toml"\n')
+    (tmp_path / "two.toml").write_text('extends = "one.toml"\n')
+    for text, message in (
+        (None, r"one\.toml: .*|two\.toml: extends one\.toml, which extends it in turn"),
+        ('extends = "demoo"', "recipe 'demoo' is unknown. Did you mean 'demo'?"),
+        ("extends = 3", "extends: give the name or the path of another recipe, got 3"),
+    ):
+        if text:
+            (tmp_path / "one.toml").write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(str(tmp_path / "one.toml"))
+
+
+def test_the_production_family_differs_only_where_it_says():
+    production = load_recipe("amn-790k-production")
+    for name, kind in (("gru-790k", "gru"), ("lstm-790k", "lstm"), ("transformer-790k", "transformer")):
+        recipe = load_recipe(name)
+        assert recipe.model.kind == kind
+        same = {"model": production.model, "name": production.name, "description": production.description}
+        assert recipe.model_copy(update=same) == production
+    assert load_recipe("amn-790k-unbalanced").objective.balance == "none"
+    assert load_recipe("amn-790k-broken-mse-only").objective.weights == {"mse": 1.0}
+
+
 # Gates.
 
 

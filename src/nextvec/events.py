@@ -78,13 +78,19 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
         if event is None:
             continue
         if event["kind"] == "resumed" and not everything:
-            step = event.get("step", 0)
-            events = [old for old in events if old.get("step", 0) <= step and old["kind"] not in _ENDS]
+            step = _step(event)
+            events = [old for old in events if _step(old) <= step and old["kind"] not in _ENDS]
         events.append(event)
     return events
 
 
-_ENDS = ("interrupted", "stopped", "failed", "finished", "judged")
+_ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success")
+
+
+def _step(event: Event) -> float:
+    """The step of an event; 0 where it has none, or none that is a number."""
+    step = event.get("step", 0)
+    return step if isinstance(step, int | float) else 0
 
 
 def _parse(line: bytes) -> Event | None:

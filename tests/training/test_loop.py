@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from nextvec.data.store import Store
-from nextvec.errors import CheckpointError, Interrupted, NotFiniteError, OutputError, RecipeError, StoreError
+from nextvec.errors import (
+    CheckpointError,
+    Interrupted,
+    NotFiniteError,
+    OutputError,
+    RecipeError,
+    StoppedError,
+    StoreError,
+)
 from nextvec.events import read_events
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
@@ -125,21 +133,49 @@ def test_a_resumed_run_equals_an_unbroken_one(
 ) -> None:
     """Weights, optimizer, history, events and log are equal to the last bit, wherever the run was interrupted."""
     recipe = changed(
-        toy_recipe, f"model.kind={kind}", "model.dropout=0.1", "training.epochs=2", "training.keep_epochs=false"
-    )  # fmt: skip
+        toy_recipe, f"model.kind={kind}", "model.dropout=0.1", "training.epochs=2", "training.keep_epochs=false", GATES
+    )
     whole = unbroken(recipe)
     assert whole.steps_per_epoch == 7
 
     broken = start_run(recipe, tmp_path / "broken", quiet=True)
-    interrupt_at(monkeypatch, stop_at)
-    with pytest.raises(Interrupted, match="nextvec resume"):
-        loop.train(broken)
-    monkeypatch.undo()
-    torch.rand(7)  # whatever else happens in between must not matter
+    interrupt(broken, monkeypatch, stop_at)
     resumed = resume_run(tmp_path / "broken", quiet=True)
     assert resumed.position.step == stop_at
     loop.train(resumed)
+    assert_same_runs(whole, broken)
 
+
+def test_a_run_interrupted_three_times_equals_an_unbroken_one(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Recipe], Run]
+) -> None:
+    recipe = changed(toy_recipe, "model.dropout=0.1", GATES)
+    whole = unbroken(recipe)
+    broken = start_run(recipe, tmp_path / "broken", quiet=True)
+    for stop_at in (3, 9, 15):
+        interrupt(broken, monkeypatch, stop_at)
+        broken = resume_run(tmp_path / "broken", quiet=True)
+    loop.train(broken)
+    assert_same_runs(whole, broken)
+
+
+GATES = (
+    'gates=[{epoch=[1, 2], metric="val_cosine", green=2.0, red=1.5}, {epoch=[1, 2, 3], metric="ood_cosine", red=-2.0}]'
+)
+"""Gates that speak and don't stop."""
+
+
+def interrupt(run: Run, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    """Train until step `stop_at`, where the user presses Ctrl-C."""
+    interrupt_at(monkeypatch, stop_at)
+    with pytest.raises(Interrupted, match="nextvec resume"):
+        loop.train(run)
+    monkeypatch.undo()
+    torch.rand(7)  # whatever else happens in between must not matter
+
+
+def assert_same_runs(whole: Run, broken: Run) -> None:
+    """Two finished runs left the same, but for times."""
     one, other = (read_checkpoint(path / RESUME).values for path in (whole.path, broken.path))
     assert_same_values(one, other)
     one, other = (read_checkpoint(path / BEST).values for path in (whole.path, broken.path))
@@ -152,6 +188,55 @@ def test_a_resumed_run_equals_an_unbroken_one(
     logs = [(path / "training.log").read_text() for path in (whole.path, broken.path)]
     cut = [re.sub(r"windows_per_second=.*?seconds=\S+", "", log) for log in logs]
     assert cut[0] == cut[1]
+    sentinels = [(path / "ood_sentinel.log").read_text() for path in (whole.path, broken.path)]
+    assert sentinels[0] == sentinels[1] and len(sentinels[0].splitlines()) == 1 + whole.recipe.training.epochs
+
+
+STOP = 'gates=[{epoch=2, metric="ood_cosine", red=0.99, action="stop", advice="look"}]'
+
+
+def test_a_red_gate_saves_stops_and_says_why(
+    toy_recipe: Recipe, tmp_path: Path, unbroken: Callable[[Recipe], Run]
+) -> None:
+    recipe = changed(toy_recipe, STOP)
+    run = start_run(recipe, tmp_path / "run", quiet=True)
+    with pytest.raises(
+        StoppedError, match=r"by the sentinel after epoch 2: ood cosine 0\.\d+ < 0\.99 .*--force$"
+    ) as stop:
+        loop.train(run)
+    assert stop.value.exit_code == 3 and "\n" not in str(stop.value)
+    assert "the ood set itself: its best baseline is at" in str(stop.value)
+    history = json.loads((run.path / "training_history.json").read_text())
+    assert history["status"] == "stopped" and history["stopped"] in str(stop.value)
+    assert [gate["light"] for gate in history["epochs"][-1]["gates"]] == ["red"]
+    last = read_events(run.path)[-1]
+    assert last["kind"] == "stopped" and last["diagnosis"].startswith("the ood set itself")
+    checks = (run.path / "ood_sentinel.log").read_text().splitlines()
+    assert checks[0].startswith("baselines on ood: copy-last") and checks[1].startswith(
+        "epoch 2 ■ red gate: ood cosine"
+    )
+    assert "stopped by the sentinel after epoch 2" in (run.path / "training.log").read_text()
+    assert (
+        read_checkpoint(run.path / RESUME).values["epoch"] == read_checkpoint(run.path / "epoch_2.pt").values["epoch"]
+    )
+
+    with pytest.raises(StoppedError, match="was stopped: ood cosine"):
+        resume_run(run.path, quiet=True)
+    resumed = resume_run(run.path, force=True, quiet=True)
+    loop.train(resumed)
+    assert_same_values(unbroken(toy_recipe).model.state_dict(), resumed.model.state_dict())
+
+
+def test_a_red_gate_that_only_warns_goes_on(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(changed(toy_recipe, STOP.replace("stop", "warn")), tmp_path / "run")
+    assert run.position.done and "■ red gate: ood cosine" in (run.path / "training.log").read_text()
+
+
+def test_what_a_recipe_is_warned_of_is_logged_before_the_first_epoch(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = trained(changed(toy_recipe, "objective.balance=none", "training.epochs=1"), tmp_path / "run")
+    opening = (run.path / "training.log").read_text().partition("Epoch 1/")[0]
+    assert "warning: balance is none" in opening
+    assert [event["text"] for event in read_events(run.path) if event["kind"] == "warning"]
 
 
 def test_a_run_killed_in_its_first_epoch_goes_on(toy_recipe: Recipe, tmp_path: Path) -> None:

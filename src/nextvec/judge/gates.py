@@ -119,7 +119,7 @@ def _epochs_since_best(recipe: Recipe, history: Sequence[Record], baselines: Cos
 
 
 def _train_val_distance(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float:
-    return abs(float(history[-1]["train_cosine"]) - float(history[-1]["val_cosine"]))
+    return float(history[-1]["train_cosine"]) - float(history[-1]["val_cosine"])
 
 
 def _catch_up(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float | None:

@@ -155,7 +155,7 @@ METRICS: dict[str, tuple[Literal["higher", "lower"], str]] = {
         "part of the way from epoch 1's val_cosine to the context mean's that is done; 1 when beside it",
     ),
     "epochs_since_best": ("lower", "epochs since training.best_metric was best"),
-    "train_val_distance": ("lower", "distance between train_cosine and val_cosine"),
+    "train_val_distance": ("lower", "train_cosine minus val_cosine: how much better known windows are predicted"),
 }
 """What a gate can look at: whether higher or lower is better, and what it is."""
 

@@ -38,17 +38,22 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     check: Mapping[str, Any],
     versions: Mapping[str, Any],
+    success: Mapping[str, Any] | None = None,
+    synthetic: bool = False,
 ) -> None:
     """Write the report of a run to `path`, in one step.
 
     `recipe` is the resolved recipe as nested values, `history` one record for each epoch (`epoch`, `train_cosine`,
     `val_cosine`, `ood_cosine`, `train_loss_mse` …, what is missing is left out), `check` a `CheckReport.to_dict()`,
-    `versions` names and versions of what ran. Without a judgement the page says so.
+    `versions` names and versions of what ran, `success` a `Success.to_dict()`. Without a judgement the page says so;
+    `synthetic` data it names before all else.
     Raises OutputError if the file can't be written.
     """
     body = [
         _header(title, recipe),
+        _SYNTHETIC if synthetic else "",
         _verdict(judgement.verdict if judgement else None),
+        _guards(history, success),
         _tables(judgement) if judgement else "",
         _curves(history, judgement),
         _check(check),
@@ -103,6 +108,43 @@ def _verdict(verdict: Verdict | None) -> str:
         f'<section class="card verdict {verdict.light}">{_light(verdict.light)}'
         f"<div><p>{escape(verdict.sentence)}</p><ul>{reasons}</ul></div></section>"
     )
+
+
+_SYNTHETIC = (
+    '<section class="card"><p><b>SYNTHETIC data.</b> A rehearsal: its scores say nothing about real text.</p></section>'
+)
+
+
+def _guards(history: Sequence[Mapping[str, Any]], success: Mapping[str, Any] | None) -> str:
+    """The success criteria and every gate that the run passed, each with its light."""
+    verdicts = [verdict for record in history for verdict in record.get("gates", ())]
+    items = [
+        _finding(
+            "green" if criterion["passed"] else "red",
+            criterion["name"],
+            f"{criterion['figure']}, wanted {criterion['wanted']}"
+            + (f" ({criterion['beside']})" if criterion["beside"] else ""),
+        )
+        for criterion in (success or {}).get("criteria", ())
+    ]
+    gates = [
+        _finding(
+            verdict["light"],
+            f"epoch {verdict['epoch']}",
+            verdict["reason"] + (f"; {verdict['advice']}" if verdict["advice"] else ""),
+        )
+        for verdict in verdicts
+    ]
+    parts = [("Success criteria", items), ("Gates and sentinel", gates)]
+    return "".join(
+        f'<section><h2>{heading}</h2><div class="card"><ul class="findings">{"".join(found)}</ul></div></section>'
+        for heading, found in parts
+        if found
+    )
+
+
+def _finding(light: str, name: str, text: str) -> str:
+    return f"<li>{_light(light)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
 
 
 def _light(light: str) -> str:
@@ -166,7 +208,10 @@ def _chart(title: str, figure: Figure) -> str:
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
-    keys = ["epoch", *(key for key in dict.fromkeys(key for record in history for key in record) if key != "epoch")]
+    keys = [
+        "epoch",
+        *(key for key in dict.fromkeys(key for record in history for key in record) if key not in ("epoch", "gates")),
+    ]
     rows = [
         "<tr>" + "".join(f"<td>{escape(_short(record.get(key)))}</td>" for key in keys) + "</tr>" for record in history
     ]
@@ -176,10 +221,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     if not check:
         return ""
-    findings = "".join(
-        f"<li>{_light(finding['light'])}<b>{escape(finding['name'])}</b><span>{escape(finding['text'])}</span></li>"
-        for finding in check["findings"]
-    )
+    findings = "".join(_finding(item["light"], item["name"], item["text"]) for item in check["findings"])
     rows = []
     for name, split in check["figures"]["splits"].items():
         counts = (f"{split[key]:,}" for key in ("documents", "short", "rows", "windows"))

@@ -134,7 +134,7 @@ def _finish_epoch(run: Run) -> None:
     if position.done:
         run.event("trained", best_epoch=_best_epoch(run))
     red = next((verdict for verdict in verdicts if verdict.stops), None)
-    if red is not None and not position.done:
+    if red is not None:
         _stop(run, red)
     run.write_history("trained" if position.done else "running")
     save_position(run)

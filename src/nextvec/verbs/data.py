@@ -197,18 +197,27 @@ def data_synth(
     return synthesise(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
 
 
-def data_check(store: Positional[str], *, context: int = 5, min_context: int | None = None) -> CheckReport:
+def data_check(
+    store: Positional[str],
+    *,
+    ood_data: str = "",
+    context: int = 5,
+    min_context: int | None = None,
+    quiet: bool = False,
+) -> CheckReport:
     """Look a store over before training: broken vectors, repeats, leaks between splits, unlike splits.
 
     Args:
-        store: Folder of the store.
+        store: A store or an .npz file of windows.
+        ood_data: A store or an .npz file of windows that is the ood set; left out, the store's own ood split.
         context: S, the context length that will be trained.
         min_context: Fewest vectors before a target; left out, all of context.
+        quiet: Show no progress.
     """
-    from nextvec.data.check import check_store
-    from nextvec.data.store import open_store
+    from nextvec.data.dataset import open_dataset
+    from nextvec.recipe import DataRecipe
 
-    return check_store(open_store(store), context, min_context)
+    return open_dataset(DataRecipe(store=store, ood=ood_data), quiet=quiet).check(context, min_context)
 
 
 def _read_ids(path: str) -> frozenset[str]:

@@ -197,10 +197,10 @@ def _judge_run(run: Run) -> TrainedRun:
 
     judgement = judge_best(run)
     write_json(run.path / JUDGEMENT_FILE, judgement.to_dict())
-    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement))
     run.event("judged", judgement=judgement.to_dict())
     run.say("", *judgement_markdown(judgement).splitlines(), shown=False)
     success = judge_success(run.recipe, run.position.history, read_events(run.path, everything=True))
+    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement, success))
     run.event("success", **success.to_dict())
     assert judgement.verdict is not None
     run.say("", *success.lines(judgement.verdict.light), shown=False)
@@ -209,7 +209,7 @@ def _judge_run(run: Run) -> TrainedRun:
     return TrainedRun(run.path, judgement, success)
 
 
-def _report_facts(run: Run, judgement: Judgement) -> dict[str, Any]:
+def _report_facts(run: Run, judgement: Judgement, success: Success) -> dict[str, Any]:
     from nextvec.events import read_events
 
     started = next(event for event in read_events(run.path) if event["kind"] == "started")
@@ -220,6 +220,8 @@ def _report_facts(run: Run, judgement: Judgement) -> dict[str, Any]:
         "history": run.position.history,
         "check": run.check.to_dict(),
         "versions": started["versions"],
+        "success": success.to_dict(),
+        "synthetic": run.data.synthetic,
     }
 
 

@@ -1,0 +1,119 @@
+"""What a run reads: stores and npz files, an ood set of its own, and what does not fit together."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nextvec.data.dataset import open_dataset
+from nextvec.data.interchange import export_npz
+from nextvec.data.store import Store
+from nextvec.data.synthetic import PRESETS, synthesise
+from nextvec.errors import RecipeError, SpaceError, StoreError
+from nextvec.recipe import DataRecipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return synthesise(tmp_path_factory.mktemp("drawn") / "store", PRESETS["small"], quiet=True)
+
+
+@pytest.fixture
+def files(drawn: Store, tmp_path: Path) -> dict[str, Path]:
+    return {split: export_npz(drawn, split, tmp_path / f"{split}.npz", quiet=True) for split in ("train", "ood")}
+
+
+def opened(store: Path | str, ood: Path | str = ""):
+    return open_dataset(DataRecipe(store=str(store), ood=str(ood)), quiet=True)
+
+
+def windows_of(store, split: str, context: int = 5) -> set[bytes]:
+    batch = store.windows(context, None, CPU)[split].batch()
+    whole = torch.cat([batch.context_BSD, batch.target_BD[:, None]], dim=1).float().numpy()
+    return {window.tobytes() for window in whole}
+
+
+def test_npz_files_are_imported_once_and_hold_the_same_windows(drawn: Store, files: dict[str, Path]):
+    whole = opened(drawn.path)
+    data = opened(files["train"], files["ood"])
+    assert data.store.path == files["train"].with_suffix(".store") and data.synthetic and data.store.synthetic
+    assert windows_of(data, "ood") == windows_of(whole, "ood")
+    assert windows_of(data, "train") | windows_of(data, "val") == windows_of(whole, "train")
+    made = (data.store.path / "manifest.json").stat().st_mtime_ns
+    again = opened(files["train"], files["ood"])
+    assert (again.store.path / "manifest.json").stat().st_mtime_ns == made
+    assert (again.fingerprint, again.ood_fingerprint) == (data.fingerprint, data.ood_fingerprint)
+
+
+def test_another_file_of_the_same_name_is_noticed(files: dict[str, Path]):
+    opened(files["train"])
+    shutil.copy(files["ood"], files["train"])
+    with pytest.raises(StoreError, match=r"train\.store: not made from the present train\.npz as train; remove"):
+        opened(files["train"])
+
+
+def test_a_file_imported_for_training_is_no_ood_set(drawn: Store, files: dict[str, Path]):
+    opened(files["ood"])
+    with pytest.raises(StoreError, match=r"not made from the present ood\.npz as ood"):
+        opened(drawn.path, files["ood"])
+
+
+def test_of_a_store_the_ood_split_is_taken_or_all_where_it_has_none(drawn: Store, tmp_path: Path, files):
+    assert windows_of(opened(drawn.path, drawn.path), "ood") == windows_of(opened(drawn.path), "ood")
+    plain = opened(files["train"]).store
+    assert not (plain.documents.splits == 2).any()
+    taken = opened(drawn.path, plain.path)
+    assert len(taken.windows(5, None, CPU)["ood"]) == len(windows_of(opened(drawn.path), "train"))
+    assert not (plain.documents.splits == 2).any(), "the store itself is as it was"
+
+
+def test_the_check_names_rows_of_the_ood_set_that_are_in_train(drawn: Store, files: dict[str, Path]):
+    leaking = opened(drawn.path, opened(files["train"]).store.path).check(5, None)
+    found = next(finding for finding in leaking.findings if finding.name == "ood in train")
+    assert found.light == "red" and "(100.0%)" in found.text
+    clean = opened(drawn.path, files["ood"]).check(5, None)
+    assert {finding.name: finding.light for finding in clean.findings}["ood in train"] == "green"
+
+
+def test_half_precision_and_single_precision_show_the_rows_they_share(drawn: Store, files: dict[str, Path]):
+    assert drawn.vectors.dtype == np.float16
+    single = opened(files["train"]).store
+    assert single.vectors.dtype == np.float32
+    assert opened(drawn.path, single.path).check(5, None).figures["splits"]["ood"]["in_train"] == len(single.vectors)
+
+
+def test_a_turned_ood_set_is_of_another_space(drawn: Store, tmp_path: Path, files: dict[str, Path]):
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(64, 64)))[0].astype(np.float32)
+    with np.load(files["ood"]) as file:
+        members = {name: file[name] @ turn for name in ("context_sequences", "target_vectors")}
+    np.savez(tmp_path / "turned.npz", **members)
+    report = opened(drawn.path, tmp_path / "turned.npz").check(5, None)
+    assert report.light == "red" and report.worst.name == "ood space"
+    alignment = report.figures["alignment"]
+    assert alignment["val"] > 0.8 > 0.4 > alignment["ood"]
+
+
+@pytest.mark.parametrize(
+    ("store", "ood", "error", "message"),
+    [
+        ("", "", RecipeError, "data.store is empty"),
+        ("none.npz", "", StoreError, r"data none\.npz: no such file; make it with .*nextvec rehearse"),
+        ("none", "", StoreError, r"store none: no manifest\.json there"),
+        ("STORE", "none.npz", StoreError, r"data none\.npz: no such file"),
+    ],
+)
+def test_what_is_missing_is_one_line(drawn: Store, store: str, ood: str, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        opened(store.replace("STORE", str(drawn.path)), ood)
+
+
+def test_spaces_that_are_known_to_differ_are_refused(drawn: Store, other_store):
+    with pytest.raises(SpaceError, match=r"16-D, but store .* is 64-D"):
+        opened(drawn.path, other_store().path)
+    same_size = other_store(dimensions=64, encoder="another-encoder")
+    with pytest.raises(SpaceError, match=r"are of different embedding spaces: synthetic@.* against another-encoder@1"):
+        opened(drawn.path, same_size.path)
