@@ -82,7 +82,7 @@ def _judge(gate: GateRecipe, recipe: Recipe, history: Sequence[Record], baseline
         reason = f"{name} was not measured"
     else:
         light, compared = _compare(value, gate)
-        reason = f"{name} {value:.4f} {compared}"
+        reason = f"{name} {value if isinstance(value, int) else f'{value:.4f}'} {compared}"
     split = gate.metric.partition("_")[0]
     if gate.metric.endswith("_cosine") and f"{split}_best_baseline" in record:
         reason += f" (best baseline {record[f'{split}_best_baseline']})"
@@ -114,7 +114,7 @@ def epochs_without_improvement(scores: Sequence[float]) -> int:
     return len(scores) - 1 - max(range(len(scores)), key=lambda epoch: scores[epoch]) if scores else 0
 
 
-def _epochs_since_best(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float:
+def _epochs_since_best(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> int:
     return epochs_without_improvement([score(recipe, record) for record in history])
 
 

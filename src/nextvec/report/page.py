@@ -53,9 +53,10 @@ def write_report(
         _header(title, recipe),
         _SYNTHETIC if synthetic else "",
         _verdict(judgement.verdict if judgement else None),
-        _guards(history, success),
+        _criteria(success),
         _tables(judgement) if judgement else "",
         _curves(history, judgement),
+        _gates(history),
         _check(check),
         _sources(recipe, versions),
     ]
@@ -115,32 +116,33 @@ _SYNTHETIC = (
 )
 
 
-def _guards(history: Sequence[Mapping[str, Any]], success: Mapping[str, Any] | None) -> str:
-    """The success criteria and every gate that the run passed, each with its light."""
+def _criteria(success: Mapping[str, Any] | None) -> str:
+    """What the run had to reach, and whether it did."""
+    findings = []
+    for criterion in (success or {}).get("criteria", ()):
+        beside = f" ({criterion['beside']})" if criterion["beside"] else ""
+        text = f"{criterion['figure']}, wanted {criterion['wanted']}{beside}"
+        findings.append(_finding("green" if criterion["passed"] else "red", criterion["name"], text))
+    return _findings("Success criteria", findings)
+
+
+def _gates(history: Sequence[Mapping[str, Any]]) -> str:
+    """Every gate that the run came to, and what it said."""
     verdicts = [verdict for record in history for verdict in record.get("gates", ())]
-    items = [
-        _finding(
-            "green" if criterion["passed"] else "red",
-            criterion["name"],
-            f"{criterion['figure']}, wanted {criterion['wanted']}"
-            + (f" ({criterion['beside']})" if criterion["beside"] else ""),
-        )
-        for criterion in (success or {}).get("criteria", ())
-    ]
-    gates = [
-        _finding(
-            verdict["light"],
-            f"epoch {verdict['epoch']}",
-            verdict["reason"] + (f"; {verdict['advice']}" if verdict["advice"] else ""),
-        )
-        for verdict in verdicts
-    ]
-    parts = [("Success criteria", items), ("Gates and sentinel", gates)]
-    return "".join(
-        f'<section><h2>{heading}</h2><div class="card"><ul class="findings">{"".join(found)}</ul></div></section>'
-        for heading, found in parts
-        if found
+    texts = ["; ".join(filter(None, (verdict["reason"], verdict["advice"]))) for verdict in verdicts]
+    return _findings(
+        "Gates and sentinel",
+        [
+            _finding(verdict["light"], f"epoch {verdict['epoch']}", text)
+            for verdict, text in zip(verdicts, texts, strict=True)
+        ],
     )
+
+
+def _findings(heading: str, findings: Sequence[str]) -> str:
+    if not findings:
+        return ""
+    return f'<section><h2>{heading}</h2><div class="card"><ul class="findings">{"".join(findings)}</ul></div></section>'
 
 
 def _finding(light: str, name: str, text: str) -> str:
