@@ -5,7 +5,7 @@
 # environment: DATA_FILE, OOD_DATA, MODEL_DIR, DEVICE, NEXTVEC (the command).
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-recipe="$1"
+recipe="${1:?name a recipe, such as amn-790k-production}"
 shift
 
 # Two OpenMP runtimes in one process end a run on macOS with "Abort trap: 6".

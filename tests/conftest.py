@@ -1,15 +1,21 @@
 """A small store that every test of training and judging can use: documents that drift, with a forward direction."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from nextvec.data.space import Space
 from nextvec.data.split import SPLITS
 from nextvec.data.store import VECTORS, DocumentTable, Store, finish_store, write_documents
 from nextvec.recipe import Recipe, make_recipe
+
+# What must pass before a change lands (.ci/run) must not hang on luck; elsewhere hypothesis finds new cases each time.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def write_toy_store(

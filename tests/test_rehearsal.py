@@ -19,7 +19,13 @@ from nextvec.verbs import runs
 from nextvec.verbs.rehearsal import rehearse
 
 SCALE = 0.002
-OVERRIDES = ("training.epochs=1", "runtime.threads=1", "judge.ridge_windows=500", "judge.resamples=100")
+OVERRIDES = (
+    "training.epochs=1",
+    "runtime.threads=1",
+    "judge.ridge_windows=500",
+    "judge.resamples=100",
+    "judge.queries=100",
+)
 
 
 @pytest.fixture(autouse=True)

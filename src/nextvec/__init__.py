@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nextvec.recipe import Recipe, load_recipe
     from nextvec.verbs.comparing import compare, leaderboard_add, leaderboard_show
     from nextvec.verbs.data import data_build, data_check, data_export, data_import, data_synth
+    from nextvec.verbs.diagnosing import diagnose
     from nextvec.verbs.gates import gates_suggest
     from nextvec.verbs.rehearsal import rehearse
     from nextvec.verbs.runs import demo, eval, resume, train
@@ -36,6 +37,7 @@ _HOMES = {
     "nextvec.recipe": ("Recipe", "load_recipe"),
     "nextvec.verbs.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
     "nextvec.verbs.comparing": ("compare", "leaderboard_add", "leaderboard_show"),
+    "nextvec.verbs.diagnosing": ("diagnose",),
     "nextvec.verbs.gates": ("gates_suggest",),
     "nextvec.verbs.rehearsal": ("rehearse",),
     "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
@@ -55,6 +57,7 @@ __all__ = [
     "data_import",
     "data_synth",
     "demo",
+    "diagnose",
     "eval",
     "gates_suggest",
     "leaderboard_add",

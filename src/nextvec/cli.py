@@ -18,7 +18,7 @@ from typing import Any
 
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 from nextvec.runtime import prepare_process
-from nextvec.verbs import comparing, data, gates, rehearsal, runs, series, watching
+from nextvec.verbs import comparing, data, diagnosing, gates, rehearsal, runs, series, watching
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": runs.demo,
@@ -30,6 +30,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": runs.train,
     "resume": runs.resume,
     "eval": runs.eval,
+    "diagnose": diagnosing.diagnose,
     "compare": comparing.compare,
     "leaderboard add": comparing.leaderboard_add,
     "leaderboard show": comparing.leaderboard_show,
@@ -150,6 +151,7 @@ def _views(result: Any) -> Iterator[Any]:
     match type(result).__name__:
         case "TrainedRun":
             yield table.judgement_view(result.judgement)
+            yield table.diagnoses_view(result.diagnoses)
             yield from result.success.lines(result.judgement.verdict.light)
             yield f"run: {result.path}"
             yield f"report: {result.path / runs.REPORT_FILE}"
@@ -161,6 +163,8 @@ def _views(result: Any) -> Iterator[Any]:
             from nextvec.report.stores import store_lines  # loads numpy
 
             yield from store_lines(result)
+        case "Diagnoses":
+            yield table.diagnoses_view(result)
         case "Comparison":
             from nextvec.report.comparison import comparison_view
 

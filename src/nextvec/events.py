@@ -84,7 +84,7 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
     return events
 
 
-_ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success")
+_ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success", "diagnosed")
 
 
 def _step(event: Event) -> float:

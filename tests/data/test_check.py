@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextvec.data import measure
+from nextvec.data import duplicates
 from nextvec.data.check import FEW_GROUPS, CheckReport, Finding, check_store, judge_figures
+from nextvec.data.samples import sample_documents
 from nextvec.data.space import Space
 from nextvec.data.split import SPLITS
 from nextvec.data.store import DocumentTable, Store, finish_store, open_store, write_documents
@@ -243,13 +244,13 @@ def test_a_sample_is_whole_documents_of_fixed_size(make_store, sound):
     vectors, rows = sound
     store = make_store(vectors, rows, PLAN)
     for size in (1, 57, 103, 599):
-        chosen, document = measure._sample_documents(store.documents, "train", size)
+        chosen, document = sample_documents(store.documents, "train", size)
         assert len(chosen) == len(set(chosen.tolist())) == len(document) == size
     assert (store.documents.splits[document] == 0).all()
     first = store.documents.first_row[document]
     assert ((chosen >= first) & (chosen < first + store.documents.rows[document])).all()
     assert (np.diff(chosen)[document[1:] == document[:-1]] == 1).all(), "rows of a document stand in their order"
-    whole, _ = measure._sample_documents(store.documents, "train", 10_000)
+    whole, _ = sample_documents(store.documents, "train", 10_000)
     assert sorted(whole) == list(range(600))
     small = check_store(store, 5, sample=200).figures["splits"]["train"]["coherence"][0]
     assert small == pytest.approx(check_store(store, 5).figures["splits"]["train"]["coherence"][0], abs=0.1)
@@ -260,7 +261,7 @@ def test_blocks_do_not_matter(make_store, sound, monkeypatch):
     vectors[800] = vectors[3]
     store = make_store(vectors, rows, PLAN)
     whole = check_store(store, 5)
-    monkeypatch.setattr(measure, "_BLOCK", 7)
+    monkeypatch.setattr(duplicates, "_BLOCK", 7)
     assert check_store(store, 5) == whole
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.judge.evaluate import Judgement, judge_predictors
-from nextvec.judge.judgement import Estimate, PredictorScores, Retrieval, SplitJudgement, conclude
+from nextvec.judge.figures import Estimate, Retrieval
+from nextvec.judge.judgement import PredictorScores, SplitJudgement, conclude
 from nextvec.recipe import JudgeRecipe
 
 RECIPE = JudgeRecipe(resamples=200)
@@ -33,7 +34,7 @@ def test_every_figure_is_there_and_right(world, predictors):
 
     oracle, constant = val.predictors["oracle"], val.predictors["constant"]
     assert oracle.cosine.value == pytest.approx(1, abs=1e-6) and oracle.mse == pytest.approx(0, abs=1e-9)
-    assert oracle.retrieval == Retrieval(1.0, 1.0, 1.0, 1.0, 1.0) and oracle.margin > 0.2 and oracle.gain is None
+    assert oracle.retrieval == Retrieval(1.0, 1.0, 1.0, 1.0, 1.0, 1.0) and oracle.margin > 0.2 and oracle.gain is None
     targets, groups = world.vectors[world.windows("val").targets], world.windows("val").groups
     expected = F.cosine_similarity(targets, torch.ones(1, 16)).double()
     assert constant.cosine.value == pytest.approx(float(expected.mean()), abs=1e-6)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nextvec.judge.gates import GateVerdict, judge_gates
-from nextvec.judge.sentinel import diagnose, foreign_space, sentinel_lines, warnings_of
+from nextvec.judge.sentinel import sentinel_lines, warnings_of
 from nextvec.judge.success import judge_success
 from nextvec.judge.suggest import suggest_gates
 from nextvec.recipe import METRICS, load_recipe, make_recipe
@@ -153,33 +153,7 @@ def test_the_failed_runs_loss_scale_is_stopped_after_the_first_epoch():
     assert verdict.stops and verdict.metric == "balance" and "outweighs" in verdict.advice
 
 
-# The sentinel's diagnoses.
-
-
-def test_an_impossible_ood_set_is_named_as_such():
-    poisoned = {**BASELINES, "ood": {"copy-last": 0.14, "context-mean": 0.2, "ridge": 0.19, "train-mean": 0.2}}
-    assert diagnose([record(3, 0.5, 0.15)], poisoned, 0.3).startswith("the ood set itself")
-
-
-def test_ridge_gives_a_foreign_space_away():
-    foreign = {**BASELINES, "ood": {"context-mean": 0.62, "decayed-mean": 0.63, "ridge": 0.2}}
-    assert "another embedding space" in foreign_space(foreign)
-    assert diagnose([record(3, 0.5, 0.1)], foreign, 0.3) == foreign_space(foreign)
-    assert foreign_space(BASELINES) == ""
-
-
-@pytest.mark.parametrize(
-    ("history", "says"),
-    [
-        ([record(3, 0.55, -0.2)], "point away"),
-        ([record(3, 0.54, 0.6), record(6, 0.56, 0.4)], "overfits"),
-        ([record(3, 0.56, 0.4)], "unlike those of training"),
-        ([record(3, 0.30, 0.2, train_loss_info=2.1)], "does not learn; InfoNCE is at 2.10"),
-        ([record(3, 0.30, 0.2)], "InfoNCE has no weight"),
-    ],
-)
-def test_each_diagnosis(history, says):
-    assert says in diagnose(history, BASELINES, 0.45)
+# The sentinel.
 
 
 def test_one_line_of_the_sentinels_log_for_each_check_on_ood():

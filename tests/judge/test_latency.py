@@ -1,6 +1,7 @@
 """Latency: percentiles mean what they say, warm calls don't count, and the clock waits for the device."""
 
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -30,7 +31,15 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(latency, "PATIENCE", 1e9)
     return clock
+
+
+def test_a_slow_model_is_called_less_often(clock, monkeypatch):
+    monkeypatch.setattr(latency, "PATIENCE", 1.0)
+    calls = []
+    measure_latency(Slow(clock.pass_ms, lambda call: calls.append(call) or 300), 7, CPU, repeats=50)
+    assert len(calls) == 2 * latency.LEAST, "warming up and timing, five calls each"
 
 
 class Slow(LatentModel):
@@ -83,7 +92,7 @@ def test_inputs_are_unit_length_of_the_shape_asked_for_and_always_the_same(clock
 
 def test_the_result_says_what_was_measured(clock):
     found = measure_latency(Slow(clock.pass_ms, lambda call: 1), 7, CPU, repeats=5)
-    assert found.to_dict() == {
+    assert asdict(found) == {
         "device": "cpu", "context": 7, "parameters": 12, "repeats": 5,
         "batches": ({"batch": 1, "p50": 1.0, "p95": 1.0},),
     }  # fmt: skip

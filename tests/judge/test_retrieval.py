@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextvec.judge import retrieval
-from nextvec.judge.retrieval import Candidates, candidates_of, rank, summarise, target_ranks
+from nextvec.judge.retrieval import (
+    Candidates,
+    candidates_of,
+    rank,
+    summarise,
+    target_ranks,
+    within_candidates,
+    within_ranks,
+)
 
 
 def candidates(vectors: torch.Tensor) -> Candidates:
@@ -109,5 +117,80 @@ def test_candidates_are_the_rows_of_the_split(world):
 def test_summary_by_hand():
     found = summarise(torch.tensor([1.0, 2.0, 5.0, 6.5, 10.0, 100.0]).double())
     assert (found.r_at_1, found.r_at_5, found.r_at_10) == pytest.approx((1 / 6, 3 / 6, 5 / 6))
+    assert found.r_at_50 == pytest.approx(5 / 6) and summarise(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
     assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 6.5 + 1 / 10 + 1 / 100) / 6)
     assert found.median_rank == 5.75
+
+
+def test_repeats_are_those_of_all_numbers_not_of_the_first():
+    """A closer look is taken only at rows that begin alike; what it finds must be the same."""
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(0, 2, (300, 9)).astype(np.float32)
+    rows = [row.tobytes() for row in vectors]
+    expected = [(place, rows.index(row)) for place, row in enumerate(rows) if rows.index(row) != place]
+    found = np.stack(retrieval._repeats(vectors), axis=1)
+    assert 20 < len(expected) < 280 and sorted(map(tuple, found.tolist())) == expected
+    assert retrieval._repeats(vectors[:0])[0].shape == (0,)
+
+
+def within_reference(world, windows, predictor):
+    """Ranks among the other chunks of each window's document, by the words of the definition, in float64."""
+    ranks = []
+    for position in range(len(windows)):
+        row = int(windows.targets[position])
+        document = int(np.flatnonzero(world.documents.first_row <= row)[-1])
+        first, count = int(world.documents.first_row[document]), int(world.documents.rows[document])
+        steps = windows.context if windows.available is None else int(windows.available[position])
+        context = torch.zeros((1, windows.context, world.vectors.shape[1]))
+        context[0, -steps:] = world.vectors[row - steps : row]
+        query = predictor.predict(context)[0].double()
+        vectors = world.vectors[first : first + count].double()
+        excluded = {place - first for place in range(row - steps, row)}
+        ranks.append(reference(query, vectors, row - first, excluded))
+    return ranks
+
+
+@pytest.mark.parametrize("least", [None, 1])
+@pytest.mark.parametrize("name", ["context-mean", "constant", "copy-last"])
+@pytest.mark.parametrize(
+    ("together", "rows", "memory"), [(1, 1, 1), (7, 10**6, 2**26), (32, 40, 50), (10**6, 10**6, 9)]
+)
+def test_ranks_within_documents_equal_brute_force(world, predictors, monkeypatch, least, name, together, rows, memory):
+    """Whatever documents share a product, in any order of windows, over blocks that cut through documents."""
+    for limit, value in (("_TOGETHER", together), ("_ROWS_TOGETHER", rows), ("_SCORES", memory), ("BLOCK", 37)):
+        monkeypatch.setattr(retrieval, limit, value)
+    windows = world.windows("val", 3, least)
+    windows = windows.take(torch.randperm(len(windows), generator=torch.Generator().manual_seed(1)))
+    found = within_ranks(predictors[name], world.vectors, windows, world.documents)
+    assert found.tolist() == within_reference(world, windows, predictors[name])
+    assert found.max() > 1
+
+
+def test_repeats_within_a_document_tie_and_those_in_others_are_no_candidates(worlds, predictors):
+    world = worlds([8, 8, 8], ["val"] * 3)
+    world.vectors[4] = world.vectors[6] = world.vectors[7]
+    world.vectors[12] = world.vectors[7]
+    windows = world.windows("val")
+    found = within_ranks(predictors["constant"].__class__(world.vectors[7]), world.vectors, windows, world.documents)
+    ranks = dict(zip(windows.targets.tolist(), found.tolist(), strict=True))
+    assert ranks[4] == 2.0, "three copies, all of them candidates"
+    assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in the context are left out"
+    assert ranks[12] == 1.0, "copies in another document count for nothing"
+
+
+def test_the_only_candidate_is_first(worlds, predictors):
+    world = worlds([4, 4, 9], ["val"] * 3)
+    windows = world.windows("val")
+    found = within_ranks(predictors["constant"], world.vectors, windows, world.documents)
+    assert found[:2].tolist() == [1.0, 1.0]
+    assert within_candidates(windows, world.documents) == pytest.approx((1 + 1 + 6 * 6) / 8)
+    short = world.windows("val", 3, 1)
+    expected = [rows - min(before, 3) for rows in (4, 4, 9) for before in range(1, rows)]
+    assert within_candidates(short, world.documents) == pytest.approx(np.mean(expected))
+
+
+def test_within_a_document_the_oracle_is_first_and_a_constant_is_in_the_middle(world, predictors):
+    windows = world.windows("ood")
+    assert (within_ranks(predictors["oracle"], world.vectors, windows, world.documents) == 1).all()
+    constant = within_ranks(predictors["constant"], world.vectors, windows, world.documents)
+    assert constant.mean() == pytest.approx((within_candidates(windows, world.documents) + 1) / 2, rel=0.15)

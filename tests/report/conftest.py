@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from nextvec.data.check import CheckReport, Finding
-from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement, conclude
+from nextvec.judge.figures import Estimate, Retrieval
+from nextvec.judge.judgement import Judgement, PredictorScores, SplitJudgement, conclude
 
 
 def _scores(cosine: float, margin: float, hits: float, gain: float | None) -> PredictorScores:

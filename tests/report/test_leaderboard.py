@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nextvec.judge.judgement import Estimate
+from nextvec.judge.figures import Estimate
 from nextvec.report.leaderboard import (
     BestBaseline,
     Entry,

@@ -6,39 +6,40 @@ function of the figures that `measure.py` takes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from nextvec.data.measure import NORM_TOLERANCE, Figures, measure_store
+from nextvec.data.duplicates import NEAR, Figures
+from nextvec.data.measure import NORM_TOLERANCE, measure_fingerprint, measure_store
+from nextvec.data.space import SAME_SPACE_COSINE, Space
 from nextvec.data.split import SPLITS
 from nextvec.data.store import Store
+from nextvec.data.verdicts import (
+    Finding,
+    judge_coherence,
+    judge_forward,
+    judge_ood,
+    judge_reversed,
+    judge_shuffled,
+    judge_space,
+    judge_spectrum,
+)
 from nextvec.lights import LIGHTS, Light
 
 LEAK_RED = 0.01
 """Share of a split's rows that are in train too from which its scores mean nothing."""
 REPEATS_AMBER = 0.01
 """Share of a split's rows that repeat another of its rows from which its scores need care."""
-CONSTANT = 0.98
-"""Mean cosine of neighbours above which vectors are nearly constant."""
-COHERENCE_GAP = 0.1
-"""Difference of the neighbours' cosine between ood and val above which their scores can't be compared."""
-FOREIGN_COSINE = 0.15
-"""Cosine of two splits' mean vectors below which they look like those of two unrelated spaces."""
-FOREIGN_ALIGNMENT = 0.5
-"""Alignment of ood, in parts of val's, below which its vectors are not of the training set's space. Measured: 0.83 to
-1.01 for other sources in one space, 0.29 to 0.35 for rotated or permuted vectors."""
+NEAR_AMBER, NEAR_RED = 0.01, 0.1
+"""Share of a split's sampled rows with a near twin in train from which its scores need care, and mean nothing."""
+NEAR_REPEATS_AMBER = 0.1
+"""Share of a split's sampled rows with a near twin in another document of it from which its scores need care."""
+RANDOM_COSINE = 0.9
+"""Mean cosine of vectors of different documents above which all vectors are near duplicates of each other."""
+FEW_DIRECTIONS = 8
+"""Effective rank below which unrelated vectors are near each other by chance."""
 FEW_GROUPS = 20
 """Below that many independent documents an interval says little."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found: what, where, and what to do about it."""
-
-    name: str
-    light: Light
-    text: str
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,27 @@ class CheckReport:
 
 
 def check_store(
-    store: Store, context: int, min_context: int | None = None, *, ood: Store | None = None, sample: int = 50_000
+    store: Store,
+    context: int,
+    min_context: int | None = None,
+    *,
+    ood: Store | None = None,
+    encoder: Space | None = None,
+    sample: int = 50_000,
 ) -> CheckReport:
     """Check a store for windows of `context` vectors (at least `min_context`, where given).
 
-    `ood` holds the ood split, where it is not the store's own.
-
-    `sample` is the most rows of each split that coherence and mean direction are measured on; the sample is fixed.
-    Raises StoreError if the table of documents can't be read.
+    `ood` holds the ood split, where it is not the store's own. `encoder` is the space of an encoder at hand: its
+    vectors of the probe texts are compared with those that the stores keep. `sample` is the most rows of each split
+    that coherence, order and directions are measured on; the sample is fixed. Raises StoreError if the table of
+    documents can't be read.
     """
-    figures = measure_store(store, context if min_context is None else min_context, sample, ood)
+    figures = measure_store(store, context, context if min_context is None else min_context, sample, ood)
+    if encoder is not None:
+        homes = {"store": store, "ood set": ood}
+        figures["fingerprint"] = {
+            name: measure_fingerprint(home.space, encoder) for name, home in homes.items() if home is not None
+        }
     return CheckReport(str(store.path), context, judge_figures(figures), figures)
 
 
@@ -106,6 +118,22 @@ def _sound(figures: Figures, whose: str, rows: int) -> Iterator[Finding]:
             yield Finding(name, "red", f"{found}; {remedy} and build the store again")
         else:
             yield Finding(name, "green", f"{whose}{fine}")
+
+
+def _fingerprint(figures: Figures) -> Iterator[Finding]:
+    """Did the encoder that was named make the vectors?"""
+    for name, found in figures.get("fingerprint", {}).items():
+        told = f"{found['encoder']} against the {name}'s {found['store']}"
+        if found["dimensions"][0] != found["dimensions"][1]:
+            yield Finding("fingerprint", "red", f"another encoder made the {name}: {told}; use that one")
+        elif found["cosine"] is None:
+            remedy = "nothing says which encoder made it; build it from its texts to know"
+            yield Finding("fingerprint", "amber", f"the {name} or the encoder has no fingerprint ({told}); {remedy}")
+        elif found["cosine"] < SAME_SPACE_COSINE:
+            differs = f"the probe texts' vectors have cosine {found['cosine']:.3f} at the lowest"
+            yield Finding("fingerprint", "red", f"another encoder made the {name}: {differs}, {told}; use that one")
+        else:
+            yield Finding("fingerprint", "green", f"the {name} is of {found['encoder']}: the probe texts agree")
 
 
 def _repeats(figures: Figures) -> Iterator[Finding]:
@@ -140,6 +168,49 @@ def _leaks(figures: Figures) -> Iterator[Finding]:
             yield Finding(f"{name} in train", "green", f"no row of {name} is in train too")
 
 
+def _near_duplicates(figures: Figures) -> Iterator[Finding]:
+    """Chunks that say almost the same as one of another document: within a split, and in train."""
+    splits = {name: split for name, split in figures["splits"].items() if "near_repeats" in split}
+    if not splits:
+        return
+    random = max(split["random_cosine"] for split in splits.values())
+    rank = min(split["spectrum"]["effective_rank"] for split in splits.values())
+    if random > RANDOM_COSINE:
+        told = f"vectors of different documents have cosine {random:.2f} on average"
+        remedy = "they are nearly constant, and near duplicates can't be told; see that the encoder gets whole texts"
+        yield Finding("near duplicates", "amber", f"{told}: {remedy}")
+        return
+    if rank < FEW_DIRECTIONS:
+        told = f"vectors use {rank:.1f} directions (effective rank)"
+        yield Finding("near duplicates", "green", f"{told}: too few to tell near duplicates from chance")
+        return
+    inside = {name: split["near_repeats"] for name, split in splits.items()}
+    share, told, example = _tell_near(inside, "another document")
+    if share > NEAR_REPEATS_AMBER:
+        yield Finding("near repeats", "amber", f"{told}, {example}; they count twice in every score")
+    else:
+        yield Finding("near repeats", "green", told)
+    cross = {name: split["near_in_train"] for name, split in splits.items() if "near_in_train" in split}
+    if not cross:
+        return
+    share, told, example = _tell_near(cross, "train")
+    if share > NEAR_RED:
+        remedy = "a leak: drop them and build the store again"
+        yield Finding("near duplicates", "red", f"{told}, {example}; {remedy}")
+    elif share > NEAR_AMBER:
+        yield Finding("near duplicates", "amber", f"{told}, {example}; drop them, a model has seen them in training")
+    else:
+        yield Finding("near duplicates", "green", told)
+
+
+def _tell_near(found: Figures, where: str) -> tuple[float, str, str]:
+    """The highest share of rows with a near twin (0 where it is a single row), all of them in words, and an example."""
+    counts = [f"{split['found']:,} of {split['queries']:,} of {name}" for name, split in found.items()]
+    worst = max(found.values(), key=lambda split: float(split["found"] / split["queries"]))
+    told = f"sampled rows with a near twin (cosine above {NEAR:g}) in {where}, repeats aside: {', '.join(counts)}"
+    return worst["found"] / worst["queries"] if worst["found"] > 1 else 0.0, told, f"such as {worst['example']}"
+
+
 def _windows(figures: Figures) -> Iterator[Finding]:
     for name in SPLITS:
         split = figures["splits"].get(name, {"documents": 0, "windows": 0, "short": 0, "groups": 0})
@@ -161,71 +232,11 @@ def _windows(figures: Figures) -> Iterator[Finding]:
             yield Finding(label, "green", told)
 
 
-def _coherence(figures: Figures) -> Iterator[Finding]:
-    near = {name: split["coherence"][0] for name, split in figures["splits"].items()}
-    near = {name: cosine for name, cosine in near.items() if cosine is not None}
-    told = "mean cosine of neighbours: " + ", ".join(f"{name} {cosine:.2f}" for name, cosine in near.items())
-    if any(cosine > CONSTANT for cosine in near.values()):
-        remedy = "nothing can beat copying the last one; see that the encoder gets whole texts, or take longer chunks"
-        yield Finding("coherence", "amber", f"vectors are nearly constant ({told}): {remedy}")
-    else:
-        yield Finding("coherence", "green", told if near else "no document has two chunks")
-
-
-def _ood(figures: Figures) -> Iterator[Finding]:
-    """Is ood easier or harder than val, or even of another space?"""
-    val, ood = (figures["splits"].get(name) for name in ("val", "ood"))
-    if val is None or ood is None:
-        return
-    one_encoder = "see that one encoder made both, and compare gains over baselines, not scores"
-    near, ood_near = val["coherence"][0], ood["coherence"][0]
-    if near is not None and ood_near is not None:
-        told = f"neighbours have cosine {ood_near:.2f} in ood and {near:.2f} in val"
-        if abs(ood_near - near) > COHERENCE_GAP:
-            level = "easier" if ood_near > near else "harder"
-            yield Finding("ood against val", "amber", f"{told}: ood is {level}, or of another encoder; {one_encoder}")
-        else:
-            yield Finding("ood against val", "green", f"{told}: about equally hard")
-    if _is_foreign(figures):
-        return
-    cosine = figures["mean_direction_cosine"]["val-ood"]
-    told = f"the mean vectors of ood and val have cosine {cosine:.2f}"
-    if _has_direction(val) and _has_direction(ood) and cosine < FOREIGN_COSINE:
-        yield Finding("mean direction", "amber", f"{told}, as in unrelated spaces; {one_encoder}")
-    else:
-        yield Finding("mean direction", "green", told)
-
-
-def _space(figures: Figures) -> Iterator[Finding]:
-    """Are the ood vectors of the training set's space at all?"""
-    alignment = figures.get("alignment", {})
-    if not {"val", "ood"} <= set(alignment):
-        return
-    told = f"train's strongest directions hold {alignment['ood']:.2f} of its strength, of val's {alignment['val']:.2f}"
-    if _is_foreign(figures):
-        yield Finding(
-            "ood space", "red",
-            f"ood is of another embedding space than train: {told}; make it with the encoder of the training set",
-        )  # fmt: skip
-    else:
-        yield Finding("ood space", "green", f"ood is of the embedding space of train: {told}")
-
-
-def _is_foreign(figures: Figures) -> bool:
-    alignment = figures.get("alignment", {})
-    return {"val", "ood"} <= set(alignment) and alignment["ood"] < FOREIGN_ALIGNMENT * alignment["val"]
-
-
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _has_direction(split: Figures) -> bool:
-    """Whether a split's mean vector is more than chance: M documents about random centres leave √(coherence / M)."""
-    chance = math.sqrt(max(0.0, split["coherence"][0] or 0.0) / split["documents"])
-    return bool(split["mean_norm"] > max(0.1, 3 * chance))
-
-
 RULES: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
-    _numbers, _repeats, _leaks, _windows, _coherence, _space, _ood,
+    _numbers, _fingerprint, _repeats, _leaks, _near_duplicates, _windows, judge_coherence, judge_forward,
+    judge_reversed, judge_shuffled, judge_spectrum, judge_space, judge_ood,
 )  # fmt: skip

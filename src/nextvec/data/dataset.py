@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from nextvec.data.check import CheckReport, check_store
+from nextvec.data.encode import LSA, Encoder, open_encoder
 from nextvec.data.interchange import import_npz
+from nextvec.data.lsa import LsaEncoder
 from nextvec.data.npz import npz_fingerprint
 from nextvec.data.space import difference
 from nextvec.data.split import SPLITS
-from nextvec.data.store import Store, open_store
+from nextvec.data.store import ENCODER, Store, open_store
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
@@ -47,9 +49,22 @@ class Dataset:
         """Whether any of the vectors were drawn, not made from text."""
         return any(home.synthetic for home in (self.store, self.ood) if home is not None)
 
-    def check(self, context: int, min_context: int | None) -> CheckReport:
-        """The preflight of all splits."""
-        return check_store(self.store, context, min_context, ood=self.ood)
+    def check(self, context: int, min_context: int | None, encoder: str = "") -> CheckReport:
+        """The preflight of all splits; where an encoder is named, also whether it made the vectors.
+
+        Raises as `open_encoder` if that encoder is not at hand, StoreError if the store keeps no lsa encoder.
+        """
+        opened: Encoder | None = None
+        if encoder == LSA:  # fitted on a corpus: it lies in the store
+            if self.store.space.encoder != LSA:
+                raise StoreError(
+                    f"store {self.store.path} is of {self.store.space}, it keeps no lsa encoder; name that one"
+                )
+            opened = LsaEncoder.load(self.store.path / ENCODER)
+        elif encoder:
+            opened = open_encoder(encoder)
+        space = None if opened is None else opened.space
+        return check_store(self.store, context, min_context, ood=self.ood, encoder=space)
 
     def windows(self, context: int, min_context: int | None, device: torch.device) -> dict[str, WindowSet]:
         """The windows of each split that has any, on a device."""

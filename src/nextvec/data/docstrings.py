@@ -62,6 +62,7 @@ def is_prose(text: str) -> bool:
 def _without_markup(text: str) -> str:
     """`text` with white space collapsed and without the backticks and roles of reStructuredText."""
     text = _ROLE.sub(r"\1", " ".join(text.split()).replace("``", "`"))
+    text = " ".join(text.split())  # an empty role leaves its place
     return text.removesuffix("::") + ":" if text.endswith("::") else text
 
 

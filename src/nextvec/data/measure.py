@@ -2,55 +2,68 @@
 
 An ood set of its own may be measured with a store: it takes the place of the store's ood split.
 
-All figures are plain values, so that the rules of `check.py` can be tried on figures from anywhere.
+All figures are plain values, so that the rules of `check.py` and `verdicts.py` can be tried on figures from anywhere.
 
-Letters in names: N rows of the store, R rows of a sample, M documents, D dimensions.
+Letters in names: N rows of the store, R rows of a sample, M documents, Q queries, D dimensions.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.data.duplicates import Figures, Scan, count_repeats, digests, measure_near, place, scan_rows
+from nextvec.data.order import (
+    context_mean_cosine,
+    measure_agreement,
+    measure_arrow,
+    measure_coherence,
+    measure_forward,
+)
+from nextvec.data.samples import Sample, draw_sample
+from nextvec.data.space import Space, probe_cosines
+from nextvec.data.spectrum import (
+    Moments,
+    make_coordinates,
+    measure_alignment,
+    measure_likeness,
+    measure_moments,
+    measure_spectrum,
+    strongest_directions,
+)
 from nextvec.data.split import SPLITS
 from nextvec.data.store import DocumentTable, Store
 
-Figures = dict[str, Any]
-
 NORM_TOLERANCE = 2e-3
 """How far from 1 a length may be; rounding to float16 moves it by less than 0.0005."""
-DISTANCES = range(1, 9)
-"""Distances, in chunks, of the coherence curve."""
-
-_BLOCK = 8192  # rows read at once
-_SAMPLE_VALUES = 2**26  # most numbers of a sample: 256 MiB as float32
 
 
-def measure_store(store: Store, least: int, sample: int, ood: Store | None = None) -> Figures:
-    """Everything that the preflight judges, for windows with at least `least` vectors before the target.
+def measure_store(store: Store, context: int, least: int, sample: int, ood: Store | None = None) -> Figures:
+    """Everything that the preflight judges, for windows of `context` vectors, at least `least`, before the target.
 
-    `sample` is the most rows of each split that coherence and directions are measured on. Coherence is the mean
-    cosine of two rows of a document at each of DISTANCES, None where no document is that long. `alignment` is the part
-    of a split's energy (squared length) in train's strongest directions, over that in as many directions of its own.
-    `ood` holds the ood split, where it is not the store's own.
+    `sample` is the most rows of each split that coherence, order and directions are measured on. Of each split:
+    `coherence` by distance, its `fall`, `context_mean` (its cosine with what follows), `spectrum`, `mean_norm`, repeats
+    and near repeats; of val and ood also rows that are, or nearly are, in train. `alignment`, `likeness` and `order`
+    compare splits with train. `ood` holds the ood split, where it is not the store's own.
     """
     homes = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
-    scans = {home.path: _scan_rows(home.vectors) for home in homes.values()}
-    train = _digests(scans[store.path], store.documents, "train")
+    scans = {home.path: scan_rows(home.vectors) for home in homes.values()}
+    train = digests(scans[store.path], store.documents, "train")
     splits: dict[str, Figures] = {}
-    samples: dict[str, NDArray[np.float32]] = {}
+    samples: dict[str, Sample] = {}
+    moments: dict[str, Moments] = {}
     for split, home in homes.items():
         counts = _count_split(home.documents, split, least)
         if counts["documents"]:
-            coherence, samples[split] = _measure_split(home.vectors, home.documents, split, sample)
-            norm = round(float(np.linalg.norm(samples[split].mean(axis=0))), 4)
-            splits[split] = {**counts, "coherence": coherence, "mean_norm": norm}
-            splits[split].update(_count_repeats(scans[home.path], home.documents, split, train))
-    means = {split: sampled_RD.mean(axis=0) for split, sampled_RD in samples.items()}
+            samples[split] = draw_sample(home.vectors, home.documents, split, sample)
+            moments[split] = measure_moments(samples[split])
+            splits[split] = {**counts, **_measure_split(samples[split], moments[split], context)}
+            splits[split].update(count_repeats(scans[home.path], home.documents, split, train))
+    strongest_DK = strongest_directions(moments["train"]) if "train" in moments else None
+    if strongest_DK is not None:
+        means = {split: measured.mean_D for split, measured in moments.items()}
+        for split, near in measure_near(homes, scans, means, strongest_DK).items():
+            splits[split].update(near)
     return {
         "rows": len(store.vectors),
         "dimensions": store.dimensions,
@@ -60,52 +73,36 @@ def measure_store(store: Store, least: int, sample: int, ood: Store | None = Non
         "torn_groups": _find_torn_groups(store.documents),
         "splits": splits,
         "mean_direction_cosine": {
-            f"{one}-{other}": round(_cosine(means[one], means[other]), 4)
-            for one in means
-            for other in means
+            f"{one}-{other}": round(_cosine(moments[one].mean_D, moments[other].mean_D), 4)
+            for one in moments
+            for other in moments
             if SPLITS.index(one) < SPLITS.index(other)
         },
-        "alignment": _measure_alignment(samples) if "ood" in samples else {},
+        **({} if strongest_DK is None else _compare_with_train(samples, moments, strongest_DK)),
+    }
+
+
+def measure_fingerprint(own: Space, encoder: Space) -> Figures:
+    """The probes of a store's space beside an encoder's: their lowest `cosine`, None where they can't be compared."""
+    cosine = None
+    if own.probes is not None and encoder.probes is not None and own.probes.shape == encoder.probes.shape:
+        cosine = round(float(probe_cosines(own.probes, encoder.probes).min()), 4)
+    return {
+        "store": str(own),
+        "encoder": str(encoder),
+        "dimensions": [own.dimensions, encoder.dimensions],
+        "cosine": cosine,
     }
 
 
 def shared_rows(train: Store, other: Store, split: str) -> float:
     """The part of a split's rows in `other` that are rows of the train split of `train`, too: from 0 to 1."""
-    seen = _digests(_scan_rows(train.vectors), train.documents, "train")
-    rows = _digests(_scan_rows(other.vectors), other.documents, split)
-    return float(np.isin(rows.digest, seen.digest).mean()) if len(rows.digest) else 0.0
+    seen = digests(scan_rows(train.vectors), train.documents, "train")
+    rows = digests(scan_rows(other.vectors), other.documents, split)
+    return float((seen.count(rows.digest) > 0).mean()) if len(rows.digest) else 0.0
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over all rows gives."""
-
-    norm: NDArray[np.float32]
-    """(N,) lengths; NaN or infinite where a number of the row is."""
-    digest: NDArray[np.uint64]
-    """(N,) hashes: rows of the same bytes have the same."""
-
-
-def _scan_rows(vectors: NDArray[Any]) -> _Scan:
-    norm = np.empty(len(vectors), np.float32)
-    digest = np.empty(len(vectors), np.uint64)
-    for start in range(0, len(vectors), _BLOCK):
-        rows = np.ascontiguousarray(vectors[start : start + _BLOCK])
-        norm[start : start + len(rows)] = _lengths(rows.astype(np.float32))
-        # In half precision, so that a float16 store and a float32 file show the vectors that they share.
-        halves = rows.astype(np.float16, copy=False)
-        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in halves)
-        digest[start : start + len(rows)] = np.frombuffer(digests, np.uint64)
-    return _Scan(norm, digest)
-
-
-def _lengths(vectors_RD: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths: NDArray[np.float32] = np.sqrt(np.einsum("rd,rd->r", vectors_RD, vectors_RD))
-    return lengths
-
-
-def _measure_lengths(scan: _Scan, documents: DocumentTable) -> Figures:
+def _measure_lengths(scan: Scan, documents: DocumentTable) -> Figures:
     """Rows that are NaN or infinite, zero, or not of unit length; and the shortest and longest usable row."""
     finite, zero = np.isfinite(scan.norm), scan.norm == 0
     usable = scan.norm[finite & ~zero]
@@ -120,13 +117,7 @@ def _measure_lengths(scan: _Scan, documents: DocumentTable) -> Figures:
 def _tell(chosen_N: NDArray[np.bool_], documents: DocumentTable) -> Figures:
     """How many rows are chosen, and where the first is."""
     count = int(chosen_N.sum())
-    return {"count": count, "first": _place(documents, int(chosen_N.argmax())) if count else None}
-
-
-def _place(documents: DocumentTable, row: int) -> str:
-    """Where a row is, in words."""
-    document = int(np.searchsorted(documents.first_row, row, side="right")) - 1
-    return f"row {row} (document '{documents.ids[document]}')"
+    return {"count": count, "first": place(documents, int(chosen_N.argmax())) if count else None}
 
 
 def _count_split(documents: DocumentTable, split: str, least: int) -> Figures:
@@ -140,35 +131,6 @@ def _count_split(documents: DocumentTable, split: str, least: int) -> Figures:
         "windows": int(np.maximum(rows - least, 0).sum()),
         "short": int((rows <= least).sum()),
     }
-
-
-@dataclass(frozen=True)
-class _Digests:
-    """The hashes of a split's rows, and where they are."""
-
-    rows: NDArray[np.int64]
-    digest: NDArray[np.uint64]
-    documents: DocumentTable
-
-
-def _digests(scan: _Scan, documents: DocumentTable, split: str) -> _Digests:
-    rows = np.flatnonzero(np.repeat(documents.splits, documents.rows) == SPLITS.index(split))
-    return _Digests(rows, scan.digest[rows], documents)
-
-
-def _count_repeats(scan: _Scan, documents: DocumentTable, split: str, train: _Digests) -> Figures:
-    """Rows that repeat another row of their split, and rows that are in train too, with an example."""
-    own = _digests(scan, documents, split)
-    figures: Figures = {"repeats": len(own.rows) - len(np.unique(own.digest))}
-    if split != "train":
-        leaked = np.isin(own.digest, train.digest)
-        figures.update(in_train=int(leaked.sum()), in_train_example=None)
-        if leaked.any():
-            first = int(leaked.argmax())
-            twin = int((train.digest == own.digest[first]).argmax())
-            places = (_place(documents, int(own.rows[first])), _place(train.documents, int(train.rows[twin])))
-            figures["in_train_example"] = " and ".join(places)
-    return figures
 
 
 def _find_torn_groups(documents: DocumentTable) -> Figures:
@@ -187,59 +149,43 @@ def _find_torn_groups(documents: DocumentTable) -> Figures:
     return {"count": len(np.unique(group[breaks])), "example": example}
 
 
-def _measure_split(
-    vectors: NDArray[Any], documents: DocumentTable, split: str, sample: int
-) -> tuple[list[float | None], NDArray[np.float32]]:
-    """The coherence of a split at each of DISTANCES, and the sampled rows (R, D) that have a direction, at length 1."""
-    rows_R, document_R = _sample_documents(documents, split, min(sample, _SAMPLE_VALUES // vectors.shape[1]))
-    sampled_RD = vectors[rows_R].astype(np.float32)
-    lengths_R = _lengths(sampled_RD)
-    usable_R = np.isfinite(lengths_R) & (lengths_R > 0)
-    sampled_RD[~usable_R] = 0
-    sampled_RD /= np.where(usable_R, lengths_R, 1)[:, None]
-    coherence: list[float | None] = []
-    for distance in DISTANCES:
-        same = document_R[:-distance] == document_R[distance:]
-        same &= usable_R[:-distance] & usable_R[distance:]
-        cosines = np.einsum("rd,rd->r", sampled_RD[:-distance], sampled_RD[distance:])[same]
-        coherence.append(round(float(cosines.mean(dtype=np.float64)), 4) if len(cosines) else None)
-    return coherence, sampled_RD if usable_R.all() else sampled_RD[usable_R]
+def _measure_split(sample: Sample, moments: Moments, context: int) -> Figures:
+    """What a sample of a split says of its own."""
+    coherence, fall = measure_coherence(sample)
+    return {
+        "coherence": coherence,
+        "fall": fall,
+        "context_mean": context_mean_cosine(sample, context),
+        "mean_norm": round(float(np.linalg.norm(moments.mean_D)), 4),
+        "spectrum": measure_spectrum(moments.covariance_DD),
+    }
 
 
-def _measure_alignment(samples: dict[str, NDArray[np.float32]]) -> dict[str, float]:
-    """For val and ood: energy in train's first K directions over that in their own first K, from about K / D to 1.
-
-    A space's texts share their strongest directions, whatever they speak of; vectors of another encoder do not.
-    """
-    if "train" not in samples:
-        return {}
-    dimensions = samples["train"].shape[1]
-    count = max(dimensions // 8, 1)
-    directions_DK = np.linalg.eigh(_second_moment(samples["train"]))[1][:, -count:]
-    alignment = {}
-    for split, sampled_RD in samples.items():
-        own = np.linalg.eigvalsh(_second_moment(sampled_RD))[-count:].sum()
-        if split != "train" and own > 0:
-            captured = np.square(sampled_RD @ directions_DK).sum(dtype=np.float64) / max(len(sampled_RD), 1)
-            alignment[split] = round(float(captured / own), 4)
-    return alignment
-
-
-def _second_moment(sampled_RD: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean of the outer products of rows, (D, D)."""
-    return (sampled_RD.T @ sampled_RD).astype(np.float64) / max(len(sampled_RD), 1)
-
-
-def _sample_documents(documents: DocumentTable, split: str, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of whole documents of a split, at most `size` (the last document is cut), and the document of each row."""
-    chosen_M = np.flatnonzero(documents.splits == SPLITS.index(split))
-    order_M = np.random.Generator(np.random.Philox(key=np.array([0, 2**63 + 2], np.uint64))).permutation(chosen_M)
-    before_M = np.cumsum(documents.rows[order_M]) - documents.rows[order_M]
-    order_M, before_M = order_M[before_M < size], before_M[before_M < size]
-    rows_M = np.minimum(documents.rows[order_M], size - before_M)
-    offset_R = np.arange(int(rows_M.sum())) - np.repeat(before_M, rows_M)
-    return np.repeat(documents.first_row[order_M], rows_M) + offset_R, np.repeat(order_M, rows_M)
+def _compare_with_train(
+    samples: dict[str, Sample], moments: dict[str, Moments], strongest_DK: NDArray[np.float32]
+) -> Figures:
+    """How the other splits lie to train: `alignment` and `likeness` of their directions; and `order` of each split."""
+    figures: Figures = {"alignment": {}, "likeness": {}, "order": {}}
+    coordinates = make_coordinates(moments["train"])
+    if coordinates is None:
+        return figures
+    train_RK = coordinates.read(samples["train"])
+    train_arrow = measure_arrow(train_RK, samples["train"])
+    for split, sample in samples.items():
+        read_RK = train_RK if split == "train" else coordinates.read(sample)
+        arrow = train_arrow if split == "train" else measure_arrow(read_RK, sample)
+        if arrow is not None:
+            figures["order"][split] = measure_forward(arrow)
+        if split == "train":
+            continue
+        if arrow is not None and train_arrow is not None:
+            figures["order"][split]["against_train"] = measure_agreement(arrow, train_arrow)
+        alignment = measure_alignment(moments[split], strongest_DK)
+        if alignment is not None:
+            figures["alignment"][split] = alignment
+        figures["likeness"][split] = measure_likeness(train_RK, samples["train"], read_RK, sample)
+    return figures
 
 
-def _cosine(one_D: NDArray[np.float32], other_D: NDArray[np.float32]) -> float:
+def _cosine(one_D: NDArray[np.float64], other_D: NDArray[np.float64]) -> float:
     return float(one_D @ other_D / max(float(np.linalg.norm(one_D) * np.linalg.norm(other_D)), 1e-12))

@@ -1,8 +1,14 @@
-"""The judgement: a model beside every baseline, on the same windows, with intervals over documents."""
+"""The judgement: a model beside every baseline, on the same windows, with intervals over documents.
+
+Cosine, MSE, margin, gain and the breakdown are of all windows of a split; the other measures are of the fixed sample of
+them that the retrieval queries are, rollouts and ablations of a part of that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +16,24 @@ from numpy.typing import NDArray
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import Windows, WindowSet, sample
 from nextvec.errors import NotFiniteError
+from nextvec.judge.ablation import measure_ablations
+from nextvec.judge.alignment import measure_alignment
 from nextvec.judge.bootstrap import bootstrap_means, interval
-from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement, conclude
+from nextvec.judge.breakdown import break_down
+from nextvec.judge.contrast import measure_contrast
+from nextvec.judge.figures import Estimate, Latency, Retrieval
+from nextvec.judge.judgement import Judgement, PredictorScores, SplitJudgement, conclude
 from nextvec.judge.metrics import Predictor, WindowScores, score_windows
-from nextvec.judge.retrieval import candidates_of, summarise, target_ranks
+from nextvec.judge.retrieval import candidates_of, summarise, target_ranks, within_ranks
+from nextvec.judge.rollout import measure_rollout
+from nextvec.judge.shape import measure_shape, target_shape
 from nextvec.progress import Task, progress
 from nextvec.recipe import JudgeRecipe
 
 __all__ = ["Judgement", "judge_predictors"]
+
+REPEATED = 2_000
+"""Most windows for rollouts and ablations, which predict each of them many times."""
 
 
 def judge_predictors(
@@ -28,12 +44,13 @@ def judge_predictors(
     seed: int,
     model: str | None,
     notes: Sequence[str] = (),
+    latency: Latency | None = None,
     quiet: bool = False,
 ) -> Judgement:
     """Judge predictors on the windows of some splits; `model` names the one that the others are baselines of.
 
-    `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given.
-    Without a model there are no gains and no verdict.
+    `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given;
+    `latency` is the model's and passed on. Without a model there are no gains and no verdict.
     Raises NotFiniteError if a prediction is NaN or infinite.
     """
     assert predictors and (model is None or model in predictors), (model, list(predictors))
@@ -47,7 +64,8 @@ def judge_predictors(
                 continue
             ordered = {name: predictors[name] for name in names}
             splits[split] = _judge_split(ordered, windows, recipe, seed, model, task)
-    return Judgement(model, splits, tuple(told), None if model is None else conclude(model, splits))
+    verdict = None if model is None else conclude(model, splits)
+    return Judgement(model, splits, tuple(told), verdict, latency)
 
 
 def _judge_split(
@@ -61,14 +79,25 @@ def _judge_split(
     vectors, documents, windows, split = judged.vectors, judged.documents, judged.windows, judged.split
     candidates = candidates_of(vectors, documents, split)
     queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
+    sampled = replace(judged, windows=queries)
+    few = replace(judged, windows=queries.take(sample(len(queries), REPEATED, seed).to(vectors.device)))
+    alignments = measure_alignment(predictors, sampled, recipe.resamples, seed)
     scores: dict[str, WindowScores] = {}
     retrievals: dict[str, Retrieval] = {}
+    measures: dict[str, dict[str, Any]] = {}
     for name, predictor in predictors.items():
         scores[name] = score_windows(predictor, vectors, windows)
         if not scores[name].finite:
             lost = int((~np.isfinite(scores[name].cosine)).sum())
             raise NotFiniteError(f"{name} on {split}: {lost:,} of {len(windows):,} predictions are not finite numbers")
         retrievals[name] = summarise(target_ranks(predictor, vectors, queries, candidates))
+        measures[name] = {
+            "within": summarise(within_ranks(predictor, vectors, queries, documents)),
+            "contrast": measure_contrast(predictor, sampled),
+            "alignment": alignments[name],
+            "shape": measure_shape(predictor, sampled),
+            "rollout": measure_rollout(predictor, few),
+        }
         task.advance(len(windows))
 
     groups_W = windows.groups.cpu().numpy()
@@ -83,12 +112,22 @@ def _judge_split(
         queries=len(queries),
         predictors={
             name: PredictorScores(
-                cosines[name], scores[name].mean_mse, scores[name].mean_margin, retrievals[name], gains.get(name)
+                cosines[name],
+                scores[name].mean_mse,
+                scores[name].mean_margin,
+                retrievals[name],
+                gains.get(name),
+                **measures[name],
             )
             for name in predictors
         },
         best_baseline=best,
         gain=None if best is None else gains.get(best),
+        target_shape=target_shape(sampled),
+        ablations={} if model is None else measure_ablations(predictors[model], few, recipe.resamples, seed),
+        parts=None
+        if model is None or best is None
+        else break_down(scores[model].cosine, scores[best].cosine, judged, recipe.resamples, seed),
     )
 
 

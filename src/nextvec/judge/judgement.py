@@ -6,34 +6,12 @@ Plain values only and no torch, so that tables, pages and whatever else reads a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nextvec.data.check import FEW_GROUPS
+from nextvec.judge.figures import Alignment, Breakdown, Contrast, Estimate, Latency, Retrieval, Shape
 from nextvec.lights import LIGHTS, Light, worst
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval over documents."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """How well predictions find the true next chunk: R@k are shares from 0 to 1."""
-
-    r_at_1: float
-    r_at_5: float
-    r_at_10: float
-    mrr: float
-    median_rank: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +24,13 @@ class PredictorScores:
     retrieval: Retrieval
     gain: Estimate | None
     """The model's cosine minus this predictor's on the same windows; None for the model itself or without one."""
+    within: Retrieval | None = None
+    """The same as retrieval, among the chunks of the window's own document only."""
+    contrast: Contrast | None = None
+    alignment: Alignment | None = None
+    shape: Shape | None = None
+    rollout: tuple[float | None, ...] = ()
+    """Mean cosine to the vector 1, 2 … ahead when its own predictions are fed back; empty where not measured."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +50,12 @@ class SplitJudgement:
     """The baseline of the highest cosine on this split."""
     gain: Estimate | None
     """The model's gain over the best baseline."""
+    target_shape: Shape | None = None
+    """The cloud of the targets, beside which the predictors' shapes are read."""
+    ablations: dict[str, Estimate] = field(default_factory=dict)
+    """How far the model's cosine falls when its context is spoilt, by what is done to it."""
+    parts: Breakdown | None = None
+    """The model beside the best baseline by document, source and coherence of the context."""
 
     def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorScores]]:
         """Predictors as tables show them: the model, then the others from the highest cosine to the lowest."""
@@ -91,6 +82,8 @@ class Judgement:
     """What was left out, and why."""
     verdict: Verdict | None
     """None where only baselines were judged."""
+    latency: Latency | None = None
+    """What a prediction of the model costs."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -98,33 +91,13 @@ class Judgement:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Judgement:
-        """The inverse of `to_dict`, also after a way through JSON. Raises KeyError or TypeError for anything else."""
-        verdict = values["verdict"]
-        return cls(
-            values["model"],
-            {name: _split_from(split) for name, split in values["splits"].items()},
-            tuple(values["notes"]),
-            verdict
-            and Verdict(
-                verdict["light"],
-                verdict["sentence"],
-                {split: tuple(reasons) for split, reasons in verdict["reasons"].items()},
-            ),
-        )
+        """The inverse of `to_dict`, also after a way through JSON. Raises ValueError for anything else."""
+        from pydantic import TypeAdapter, ValidationError
 
-
-def _split_from(values: Mapping[str, Any]) -> SplitJudgement:
-    predictors = {
-        name: PredictorScores(
-            Estimate(**score["cosine"]),
-            score["mse"],
-            score["margin"],
-            Retrieval(**score["retrieval"]),
-            score["gain"] and Estimate(**score["gain"]),
-        )
-        for name, score in values["predictors"].items()
-    }
-    return SplitJudgement(**{**values, "predictors": predictors, "gain": values["gain"] and Estimate(**values["gain"])})
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ValueError(str(error.errors(include_url=False)[0])) from error
 
 
 def conclude(model: str, splits: Mapping[str, SplitJudgement]) -> Verdict:

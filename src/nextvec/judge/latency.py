@@ -8,44 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from nextvec.judge.figures import BatchLatency, Latency
 from nextvec.models.base import LatentModel, count_parameters, unit
 
 WARM_CALLS = 20
 """Calls before the first timed one: they load kernels, fill caches and let the clock rate rise."""
-
-
-@dataclass(frozen=True)
-class BatchLatency:
-    """Milliseconds for one call with a batch of that many windows."""
-
-    batch: int
-    p50: float
-    """Half of the calls took no longer."""
-    p95: float
-    """95 % of the calls took no longer."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """What a prediction costs on a device."""
-
-    device: str
-    context: int
-    parameters: int
-    repeats: int
-    """Timed calls for each batch size."""
-    batches: tuple[BatchLatency, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+PATIENCE, LEAST = 0.3, 5
+"""Seconds after which warming up, or timing, ends early, and the fewest calls of each: a slow model needs no more."""
 
 
 def measure_latency(
@@ -68,16 +42,27 @@ def measure_latency(
 @torch.inference_mode()
 def _call_times(model: LatentModel, context_BSD: Tensor, device: torch.device, repeats: int) -> list[float]:
     """Milliseconds of each timed call."""
-    for _ in range(WARM_CALLS):
-        model.predict(context_BSD)
-    times = []
-    for _ in range(repeats):
+    _repeat(lambda: model.predict(context_BSD), WARM_CALLS)
+    times: list[float] = []
+
+    def timed() -> None:
         _wait_for(device)
         start = time.perf_counter_ns()
         model.predict(context_BSD)
         _wait_for(device)
         times.append((time.perf_counter_ns() - start) / 1e6)
+
+    _repeat(timed, repeats)
     return times
+
+
+def _repeat(call: Callable[[], object], times: int) -> None:
+    """Call it that often, or until PATIENCE is over, but LEAST times at least."""
+    end = time.perf_counter_ns() + PATIENCE * 1e9
+    for done in range(times):
+        if done >= LEAST and time.perf_counter_ns() > end:
+            return
+        call()
 
 
 def _percentile(ascending: Sequence[float], share: float) -> float:

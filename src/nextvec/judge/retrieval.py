@@ -5,13 +5,17 @@ out, because a model that copies it would look lost rather than lazy. The rank i
 in blocks of one matrix product. Ties count half (the mid-rank, the expected rank under a random order), so that a
 constant prediction gets the middle rank, and a repeated text neither helps nor harms.
 
+The same among the chunks of the window's own document only is harder by far: topic and style tell nothing there.
+
 Letters in names: Q queries, C candidates, S context length, D dimensions.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,10 +26,12 @@ from torch import Tensor
 from nextvec.data.split import SPLITS
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import Windows
-from nextvec.judge.judgement import Retrieval
+from nextvec.judge.figures import Retrieval
 from nextvec.judge.metrics import BLOCK, Predictor, predict_block
 
 _SCORES = 2**26  # most scores in memory at once: 256 MiB
+_TOGETHER = 32  # windows at which documents stop sharing a matrix product: more would waste it on foreign rows …
+_ROWS_TOGETHER = 2**14  # … and rows at which they stop: more would fill the memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,12 @@ class Candidates:
 def candidates_of(vectors: Tensor, documents: DocumentTable, split: str) -> Candidates:
     """Every chunk of a split as candidates, on the device of `vectors` (N, D)."""
     chosen = np.repeat(documents.splits == SPLITS.index(split), documents.rows)
-    rows = torch.from_numpy(np.flatnonzero(chosen).astype(np.int32)).to(vectors.device)
+    return candidates_at(vectors, torch.from_numpy(np.flatnonzero(chosen).astype(np.int32)))
+
+
+def candidates_at(vectors: Tensor, rows: Tensor) -> Candidates:
+    """Some rows (C,), int32 and ascending, of `vectors` (N, D) as candidates, on the device of the vectors."""
+    rows = rows.to(vectors.device)
     found_CD = vectors.index_select(0, rows)
     repeats, originals = _repeats(found_CD.cpu().numpy())
     return Candidates(
@@ -63,11 +74,15 @@ def candidates_of(vectors: Tensor, documents: DocumentTable, split: str) -> Cand
     )
 
 
+def documents_of(windows: Windows, documents: DocumentTable) -> NDArray[np.int64]:
+    """(W,) the number of each window's document in the table."""
+    return np.searchsorted(documents.first_row, windows.targets.cpu().numpy(), side="right") - 1
+
+
 @torch.inference_mode()
 def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candidates: Candidates) -> Tensor:
     """(Q,) float64 on the cpu: the rank of each window's target among the candidates but the window's own context."""
     ranks = []
-    offsets_S = torch.arange(-windows.context, 0, device=vectors.device, dtype=torch.int32)
     block = max(1, min(BLOCK // 2, _SCORES // len(candidates)))
     scores = torch.empty((block, len(candidates)), device=vectors.device)
     for start in range(0, len(windows), BLOCK):
@@ -75,16 +90,55 @@ def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candid
         _, prediction_BD = predict_block(predictor, vectors, windows, index)
         chosen = windows.take(index)
         target_B = candidates.positions(chosen.targets)
-        # Rows of a document are neighbours among the candidates, too; a masked place repeats the last context row.
-        steps_BS = offsets_S.expand(len(index), -1)
-        if chosen.available is not None:
-            steps_BS = torch.maximum(steps_BS, -chosen.available[:, None])
-        context_BS = target_B[:, None] + steps_BS
+        context_BS = context_positions(chosen, target_B)
         for first in range(0, len(index), block):
             part = slice(first, min(first + block, len(index)))
             memory = scores[: part.stop - first]
             ranks.append(rank(prediction_BD[part], candidates, target_B[part], context_BS[part], memory))
     return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.float64)
+
+
+@torch.inference_mode()
+def within_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, documents: DocumentTable) -> Tensor:
+    """(W,) float64 on the cpu: the rank of each window's target among the chunks of its own document.
+
+    The window's own context is left out and ties count half, as in `target_ranks`. Where the target is the only
+    candidate its rank is 1, so that short documents flatter everybody: read it beside `within_candidates`, and beside
+    the baselines. A matrix product covers the windows and chunks of a few neighbouring documents at once.
+    """
+    order = torch.argsort(windows.targets, stable=True)
+    ordered = windows.take(order)
+    document_W = documents_of(ordered, documents)
+    ranks_W = torch.empty(len(windows), dtype=torch.float64)
+    for start in range(0, len(windows), BLOCK):
+        index = torch.arange(start, min(start + BLOCK, len(windows)), device=vectors.device)
+        _, prediction_BD = predict_block(predictor, vectors, ordered, index)
+        for part in _bundles(document_W[start : start + BLOCK], documents.rows):
+            inside = slice(start + part.start, start + part.stop)
+            ranks_W[order[inside].cpu()] = _within_bundle(
+                prediction_BD[part], vectors, ordered.take(index[part]), document_W[inside], documents
+            )
+    return ranks_W
+
+
+def within_candidates(windows: Windows, documents: DocumentTable) -> float:
+    """How many candidates, the target among them, `within_ranks` compares on average.
+
+    By chance R@1 is one in so many, and higher where documents differ in length. W is at least 1.
+    """
+    context = windows.context if windows.available is None else windows.available.cpu().numpy()
+    return float((documents.rows[documents_of(windows, documents)] - context).mean())
+
+
+def context_positions(windows: Windows, target_B: Tensor) -> Tensor:
+    """(B, S) positions of the windows' contexts among candidates that hold whole documents, from the targets' (B,).
+
+    Rows of a document are neighbours among the candidates, too; a masked place repeats the oldest context row.
+    """
+    steps_BS = torch.arange(-windows.context, 0, device=target_B.device, dtype=torch.int32).expand(len(windows), -1)
+    if windows.available is not None:
+        steps_BS = torch.maximum(steps_BS, -windows.available[:, None])
+    return target_B[:, None] + steps_BS
 
 
 def rank(
@@ -112,8 +166,39 @@ def rank(
 
 def summarise(ranks: Tensor) -> Retrieval:
     """R@k = share of ranks ≤ k; MRR = mean of 1 / rank (Voorhees 1999); the median rank. `ranks` is (Q,), Q ≥ 1."""
-    shares = {k: (ranks <= k).double().mean().item() for k in (1, 5, 10)}
-    return Retrieval(shares[1], shares[5], shares[10], (1 / ranks).mean().item(), float(np.median(ranks.numpy())))
+    r_at_1, r_at_5, r_at_10, r_at_50 = ((ranks <= k).double().mean().item() for k in (1, 5, 10, 50))
+    median = float(np.median(ranks.numpy()))
+    return Retrieval(r_at_1, r_at_5, r_at_10, (1 / ranks).mean().item(), median, r_at_50)
+
+
+def _bundles(document_B: NDArray[np.int64], rows_M: NDArray[np.int64]) -> Iterator[slice]:
+    """Runs of windows, ordered by document, that share a matrix product: whole documents, few windows, few rows."""
+    documents_U, first_U = np.unique(document_B, return_index=True)
+    rows_before_U = np.cumsum(rows_M[documents_U]) - rows_M[documents_U]
+    shelf_U = np.stack([first_U // _TOGETHER, rows_before_U // _ROWS_TOGETHER])
+    opens_U = np.flatnonzero((np.diff(shelf_U, prepend=-1) != 0).any(axis=0))
+    bounds = [*first_U[opens_U].tolist(), len(document_B)]
+    return (slice(start, stop) for start, stop in pairwise(bounds))
+
+
+def _within_bundle(
+    prediction_BD: Tensor, vectors: Tensor, windows: Windows, document_B: NDArray[np.int64], documents: DocumentTable
+) -> Tensor:
+    """(B,) ranks of the windows of some documents, each among the chunks of its own."""
+    documents_U = np.unique(document_B)
+    first_U, rows_U = documents.first_row[documents_U], documents.rows[documents_U]
+    rows = np.concatenate([np.arange(first, first + count) for first, count in zip(first_U, rows_U, strict=True)])
+    candidates = candidates_at(vectors, torch.from_numpy(rows.astype(np.int32)))
+    target_B = candidates.positions(windows.targets)
+    excluded_BX = context_positions(windows, target_B)
+    if len(documents_U) > 1:
+        owner_C = torch.from_numpy(np.repeat(documents_U, rows_U)).to(vectors.device)
+        foreign_BC = owner_C != torch.from_numpy(document_B).to(vectors.device)[:, None]
+        place_C = torch.arange(len(candidates), device=vectors.device)
+        excluded_BX = torch.cat([excluded_BX, torch.where(foreign_BC, place_C, target_B[:, None])], dim=1)
+    block = max(1, _SCORES // len(candidates))
+    parts = zip(*(values.split(block) for values in (prediction_BD, target_B, excluded_BX)), strict=True)
+    return torch.cat([rank(query, candidates, target, excluded) for query, target, excluded in parts])
 
 
 def _count(mask_QC: Tensor) -> Tensor:
@@ -127,8 +212,10 @@ def _repeats(vectors_CD: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArra
     """The positions of rows that equal an earlier row bit for bit, and the position of the first such row."""
     first: dict[bytes, int] = {}
     pairs = []
-    for position, vector in enumerate(vectors_CD):
-        original = first.setdefault(hashlib.blake2b(vector.tobytes(), digest_size=16).digest(), position)
+    # Rows that differ within their first few numbers, which is nearly all of them, need no closer look.
+    _, kind_C, count_K = np.unique(vectors_CD[:, :4], axis=0, return_inverse=True, return_counts=True)
+    for position in np.flatnonzero(count_K[kind_C.reshape(-1)] > 1).tolist():
+        original = first.setdefault(hashlib.blake2b(vectors_CD[position].tobytes(), digest_size=16).digest(), position)
         if original != position:
             pairs.append((position, original))
     table = np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -15,7 +15,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.judge.judgement import Estimate, light_of
+from nextvec.judge.figures import Estimate
+from nextvec.judge.judgement import light_of
 from nextvec.lights import COLOURS, SHAPES, Light
 from nextvec.report.leaderboard import ABSENT, SYNTHETIC, escaped
 from nextvec.report.runfacts import JudgedRun

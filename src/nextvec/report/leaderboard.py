@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.judge.judgement import Estimate
+from nextvec.judge.figures import Estimate
 from nextvec.lights import COLOURS, SHAPES, Light
 
 HEADINGS = ("model", "val cosine", "ood cosine", "latency", "parameters", "loss", "date")

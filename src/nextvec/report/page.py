@@ -20,7 +20,8 @@ import tomli_w
 from nextvec.files import write_text
 from nextvec.lights import SHAPES
 from nextvec.report.charts import Figure, cosine_chart, loss_charts
-from nextvec.report.table import columns_of, describe_split, rows_of
+from nextvec.report.measures import LEGEND, MEASURES, is_measured, model_lines
+from nextvec.report.table import Column, columns_of, describe_latency, describe_split, rows_of
 
 if TYPE_CHECKING:
     from nextvec.judge.judgement import Judgement, Verdict
@@ -39,13 +40,15 @@ def write_report(
     check: Mapping[str, Any],
     versions: Mapping[str, Any],
     success: Mapping[str, Any] | None = None,
+    diagnoses: Mapping[str, Any] | None = None,
     synthetic: bool = False,
 ) -> None:
     """Write the report of a run to `path`, in one step.
 
     `recipe` is the resolved recipe as nested values, `history` one record for each epoch (`epoch`, `train_cosine`,
     `val_cosine`, `ood_cosine`, `train_loss_mse` …, what is missing is left out), `check` a `CheckReport.to_dict()`,
-    `versions` names and versions of what ran, `success` a `Success.to_dict()`. Without a judgement the page says so;
+    `versions` names and versions of what ran, `success` a `Success.to_dict()`, `diagnoses` a
+    `Diagnoses.to_dict()`. Without a judgement the page says so;
     `synthetic` data it names before all else.
     Raises OutputError if the file can't be written.
     """
@@ -54,7 +57,9 @@ def write_report(
         _SYNTHETIC if synthetic else "",
         _verdict(judgement.verdict if judgement else None),
         _criteria(success),
+        _diagnoses(diagnoses),
         _tables(judgement) if judgement else "",
+        _measures(judgement) if judgement else "",
         _curves(history, judgement),
         _gates(history),
         _check(check),
@@ -158,22 +163,49 @@ def _light(light: str) -> str:
 def _tables(judgement: Judgement) -> str:
     sections = ["<h2>The model beside the baselines</h2>"]
     for split, figures in judgement.splits.items():
-        rows = []
-        for name, cells in rows_of(judgement, split):
-            texts = "".join(f'<td class="best">{text}</td>' if best else f"<td>{text}</td>" for text, best in cells)
-            row = '<tr class="model">' if name == judgement.model else "<tr>"
-            rows.append(f'{row}<th scope="row" title="{escape(name)}">{escape(name)}</th>{texts}</tr>')
-        headings = ("predictor", *(column.heading for column in columns_of(judgement)))
         sections.append(
             f'<div class="card"><h3>{escape(SPLIT_NAMES.get(split, split))}</h3>'
-            f"{_table(headings, rows)}<p class='note'>{describe_split(figures)}</p></div>"
+            f"{_predictors(judgement, split, columns_of(judgement))}<p class='note'>{describe_split(figures)}</p></div>"
         )
+    if judgement.latency is not None:
+        sections.append(f'<p class="note">{escape(describe_latency(judgement.latency))}</p>')
     sections += [f'<p class="note">{escape(note)}</p>' for note in judgement.notes]
     sections.append(
         '<p class="note">The cosine’s ± is half of its 95 % interval; the gain is the model’s cosine minus that '
         "of the row, on the same windows; both intervals resample documents. Best of each column in bold.</p>"
     )
     return f"<section>{''.join(sections)}</section>"
+
+
+def _measures(judgement: Judgement) -> str:
+    """Where predictions point, how they spread, and what spoiling the context costs."""
+    if not is_measured(judgement):
+        return ""
+    cards = [
+        f'<div class="card"><h3>{escape(SPLIT_NAMES.get(split, split))}</h3>{_predictors(judgement, split, MEASURES)}'
+        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in model_lines(figures))}</ul></div>"
+        for split, figures in judgement.splits.items()
+    ]
+    return f"<section><h2>What the predictions are like</h2>{''.join(cards)}<p class='note'>{LEGEND}</p></section>"
+
+
+def _predictors(judgement: Judgement, split: str, columns: Sequence[Column]) -> str:
+    """A table of all predictors on a split."""
+    rows = []
+    for name, cells in rows_of(judgement, split, columns):
+        texts = "".join(f'<td class="best">{text}</td>' if best else f"<td>{text}</td>" for text, best in cells)
+        row = '<tr class="model">' if name == judgement.model else "<tr>"
+        rows.append(f'{row}<th scope="row" title="{escape(name)}">{escape(name)}</th>{texts}</tr>')
+    return _table(("predictor", *(column.heading for column in columns)), rows)
+
+
+def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
+    """What is wrong with the run, and what to do."""
+    found = (diagnoses or {}).get("diagnoses", ())
+    texts = [f"{item['seen']} ({item['sureness']}); {item['advice']}" for item in found]
+    return _findings(
+        "Diagnosis", [_finding(item["light"], item["name"], text) for item, text in zip(found, texts, strict=True)]
+    )
 
 
 def _curves(history: Sequence[Mapping[str, Any]], judgement: Judgement | None) -> str:
@@ -212,7 +244,11 @@ def _chart(title: str, figure: Figure) -> str:
 def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
     keys = [
         "epoch",
-        *(key for key in dict.fromkeys(key for record in history for key in record) if key not in ("epoch", "gates")),
+        *(
+            key
+            for key in dict.fromkeys(key for record in history for key in record)
+            if key not in ("epoch", "gates", "diagnoses")
+        ),
     ]
     rows = [
         "<tr>" + "".join(f"<td>{escape(_short(record.get(key)))}</td>" for key in keys) + "</tr>" for record in history

@@ -10,7 +10,10 @@ from typing import Any
 
 from nextvec.errors import InputError
 from nextvec.events import Event, read_events
+from nextvec.judge.diagnose import Case
+from nextvec.judge.gates import Cosines
 from nextvec.judge.judgement import Judgement
+from nextvec.recipe import make_recipe
 
 JUDGEMENT_FILE = "judgement.json"
 
@@ -84,6 +87,16 @@ def read_run(path: Path) -> RunFacts:
                 f"run {path}: {JUDGEMENT_FILE} is damaged ({error!r}); make it again with 'nextvec resume {path}'"
             ) from error
     return RunFacts(path, started, judgement, _state(path, events, judgement), events[-1]["time"])
+
+
+def case_of(path: Path) -> Case:
+    """What a run's folder says, for a diagnosis. Raises InputError as `read_run` does."""
+    facts, events = read_run(path), read_events(path)
+    history = [event for event in events if event["kind"] == "epoch"]
+    baselines: Cosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
+    check = next((event for event in events if event["kind"] == "checked"), {})
+    recipe = make_recipe(facts.recipe, where=f"run {path}: the recipe in its event log")
+    return Case(recipe, history, baselines, facts.judgement, check, events)
 
 
 def _state(path: Path, events: Sequence[Event], judgement: Judgement | None) -> str:

@@ -5,7 +5,7 @@ Every table fits in 100 columns, and every name is text, never markup.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,9 @@ from nextvec.lights import COLOURS, SHAPES, Light
 
 if TYPE_CHECKING:
     from nextvec.data.check import CheckReport
-    from nextvec.judge.judgement import Estimate, Judgement, PredictorScores, SplitJudgement, Verdict
+    from nextvec.judge.diagnose import Diagnoses
+    from nextvec.judge.figures import Estimate, Latency
+    from nextvec.judge.judgement import Judgement, PredictorScores, SplitJudgement, Verdict
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,32 @@ COLUMNS = (
 
 
 def judgement_view(judgement: Judgement) -> Group:
-    """The whole judgement for a terminal: a table for each split, notes, and the verdict with its reasons."""
+    """The whole judgement for a terminal: tables for each split, notes, and the verdict with its reasons."""
+    from nextvec.report.measures import MEASURES, is_measured, model_lines
+
     parts: list[RenderableType] = []
-    for split in judgement.splits:
+    for split, figures in judgement.splits.items():
         parts += [split_table(judgement, split), ""]
+        if is_measured(judgement):
+            parts.append(split_table(judgement, split, MEASURES, "what the predictions are like"))
+            parts += [Text(line, style="dim") for line in model_lines(figures)]
+            parts.append("")
+    if judgement.latency is not None:
+        parts.append(Text(describe_latency(judgement.latency), style="dim"))
     parts += [Text(f"note: {note}", style="dim") for note in judgement.notes]
     if judgement.verdict is not None:
         parts.append(verdict_view(judgement.verdict))
     return Group(*parts)
 
 
-def split_table(judgement: Judgement, split: str) -> Table:
-    """All predictors on one split: the model first, then the baselines from the highest cosine to the lowest."""
-    figures = judgement.splits[split]
+def split_table(judgement: Judgement, split: str, columns: Sequence[Column] = (), title: str = "") -> Table:
+    """All predictors on one split: the model first, then the baselines from the highest cosine to the lowest.
+
+    Left out, the columns are the scores and the title says what they rest on.
+    """
+    columns = columns or columns_of(judgement)
     table = Table(
-        title=Text(f"{split}: {describe_split(figures)}"),
+        title=Text(f"{split}: {title or describe_split(judgement.splits[split])}"),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -69,9 +82,9 @@ def split_table(judgement: Judgement, split: str) -> Table:
         pad_edge=False,
     )
     table.add_column("predictor", no_wrap=True, max_width=17, overflow="ellipsis")
-    for column in columns_of(judgement):
+    for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
-    for name, cells in rows_of(judgement, split):
+    for name, cells in rows_of(judgement, split, columns):
         texts = [Text(cell, style="bold" if best else "") for cell, best in cells]
         table.add_row(Text(name), *texts, style="cyan" if name == judgement.model else "")
     return table
@@ -83,6 +96,17 @@ def verdict_view(verdict: Verdict) -> Group:
     for split, reasons in verdict.reasons.items():
         lines += [Padding(Text(f"{split}: {reason}"), (0, 0, 0, 2)) for reason in reasons]
     return Group(*lines)
+
+
+def diagnoses_view(diagnoses: Diagnoses) -> Group:
+    """What is wrong with a run, the worst first: what was seen, how sure it is, and what to do."""
+    if not diagnoses.found:
+        return Group(_lit("green", "nothing is wrong that is known to go wrong"))
+    parts: list[RenderableType] = []
+    for item in diagnoses.found:
+        parts.append(_lit(item.light, f"{item.name} ({item.sureness})"))
+        parts += [Padding(Text(text), (0, 0, 0, 2)) for text in (item.seen, f"→ {item.advice}")]
+    return Group(*parts)
 
 
 def check_view(report: CheckReport) -> Group:
@@ -107,7 +131,9 @@ def check_view(report: CheckReport) -> Group:
 
 
 def judgement_markdown(judgement: Judgement) -> str:
-    """The whole judgement as Markdown: the verdict, a table for each split, and the notes."""
+    """The whole judgement as Markdown: the verdict, tables for each split, and the notes."""
+    from nextvec.report.measures import MEASURES, is_measured, model_lines
+
     blocks = []
     if judgement.verdict is not None:
         verdict = judgement.verdict
@@ -115,15 +141,31 @@ def judgement_markdown(judgement: Judgement) -> str:
         reasons = [f"- {split}: {_markdown(reason)}" for split, found in verdict.reasons.items() for reason in found]
         if reasons:
             blocks.append("\n".join(reasons))
-    headings = [column.heading for column in columns_of(judgement)]
     for split, figures in judgement.splits.items():
-        lines = ["| predictor | " + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
-        for name, cells in rows_of(judgement, split):
-            texts = [f"**{cell}**" if best and cell else cell for cell, best in cells]
-            lines.append(f"| {_markdown(name)} | " + " | ".join(texts) + " |")
-        blocks += [f"**{_markdown(split)}**: {describe_split(figures)}", "\n".join(lines)]
+        blocks.append(f"**{_markdown(split)}**: {describe_split(figures)}")
+        blocks.append(_markdown_table(judgement, split, columns_of(judgement)))
+        if is_measured(judgement):
+            blocks.append(_markdown_table(judgement, split, MEASURES))
+            blocks.append("\n".join(f"- {_markdown(line)}" for line in model_lines(figures)))
+    if judgement.latency is not None:
+        blocks.append(_markdown(describe_latency(judgement.latency)))
     blocks += [f"Note: {_markdown(note)}" for note in judgement.notes]
     return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_table(judgement: Judgement, split: str, columns: Sequence[Column]) -> str:
+    headings = [column.heading for column in columns]
+    lines = ["| predictor | " + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
+    for name, cells in rows_of(judgement, split, columns):
+        texts = [f"**{cell}**" if best and cell else cell for cell, best in cells]
+        lines.append(f"| {_markdown(name)} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def describe_latency(latency: Latency) -> str:
+    """What a prediction of the model costs, in words."""
+    times = ", ".join(f"{item.p50:.2f} ms for {item.batch:,} (95 %: {item.p95:.2f})" for item in latency.batches)
+    return f"latency on {latency.device}: {times}; {latency.parameters:,} parameters"
 
 
 def describe_split(figures: SplitJudgement) -> str:
@@ -139,9 +181,9 @@ def columns_of(judgement: Judgement) -> tuple[Column, ...]:
     return tuple(column for column in COLUMNS if judgement.model is not None or column.heading != _GAIN)
 
 
-def rows_of(judgement: Judgement, split: str) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """The table of a split as text: (predictor, a (text, is it the best of its column) for each of `columns_of`)."""
-    predictors, columns = list(judgement.splits[split].ranked(judgement.model)), columns_of(judgement)
+def rows_of(judgement: Judgement, split: str, columns: Sequence[Column]) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """The table of a split as text: (predictor, a (text, is it the best of its column) for each of the columns)."""
+    predictors = list(judgement.splits[split].ranked(judgement.model))
     best = [column.rank and max(column.rank(scores) for _, scores in predictors) for column in columns]
     return [
         (

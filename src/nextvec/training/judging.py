@@ -15,6 +15,7 @@ from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
 from nextvec.judge.evaluate import judge_predictors
 from nextvec.judge.judgement import Judgement
+from nextvec.judge.latency import measure_latency
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.runtime import resolve_device
@@ -23,12 +24,15 @@ from nextvec.training.run import Run, show
 from nextvec.training.start import fit_on, load_baselines
 
 JUDGED_SPLITS = ("val", "ood")
+LATENCY_BATCHES = (1, 64)
+"""Windows at a time for which the judgement tells the latency."""
 
 
 def judge_best(run: Run) -> Judgement:
     """Judge the best checkpoint of a run beside its baselines, and check that it scores as it did in training."""
     checkpoint = read_checkpoint(run.path / BEST)
     model = checkpoint.model().to(run.device)
+    latency = measure_latency(model, run.recipe.data.context, run.device, batches=LATENCY_BATCHES, repeats=50)
     judgement = judge_predictors(
         {run.recipe.model.kind: model, **run.baselines},
         {split: run.sets[split] for split in JUDGED_SPLITS if split in run.sets},
@@ -36,6 +40,7 @@ def judge_best(run: Run) -> Judgement:
         seed=run.recipe.seed,
         model=run.recipe.model.kind,
         notes=(SYNTHETIC_NOTE,) if run.data.synthetic else (),
+        latency=latency,
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
@@ -77,6 +82,7 @@ def judge_checkpoint(
     chosen, notice = resolve_device(device)
     if notice:
         show((notice,), quiet=quiet)
+    model.to(chosen)
     sets = dataset.windows(steps, least, chosen)
     notes = [SYNTHETIC_NOTE] if dataset.synthetic else []
     notes += _leaks(trained_on, dataset)
@@ -87,12 +93,13 @@ def judge_checkpoint(
     baselines = _baselines(checkpoint, dataset, sets, steps, notes, chosen, quiet=quiet)
     judged = ("ood",) if ood_data and not data else JUDGED_SPLITS
     return judge_predictors(
-        {model.name: model.to(chosen), **baselines},
+        {model.name: model, **baselines},
         {split: sets[split] for split in judged if split in sets},
         recipe.judge,
         seed=recipe.seed,
         model=model.name,
         notes=notes,
+        latency=measure_latency(model, steps, chosen, batches=LATENCY_BATCHES, repeats=50),
         quiet=quiet,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nextvec.judge.diagnose import Diagnosis
 from nextvec.judge.gates import GateVerdict
 from nextvec.recipe import Recipe
 
@@ -45,7 +46,8 @@ def epoch_lines(record: dict[str, Any], recipe: Recipe) -> list[str]:
         f"  lr={record['lr']:.3g} windows_per_second={record['windows_per_second']:.0f} "
         f"seconds={record['seconds']:.1f}{best}"
     )
-    return lines + [f"  {GateVerdict(**verdict).line}" for verdict in record["gates"]]
+    lines += [f"  {GateVerdict(**verdict).line}" for verdict in record["gates"]]
+    return lines + [f"  diagnosis: {Diagnosis(**item).line}" for item in record.get("diagnoses", ())]
 
 
 def _split_line(record: dict[str, Any], split: str) -> str:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from nextvec.data.windows import epoch_order, sample
 from nextvec.errors import Interrupted, NotFiniteError, StoppedError
+from nextvec.judge.diagnose import Case, Diagnosis, diagnose
 from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_gates, score
 from nextvec.judge.metrics import score_windows
-from nextvec.judge.sentinel import diagnose, sentinel_lines
+from nextvec.judge.sentinel import sentinel_lines
 from nextvec.progress import progress
 from nextvec.runtime import autocast
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
@@ -115,6 +116,8 @@ def _finish_epoch(run: Run) -> None:
     position.history.append(record)
     verdicts = judge_gates(run.recipe, position.history, run.baseline_cosines)
     record["gates"] = [verdict.to_dict() for verdict in verdicts]
+    if any(verdict.light == "red" for verdict in verdicts):
+        record["diagnoses"] = [item.to_dict() for item in _diagnose(run)]
     waited = epochs_without_improvement(_scores(run))
     stopped_early = bool(recipe.early_stop) and waited >= recipe.early_stop
     position.done = position.epoch == recipe.epochs or stopped_early
@@ -143,9 +146,7 @@ def _finish_epoch(run: Run) -> None:
 def _stop(run: Run, red: GateVerdict) -> NoReturn:
     """End a run at a red gate: say why, save everything, and raise StoppedError."""
     position = run.position
-    diagnosis = ""
-    if red.of_sentinel:
-        diagnosis = diagnose(position.history, run.baseline_cosines, red.red)
+    diagnosis = next((item.line for item in _diagnose(run) if item.light == "red"), "")
     position.stopped = "; ".join(part for part in (red.reason, diagnosis or red.advice) if part)
     who = "the sentinel" if red.of_sentinel else "a gate"
     line = f"stopped by {who} after epoch {position.epoch}: {position.stopped}"
@@ -156,6 +157,12 @@ def _stop(run: Run, red: GateVerdict) -> NoReturn:
     run.write_history("stopped", stopped=position.stopped)
     save_position(run)
     raise StoppedError(f"{line}; everything is saved; to go on all the same: nextvec resume {run.path} --force")
+
+
+def _diagnose(run: Run) -> tuple[Diagnosis, ...]:
+    """What fits a run that a gate calls red, the worst and surest first."""
+    case = Case(run.recipe, run.position.history, run.baseline_cosines, check=run.check.to_dict())
+    return diagnose(case).found
 
 
 def _validate(run: Run, split: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from nextvec.judge.latency import Latency
+    from nextvec.judge.figures import Latency
     from nextvec.report.comparison import Comparison
     from nextvec.report.leaderboard import Entry, Leaderboard
     from nextvec.report.runfacts import JudgedRun, RunFacts

@@ -201,15 +201,17 @@ def data_check(
     store: Positional[str],
     *,
     ood_data: str = "",
+    encoder: str = "",
     context: int = 5,
     min_context: int | None = None,
     quiet: bool = False,
 ) -> CheckReport:
-    """Look a store over before training: broken vectors, repeats, leaks between splits, unlike splits.
+    """Look a store over before training: broken vectors, repeats, leaks, reversed or shuffled documents, unlike splits.
 
     Args:
         store: A store or an .npz file of windows.
         ood_data: A store or an .npz file of windows that is the ood set; left out, the store's own ood split.
+        encoder: An encoder at hand (lsa: the store's own); see whether it gives the probe texts the store's vectors.
         context: S, the context length that will be trained.
         min_context: Fewest vectors before a target; left out, all of context.
         quiet: Show no progress.
@@ -217,7 +219,7 @@ def data_check(
     from nextvec.data.dataset import open_dataset
     from nextvec.recipe import DataRecipe
 
-    return open_dataset(DataRecipe(store=store, ood=ood_data), quiet=quiet).check(context, min_context)
+    return open_dataset(DataRecipe(store=store, ood=ood_data), quiet=quiet).check(context, min_context, encoder)
 
 
 def _read_ids(path: str) -> frozenset[str]:

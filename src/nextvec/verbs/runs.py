@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 if TYPE_CHECKING:
+    from nextvec.judge.diagnose import Diagnoses
     from nextvec.judge.judgement import Judgement
     from nextvec.judge.success import Success
     from nextvec.training.run import Run
@@ -25,10 +26,16 @@ class TrainedRun:
     path: Path
     judgement: Judgement
     success: Success
+    diagnoses: Diagnoses
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
-        return {"run": str(self.path), "judgement": self.judgement.to_dict(), "success": self.success.to_dict()}
+        return {
+            "run": str(self.path),
+            "judgement": self.judgement.to_dict(),
+            "success": self.success.to_dict(),
+            **self.diagnoses.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -189,9 +196,10 @@ def _judge_run(run: Run) -> TrainedRun:
     """Judge the best checkpoint as it lies on the disk, and write what the run leaves for people."""
     from nextvec.events import read_events
     from nextvec.files import write_json
+    from nextvec.judge.diagnose import diagnose
     from nextvec.judge.success import judge_success
     from nextvec.report.page import write_report
-    from nextvec.report.runfacts import JUDGEMENT_FILE
+    from nextvec.report.runfacts import JUDGEMENT_FILE, case_of
     from nextvec.report.table import judgement_markdown
     from nextvec.training.judging import judge_best
 
@@ -200,16 +208,19 @@ def _judge_run(run: Run) -> TrainedRun:
     run.event("judged", judgement=judgement.to_dict())
     run.say("", *judgement_markdown(judgement).splitlines(), shown=False)
     success = judge_success(run.recipe, run.position.history, read_events(run.path, everything=True))
-    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement, success))
+    diagnoses = diagnose(case_of(run.path))
+    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement, success, diagnoses))
+    run.event("diagnosed", **diagnoses.to_dict())
+    run.say(*(f"diagnosis: {item.line}" for item in diagnoses.found), shown=False)
     run.event("success", **success.to_dict())
     assert judgement.verdict is not None
     run.say("", *success.lines(judgement.verdict.light), shown=False)
     run.event("finished")
     run.write_history("finished", verdict=judgement.to_dict()["verdict"], success=success.to_dict())
-    return TrainedRun(run.path, judgement, success)
+    return TrainedRun(run.path, judgement, success, diagnoses)
 
 
-def _report_facts(run: Run, judgement: Judgement, success: Success) -> dict[str, Any]:
+def _report_facts(run: Run, judgement: Judgement, success: Success, diagnoses: Diagnoses) -> dict[str, Any]:
     from nextvec.events import read_events
 
     started = next(event for event in read_events(run.path) if event["kind"] == "started")
@@ -221,6 +232,7 @@ def _report_facts(run: Run, judgement: Judgement, success: Success) -> dict[str,
         "check": run.check.to_dict(),
         "versions": started["versions"],
         "success": success.to_dict(),
+        "diagnoses": diagnoses.to_dict(),
         "synthetic": run.data.synthetic,
     }
 
