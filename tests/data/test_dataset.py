@@ -49,6 +49,14 @@ def test_npz_files_are_imported_once_and_hold_the_same_windows(drawn: Store, fil
     assert (again.fingerprint, again.ood_fingerprint) == (data.fingerprint, data.ood_fingerprint)
 
 
+def test_scores_are_to_be_read_with_notes(drawn: Store, files: dict[str, Path], tmp_path: Path, toy_store: Store):
+    assert [note.split(":")[0] for note in opened(files["train"]).notes] == ["SYNTHETIC data"]
+    assert opened(toy_store.path).notes == []
+    with np.load(export_npz(toy_store, "train", tmp_path / "toy.npz", quiet=True)) as file:
+        np.savez(tmp_path / "bare.npz", **{name: file[name] for name in ("context_sequences", "target_vectors")})
+    assert "does not say which documents" in opened(tmp_path / "bare.npz").notes[0]
+
+
 def test_another_file_of_the_same_name_is_noticed(files: dict[str, Path]):
     opened(files["train"])
     shutil.copy(files["ood"], files["train"])

@@ -195,6 +195,14 @@ def assert_same_runs(whole: Run, broken: Run) -> None:
 STOP = 'gates=[{epoch=2, metric="ood_cosine", red=0.99, action="stop", advice="look"}]'
 
 
+def test_the_reloaded_checkpoint_scores_as_in_training_to_the_last_digit(
+    toy_recipe: Recipe, unbroken: Callable[[Recipe], Run]
+) -> None:
+    run = unbroken(toy_recipe)
+    judged = judge_best(run).splits["val"].predictors["amn"].cosine.value
+    assert judged == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
+
+
 def test_a_red_gate_saves_stops_and_says_why(
     toy_recipe: Recipe, tmp_path: Path, unbroken: Callable[[Recipe], Run]
 ) -> None:

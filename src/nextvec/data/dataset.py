@@ -26,6 +26,12 @@ from nextvec.recipe import DataRecipe
 
 NPZ = ".npz"
 
+SYNTHETIC_NOTE = "SYNTHETIC data: a rehearsal; these scores say nothing about real text"
+UNLABELLED_NOTE = (
+    "an .npz file does not say which documents its windows are of: intervals go over runs of windows that share "
+    "vectors, and may be too narrow"
+)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -48,6 +54,14 @@ class Dataset:
     def synthetic(self) -> bool:
         """Whether any of the vectors were drawn, not made from text."""
         return any(home.synthetic for home in (self.store, self.ood) if home is not None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What every score on these data has to be read with."""
+        notes = [SYNTHETIC_NOTE] if self.synthetic else []
+        if any(home.manifest.get("documents_given") is False for home in (self.store, self.ood) if home is not None):
+            notes.append(UNLABELLED_NOTE)
+        return notes
 
     def check(self, context: int, min_context: int | None, encoder: str = "") -> CheckReport:
         """The preflight of all splits; where an encoder is named, also whether it made the vectors.

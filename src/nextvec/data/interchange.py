@@ -107,6 +107,7 @@ def import_npz(
             folder, out, _space(opened, encoder), counts, origin="npz", split=plan.to_dict(),
             sources={split: file.path.name for split, file in opened.items()},
             npz={split: npz_fingerprint(file.path) for split, file in opened.items()}, notices=notices,
+            documents_given=all(file.documents is not None for file in opened.values()),
         )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def judge_best(run: Run) -> Judgement:
         run.recipe.judge,
         seed=run.recipe.seed,
         model=run.recipe.model.kind,
-        notes=(SYNTHETIC_NOTE,) if run.data.synthetic else (),
+        notes=run.data.notes,
         latency=latency,
         quiet=run.quiet,
     )
@@ -84,8 +84,7 @@ def judge_checkpoint(
         show((notice,), quiet=quiet)
     model.to(chosen)
     sets = dataset.windows(steps, least, chosen)
-    notes = [SYNTHETIC_NOTE] if dataset.synthetic else []
-    notes += _leaks(trained_on, dataset)
+    notes = dataset.notes + _leaks(trained_on, dataset)
     if dataset.ood is not None and dataset.store is not dataset.ood:
         notes += [
             item.text for item in dataset.check(steps, least).findings if item.light == "red" and "ood" in item.name
@@ -102,9 +101,6 @@ def judge_checkpoint(
         latency=measure_latency(model, steps, chosen, batches=LATENCY_BATCHES, repeats=50),
         quiet=quiet,
     )
-
-
-SYNTHETIC_NOTE = "SYNTHETIC data: a rehearsal; these scores say nothing about real text"
 
 
 def _trained_on(checkpoint: Checkpoint) -> Store | None:
