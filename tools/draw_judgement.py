@@ -1,4 +1,4 @@
-"""Draw a run's judgement as it looks in a terminal: the picture in README.
+"""Draw a run's judgement and diagnosis as they look in a terminal: the picture in README.
 
 python tools/draw_judgement.py RUN docs/demo.svg
 """
@@ -13,8 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nextvec.judge.diagnose import diagnose
 from nextvec.judge.judgement import Judgement
-from nextvec.report.table import judgement_view
+from nextvec.report.runfacts import case_of
+from nextvec.report.table import diagnoses_view, judgement_view
 
 
 def draw(run: Path, picture: Path) -> None:
@@ -22,6 +24,7 @@ def draw(run: Path, picture: Path) -> None:
     judgement = Judgement.from_dict(json.loads((run / "judgement.json").read_text(encoding="utf-8")))
     console = Console(record=True, width=100, force_terminal=True, color_system="truecolor", file=io.StringIO())
     console.print(judgement_view(judgement))
+    console.print(diagnoses_view(diagnose(case_of(run))))
     svg = console.export_svg(title="nextvec demo")
     picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
 
