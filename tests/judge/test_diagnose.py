@@ -85,6 +85,11 @@ def test_each_pathology_is_named_with_its_figures(name: str, light: str, known: 
     assert "\n" not in found[name].line
 
 
+def test_a_run_that_falls_is_no_plateau():
+    names = diagnose(case(*vals(0.49, 0.48, 0.44, 0.40, train_cosine=0.8))).names
+    assert "stuck plateau" not in names and "overfitting" in names
+
+
 def test_the_worst_and_surest_comes_first():
     diagnoses = diagnose(case(*vals(0.43, 0.43, 0.43, 0.42, ood=0.2)))
     lights = [item.light for item in diagnoses.found]

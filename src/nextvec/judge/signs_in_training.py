@@ -112,7 +112,7 @@ def rate_too_low(case: Case) -> Found:
 def stuck_plateau(case: Case) -> Found:
     """Flat far below the baselines from the first epoch on: the failed run."""
     vals = [float(record["val_cosine"]) for record in case.history]
-    if len(vals) >= 4 and case.last["val_gain"] < -FAR / 2 and max(vals) - vals[0] < 0.025 < -case.last["val_gain"]:
+    if len(vals) >= 4 and case.last["val_gain"] < -FAR / 2 and max(vals) - min(vals) < 0.025 < -case.last["val_gain"]:
         seen = f"val cosine {vals[0]:.3f} after epoch 1, {vals[-1]:.3f} after epoch {len(vals)}"
         yield "red", "certain", f"{seen}, {case.last['val_gain']:+.3f} from the best baseline"
 

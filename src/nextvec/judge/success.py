@@ -7,7 +7,7 @@ baselines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,8 +113,3 @@ def _converged(recipe: Recipe, history: Sequence[Record]) -> Criterion:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def success_of(values: Mapping[str, Any]) -> Success:
-    """The inverse of `Success.to_dict`."""
-    return Success(tuple(Criterion(**criterion) for criterion in values["criteria"]))
