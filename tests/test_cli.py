@@ -171,7 +171,7 @@ def test_recipes_and_models_that_do_not_exist(toy_store: Store, tmp_path: Path, 
     assert "Did you mean 'demo'?" in refused(capsys, "train", "dmeo", *run)
     assert "Did you mean 'epochs'?" in refused(capsys, *train, "training.epoch=2", *run)
     assert "training.epochs" in refused(capsys, *train, "training.epochs=many", *run)
-    assert "min_context" in refused(capsys, *train, "data.min_context=9", *run)
+    assert "min_context" in refused(capsys, *train, "data.min_context=0", *run)
     assert "Did you mean 'transformer'?" in refused(capsys, *train, "model.kind=transfomer", *run)
     assert "training.batch" in refused(capsys, *train, "training.batch=100000", *run)
     assert "resume" not in refused(capsys, "resume", tmp_path / "run")

@@ -13,7 +13,16 @@ from torch.nn import functional as F
 
 from nextvec.models import base
 from nextvec.models.base import unit
-from nextvec.objective import SHORTEST, VANISHED, Objective, info_nce, moment_matching, mse, variance_floor
+from nextvec.objective import (
+    SHORTEST,
+    VANISHED,
+    Objective,
+    info_nce,
+    moment_matching,
+    mse,
+    query_nce,
+    variance_floor,
+)
 from nextvec.recipe import ObjectiveRecipe
 
 TERMS = ("mse", "info", "moment", "variance")
@@ -397,3 +406,46 @@ def test_backward_never_reads_a_value_back(monkeypatch: pytest.MonkeyPatch) -> N
     chosen = objective(mse=0.4, info=0.4, moment=0.1, variance=0.1)
     assert len(chosen.backward(prediction_BD.float() * weights, target_BD.float(), torch.arange(12))) == 9
     assert len(chosen.values(prediction_BD.float(), target_BD.float(), torch.arange(12))) == 5
+
+
+# The query
+
+
+def test_query_nce_is_the_log_share_of_the_target() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query_BD, target_BD = (unit(torch.randn(6, 8, generator=generator, dtype=torch.float64)) for _ in range(2))
+    wrong_BKD = unit(torch.randn(6, 3, 8, generator=generator, dtype=torch.float64))
+    group_B = torch.tensor([0, 0, 1, 2, 2, 3])
+    any_wrong_B = torch.tensor([True, True, False, True, True, True])
+    expected = 0.0
+    for row in range(6):
+        scores = [float(query_BD[row] @ target_BD[row])]
+        scores += [float(query_BD[row] @ target_BD[other]) for other in range(6) if group_B[other] != group_B[row]]
+        scores += [float(query_BD[row] @ wrong_D) for wrong_D in wrong_BKD[row]] if any_wrong_B[row] else []
+        expected -= math.log(math.exp(scores[0] / 0.2) / sum(math.exp(score / 0.2) for score in scores)) / 6
+    found = query_nce(query_BD, target_BD, wrong_BKD, any_wrong_B, 0.2, group_B)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_own_negatives_the_batch_is_left() -> None:
+    query_BD, target_BD = (vectors.float() for vectors in pair(5))
+    group_B = torch.arange(5)
+    nothing = torch.zeros(5, 0, 10), torch.ones(5, dtype=torch.bool)
+    found = query_nce(unit(query_BD), target_BD, *nothing, 0.3, group_B)
+    expected = F.cross_entropy(unit(query_BD) @ target_BD.T / 0.3, group_B)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_backward_query_is_the_gradient_at_the_raw_query() -> None:
+    raw_BD, target_BD = (vectors.float() for vectors in pair(5, length=3.0))
+    wrong_BKD, any_wrong_B, group_B = torch.randn(5, 2, 10), torch.ones(5, dtype=torch.bool), torch.arange(5)
+    chosen, leaf_BD = objective(mse=1.0, query_tau=0.3), raw_BD.clone().requires_grad_()
+    figures = chosen.backward_query(leaf_BD, target_BD, wrong_BKD.half(), any_wrong_B, group_B)
+    other_BD = raw_BD.clone().requires_grad_()
+    wrong_BKD = F.normalize(wrong_BKD.half().float(), dim=2)
+    loss = query_nce(unit(other_BD), target_BD, wrong_BKD, any_wrong_B, 0.3, group_B)
+    loss.backward()
+    torch.testing.assert_close(leaf_BD.grad, other_BD.grad)
+    assert list(figures) == ["loss_query"] and float(figures["loss_query"]) == pytest.approx(
+        float(loss.detach()), rel=1e-6
+    )

@@ -79,7 +79,7 @@ def test_recipes_are_frozen():
         ({"objective": {"tau": 0.0}}, "objective.tau: input should be greater than 0, got 0.0"),
         ({"objective": {"mse": -1.0}}, "objective.mse: input should be greater than or equal to 0, got -1.0"),
         ({"seed": -1}, "seed: input should be greater than or equal to 0, got -1"),
-        ({"data": {"min_context": 6}}, "data: min_context (6) is above context (5)"),
+        ({"data": {"min_context": 0}}, "data.min_context: input should be greater than 0, got 0"),
         ({"objective": {"mse": 0.0}}, "objective: all weights are zero: nothing to learn; give mse or info a weight"),
         ({"name": 3}, "name: input should be a valid string, got 3"),
     ],

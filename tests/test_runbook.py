@@ -306,6 +306,11 @@ def test_a_poisoned_ood_set_is_stopped_by_the_sentinel_and_named(train, tmp_path
     assert json.loads((run / "training_history.json").read_text())["status"] == "stopped"
     assert "■ red gate: ood cosine" in (run / "ood_sentinel.log").read_text()
     assert read_events(run)[-1]["kind"] == "stopped" and (run / "resume.pt").is_file()
+    page = (run / "report.html").read_text()
+    assert (
+        "stopped by the sentinel after epoch 3" in page and "shuffled targets" in page and "Gates and sentinel" in page
+    )
+    assert "Cosine · Out of distribution" in page and "No model was judged" not in page
 
 
 def test_an_ood_set_of_another_space_is_named_before_the_training(train, tmp_path: Path):

@@ -206,6 +206,13 @@ FAULTS = (
         lambda w, f: Case(make_recipe({**RECIPE, "objective": {**RECIPE["objective"], "tau": 0.002}}), records(0.55)),
     ),
     Fault(
+        "a document's own chunks as negatives", "unmasked near-duplicates",
+        lambda w, f: Case(
+            make_recipe({**RECIPE, "objective": {**RECIPE["objective"], "mask_same_document": False}}), records(0.55),
+            check=w.data.check(5, None).to_dict(),
+        ),
+    ),
+    Fault(
         "NaN in the gradient", "non-finite",
         lambda w, f: Case(events=[{"kind": "failed", "reason": "the gradient is not finite"}]),
     ),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nextvec.verbs.rehearsal import rehearse
     from nextvec.verbs.runs import demo, eval, resume, train
     from nextvec.verbs.series import suite
+    from nextvec.verbs.sweeping import sweep
     from nextvec.verbs.watching import watch
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "nextvec.verbs.rehearsal": ("rehearse",),
     "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
     "nextvec.verbs.series": ("suite",),
+    "nextvec.verbs.sweeping": ("sweep",),
     "nextvec.verbs.watching": ("watch",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -68,6 +70,7 @@ __all__ = [
     "rehearse",
     "resume",
     "suite",
+    "sweep",
     "train",
     "watch",
 ]

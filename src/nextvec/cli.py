@@ -18,7 +18,7 @@ from typing import Any
 
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 from nextvec.runtime import prepare_process
-from nextvec.verbs import comparing, data, diagnosing, gates, rehearsal, runs, series, watching
+from nextvec.verbs import comparing, data, diagnosing, gates, rehearsal, runs, series, sweeping, watching
 
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": runs.demo,
@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "leaderboard add": comparing.leaderboard_add,
     "leaderboard show": comparing.leaderboard_show,
     "suite": series.suite,
+    "sweep": sweeping.sweep,
     "rehearse": rehearsal.rehearse,
     "watch": watching.watch,
     "gates suggest": gates.gates_suggest,
@@ -174,7 +175,7 @@ def _views(result: Any) -> Iterator[Any]:
 
             yield leaderboard_view(result)
             yield f"leaderboard: {result.table}"
-        case "SuiteResult":
+        case "SuiteResult" | "SweepResult":
             yield from result.lines
         case "WatchedRuns":
             yield result.view()

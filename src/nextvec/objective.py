@@ -54,6 +54,25 @@ def info_nce(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tens
     return F.cross_entropy(logits_BB, pairs) + F.cross_entropy(logits_BB.T, pairs)
 
 
+def query_nce(
+    query_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, tau: float, group_B: Tensor
+) -> Tensor:
+    """InfoNCE of the query output, in nats: −mean log softmax of q·t / tau at the window's own target.
+
+    Its negatives are the batch's targets of other groups, and K vectors of the window's own document, `wrong_BKD`,
+    where `any_wrong_B` says that there are any: what is hard is to tell the next chunk from its neighbours. All of
+    unit length.
+
+    Source: van den Oord et al. 2018, equation 4; hard negatives as in Karpukhin et al. 2020 (DPR), section 3.2.
+    """
+    logits_BB = query_BD @ target_BD.T / tau
+    same_BB = group_B[:, None] == group_B
+    same_BB.fill_diagonal_(False)
+    hard_BK = torch.einsum("bd,bkd->bk", query_BD, wrong_BKD) / tau
+    logits = [logits_BB.masked_fill(same_BB, -torch.inf), hard_BK.masked_fill(~any_wrong_B[:, None], -torch.inf)]
+    return F.cross_entropy(torch.cat(logits, dim=1), torch.arange(len(query_BD), device=query_BD.device))
+
+
 def moment_matching(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
     """Squared distance between the batch's first two moments: |mean p − mean t|² + |var p − var t|², over D.
 
@@ -102,6 +121,7 @@ class Objective:
     def __init__(self, recipe: ObjectiveRecipe) -> None:
         self.balance, self.tau, self.mask_same_document = recipe.balance, recipe.tau, recipe.mask_same_document
         self.weights = recipe.weights
+        self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
         total = sum(self.weights.values())
         self.shares = {term: weight / total for term, weight in self.weights.items()}
 
@@ -130,6 +150,20 @@ class Objective:
             length = torch.maximum(gradients[term].norm(), reference * (VANISHED / scale.get(term, 1.0)))
             factors[term] = reference / length.clamp(min=_TINY) * share
         return factors
+
+    def backward_query(
+        self, query_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, group_B: Tensor
+    ) -> dict[str, Tensor]:
+        """Send the gradient of `query_nce` at the raw query back into the model; returns `loss_query`.
+
+        It moves only what the query is made of, so it needs no weight beside the terms of the prediction.
+        """
+        with torch.autocast(query_BD.device.type, enabled=False):
+            query_BD, target_BD = F.normalize(query_BD.float(), dim=1, eps=SHORTEST), F.normalize(target_BD.float())
+            wrong_BKD = F.normalize(wrong_BKD.float(), dim=2)
+            loss = query_nce(query_BD, target_BD, wrong_BKD, any_wrong_B, self.query_tau, group_B)
+        loss.backward()
+        return {"loss_query": loss.detach()}
 
     @torch.no_grad()
     def values(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:

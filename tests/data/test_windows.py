@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nextvec.data.split import SPLITS
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import epoch_order, gather, index_windows, sample
+from nextvec.data.windows import WindowSet, epoch_order, gather, index_windows, sample
 
 
 def make_table(rows, splits=None, groups=None):
@@ -131,3 +131,38 @@ def test_a_split_without_documents_has_no_windows(split):
     other = SPLITS[(SPLITS.index(split) + 1) % len(SPLITS)]
     table = make_table([9, 9], [SPLITS.index(other)] * 2)
     assert len(index_windows(table, split, 2)) == 0
+
+
+@given(tables(), contexts(), st.integers(1, 7))
+def test_wrong_answers_come_from_the_own_document_and_from_outside_the_window(table, lengths, count):
+    context, least = lengths
+    windows = index_windows(table, None, context, least)
+    vectors = torch.arange(int(table.rows.sum()), dtype=torch.float32)[:, None]
+    expected = brute_force(table, None, context, context if least is None else least)
+    if not expected:
+        return
+    found_BKD, any_B = WindowSet("train", vectors, table, windows).own_document(torch.arange(len(windows)), count)
+    assert found_BKD.shape == (len(windows), count, 1)
+    document_of_row = np.repeat(np.arange(len(table)), table.rows)
+    for place, (target, _, rows) in enumerate(expected):
+        outside = set(np.flatnonzero(document_of_row == document_of_row[target])) - {target, *rows}
+        assert bool(any_B[place]) == bool(outside)
+        assert set(found_BKD[place, :, 0].long().tolist()) <= (outside or {target})
+
+
+def test_wrong_answers_are_drawn_evenly():
+    torch.manual_seed(0)
+    table = make_table([4, 12, 3])
+    windows = index_windows(table, None, 3, 1)
+    place = windows.targets.tolist().index(9)  # the sixth of the second document: outside are 4, 5 and 10 … 15
+    found_BKD, _ = WindowSet("train", torch.arange(19.0)[:, None], table, windows).own_document(
+        torch.tensor([place]), 8000
+    )
+    rows, counts = found_BKD.flatten().unique(return_counts=True)
+    assert rows.tolist() == [4, 5, 10, 11, 12, 13, 14, 15]
+    assert counts.min() > 880 and counts.max() < 1120
+
+
+def test_more_predecessors_than_the_context_reads():
+    windows = index_windows(make_table([9, 4]), None, 2, 5)
+    assert windows.targets.tolist() == [5, 6, 7, 8] and windows.context == 2 and windows.available is None

@@ -162,6 +162,20 @@ def synthetic(request, tmp_path_factory):
     return request.param, sets["val"], fit_baselines([sets["train"].batch()], 16, 5, quiet=True)
 
 
+def test_over_seeds_the_raw_figure_is_zero_within_its_interval(tmp_path):
+    """The direction always is exactly. A 95 % interval may miss: four of 20 or more would in one test of sixty."""
+    held, spec = 0, dataclasses.replace(SPEC, dimensions=32, topics=8, forward=0.0)
+    for seed in range(20):
+        store = synthesise(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
+        windows = index_windows(store.documents, None, 5)
+        judged = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
+        found = measure_alignment({"context-mean": ContextMean(32).eval()}, judged, 200, seed)["context-mean"]
+        assert (found.direction.value, found.direction.low, found.direction.high) == (0.0, 0.0, 0.0)
+        assert found.before.high - found.before.low < 0.006
+        held += found.before.low < 0 < found.before.high
+    assert held >= 17
+
+
 def test_without_an_arrow_of_time_the_mean_points_nowhere(synthetic):
     """The raw figure of the context mean is 0 within a narrow interval on data that start with nothing special."""
     forward, judged, predictors = synthetic

@@ -13,7 +13,10 @@ from nextvec.errors import NotFiniteError
 from nextvec.judge.evaluate import Judgement, judge_predictors
 from nextvec.judge.figures import Estimate, Retrieval
 from nextvec.judge.judgement import PredictorScores, SplitJudgement, conclude
-from nextvec.recipe import JudgeRecipe
+from nextvec.judge.metrics import QueryOf
+from nextvec.judge.retrieval import candidates_of, summarise, target_ranks
+from nextvec.models.registry import create_model
+from nextvec.recipe import JudgeRecipe, ModelRecipe
 
 RECIPE = JudgeRecipe(resamples=200)
 
@@ -55,6 +58,29 @@ def test_gain_is_the_difference_on_the_same_windows(world, predictors):
     cosines = {name: scores.cosine.value for name, scores in val.predictors.items() if name != "oracle"}
     assert val.best_baseline == max(cosines, key=cosines.get)
     assert val.gain == val.predictors[val.best_baseline].gain
+
+
+def test_a_query_is_judged_beside_the_prediction(world, predictors):
+    model = create_model(ModelRecipe(kind="amn"), 16).eval()
+    val = judge(world, {"amn": model, **predictors}, model="amn").splits["val"]
+    own = val.predictors["amn"]
+    windows, candidates = world.windows("val", 3), candidates_of(world.vectors, world.documents, "val")
+    for found, predictor in ((own.retrieval, model), (own.query, QueryOf(model))):
+        assert found == summarise(target_ranks(predictor, world.vectors, windows, candidates))
+    assert own.query != own.retrieval and own.query_within is not None
+    assert all(scores.query is None for name, scores in val.predictors.items() if name != "amn")
+
+
+def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
+    pytest.importorskip("faiss")
+    exact, found = (
+        judge(world, predictors),
+        judge(world, predictors, recipe=JudgeRecipe(retrieval="faiss", resamples=200)),
+    )
+    for split, figures in found.splits.items():
+        for name, scores in figures.predictors.items():
+            assert scores.retrieval == exact.splits[split].predictors[name].retrieval
+    assert found.notes == ("retrieval: ranks beyond 1,000 count as 1,001 (faiss)",)
 
 
 def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):

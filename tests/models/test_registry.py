@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from nextvec.errors import CheckpointError, RecipeError
 from nextvec.models.base import SHORTEST, unit
 from nextvec.models.baselines import BASELINE_CLASSES, BASELINES, fit_baselines
-from nextvec.models.registry import MODELS, LatentModel, count_parameters, create_model, model_from_config
+from nextvec.models.registry import MODELS, ORIGINALS, LatentModel, count_parameters, create_model, model_from_config
+from nextvec.models.residual import BASE_DECAY
 from nextvec.recipe import ModelRecipe
 
-EVERY = (*MODELS, *BASELINES)
+NETWORKS = (*MODELS, *(f"original {kind}" for kind in ORIGINALS))
+EVERY = (*NETWORKS, *BASELINES)
 CONTEXT = 5
 
 
@@ -40,23 +42,36 @@ def make(name: str, dimensions: int) -> LatentModel:
     if name in BASELINES:
         return fitted_baselines(dimensions)[name]
     torch.manual_seed(1)
-    # A zero start would hide most of AMN behind the context mean.
-    return create_model(ModelRecipe(kind=name, zero_start=False), dimensions).eval()
+    # A zero start would hide most of a network behind its base.
+    return create_model(recipe_of(name, zero_start=False), dimensions).eval()
+
+
+def recipe_of(name: str, **options: float | bool) -> ModelRecipe:
+    original, kind = name.startswith("original "), name.removeprefix("original ")
+    return ModelRecipe(kind=kind, variant="original" if original else "residual", **options)
 
 
 @pytest.mark.parametrize(
     ("kind", "parameters"), [("amn", 1_510_912), ("lstm", 5_120_768), ("gru", 7_095_552), ("transformer", 17_867_520)]
 )
 def test_parameter_counts_are_the_contracts(kind: str, parameters: int) -> None:
-    assert count_parameters(create_model(ModelRecipe(kind=kind), 768)) == parameters
-    assert count_parameters(create_model(ModelRecipe(kind=kind, dropout=0.3), 768)) == parameters
+    for options in ({}, {"dropout": 0.3}):
+        assert count_parameters(create_model(ModelRecipe(kind=kind, variant="original", **options), 768)) == parameters
+
+
+def test_the_default_forms_keep_the_contracts_size_class() -> None:
+    predicting = {kind: create_model(ModelRecipe(kind=kind, query=False), 768) for kind in MODELS}
+    assert abs(count_parameters(predicting["amn"]) / 1_510_912 - 1) < 0.01
+    for kind, model in predicting.items():
+        with_query = create_model(ModelRecipe(kind=kind), 768)
+        assert 1_500_000 <= count_parameters(model) < count_parameters(with_query) <= 18_000_000
 
 
 def test_names() -> None:
-    assert tuple(MODELS) == ("amn", "lstm", "gru", "transformer")
+    assert tuple(MODELS) == tuple(ORIGINALS) == ("amn", "lstm", "gru", "transformer")
     assert tuple(BASELINE_CLASSES) == BASELINES
     for name in EVERY:
-        assert make(name, 16).name == name
+        assert make(name, 16).name == name.removeprefix("original ")
         assert make(name, 16).dimensions == 16
 
 
@@ -114,11 +129,11 @@ def test_rows_of_a_batch_are_independent(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("train-mean", "context-mean")])
 def test_order_of_the_context_matters(name: str) -> None:
-    # AMN too is blind to order: its attention and its base are sums over the context.
+    # The published AMN is blind to order: its attention and its base are sums over the context.
     model, context_BSD = make(name, 16), unit_vectors(4, CONTEXT, 16)
     with torch.no_grad():
         change = (model.predict(context_BSD) - model.predict(context_BSD.flip(1))).abs().max()
-    assert change < 1e-5 if name == "amn" else change > 1e-3
+    assert change < 1e-5 if name == "original amn" else change > 1e-3
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -158,10 +173,10 @@ def test_runs_under_bfloat16_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("kind", MODELS)
-def test_the_gradient_reaches_every_parameter(kind: str, autocast: bool) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gradient_reaches_every_parameter(name: str, autocast: bool) -> None:
     torch.manual_seed(0)
-    model = create_model(ModelRecipe(kind=kind, zero_start=False), 16).train()
+    model = create_model(recipe_of(name, zero_start=False), 16).train()
     # Long contexts, so that attention scores differ and softmax passes a gradient on.
     context_BSD, mask_BS = (
         3 * unit_vectors(8, CONTEXT, 16),
@@ -169,7 +184,9 @@ def test_the_gradient_reaches_every_parameter(kind: str, autocast: bool) -> None
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         prediction_BD = model(context_BSD, mask_BS)
-    (unit(prediction_BD) * unit_vectors(8, 16, seed=3)).sum().backward()
+        query_BD = model.raw_query(context_BSD, mask_BS) if model.has_query else prediction_BD
+    loss = (unit(prediction_BD) * unit_vectors(8, 16, seed=3)).sum() + (unit(query_BD) * unit_vectors(8, 16)).sum()
+    loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -183,11 +200,11 @@ def test_baselines_train_nothing(name: str) -> None:
     assert not make(name, 16).training
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_dropout_acts_in_training_only(kind: str) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_acts_in_training_only(name: str) -> None:
     torch.manual_seed(0)
-    model = create_model(ModelRecipe(kind=kind, dropout=0.5, zero_start=False), 16)
-    plain = create_model(ModelRecipe(kind=kind, dropout=0.0, zero_start=False), 16)
+    model = create_model(recipe_of(name, dropout=0.5, zero_start=False), 16)
+    plain = create_model(recipe_of(name, dropout=0.0, zero_start=False), 16)
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict())
     context_BSD = unit_vectors(4, CONTEXT, 16)
@@ -197,18 +214,55 @@ def test_dropout_acts_in_training_only(kind: str) -> None:
         torch.testing.assert_close(model.eval()(context_BSD), plain.eval()(context_BSD))
 
 
-@pytest.mark.parametrize(("kind", "dropout"), [("amn", 0.0), ("lstm", 0.2), ("gru", 0.0), ("transformer", 0.1)])
-def test_dropout_left_out_is_the_architectures_own(kind: str, dropout: float) -> None:
-    assert create_model(ModelRecipe(kind=kind), 16).config["dropout"] == dropout
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("amn", 0.1), ("lstm", 0.2), ("gru", 0.2), ("transformer", 0.1),
+        ("original amn", 0.0), ("original lstm", 0.2), ("original gru", 0.0), ("original transformer", 0.1),
+    ],
+)  # fmt: skip
+def test_dropout_left_out_is_the_architectures_own(name: str, dropout: float) -> None:
+    assert create_model(recipe_of(name), 16).config["dropout"] == dropout
 
 
-def test_a_fresh_amn_is_the_context_mean() -> None:
-    fresh = create_model(ModelRecipe(kind="amn"), 48)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_fresh_network_is_the_decayed_mean(kind: str) -> None:
+    fresh = create_model(ModelRecipe(kind=kind), 48).eval()
+    context_BSD, mask_BS = unit_vectors(6, CONTEXT, 48), left_padding(torch.tensor([1, 2, 3, 4, 5, 5]), CONTEXT)
+    weights_BS = BASE_DECAY ** torch.arange(CONTEXT - 1.0, -1, -1) * mask_BS
+    mean_BD = unit((weights_BS[:, :, None] * context_BSD).sum(dim=1))
+    with torch.no_grad():
+        # Content is not silent at the start, only quiet.
+        assert (fresh.predict(context_BSD, mask_BS) * mean_BD).sum(dim=1).min() > 0.999
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_query_is_an_output_of_its_own(kind: str) -> None:
+    model = create_model(ModelRecipe(kind=kind), 48).eval()
+    context_BSD, mask_BS = unit_vectors(6, CONTEXT, 48), left_padding(torch.tensor([1, 2, 3, 4, 5, 5]), CONTEXT)
+    own = {id(parameter) for parameter in model.query_parameters()}
+    rest = {id(parameter) for parameter in model.prediction_parameters()}
+    assert own and rest and not own & rest and len(own | rest) == len(list(model.parameters()))
+    query_BD = model.query(context_BSD, mask_BS)
+    torch.testing.assert_close(query_BD.norm(dim=1), torch.ones(6))
+    # Fresh, it is close to the newest vector; a masked place is never read; the network of the prediction has no part.
+    assert (query_BD * context_BSD[:, -1]).sum(dim=1).min() > 0.8
+    garbage = torch.where(mask_BS[:, :, None], context_BSD, torch.nan)
+    assert torch.equal(model.query(garbage, mask_BS), query_BD)
+    query_BD.sum().backward()
+    assert all(parameter.grad is None for parameter in model.prediction_parameters())
+    without = create_model(ModelRecipe(kind=kind, query=False), 48)
+    assert not without.has_query and not without.query_parameters()
+    assert not create_model(ModelRecipe(kind=kind, variant="original"), 48).has_query
+
+
+def test_a_fresh_original_amn_is_the_context_mean() -> None:
+    fresh = create_model(ModelRecipe(kind="amn", variant="original"), 48)
     context_BSD, mask_BS = unit_vectors(6, CONTEXT, 48), left_padding(torch.tensor([1, 2, 3, 4, 5, 5]), CONTEXT)
     mean = make("context-mean", 48)
     assert torch.equal(fresh(context_BSD, mask_BS), mean(context_BSD, mask_BS))
     assert torch.equal(fresh(context_BSD), context_BSD.mean(dim=1))
-    away = create_model(ModelRecipe(kind="amn", zero_start=False), 48)
+    away = create_model(ModelRecipe(kind="amn", variant="original", zero_start=False), 48)
     assert not torch.equal(away(context_BSD), context_BSD.mean(dim=1))
 
 
@@ -222,8 +276,14 @@ def test_same_seed_same_weights() -> None:
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])
 def test_zero_start_is_refused_where_it_has_no_direction(kind: str) -> None:
-    with pytest.raises(RecipeError, match=f"a fresh {kind} would predict the zero vector") as caught:
-        create_model(ModelRecipe(kind=kind, zero_start=True), 16)
+    with pytest.raises(RecipeError, match=f"a fresh {kind} as published would predict the zero vector") as caught:
+        create_model(ModelRecipe(kind=kind, variant="original", zero_start=True), 16)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_query_of_a_published_form_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"model\.query: the published forms have one output") as caught:
+        create_model(ModelRecipe(kind="amn", variant="original", query=True), 16)
     assert "\n" not in str(caught.value)
 
 
@@ -241,6 +301,7 @@ def test_unknown_kinds_get_a_suggestion() -> None:
         {"kind": "amn"},
         {"kind": "amn", "dimensions": "768"},
         {"kind": "amn", "dimensions": 16, "layers": 3},
+        {"kind": "amn", "variant": "residual", "dimensions": 16, "layers": 3},
         {"kind": "amn", "dimensions": 0},
         {"kind": "lstm", "dimensions": 16, "dropout": 7.0},
         {"kind": "lstm", "dimensions": 16, "zero_start": True},
@@ -266,10 +327,10 @@ def test_unit_never_divides_by_zero() -> None:
     assert unit(torch.ones(2, 8, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_forward_pass_never_waits_for_the_device(kind: str) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_forward_pass_never_waits_for_the_device(name: str) -> None:
     # Tensors on the meta device have no values: whatever would read one back raises.
-    model = create_model(ModelRecipe(kind=kind), 16).to("meta")
+    model = create_model(recipe_of(name), 16).to("meta")
     context_BSD = torch.zeros(4, CONTEXT, 16, device="meta")
     mask_BS = torch.ones(4, CONTEXT, dtype=torch.bool, device="meta")
     for mode in (True, False):

@@ -169,7 +169,7 @@ def test_the_shortened_context_is_fitted_and_read_alike(monkeypatch: pytest.Monk
     weights = np.linalg.solve(
         among + float(model.penalty) * np.diag(among).mean() * np.eye(len(among)), centred.T @ (y - y.mean(0))
     )
-    np.testing.assert_allclose(model(data[0]).numpy(), centred @ weights + y.mean(0), atol=1e-5)
+    np.testing.assert_allclose(model(data[0]).numpy(), centred @ weights + y.mean(0), atol=3e-5)
 
 
 def test_reads_contexts_of_other_lengths() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextvec.errors import CheckpointError
+from nextvec.models.originals.transformer import TABLE_LENGTH, sinusoids
 from nextvec.models.registry import MODELS, LatentModel, create_model, model_from_config
-from nextvec.models.transformer import TABLE_LENGTH, sinusoids
 from nextvec.models.weights import LoadReport, load_weights, original_config
 from nextvec.recipe import ModelRecipe
 
@@ -24,7 +24,7 @@ DIMENSIONS, CONTEXT = 32, 5
 
 def fresh(kind: str, dimensions: int = DIMENSIONS, seed: int = 0) -> LatentModel:
     torch.manual_seed(seed)
-    return create_model(ModelRecipe(kind=kind, zero_start=False), dimensions).eval()
+    return create_model(ModelRecipe(kind=kind, variant="original", zero_start=False), dimensions).eval()
 
 
 def contexts(dimensions: int = DIMENSIONS, context: int = CONTEXT) -> Tensor:
@@ -296,7 +296,7 @@ def test_an_empty_report_reads_well() -> None:
 def test_original_config_reads_dimensions_from_the_tensors(kind: str) -> None:
     checkpoint = {"model_type": kind, "model_state_dict": wrapped("module.")(fresh(kind, 24).state_dict())}
     config = original_config(checkpoint)
-    assert config == {"kind": kind, "dimensions": 24, "zero_start": False}
+    assert config == {"kind": kind, "variant": "original", "dimensions": 24, "zero_start": False}
     assert model_from_config(config).dimensions == 24
 
 

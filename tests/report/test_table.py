@@ -1,10 +1,13 @@
 """Tables as they appear: fixed-width text, within 100 columns, names as text and never as markup."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from nextvec.judge.figures import Retrieval
+from nextvec.judge.judgement import conclude
 from nextvec.report.table import check_view, judgement_markdown, judgement_view, split_table, verdict_view
 
 
@@ -25,6 +28,21 @@ ridge       0.5790 ±0.0020  +0.0150 [+0.0140, +0.0170]  -0.128   18.0   36.0   
 copy-last   0.4840 ±0.0020  +0.1100 [+0.1090, +0.1120]  -0.516   22.0   44.0    66.0  0.330
 train-mean  0.1290 ±0.0020  +0.4650 [+0.4640, +0.4670]  +0.000    0.0    0.0     0.0  0.000"""
     assert show(split_table(make_judgement(), "val")) == expected
+
+
+def test_a_query_has_a_row_of_its_own(make_judgement):
+    judgement = make_judgement()
+    val = judgement.splits["val"]
+    query = Retrieval(0.25, 0.45, 0.7, 0.35, 4.0)
+    val.predictors["amn"] = replace(val.predictors["amn"], query=query)
+    lines = show(split_table(judgement, "val"), styled=True).splitlines()
+    row = next(line for line in lines if "amn, query" in line)
+    assert re.sub(r"\x1b\[[\d;]*m", "", row).split() == ["amn,", "query", "25.0", "45.0", "70.0", "0.350"]
+    assert row.count("\x1b[1;36m") == 4, "the best of all four columns"
+    markdown = judgement_markdown(judgement)
+    assert "| amn, query |  |  |  | **25.0** | **45.0** | **70.0** | **0.350** |" in markdown
+    reasons = conclude("amn", judgement.splits).reasons["val"]
+    assert "its query finds the true next chunk best: MRR 0.350, 0.330 of copy-last" in reasons
 
 
 def test_the_whole_judgement_has_every_split_the_notes_and_the_verdict(make_judgement):

@@ -295,7 +295,7 @@ def test_golden_losses_of_the_toy_recipe(toy_recipe: Recipe, tmp_path: Path) -> 
         "val_cosine": (0.579664, 0.580378, 0.579662),
         "ood_cosine": (0.639480, 0.646228, 0.643225),
     }
-    run = trained(toy_recipe, tmp_path / "run")
+    run = trained(changed(toy_recipe, "model.variant=original"), tmp_path / "run")
     for figure, values in golden.items():
         assert [record[figure] for record in run.position.history] == pytest.approx(values, rel=2e-3), figure
     baselines = {"copy-last": 0.445666, "context-mean": 0.596813, "decayed-mean": 0.596813, "ridge": 0.742710}
@@ -314,8 +314,8 @@ def test_validation_does_not_change_training(
     assert_same_values(with_validation.model.state_dict(), without.model.state_dict())
 
 
-def test_a_fresh_amn_scores_as_the_context_mean(toy_recipe: Recipe, tmp_path: Path) -> None:
-    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+def test_a_fresh_original_amn_scores_as_the_context_mean(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = start_run(changed(toy_recipe, "model.variant=original"), tmp_path / "run", quiet=True)
     figures = loop._validate(run, "val")
     assert figures["val_cosine"] == pytest.approx(run.baseline_cosines["val"]["context-mean"], abs=1e-6)
 
@@ -370,7 +370,8 @@ def test_warm_start_begins_where_the_other_run_ended(toy_recipe: Recipe, tmp_pat
 
 def test_warm_start_and_judgement_of_the_original_trainers_file(toy_recipe: Recipe, tmp_path: Path) -> None:
     """A file as the original trainer wrote it: three keys, no space, no recipe, layers under other numbers."""
-    first = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "first")
+    recipe = changed(toy_recipe, "model.variant=original")
+    first = trained(changed(recipe, "training.epochs=1"), tmp_path / "first")
     weights = first.model.state_dict()
     layers = {"0": "0", "2": "2", "3": "4", "5": "6", "6": "8"}  # dropout layers stood between ours
     renamed = {
@@ -379,7 +380,9 @@ def test_warm_start_and_judgement_of_the_original_trainers_file(toy_recipe: Reci
     }
     file = tmp_path / "original.pt"
     torch.save({"model_type": "amn", "model_config": {"input_dim": 16}, "model_state_dict": renamed}, file)
-    second = start_run(changed(toy_recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
+    with pytest.raises(CheckpointError, match=r"of the original amn, .* set model\.variant=original"):
+        start_run(changed(toy_recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
+    second = start_run(changed(recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
     assert_same_values(second.model.state_dict(), weights)
     judgement = judge_checkpoint(file, data=toy_recipe.data.store, context=None, device="cpu", quiet=True)
     assert judgement.splits["val"].predictors["amn"].cosine.value == first.position.history[-1]["val_cosine"]
@@ -423,7 +426,7 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
     for override, message in (
         ("training.batch=5000", "training.batch is 5000, but there are only"),
         ("data.store=''", "data.store is empty"),
-        ("data.context=19", "no .* windows with context 19|val has"),
+        ("data.min_context=19", "no .* windows with context|val has"),
         ("model.kind=lstn", "Did you mean 'lstm'"),
         ("runtime.device=tpu", "device 'tpu' is unknown"),
     ):
@@ -433,3 +436,21 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
     path.mkdir()
     with pytest.raises(OutputError, match="exists already"):
         start_run(toy_recipe, path, quiet=True)
+
+
+def test_the_query_learns_apart_from_the_prediction(toy_recipe: Recipe, tmp_path: Path) -> None:
+    """Its loss falls, and a run without it moves the prediction just the same."""
+    recipe = changed(
+        toy_recipe, "model.dropout=0", "objective.info=0", "objective.query_tau=0.3", "training.lr=0.005",
+        "training.epochs=6",
+    )  # fmt: skip
+    run = trained(recipe, tmp_path / "with")
+    losses = [record["train_loss_query"] for record in run.position.history]
+    assert losses[-1] < losses[0] - 0.05
+    fresh = start_run(recipe, tmp_path / "fresh", quiet=True).model
+    alone = start_run(changed(recipe, "model.query=false"), tmp_path / "without", quiet=True)
+    alone.model.load_state_dict({name: value for name, value in fresh.state_dict().items() if "query_head" not in name})
+    loop.train(alone)
+    assert "train_loss_query" not in alone.position.history[-1]
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], value)

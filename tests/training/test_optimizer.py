@@ -65,5 +65,5 @@ def test_first_step_is_the_published_adamw() -> None:
     expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([[1.0, -1.0]])
     assert torch.allclose(weight, expected, atol=1e-6)
     set_rate(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
     assert math.isclose(optimizer.param_groups[0]["weight_decay"], 0.1)

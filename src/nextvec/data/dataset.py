@@ -28,8 +28,8 @@ NPZ = ".npz"
 
 SYNTHETIC_NOTE = "SYNTHETIC data: a rehearsal; these scores say nothing about real text"
 UNLABELLED_NOTE = (
-    "an .npz file does not say which documents its windows are of: intervals go over runs of windows that share "
-    "vectors, and may be too narrow"
+    "an .npz file does not say which documents its windows are of: intervals go over blocks of windows that follow "
+    "each other, and may be too narrow"
 )
 
 
@@ -59,9 +59,14 @@ class Dataset:
     def notes(self) -> list[str]:
         """What every score on these data has to be read with."""
         notes = [SYNTHETIC_NOTE] if self.synthetic else []
-        if any(home.manifest.get("documents_given") is False for home in (self.store, self.ood) if home is not None):
+        if not all(self.knows_documents(split) for split in SPLITS):
             notes.append(UNLABELLED_NOTE)
         return notes
+
+    def knows_documents(self, split: str) -> bool:
+        """Whether the windows of a split come with their documents; .npz files may lack them."""
+        home = self.ood if split == "ood" and self.ood else self.store
+        return home.manifest.get("documents_given") is not False
 
     def check(self, context: int, min_context: int | None, encoder: str = "") -> CheckReport:
         """The preflight of all splits; where an encoder is named, also whether it made the vectors.

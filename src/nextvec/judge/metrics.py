@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.windows import Batch, Windows, gather
+from nextvec.models.base import LatentModel
 
 BLOCK = 1024
 """Windows that are predicted at once. Other sizes may change last digits, so everybody uses this one."""
@@ -29,6 +30,14 @@ class Predictor(Protocol):
     def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """(B, D) float32 predictions of unit length from (B, S, D) context vectors and their (B, S) mask."""
         ...
+
+
+class QueryOf:
+    """A model's second output as a predictor of its own."""
+
+    def __init__(self, model: LatentModel) -> None:
+        self.predict = model.query
+        self.training = model.training
 
 
 def cosine(one_BD: Tensor, other_BD: Tensor) -> Tensor:

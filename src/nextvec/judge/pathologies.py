@@ -62,6 +62,11 @@ def _table() -> Iterator[Pathology]:
         "InfoNCE off", training.info_off, "give objective.info weight, tau 0.07 and batches of several documents"
     )
     yield Pathology("wrong temperature", training.wrong_temperature, "take objective.tau=0.07")
+    yield Pathology(
+        "unmasked near-duplicates",
+        training.unmasked_neighbours,
+        "set objective.mask_same_document=true: what almost is the target is no mistake",
+    )
     yield Pathology("learning rate too high", training.rate_too_high, "lower training.lr, or raise training.warmup")
     yield Pathology("learning rate too low", training.rate_too_low, "raise training.lr")
     yield Pathology(

@@ -5,7 +5,9 @@ Its thresholds are the recipe's gates on ood figures (see `gates.py`); what fits
 
 from __future__ import annotations
 
+from nextvec.judge.diagnose import Case
 from nextvec.judge.gates import Cosines, GateVerdict, Record
+from nextvec.judge.signs_in_training import unmasked_neighbours, wrong_temperature
 from nextvec.recipe import Recipe
 
 FAR = 0.1
@@ -37,6 +39,9 @@ def warnings_of(recipe: Recipe, has_ood: bool) -> list[str]:
             "balance is none, so weights are no shares: raw InfoNCE is about a thousand times as strong as raw MSE; "
             "set objective.balance=gradient"
         )
+    case = Case(recipe)
+    for rule in (wrong_temperature, unmasked_neighbours):
+        warnings += [seen for _, _, seen in rule(case)]
     return warnings
 
 

@@ -54,6 +54,18 @@ def wrong_temperature(case: Case) -> Found:
         yield "amber", "likely", f"tau is {tau:g}, too {size} for unit vectors of neighbours at cosine 0.5"
 
 
+def unmasked_neighbours(case: Case) -> Found:
+    """InfoNCE takes chunks of the target's own document for mistakes, and these are alike."""
+    objective = case.recipe.objective
+    if "info" not in objective.weights or objective.mask_same_document:
+        return
+    train = case.check.get("figures", {}).get("splits", {}).get("train", {})
+    alike = next((cosine for cosine in train.get("coherence", ()) if cosine is not None), None)
+    if alike is None or alike > 0.2:
+        seen = "" if alike is None else f"; neighbours in a document have mean cosine {alike:.2f}"
+        yield "amber", "likely", f"mask_same_document is off, so a document's own chunks are negatives{seen}"
+
+
 def overfitting(case: Case) -> Found:
     """Train goes on rising while val, or ood, falls."""
     if len(case.history) < 3:

@@ -1,71 +1,44 @@
-"""AMN, the attention mixture network: the mean of the context, plus a learned correction.
+"""AMN, the attention mixture network: four steered means of the context, and a small network that corrects the first.
 
-    base     = mean of the context
-    weighted = Σ softmax(query(base) · key(context) / √256) context
-    output   = base + residual_net([base, weighted])
+    means_h    = Σ softmax(position_h(age) + query_h([base, newest]) · key_h(context) / √64) context     (see `mixture`)
+    prediction = means_1 + residual_net([means_1 … means_4, base]), base being means_1 without its content
 
-With the last layer at zero (`zero_start`) a fresh network is the context mean exactly: its first evaluation can't be
-below that baseline. 1,510,912 parameters at D = 768.
+The published form (`variant = "original"`) has one mean whose weights know no age, beside the plain mean. Position and
+several time scales are what lets it win; the parameters are as many: 1,513,216 at D = 768, of 1,510,912 published.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextvec.models.base import LatentModel, mean_of_present
+from nextvec.models.base import NormThenDropout
+from nextvec.models.mixture import Mixture
+from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
-KEY, WIDE, NARROW = 256, 512, 256
+DECAYS = (BASE_DECAY, 0.5, 0.7, 1.0)
+WIDE, NARROW = 176, 256
 
 
-class AttentionMixture(LatentModel):
-    """The runbook's AMN for any D and any context length."""
+class AttentionMixture(ResidualModel):
+    """The runbook's AMN for any D and any context length, in its default form."""
 
     name = "amn"
 
-    def __init__(self, dimensions: int, *, dropout: float = 0.0, zero_start: bool = True) -> None:
-        super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        self.context_encoder = nn.Linear(dimensions, KEY)
-        self.query_encoder = nn.Linear(dimensions, KEY)
+    def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = True, query: bool = True) -> None:
+        super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
+        self.mixture = Mixture(dimensions, 2 * dimensions, DECAYS)
         last = nn.Linear(NARROW, dimensions)
         self.residual_net = nn.Sequential(
-            nn.Linear(2 * dimensions, WIDE), nn.GELU(), _NormThenDropout(WIDE, dropout),
-            nn.Linear(WIDE, NARROW), nn.GELU(), _NormThenDropout(NARROW, dropout),
+            nn.Linear((len(DECAYS) + 1) * dimensions, WIDE), nn.GELU(), NormThenDropout(WIDE, dropout),
+            nn.Linear(WIDE, NARROW), nn.GELU(), NormThenDropout(NARROW, dropout),
             last,
         )  # fmt: skip
         if zero_start:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            start_at_zero(last)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        base_BD = mean_of_present(context_BSD, mask_BS)
-        weights_BS = self._attention(base_BD, context_BSD, mask_BS)
-        weighted_BD = torch.einsum("bs,bsd->bd", weights_BS, context_BSD)
-        residual_BD: Tensor = self.residual_net(torch.cat([base_BD, weighted_BD], dim=1))
-        return base_BD + residual_BD
-
-    def _attention(self, base_BD: Tensor, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """The share (B, S) of each context vector in the mixture."""
-        query_BK = self.query_encoder(base_BD)
-        # query · (W c + b) = (query W) · c + query · b: the same scores without making S keys, a third of all the work.
-        folded_BD = query_BK @ self.context_encoder.weight
-        offset_B = query_BK @ self.context_encoder.bias
-        scores_BS = torch.einsum("bsd,bd->bs", context_BSD, folded_BD) + offset_B[:, None]
-        scores_BS = scores_BS.float() / math.sqrt(KEY)
-        if mask_BS is not None:
-            scores_BS = scores_BS.masked_fill(~mask_BS, torch.finfo(scores_BS.dtype).min)
-        return torch.softmax(scores_BS, dim=1)
-
-
-class _NormThenDropout(nn.LayerNorm):
-    """LayerNorm with dropout behind it: one module, so that dropout never moves the names in a state dict."""
-
-    def __init__(self, size: int, dropout: float) -> None:
-        super().__init__(size)
-        self.dropout = dropout
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.dropout(super().forward(input), self.dropout, self.training)
+        base_BD = self.mixture.by_age(context_BSD, mask_BS)
+        means_BHD: Tensor = self.mixture(torch.cat([base_BD, context_BSD[:, -1]], dim=1), context_BSD, mask_BS)
+        residual_BD: Tensor = self.residual_net(torch.cat([means_BHD.flatten(1), base_BD], dim=1))
+        return means_BHD[:, 0] + residual_BD

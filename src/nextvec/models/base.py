@@ -26,6 +26,9 @@ class LatentModel(nn.Module):
     name: str
     """Its kind: the name in the registry or in BASELINES."""
 
+    variant: str = ""
+    """Which form of a network it is: "residual" or "original"; empty for a baseline."""
+
     constants: tuple[str, ...] = ()
     """Names in the state dict that are computed, not learned: a checkpoint may lack them."""
 
@@ -33,8 +36,16 @@ class LatentModel(nn.Module):
         super().__init__()
         assert dimensions > 0, dimensions
         self.dimensions = dimensions
-        self.config: dict[str, Any] = {"kind": self.name, "dimensions": dimensions, **options}
+        variant = {"variant": self.variant} if self.variant else {}
+        self.config: dict[str, Any] = {"kind": self.name, **variant, "dimensions": dimensions, **options}
         """Plain values from which `model_from_config` makes a model of the same shape."""
+        self.query_head: nn.Module | None = None
+        """What makes the second output, from (context_BSD, mask_BS); None where there is none."""
+
+    @property
+    def has_query(self) -> bool:
+        """Whether there is a second output beside the prediction: the query, for retrieval."""
+        return self.query_head is not None
 
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """The raw prediction (B, D) of any length, float32 or autocast's dtype; only its direction has a meaning."""
@@ -48,6 +59,24 @@ class LatentModel(nn.Module):
     def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """The prediction (B, D) at unit length, float32."""
         return unit(self(context_BSD, mask_BS))
+
+    def raw_query(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """The query (B, D) of any length, as training needs it; only where `has_query`."""
+        assert self.query_head is not None, f"this {self.name} has no query"
+        query_BD: Tensor = self.query_head(read_context(context_BSD, mask_BS), mask_BS)
+        return query_BD
+
+    def query(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """The query (B, D) at unit length, float32: what the next chunk is looked for with."""
+        return unit(self.raw_query(context_BSD, mask_BS))
+
+    def query_parameters(self) -> list[nn.Parameter]:
+        """What only the query is made of."""
+        return [] if self.query_head is None else list(self.query_head.parameters())
+
+    def prediction_parameters(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("query_head.")]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -102,3 +131,14 @@ def last_present(hidden_BSH: Tensor, mask_BS: Tensor | None) -> Tensor:
 def _count_present(mask_BS: Tensor) -> Tensor:
     """How many context vectors each row has, (B,); at least 1, so that nothing divides by zero."""
     return mask_BS.sum(dim=1).clamp(min=1)
+
+
+class NormThenDropout(nn.LayerNorm):
+    """LayerNorm with dropout behind it: one module, so that dropout never moves the names in a state dict."""
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__(size)
+        self.dropout = dropout
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        return F.dropout(super().forward(input), self.dropout, self.training)

@@ -1,68 +1,70 @@
-"""The recurrent networks of the runbook: a two-layer LSTM, and a stack of residual GRU blocks.
+"""The recurrent networks in their default form: the published trunk reads the context, and corrects a steered mean.
 
-LSTM 5,120,768 and GRU 7,095,552 parameters at D = 768. Both read the last present step.
+LSTM: two layers of 512. GRU: four residual blocks of 512. Their last state steers the mean of the context (see
+`mixture`) and is mapped to the correction. Vectors are scaled to a length of √D first, so that the trunk reads numbers
+around 1 instead of 1/√D.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from nextvec.models.base import LatentModel, last_present, present_first
+from nextvec.models.base import last_present, present_first
+from nextvec.models.mixture import Mixture
+from nextvec.models.originals.recurrent import GRU_BLOCKS, HIDDEN, LSTM_LAYERS, Block
+from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
+from nextvec.models.steps import run_recurrent
 
-HIDDEN, LSTM_LAYERS, GRU_BLOCKS = 512, 2, 4
+
+class _Recurrent(ResidualModel):
+    """What both share: all but the trunk."""
+
+    def __init__(self, dimensions: int, *, dropout: float, zero_start: bool, query: bool) -> None:
+        super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
+        self.mixture = Mixture(dimensions, HIDDEN, (BASE_DECAY,))
+        self.norm = nn.LayerNorm(HIDDEN)
+        self.dropout = nn.Dropout(dropout)
+        self.output_proj = nn.Linear(HIDDEN, dimensions)
+        if zero_start:
+            start_at_zero(self.output_proj)
+
+    def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        scaled_BSD = present_first(context_BSD, mask_BS) * self.dimensions**0.5
+        state_BH = self.dropout(self.norm(last_present(self._trunk(scaled_BSD), mask_BS)))
+        correction_BD: Tensor = self.output_proj(state_BH)
+        base_BD: Tensor = self.mixture(state_BH, context_BSD, mask_BS)[:, 0]
+        return base_BD + correction_BD
+
+    def _trunk(self, scaled_BSD: Tensor) -> Tensor:
+        """(B, S, 512) a state after each step."""
+        raise NotImplementedError
 
 
-class LongShortTermMemory(LatentModel):
-    """Two LSTM layers of 512 with dropout between them, then Linear 512→D."""
+class LongShortTermMemory(_Recurrent):
+    """Two LSTM layers of 512."""
 
     name = "lstm"
 
-    def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = False) -> None:
-        super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        assert not zero_start, "only a network that corrects a base can start at zero"
+    def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
+        super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
         self.lstm = nn.LSTM(dimensions, HIDDEN, LSTM_LAYERS, batch_first=True, dropout=dropout)
-        self.output_proj = nn.Linear(HIDDEN, dimensions)
 
-    def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        context_BSD = present_first(context_BSD, mask_BS)
-        # Many processors lack a bfloat16 LSTM and would raise; where there is one, it trains no faster.
-        with torch.autocast("cpu", enabled=False):
-            hidden_BSH, _ = self.lstm(context_BSD)
-        prediction_BD: Tensor = self.output_proj(last_present(hidden_BSH, mask_BS))
-        return prediction_BD
+    def _trunk(self, scaled_BSD: Tensor) -> Tensor:
+        return run_recurrent(self.lstm, scaled_BSD)
 
 
-class GatedRecurrent(LatentModel):
-    """Linear D→512, four residual GRU blocks of 512, Linear 512→D."""
+class GatedRecurrent(_Recurrent):
+    """Four residual GRU blocks of 512."""
 
     name = "gru"
 
-    def __init__(self, dimensions: int, *, dropout: float = 0.0, zero_start: bool = False) -> None:
-        super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        assert not zero_start, "only a network that corrects a base can start at zero"
+    def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
+        super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
         self.input_proj = nn.Linear(dimensions, HIDDEN)
-        self.blocks = nn.ModuleList([_Block(dropout) for _ in range(GRU_BLOCKS)])
-        self.output_proj = nn.Linear(HIDDEN, dimensions)
+        self.blocks = nn.ModuleList([Block(dropout) for _ in range(GRU_BLOCKS)])
 
-    def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        hidden_BSH = self.input_proj(present_first(context_BSD, mask_BS))
+    def _trunk(self, scaled_BSD: Tensor) -> Tensor:
+        hidden_BSH: Tensor = self.input_proj(scaled_BSD)
         for block in self.blocks:
             hidden_BSH = block(hidden_BSH)
-        prediction_BD: Tensor = self.output_proj(last_present(hidden_BSH, mask_BS))
-        return prediction_BD
-
-
-class _Block(nn.Module):
-    """LayerNorm(x + dropout(GRU(x)))."""
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, input_BSH: Tensor) -> Tensor:
-        output_BSH, _ = self.gru(input_BSH)
-        result_BSH: Tensor = self.norm(input_BSH + self.dropout(output_BSH))
-        return result_BSH
+        return hidden_BSH

@@ -206,7 +206,7 @@ def original_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     reads, predicts = entry[0].shape[1], exit_[-1].shape[0]
     if reads != predicts:
         raise CheckpointError(f"the checkpoint's {kind} reads {reads} numbers and predicts {predicts}: not the same D")
-    config: dict[str, Any] = {"kind": kind, "dimensions": int(reads), "zero_start": False}
+    config: dict[str, Any] = {"kind": kind, "variant": "original", "dimensions": int(reads), "zero_start": False}
     dropout = options.get("dropout")
     if isinstance(dropout, int | float) and 0 <= dropout < 1:
         config["dropout"] = float(dropout)

@@ -23,6 +23,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
 
+LEAST_CONTEXT = 5
+"""The contract's context: windows with fewer vectors before their target are used only where a recipe says so."""
+
+
 class DataRecipe(Section):
     """What the run reads."""
 
@@ -34,13 +38,13 @@ class DataRecipe(Section):
     context: Positive = 5
     """S, how many vectors before the target the model reads."""
     min_context: Positive | None = None
-    """Fewest vectors before a target for it to be a window, the missing ones masked; left out, all of `context`."""
+    """Fewest vectors before a target for it to be a window, the missing ones masked; left out, 5, or `context` where
+    that is shorter: a longer context loses no window."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_context is not None and self.min_context > self.context:
-            raise ValueError(f"min_context ({self.min_context}) is above context ({self.context})")
-        return self
+    @property
+    def least_context(self) -> int:
+        """`min_context`, or what stands for it."""
+        return min(self.context, LEAST_CONTEXT) if self.min_context is None else self.min_context
 
 
 class ModelRecipe(Section):
@@ -48,10 +52,14 @@ class ModelRecipe(Section):
 
     kind: str = "amn"
     """Name in the registry: amn, lstm, gru or transformer."""
+    variant: Literal["residual", "original"] = "residual"
+    """residual: the network corrects a learned weighted mean of the context; original: the form as published."""
+    query: bool | None = None
+    """A second output, for retrieval, beside the prediction; left out, yes for the residual variant."""
     dropout: Fraction | None = None
-    """Share of activations dropped in training; left out, the architecture's own (LSTM 0.2, Transformer 0.1)."""
+    """Share of activations dropped in training; left out, the architecture's own (0.1 or 0.2)."""
     zero_start: bool | None = None
-    """Start the last layer at zero; left out, yes for AMN, which then starts as the context mean, no for the others."""
+    """Start the last layer at zero; left out, yes wherever a base remains: in the residual variant and in AMN."""
 
 
 class ObjectiveRecipe(Section):
@@ -71,6 +79,10 @@ class ObjectiveRecipe(Section):
     """Leave targets of the same document out of InfoNCE's negatives: they are near-duplicates, not mistakes."""
     balance: Literal["gradient", "none"] = "gradient"
     """gradient: a weight is the term's share of the gradient norm at the prediction; none: raw values are added."""
+    query_negatives: Annotated[int, Field(ge=0)] = 16
+    """Chunks of the window's own document that the query must tell the target from, beside the batch's targets."""
+    query_tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """Temperature of the query's InfoNCE."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -96,6 +108,8 @@ class TrainingRecipe(Section):
     """Highest learning rate of AdamW."""
     weight_decay: Weight = 0.01
     """Decoupled weight decay of AdamW, on matrices only (not on biases and norms)."""
+    query_weight_decay: Weight = 5.0
+    """The same for the query output, which starts as a good one and soon learns the training documents by heart."""
     clip: Weight = 1.0
     """Largest gradient norm; longer gradients are scaled down to it. 0 turns clipping off."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
@@ -123,6 +137,9 @@ class JudgeRecipe(Section):
 
     queries: Annotated[int, Field(ge=1)] = 10_000
     """Most windows of a split that are used as retrieval queries (a fixed sample by the seed)."""
+    retrieval: Literal["exact", "faiss"] = "exact"
+    """exact: every chunk of a split is compared; faiss: only the nearest 1,000 are looked at, for splits that are too
+    large for a matrix product (needs the faiss extra)."""
     resamples: Annotated[int, Field(ge=100)] = 2_000
     """Resamples of the bootstrap over documents."""
     ridge_windows: Annotated[int, Field(ge=100)] = 100_000

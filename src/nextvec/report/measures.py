@@ -45,7 +45,7 @@ MEASURES = (
     Column("rank", lambda scores: f"{scores.shape.effective_rank:.0f}" if scores.shape else "–"),
     Column("CA %", lambda scores: f"{100 * scores.contrast.accuracy:.1f}" if scores.contrast else "–"),
     Column("ℓ2", lambda scores: f"{scores.contrast.l2:.3f}" if scores.contrast else "–"),
-    Column("own MRR", lambda scores: f"{scores.within.mrr:.3f}" if scores.within else "–"),
+    Column("own MRR", lambda scores: f"{scores.within.mrr:.3f}" if scores.within else "–", of_query=True),
     Column("step 8", _rollout),
 )
 

@@ -21,7 +21,7 @@ from nextvec.files import write_text
 from nextvec.lights import SHAPES
 from nextvec.report.charts import Figure, cosine_chart, loss_charts
 from nextvec.report.measures import LEGEND, MEASURES, is_measured, model_lines
-from nextvec.report.table import Column, columns_of, describe_latency, describe_split, rows_of
+from nextvec.report.table import QUERY, Column, columns_of, describe_latency, describe_split, rows_of
 
 if TYPE_CHECKING:
     from nextvec.judge.judgement import Judgement, Verdict
@@ -42,25 +42,27 @@ def write_report(
     success: Mapping[str, Any] | None = None,
     diagnoses: Mapping[str, Any] | None = None,
     synthetic: bool = False,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    ended: str = "",
 ) -> None:
     """Write the report of a run to `path`, in one step.
 
     `recipe` is the resolved recipe as nested values, `history` one record for each epoch (`epoch`, `train_cosine`,
     `val_cosine`, `ood_cosine`, `train_loss_mse` …, what is missing is left out), `check` a `CheckReport.to_dict()`,
     `versions` names and versions of what ran, `success` a `Success.to_dict()`, `diagnoses` a
-    `Diagnoses.to_dict()`. Without a judgement the page says so;
-    `synthetic` data it names before all else.
+    `Diagnoses.to_dict()`, `baselines` the mean cosine of each by split. Without a judgement the page says why:
+    `ended` is what ended the run before its time. `synthetic` data it names before all else.
     Raises OutputError if the file can't be written.
     """
     body = [
         _header(title, recipe),
         _SYNTHETIC if synthetic else "",
-        _verdict(judgement.verdict if judgement else None),
+        _verdict(judgement.verdict if judgement else None, ended),
         _criteria(success),
         _diagnoses(diagnoses),
         _tables(judgement) if judgement else "",
         _measures(judgement) if judgement else "",
-        _curves(history, judgement),
+        _curves(history, baselines or {}, judged=judgement is not None),
         _gates(history),
         _check(check),
         _sources(recipe, versions),
@@ -104,9 +106,14 @@ def _header(title: str, recipe: Mapping[str, Any]) -> str:
     return f'<header><h1>{escape(title)}</h1><p class="about">{about}</p></header>'
 
 
-def _verdict(verdict: Verdict | None) -> str:
+def _verdict(verdict: Verdict | None, ended: str) -> str:
     if verdict is None:
-        return '<section class="card"><p>No model was judged.</p></section>'
+        if not ended:
+            return '<section class="card"><p>No model was judged.</p></section>'
+        why, *more = ended.split("; ")
+        items = "".join(f"<li>{escape(item)}</li>" for item in more)
+        told = f"<p>{escape(why)}</p><ul>{items}</ul>"
+        return f'<section class="card verdict red">{_light("red")}<div>{told}</div></section>'
     reasons = "".join(
         f"<li>{escape(split)}: {escape(reason)}</li>" for split, found in verdict.reasons.items() for reason in found
     )
@@ -194,7 +201,7 @@ def _predictors(judgement: Judgement, split: str, columns: Sequence[Column]) -> 
     rows = []
     for name, cells in rows_of(judgement, split, columns):
         texts = "".join(f'<td class="best">{text}</td>' if best else f"<td>{text}</td>" for text, best in cells)
-        row = '<tr class="model">' if name == judgement.model else "<tr>"
+        row = '<tr class="model">' if name in (judgement.model, f"{judgement.model}, {QUERY}") else "<tr>"
         rows.append(f'{row}<th scope="row" title="{escape(name)}">{escape(name)}</th>{texts}</tr>')
     return _table(("predictor", *(column.heading for column in columns)), rows)
 
@@ -208,25 +215,19 @@ def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
     )
 
 
-def _curves(history: Sequence[Mapping[str, Any]], judgement: Judgement | None) -> str:
+def _curves(history: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]], *, judged: bool) -> str:
     if not history:
         return ""
     charts = []
     for split in ("val", "ood"):
-        judged = judgement.splits.get(split) if judgement else None
-        levels = {
-            name: scores.cosine.value
-            for name, scores in (judged.predictors.items() if judged else ())
-            if judgement and name != judgement.model
-        }
-        chart = cosine_chart(history, split, levels, with_train=split == "val")
+        chart = cosine_chart(history, split, baselines.get(split, {}), with_train=split == "val")
         if chart:
             charts.append(_chart(f"Cosine · {SPLIT_NAMES[split]}", chart))
     charts += [_chart(TERM_NAMES.get(term, term), chart) for term, chart in loss_charts(history).items()]
     return (
         f'<section><h2>Training</h2><div class="charts">{"".join(charts)}</div>'
-        '<p class="note">Dashed lines: the baselines on the same windows. Ring: the best epoch, whose weights were '
-        "judged.</p>"
+        '<p class="note">Dashed lines: the baselines on the same windows. Ring: the best epoch'
+        f"{', whose weights were judged' if judged else ''}.</p>"
         f"<details><summary>The figures of every epoch</summary>{_history_table(history)}</details></section>"
     )
 

@@ -6,7 +6,7 @@ Every table fits in 100 columns, and every name is text, never markup.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -32,18 +32,32 @@ class Column:
     text: Callable[[PredictorScores], str]
     rank: Callable[[PredictorScores], float] | None = None
     """Higher is better; None where no predictor is best."""
+    of_query: bool = False
+    """Whether a model's query output has it, too."""
 
 
 _GAIN = "model's gain [95 %]"
+
+QUERY = "query"
+"""What the second output of a model is called in its row."""
 
 COLUMNS = (
     Column("cosine", lambda scores: _with_spread(scores.cosine), lambda scores: scores.cosine.value),
     Column(_GAIN, lambda scores: "" if scores.gain is None else str(scores.gain)),
     Column("margin", lambda scores: f"{scores.margin:+.3f}"),
-    Column("R@1 %", lambda scores: _percent(scores.retrieval.r_at_1), lambda scores: scores.retrieval.r_at_1),
-    Column("R@5 %", lambda scores: _percent(scores.retrieval.r_at_5), lambda scores: scores.retrieval.r_at_5),
-    Column("R@10 %", lambda scores: _percent(scores.retrieval.r_at_10), lambda scores: scores.retrieval.r_at_10),
-    Column("MRR", lambda scores: f"{scores.retrieval.mrr:.3f}", lambda scores: scores.retrieval.mrr),
+    Column(
+        "R@1 %", lambda scores: _percent(scores.retrieval.r_at_1), lambda scores: scores.retrieval.r_at_1, of_query=True
+    ),
+    Column(
+        "R@5 %", lambda scores: _percent(scores.retrieval.r_at_5), lambda scores: scores.retrieval.r_at_5, of_query=True
+    ),
+    Column(
+        "R@10 %",
+        lambda scores: _percent(scores.retrieval.r_at_10),
+        lambda scores: scores.retrieval.r_at_10,
+        of_query=True,
+    ),
+    Column("MRR", lambda scores: f"{scores.retrieval.mrr:.3f}", lambda scores: scores.retrieval.mrr, of_query=True),
 )
 
 
@@ -84,9 +98,10 @@ def split_table(judgement: Judgement, split: str, columns: Sequence[Column] = ()
     table.add_column("predictor", no_wrap=True, max_width=17, overflow="ellipsis")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
+    own = (judgement.model, f"{judgement.model}, {QUERY}")
     for name, cells in rows_of(judgement, split, columns):
         texts = [Text(cell, style="bold" if best else "") for cell, best in cells]
-        table.add_row(Text(name), *texts, style="cyan" if name == judgement.model else "")
+        table.add_row(Text(name), *texts, style="cyan" if name in own else "")
     return table
 
 
@@ -182,18 +197,30 @@ def columns_of(judgement: Judgement) -> tuple[Column, ...]:
 
 
 def rows_of(judgement: Judgement, split: str, columns: Sequence[Column]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """The table of a split as text: (predictor, a (text, is it the best of its column) for each of the columns)."""
-    predictors = list(judgement.splits[split].ranked(judgement.model))
-    best = [column.rank and max(column.rank(scores) for _, scores in predictors) for column in columns]
+    """The table of a split as text: (predictor, a (text, is it the best of its column) for each of the columns).
+
+    A model with a query output has a second row, of the figures that are the query's.
+    """
+    rows: list[tuple[str, PredictorScores, bool]] = []
+    for name, scores in judgement.splits[split].ranked(judgement.model):
+        rows.append((name, scores, False))
+        if scores.query is not None:
+            rows.append((f"{name}, {QUERY}", replace(scores, retrieval=scores.query, within=scores.query_within), True))
+    best = [
+        column.rank and max(column.rank(scores) for _, scores, of_query in rows if column.of_query or not of_query)
+        for column in columns
+    ]
     return [
         (
             name,
             [
                 (column.text(scores), column.rank is not None and column.rank(scores) == top)
+                if column.of_query or not of_query
+                else ("", False)
                 for column, top in zip(columns, best, strict=True)
             ],
         )
-        for name, scores in predictors
+        for name, scores, of_query in rows
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,11 +15,13 @@ from nextvec.data.space import require_same
 from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
+from nextvec.judge.bootstrap import blocks
 from nextvec.judge.evaluate import judge_predictors
 from nextvec.judge.judgement import Judgement
 from nextvec.judge.latency import measure_latency
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
+from nextvec.recipe import DataRecipe
 from nextvec.runtime import resolve_device
 from nextvec.training.checkpoint import BASELINES, BEST, Checkpoint, read_checkpoint
 from nextvec.training.run import Run, show
@@ -35,7 +39,7 @@ def judge_best(run: Run) -> Judgement:
     latency = measure_latency(model, run.recipe.data.context, run.device, batches=LATENCY_BATCHES, repeats=50)
     judgement = judge_predictors(
         {run.recipe.model.kind: model, **run.baselines},
-        {split: run.sets[split] for split in JUDGED_SPLITS if split in run.sets},
+        _judged_sets(run.data, run.sets, JUDGED_SPLITS),
         run.recipe.judge,
         seed=run.recipe.seed,
         model=run.recipe.model.kind,
@@ -57,6 +61,8 @@ def judge_checkpoint(
     data: str = "",
     ood_data: str = "",
     context: int | None = None,
+    min_context: int | None = None,
+    retrieval: Literal["exact", "faiss"] | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> Judgement:
@@ -78,7 +84,8 @@ def judge_checkpoint(
         require_same(checkpoint.space, home.space, f"checkpoint {checkpoint.path} and store {home.path}")
     recipe = checkpoint.recipe
     steps = context or recipe.data.context
-    least = recipe.data.min_context if steps == recipe.data.context else None
+    kept = recipe.data.min_context if steps == recipe.data.context and min_context is None else min_context
+    least = DataRecipe(context=steps, min_context=kept).least_context
     chosen, notice = resolve_device(device)
     if notice:
         show((notice,), quiet=quiet)
@@ -93,14 +100,24 @@ def judge_checkpoint(
     judged = ("ood",) if ood_data and not data else JUDGED_SPLITS
     return judge_predictors(
         {model.name: model, **baselines},
-        {split: sets[split] for split in judged if split in sets},
-        recipe.judge,
+        _judged_sets(dataset, sets, judged),
+        recipe.judge if retrieval is None else recipe.judge.model_copy(update={"retrieval": retrieval}),
         seed=recipe.seed,
         model=model.name,
         notes=notes,
         latency=measure_latency(model, steps, chosen, batches=LATENCY_BATCHES, repeats=50),
         quiet=quiet,
     )
+
+
+def _judged_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tuple[str, ...]) -> dict[str, WindowSet]:
+    """The splits to judge, with blocks of windows for documents where these are not known."""
+    judged = {split: sets[split] for split in splits if split in sets}
+    for split, windows in judged.items():
+        if not dataset.knows_documents(split):
+            groups_W = torch.from_numpy(blocks(windows.windows.groups.cpu().numpy())).to(windows.windows.groups)
+            judged[split] = replace(windows, windows=replace(windows.windows, groups=groups_W))
+    return judged
 
 
 def _trained_on(checkpoint: Checkpoint) -> Store | None:

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from nextvec.data.windows import epoch_order, sample
+from nextvec.data.windows import Batch, epoch_order, sample
 from nextvec.errors import Interrupted, NotFiniteError, StoppedError
 from nextvec.judge.diagnose import Case, Diagnosis, diagnose
 from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_gates, score
@@ -37,9 +37,10 @@ LOSS_WINDOWS = 20_000
 """Validation windows (a fixed sample) that the terms of the objective are reported on; cosines use all of them."""
 
 
-def train(run: Run) -> None:
+def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
     """Train until the recipe's epochs are done or a rule ends the run.
 
+    `after_epoch` is called when an epoch is finished and saved, and may raise to end the run there.
     Raises Interrupted after a signal and StoppedError at a red gate that stops, both with everything saved, and
     NotFiniteError before an update with NaN or infinity.
     """
@@ -47,13 +48,15 @@ def train(run: Run) -> None:
         while not run.position.done:
             _train_epoch(run, stop)
             _finish_epoch(run)
+            if after_epoch is not None:
+                after_epoch(run)
 
 
 def _train_epoch(run: Run, stop: threading.Event) -> None:
     recipe, position, windows = run.recipe.training, run.position, run.sets["train"]
     order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
     scores = _scores(run)
-    parameters = list(run.model.parameters())
+    parameters = run.model.prediction_parameters()
     event_every = max(1, run.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
     saved_at = clock = time.monotonic()
     run.model.train()
@@ -62,13 +65,16 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
         shown.advance(position.step_in_epoch * recipe.batch)
         while position.step_in_epoch < run.steps_per_epoch:
             start = position.step_in_epoch * recipe.batch
-            batch = windows.batch(order[start : start + recipe.batch])
+            index = order[start : start + recipe.batch]
+            batch = windows.batch(index)
             target_BD = batch.target_BD.float()
 
             with autocast(run.device, run.precision):
                 prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
             figures = run.objective.backward(prediction_BD, target_BD, batch.group_B)
             figures["grad_norm"] = _clip(parameters, recipe.clip)
+            if run.model.has_query:
+                figures |= _learn_query(run, index, batch)
             _require_finite(run, figures["grad_norm"])
 
             set_rate(run.optimizer, rate_at(position.step, run.total_steps, recipe, scores))
@@ -94,6 +100,16 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
                 run.event("interrupted")
                 run.write_history("interrupted")
                 raise Interrupted(f"interrupted; go on with: nextvec resume {run.path}")
+
+
+def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The gradient of the query output, clipped by itself: it must not shorten that of the prediction."""
+    with autocast(run.device, run.precision):
+        query_BD = run.model.raw_query(batch.context_BSD.float(), batch.mask_BS)
+    wrong_BKD, any_wrong_B = run.sets["train"].own_document(index, run.objective.query_negatives)
+    figures = run.objective.backward_query(query_BD, batch.target_BD, wrong_BKD, any_wrong_B, batch.group_B)
+    _clip(run.model.query_parameters(), run.recipe.training.clip)
+    return figures
 
 
 def _finish_epoch(run: Run) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from nextvec.models.mixture import STARTED
 from nextvec.recipe import TrainingRecipe
 
 FLOOR = 0.01
@@ -19,13 +20,16 @@ FLOOR = 0.01
 
 
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: biases and norms have nothing to shrink."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """AdamW (Loshchilov & Hutter 2019), weight decay on matrices only: biases and norms have nothing to shrink.
+
+    Nor have the numbers that the steered means start as. The query's matrices have a decay of their own.
+    """
+    names: dict[float, list[nn.Parameter]] = {recipe.weight_decay: [], 0.0: [], recipe.query_weight_decay: []}
+    for name, parameter in model.named_parameters():
+        shrinks = parameter.ndim >= 2 and not name.endswith(STARTED)
+        decay = recipe.query_weight_decay if name.startswith("query_head.") else recipe.weight_decay
+        names[decay if shrinks else 0.0].append(parameter)
+    groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in names.items() if parameters]
     # Fused: one kernel for all parameters, and it can skip an update on the device (see `found_inf` in the loop).
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 

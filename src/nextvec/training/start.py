@@ -21,6 +21,7 @@ from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.events import Event
 from nextvec.files import make_folder, write_text
+from nextvec.judge.approximate import require_faiss
 from nextvec.judge.metrics import score_windows
 from nextvec.judge.sentinel import foreign_space, sentinel_lines, warnings_of
 from nextvec.models.base import LatentModel, count_parameters
@@ -43,10 +44,12 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     nothing is written before these checks are over.
     """
     require_new(path)
+    if recipe.judge.retrieval == "faiss":
+        require_faiss()
     data = open_dataset(recipe.data, quiet=quiet)
     recipe = _with_whole_paths(recipe, data)
     store = data.store
-    report = data.check(recipe.data.context, recipe.data.min_context)
+    report = data.check(recipe.data.context, recipe.data.least_context)
     if report.light == "red" and not force:
         raise StoreError(f"store {store.path}: {report.worst.text}; see 'nextvec data check', or use --force")
     warm = _warm_start(recipe, store)
@@ -109,7 +112,7 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     ):
         if home is not None and now != then:
             raise StoreError(f"store {home.path}: not the data that run {path} was trained on (SHA-256 differs)")
-    report = data.check(recipe.data.context, recipe.data.min_context)
+    report = data.check(recipe.data.context, recipe.data.least_context)
     run = _open(path, recipe, data, report, quiet=quiet)
     run.baselines = load_baselines(path / BASELINES, run.device)
     restore(run, saved)
@@ -146,7 +149,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
     if notice:
         show((notice,), quiet=quiet)
     set_threads(recipe.runtime.threads)
-    sets = data.windows(recipe.data.context, recipe.data.min_context, device)
+    sets = data.windows(recipe.data.context, recipe.data.least_context, device)
     for split in ("train", "val"):
         if split not in sets:
             raise StoreError(
@@ -183,9 +186,15 @@ def _warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:
         return None
     checkpoint = read_checkpoint(recipe.training.init_from)
     dimensions, kind = checkpoint.config["dimensions"], checkpoint.config["kind"]
+    variant = checkpoint.config.get("variant", "original")
     if kind != recipe.model.kind:
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: it is of model '{kind}', the recipe's is '{recipe.model.kind}'"
+        )
+    if variant != recipe.model.variant:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: it is of the {variant} {kind}, the recipe's is the {recipe.model.variant} "
+            f"one; set model.variant={variant}"
         )
     if dimensions != store.dimensions:
         raise CheckpointError(
@@ -250,11 +259,12 @@ def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool
 
     Raises StoreError if there are no windows to fit them on, or none of val.
     """
-    data = open_dataset(DataRecipe(store=store, ood=ood), quiet=quiet)
+    chosen_data = DataRecipe(store=store, ood=ood, context=context)
+    data = open_dataset(chosen_data, quiet=quiet)
     chosen, notice = resolve_device(device)
     if notice:
         show((notice,), quiet=quiet)
-    sets = data.windows(context, None, chosen)
+    sets = data.windows(context, chosen_data.least_context, chosen)
     for split in ("train", "val"):
         if split not in sets:
             raise StoreError(f"store {data.store.path}: no {split} windows with context {context}; add documents")

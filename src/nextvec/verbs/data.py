@@ -213,13 +213,14 @@ def data_check(
         ood_data: A store or an .npz file of windows that is the ood set; left out, the store's own ood split.
         encoder: An encoder at hand (lsa: the store's own); see whether it gives the probe texts the store's vectors.
         context: S, the context length that will be trained.
-        min_context: Fewest vectors before a target; left out, all of context.
+        min_context: Fewest vectors before a target; left out, 5 or the context, whichever is less.
         quiet: Show no progress.
     """
     from nextvec.data.dataset import open_dataset
     from nextvec.recipe import DataRecipe
 
-    return open_dataset(DataRecipe(store=store, ood=ood_data), quiet=quiet).check(context, min_context, encoder)
+    data = DataRecipe(store=store, ood=ood_data, context=context, min_context=min_context)
+    return open_dataset(data, quiet=quiet).check(data.context, data.least_context, encoder)
 
 
 def _read_ids(path: str) -> frozenset[str]:

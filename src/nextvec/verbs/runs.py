@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -143,13 +145,10 @@ def train(
     from nextvec.recipe import load_recipe
 
     loaded = load_recipe(recipe, (*overrides, *flags.overrides()))
-    from nextvec.training.loop import train as train_loop  # after the recipe: a typo is told before torch loads
-    from nextvec.training.start import start_run
+    from nextvec.training.start import start_run  # after the recipe: a typo is told before torch loads
 
     folder = Path(out) if out else new_folder(Path("artifacts/runs"), loaded.name)
-    run = start_run(loaded, folder, force=force, quiet=quiet)
-    train_loop(run)
-    return _judge_run(run)
+    return train_and_judge(start_run(loaded, folder, force=force, quiet=quiet))
 
 
 def resume(run: Positional[str], *, force: bool = False, quiet: bool = False) -> TrainedRun:
@@ -160,12 +159,9 @@ def resume(run: Positional[str], *, force: bool = False, quiet: bool = False) ->
         force: Go on although a gate or the sentinel stopped the run.
         quiet: Show no progress.
     """
-    from nextvec.training.loop import train as train_loop
     from nextvec.training.start import resume_run
 
-    resumed = resume_run(Path(run), force=force, quiet=quiet)
-    train_loop(resumed)
-    return _judge_run(resumed)
+    return train_and_judge(resume_run(Path(run), force=force, quiet=quiet))
 
 
 def eval(
@@ -174,6 +170,8 @@ def eval(
     data: str = "",
     ood_data: str = "",
     context: int | None = None,
+    min_context: int | None = None,
+    retrieval: Literal["exact", "faiss"] | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> Judgement:
@@ -184,12 +182,52 @@ def eval(
         data: A store or an .npz file of windows; left out, what it was trained on.
         ood_data: A store or an .npz file of windows that is the ood set; without --data only that is judged.
         context: S; left out, what the checkpoint says, else 5.
+        min_context: Judge only windows with so many vectors before their target, to compare context lengths on the
+            same windows; left out, what the checkpoint says.
+        retrieval: exact, or faiss for splits too large for a matrix product; left out, what the checkpoint says.
         device: auto, cpu, cuda or mps.
         quiet: Show no progress.
     """
     from nextvec.training.judging import judge_checkpoint
 
-    return judge_checkpoint(Path(checkpoint), data=data, ood_data=ood_data, context=context, device=device, quiet=quiet)
+    return judge_checkpoint(
+        Path(checkpoint),
+        data=data,
+        ood_data=ood_data,
+        context=context,
+        min_context=min_context,
+        retrieval=retrieval,
+        device=device,
+        quiet=quiet,
+    )
+
+
+def train_and_judge(run: Run, after_epoch: Callable[[Run], None] | None = None) -> TrainedRun:
+    """Train to the end and judge; a run that a gate or a number that is none ends leaves a report as well.
+
+    `after_epoch` is called when an epoch is finished and saved, and may raise to end the run there.
+    """
+    from nextvec.errors import NotFiniteError, StoppedError
+    from nextvec.training.loop import train as train_loop
+
+    try:
+        train_loop(run, after_epoch)
+        return _judge_run(run)
+    except (StoppedError, NotFiniteError) as error:
+        _report_end(run, str(error))
+        raise
+
+
+def _report_end(run: Run, ended: str) -> None:
+    """Write the report of a run that ended before its time; a page that can't be written must not hide that end."""
+    from nextvec.errors import NextvecError
+    from nextvec.judge.diagnose import diagnose
+    from nextvec.report.page import write_report
+    from nextvec.report.runfacts import case_of
+
+    with contextlib.suppress(NextvecError):
+        facts = _report_facts(run, None, None, diagnose(case_of(run.path)))
+        write_report(run.path / REPORT_FILE, **facts, ended=ended)
 
 
 def _judge_run(run: Run) -> TrainedRun:
@@ -220,7 +258,9 @@ def _judge_run(run: Run) -> TrainedRun:
     return TrainedRun(run.path, judgement, success, diagnoses)
 
 
-def _report_facts(run: Run, judgement: Judgement, success: Success, diagnoses: Diagnoses) -> dict[str, Any]:
+def _report_facts(
+    run: Run, judgement: Judgement | None, success: Success | None, diagnoses: Diagnoses
+) -> dict[str, Any]:
     from nextvec.events import read_events
 
     started = next(event for event in read_events(run.path) if event["kind"] == "started")
@@ -231,9 +271,10 @@ def _report_facts(run: Run, judgement: Judgement, success: Success, diagnoses: D
         "history": run.position.history,
         "check": run.check.to_dict(),
         "versions": started["versions"],
-        "success": success.to_dict(),
+        "success": success and success.to_dict(),
         "diagnoses": diagnoses.to_dict(),
         "synthetic": run.data.synthetic,
+        "baselines": run.baseline_cosines,
     }
 
 

@@ -1,0 +1,1 @@
+"""The four networks as they were published, `variant = "original"`: the original trainer's weights fit them."""

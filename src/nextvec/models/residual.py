@@ -1,0 +1,34 @@
+"""What the default forms of all networks share: a base that already predicts, and a learned correction of it.
+
+    prediction = mean of the context, weighted by age and content (see `mixture`) + correction(context)
+
+The correction's last layer starts at zero, so that a fresh network is the decayed mean: its first evaluation can't be
+far below that baseline, and what it learns is what the baseline lacks. A second output, the query, is for retrieval.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nextvec.models.base import LatentModel
+from nextvec.models.mixture import QueryHead
+
+BASE_DECAY = 0.85
+"""The decay that the base starts with."""
+
+
+class ResidualModel(LatentModel):
+    """A network of the form above; the subclasses differ in how they read the context."""
+
+    variant = "residual"
+
+    def __init__(self, dimensions: int, *, dropout: float, zero_start: bool = True, query: bool = True) -> None:
+        super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
+        if query:
+            self.query_head = QueryHead(dimensions)
+
+
+def start_at_zero(layer: nn.Linear) -> None:
+    """Make a layer say zero, whatever it reads."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
