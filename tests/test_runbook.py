@@ -295,6 +295,29 @@ def test_the_mse_only_exhibit_is_explained_before_the_first_step(train, tmp_path
     assert "does not surely beat the best baseline" in log or not run.success.passed
 
 
+@pytest.mark.parametrize(
+    ("exhibit", "warning"),
+    [
+        ("amn-790k-tau-too-small", "tau is 0.005, too small"),
+        ("amn-790k-unmasked", "mask_same_document is off, so a document's own chunks are negatives"),
+    ],
+)
+def test_exhibits_of_the_objective_are_warned_of_and_named(train, exhibit: str, warning: str):
+    run = train(exhibit, "training.epochs=1")
+    log = (run.path / "training.log").read_text()
+    assert f"warning: {warning}" in log.partition("Epoch 1/")[0]
+    name = {"amn-790k-tau-too-small": "wrong temperature", "amn-790k-unmasked": "unmasked near-duplicates"}[exhibit]
+    (found,) = (item for item in run.diagnoses.found if item.name == name)
+    assert warning in found.seen
+
+
+def test_the_exhibit_of_a_dominant_variance_term_is_stopped_with_the_right_reason(train):
+    with pytest.raises(
+        StoppedError, match=r"after epoch 1: target share 0\.0\d+ < 0\.5; variance term dominant \(certain\)"
+    ):
+        train("amn-790k-variance-dominated")
+
+
 def test_a_poisoned_ood_set_is_stopped_by_the_sentinel_and_named(train, tmp_path: Path):
     """Targets of other documents: nothing can be predicted there, which is the file's fault, not the model's."""
     change_windows(tmp_path / "lvm/wikipedia_ood_test_ctx5.npz", lambda contexts, targets: (contexts, -targets))

@@ -95,6 +95,7 @@ def test_gates_stand_at_their_epochs_only():
         ("catch_up", [record(1, 0.53), record(6, 0.528)], 1.0),
         ("balance", [record(1, 0.5, share_mse=0.01, share_info=0.99)], 0.02),
         ("balance", [record(1, 0.5, share_mse=0.5, share_info=0.5)], 1.0),
+        ("target_share", [record(1, 0.5, share_mse=0.25, share_info=0.5, share_variance=0.25)], 0.75),
     ],
 )
 def test_trends(metric, history, value):
@@ -149,7 +150,7 @@ def test_the_sentinel_stops_below_the_runbooks_thresholds():
 def test_the_failed_runs_loss_scale_is_stopped_after_the_first_epoch():
     recipe = load_recipe("amn-790k-production")
     history = [record(1, 0.27, share_mse=0.0014, share_info=0.9986)]
-    (verdict,) = judge_gates(recipe, history, BASELINES)
+    verdict, _ = judge_gates(recipe, history, BASELINES)
     assert verdict.stops and verdict.metric == "balance" and "outweighs" in verdict.advice
 
 

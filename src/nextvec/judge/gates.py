@@ -142,10 +142,17 @@ def _balance(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> f
     return min(parts, default=None)
 
 
+def _target_share(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float | None:
+    shares = [history[-1].get(f"share_{term}") for term in ("mse", "info")]
+    measured = [float(share) for share in shares if share is not None]
+    return sum(measured) if measured else None
+
+
 TRENDS: dict[str, Callable[[Recipe, Sequence[Record], Cosines], float | None]] = {
     "balance": _balance,
     "catch_up": _catch_up,
     "epochs_since_best": _epochs_since_best,
+    "target_share": _target_share,
     "train_val_distance": _train_val_distance,
 }
 """Figures that are worked out from the records: see METRICS for what they are."""

@@ -10,6 +10,9 @@ from nextvec.judge.diagnose import FAR, NEAR, Case, Found, Pathology
 TERMS = {"mse": "MSE", "info": "InfoNCE", "moment": "moment term", "variance": "variance term"}
 """The terms of the objective, as people call them."""
 
+BLIND = ("moment", "variance")
+"""Terms that never look at a window's own target: they may only help the others."""
+
 
 def info_off(case: Case) -> Found:
     """InfoNCE has no weight, or its loss stays at what guessing among the batch costs: 2 · ln B nats."""
@@ -32,7 +35,7 @@ def info_off(case: Case) -> Found:
 
 
 def dominated_by(term: str) -> Pathology:
-    """One term has far more influence than its weight asks for."""
+    """One term has far more influence than its weight asks for, or one that never sees the target has most of it."""
 
     def rule(case: Case) -> Found:
         weights = case.recipe.objective.weights
@@ -42,8 +45,11 @@ def dominated_by(term: str) -> Pathology:
         asked = weights[term] / sum(weights.values())
         if share > max(0.9, 1.5 * asked):
             yield "red", "certain", f"its share of influence is {share:.1%}, its weight asks for {asked:.1%}"
+        elif term in BLIND and share > 0.5:
+            yield "red", "certain", f"its share of influence is {share:.1%}, and it never looks at a window's target"
 
-    return Pathology(f"{TERMS[term]} dominant", rule, "set objective.balance=gradient, so that weights are shares")
+    advice = "set objective.balance=gradient, so that weights are shares"
+    return Pathology(f"{TERMS[term]} dominant", rule, advice + (f", and {term} near 0" if term in BLIND else ""))
 
 
 def wrong_temperature(case: Case) -> Found:

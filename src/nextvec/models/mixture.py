@@ -72,7 +72,7 @@ class QueryHead(nn.Module):
 
     A few steered means, and a linear correction of them that weight decay keeps small. It reads the context itself,
     apart from the network of the prediction: what predicts the mean direction blurs what tells a chunk from its
-    neighbours, and hidden layers here learn topics instead and retrieve worse (docs/experiments.md).
+    neighbours.
     """
 
     def __init__(self, dimensions: int) -> None:

@@ -167,6 +167,7 @@ METRICS: dict[str, tuple[Literal["higher", "lower"], str]] = {
     "train_loss_mse": ("lower", "mean squared error over the epoch's training batches"),
     "train_loss_info": ("lower", "InfoNCE over the epoch's training batches"),
     "balance": ("higher", "smallest share of influence of a term, in parts of the share that its weight asks for"),
+    "target_share": ("higher", "share of influence of the terms that know the target (MSE, InfoNCE)"),
     "catch_up": (
         "higher",
         "part of the way from epoch 1's val_cosine to the context mean's that is done; 1 when beside it",
