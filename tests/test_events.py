@@ -111,6 +111,15 @@ def test_a_resumed_run_reads_as_if_never_interrupted(log):
     ]  # fmt: skip
 
 
+def test_an_epoch_that_was_killed_at_its_end_is_told_once(log):
+    """The position was saved at the epoch's last step; the kill came between the epoch's event and the next save."""
+    log.write("step", step=20, epoch=1)
+    log.write("epoch", step=20, epoch=2, by="first")
+    log.write("resumed", step=20, epoch=1)
+    log.write("epoch", step=20, epoch=2, by="second")
+    assert [event.get("by") for event in read_events(log.path) if event["kind"] == "epoch"] == ["second"]
+
+
 @pytest.mark.parametrize("end", ["interrupted", "stopped", "failed", "finished", "judged"])
 def test_a_resumed_run_has_not_ended(log, end):
     log.write("epoch", step=10)

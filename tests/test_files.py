@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 
 from nextvec import files
 from nextvec.errors import OutputError
-from nextvec.files import make_folder, sha256_of, write_atomic, write_bytes, write_json, write_text, writing
+from nextvec.files import (
+    keep_copy,
+    lock,
+    make_folder,
+    sha256_of,
+    write_all,
+    write_atomic,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 
 
 @settings(deadline=None, max_examples=30)
@@ -141,6 +152,41 @@ def test_a_missing_folder_and_a_file_in_the_way(tmp_path):
         write_bytes(tmp_path / "file" / "x", b"")
     with pytest.raises(OutputError, match="a part of the path is a file, not a folder"):
         make_folder(tmp_path / "file" / "x")
+
+
+def test_a_copy_is_kept_in_one_step_and_may_be_kept_again(tmp_path, monkeypatch):
+    path, copy = tmp_path / "x.bin", tmp_path / "before.bin"
+    for disk_knows_links in (True, False):
+        if not disk_knows_links:
+            monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        write_bytes(path, b"old")
+        for _ in range(2):  # the second time both are names of one file
+            keep_copy(path, copy)
+            assert copy.read_bytes() == b"old" and sorted(tmp_path.iterdir()) == [copy, path], "no litter"
+        write_bytes(path, b"new")
+        assert copy.read_bytes() == b"old", "the copy does not follow"
+    with pytest.raises(OutputError, match="cannot write"):
+        keep_copy(tmp_path / "gone", copy)
+    assert copy.read_bytes() == b"old"
+
+
+def test_a_short_write_goes_on(tmp_path, monkeypatch):
+    """A disk that fills up takes a part of a line without an error; the rest must follow, or the reason be told."""
+    write = os.write
+    monkeypatch.setattr(files.os, "write", lambda descriptor, content: write(descriptor, bytes(content[:3])))
+    with (tmp_path / "x").open("wb") as file:
+        write_all(file.fileno(), b"0123456789")
+    assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
+    first, second = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    lock(first, "busy")
+    with pytest.raises(OutputError, match=r"^busy$"):
+        lock(second, "busy")
+    os.close(first)
+    lock(second, "busy")
+    os.close(second)
 
 
 def test_folders_are_made_with_their_parents_and_may_exist(tmp_path):

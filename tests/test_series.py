@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nextvec.data.store import Store
-from nextvec.errors import InputError, Interrupted, NotFiniteError, StoppedError
+from nextvec.errors import InputError, Interrupted, NotFiniteError, OutputError, StoppedError
 from nextvec.events import EventLog
 from nextvec.recipe import Recipe, load_recipe
 from nextvec.report.recovery import open_suite
@@ -316,7 +316,7 @@ def test_a_run_that_failed_before_it_began_is_started_afresh(write: Write, tmp_p
 
 
 def test_one_process_at_a_time(write: Write, tmp_path: Path, trainer: Trainer):
-    with open_suite(tmp_path / "suite", quiet=True), pytest.raises(InputError, match="another process"):
+    with open_suite(tmp_path / "suite", quiet=True), pytest.raises(OutputError, match="another process"):
         series.suite((write("one"),), out=str(tmp_path / "suite"), quiet=True)
     series.suite((write("one"),), out=str(tmp_path / "suite"), quiet=True)
     assert trainer.calls == [("train", "one")]

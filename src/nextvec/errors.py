@@ -40,6 +40,10 @@ class CheckpointError(InputError):
     """A checkpoint can't be read, lacks its configuration, or does not fit the model."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's bytes are not those that were saved, or it is gone; an equal or earlier one may stand in."""
+
+
 class OutputError(NextvecError, OSError):
     """A result can't be written: the folder exists, is read-only, or the disk is full."""
 

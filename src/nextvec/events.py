@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.errors import InputError
-from nextvec.files import writing
+from nextvec.files import write_all, writing
 
 Event = dict[str, Any]
 
@@ -51,7 +51,7 @@ class EventLog:
         line = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n"
         with writing(self.path):
             # A path that is not UTF-8 holds lone surrogates; spelt with a backslash they are JSON again.
-            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+            write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
 
     def sync(self) -> None:
         """Flush to disk; called beside each checkpoint, so that neither is ahead of the other after a power cut."""
@@ -78,8 +78,8 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
         if event is None:
             continue
         if event["kind"] == "resumed" and not everything:
-            step = _step(event)
-            events = [old for old in events if _step(old) <= step and old["kind"] not in _ENDS]
+            position = _position(event)
+            events = [old for old in events if _position(old) <= position and old["kind"] not in _ENDS]
         events.append(event)
     return events
 
@@ -87,10 +87,10 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
 _ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success", "diagnosed")
 
 
-def _step(event: Event) -> float:
-    """The step of an event; 0 where it has none, or none that is a number."""
-    step = event.get("step", 0)
-    return step if isinstance(step, int | float) else 0
+def _position(event: Event) -> tuple[float, float]:
+    """Step and finished epochs of an event, 0 where it has none: an epoch ends at the step of its last update."""
+    step, epoch = event.get("step", 0), event.get("epoch", 0)
+    return step if isinstance(step, int | float) else 0, epoch if isinstance(epoch, int | float) else 0
 
 
 def _parse(line: bytes) -> Event | None:

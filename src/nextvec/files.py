@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -72,13 +74,62 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """`write_atomic` for a JSON value; NaN and infinity are refused (they are not JSON)."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value, indent=indent))
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents; OutputError if that can't be done."""
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """What `write_json` writes. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write to an open file until all is written; a disk that fills up takes a part, and the next write says why."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Give the file `path` the second name `copy` in one step, in place of what had it. Takes no space where it can.
+
+    Raises OutputError if it can't be done; `copy` is then as it was.
+    """
+    temporary = copy.with_name(f".{copy.name}.tmp")
+    with writing(copy):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # some disks know no second names
+            shutil.copyfile(path, temporary)
+        temporary.replace(copy)
+        temporary.unlink(missing_ok=True)  # it is still there where both were names of one file already
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what kills in the middle of `write_atomic` left in a folder and below."""
+    for stale in folder.rglob(".*.tmp"):
+        with writing(stale):
+            stale.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, *, new: bool = False) -> None:
+    """Create a folder and its parents; OutputError if that can't be done, or if it is to be `new` and is there."""
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=not new)
+
+
+def lock(descriptor: int, busy: str) -> None:
+    """Hold an open file or folder for this process until it is closed; a killed process lets go of it.
+
+    Raises OutputError with the words `busy` if another one holds it. Some network disks know no locks; there it does
+    nothing.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(busy) from error
+    except OSError:
+        pass
 
 
 def sync_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from equality import assert_same_runs, assert_same_values
 from nextvec.data.store import Store
 from nextvec.errors import (
     CheckpointError,
@@ -29,8 +30,6 @@ from nextvec.training.judging import judge_best, judge_checkpoint
 from nextvec.training.run import Run, restore, save_position
 from nextvec.training.start import resume_run, start_run
 
-TIMES = {"time", "seconds", "windows_per_second"}
-
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
     return make_recipe(recipe.model_dump(exclude_none=True), overrides)
@@ -40,28 +39,6 @@ def trained(recipe: Recipe, path: Path) -> Run:
     run = start_run(recipe, path, quiet=True)
     loop.train(run)
     return run
-
-
-def without_times(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def assert_same_values(one: object, other: object, where: str = "") -> None:
-    """Equal to the last bit, tensors included; times left out."""
-    if isinstance(one, torch.Tensor):
-        assert isinstance(other, torch.Tensor) and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert isinstance(other, dict) and one.keys() == other.keys(), where
-        for key in one.keys() - TIMES:
-            assert_same_values(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert isinstance(other, list | tuple) and len(one) == len(other), where
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_same_values(left, right, f"{where}[{index}]")
-    else:
-        assert one == other, where
 
 
 def test_a_run_leaves_what_the_contract_names(toy_recipe: Recipe, tmp_path: Path) -> None:
@@ -143,7 +120,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     resumed = resume_run(tmp_path / "broken", quiet=True)
     assert resumed.position.step == stop_at
     loop.train(resumed)
-    assert_same_runs(whole, broken)
+    assert_same_runs(whole.path, broken.path)
 
 
 def test_a_run_interrupted_three_times_equals_an_unbroken_one(
@@ -156,7 +133,7 @@ def test_a_run_interrupted_three_times_equals_an_unbroken_one(
         interrupt(broken, monkeypatch, stop_at)
         broken = resume_run(tmp_path / "broken", quiet=True)
     loop.train(broken)
-    assert_same_runs(whole, broken)
+    assert_same_runs(whole.path, broken.path)
 
 
 GATES = (
@@ -172,24 +149,6 @@ def interrupt(run: Run, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
         loop.train(run)
     monkeypatch.undo()
     torch.rand(7)  # whatever else happens in between must not matter
-
-
-def assert_same_runs(whole: Run, broken: Run) -> None:
-    """Two finished runs left the same, but for times."""
-    one, other = (read_checkpoint(path / RESUME).values for path in (whole.path, broken.path))
-    assert_same_values(one, other)
-    one, other = (read_checkpoint(path / BEST).values for path in (whole.path, broken.path))
-    assert_same_values(one, other)
-    events = [
-        [without_times(event) for event in read_events(path) if event["kind"] not in ("resumed", "started")]
-        for path in (whole.path, broken.path)
-    ]
-    assert events[0] == events[1]
-    logs = [(path / "training.log").read_text() for path in (whole.path, broken.path)]
-    cut = [re.sub(r"windows_per_second=.*?seconds=\S+", "", log) for log in logs]
-    assert cut[0] == cut[1]
-    sentinels = [(path / "ood_sentinel.log").read_text() for path in (whole.path, broken.path)]
-    assert sentinels[0] == sentinels[1] and len(sentinels[0].splitlines()) == 1 + whole.recipe.training.epochs
 
 
 STOP = 'gates=[{epoch=2, metric="ood_cosine", red=0.99, action="stop", advice="look"}]'
@@ -406,6 +365,7 @@ def test_warm_start_refuses_another_model_or_dimension(
 def test_resume_refuses_other_data(toy_recipe: Recipe, tmp_path: Path, other_store: Callable[..., Store]) -> None:
     run = start_run(toy_recipe, tmp_path / "run", quiet=True)
     save_position(run)
+    run.close()
     other = other_store(seed=1)
     text = (run.path / "recipe.toml").read_text().replace(toy_recipe.data.store, str(other.path))
     (run.path / "recipe.toml").write_text(text)

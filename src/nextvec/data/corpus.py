@@ -96,8 +96,8 @@ def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
         from nextvec.data.textfiles import read_folder
 
         return read_folder(path)
-    if not path.exists():
-        raise CorpusError(f"{source}: no such file or folder")
+    if not path.is_file():
+        raise CorpusError(f"{source}: " + ("not a file or folder" if path.exists() else "no such file or folder"))
     if name.endswith((".txt", ".md")):
         from nextvec.data.textfiles import read_file
 

@@ -19,7 +19,8 @@ from nextvec.data.lsa import LsaEncoder
 from nextvec.data.npz import npz_fingerprint
 from nextvec.data.space import difference
 from nextvec.data.split import SPLITS
-from nextvec.data.store import ENCODER, Store, open_store
+from nextvec.data.store import ENCODER, Store, open_store, verify_store
+from nextvec.data.verdicts import Finding
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
@@ -107,6 +108,21 @@ def open_dataset(data: DataRecipe, *, quiet: bool = False) -> Dataset:
         raise RecipeError("data.store is empty; name the folder of a vector store, or an .npz file of windows")
     store = open_data(data.store, quiet=quiet)
     return Dataset(store, open_ood(data.ood, store, quiet=quiet) if data.ood else None)
+
+
+def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
+    """Compare the files of the stores in a recipe's data section with their checksums: a finding for each store.
+
+    Raises StoreError that names the first file that is not what was written. An .npz file keeps checksums of its own,
+    which are compared whenever it is read.
+    """
+    findings = []
+    for name in filter(None, (data.store, data.ood)):
+        path = Path(name) if Path(name).suffix != NPZ else Path(name).with_suffix(".store")
+        if Path(name).suffix != NPZ or path.exists():
+            text = f"{verify_store(path)} files of {path} are what was written (SHA-256)"
+            findings.append(Finding("files", "green", text))
+    return tuple(findings)
 
 
 def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:

@@ -125,7 +125,9 @@ class LsaEncoder:
         """The encoder that `save` wrote; it encodes exactly as that one did. Raises StoreError if it is damaged."""
         try:
             terms = json.loads((folder / _TERMS_FILE).read_text(encoding="utf-8"))
-            idf_V, components_VD, mean_D = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS)
+            idf_V, components_VD, mean_D = (
+                np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
+            )
             if components_VD.shape != (len(terms), len(mean_D)) or idf_V.shape != (len(terms),):
                 raise ValueError(f"{len(terms)} terms, components {components_VD.shape}, idf {idf_V.shape}")
             return cls(terms, idf_V, components_VD, mean_D)

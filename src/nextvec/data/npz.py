@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.data.bounds import bomb_words, is_bomb
 from nextvec.data.space import Space
 from nextvec.data.split import SPLITS
 from nextvec.errors import SpaceError, StoreError, did_you_mean
@@ -140,6 +141,10 @@ def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
             f"{path}: {CONTEXTS} is {contexts.shape}, so {TARGETS} must be {(windows, dimensions)}, "
             f"but it is {targets.shape}"
         )
+    if math.prod(contexts.shape[1:]) * contexts.dtype.itemsize > BLOCK_BYTES:
+        raise StoreError(
+            f"{path}: {CONTEXTS} is {contexts.shape}, a single window is larger than {BLOCK_BYTES:,} bytes"
+        )
     if 0 in contexts.shape:
         raise StoreError(f"{path}: it holds no windows, {CONTEXTS} is {contexts.shape}")
     labels = None
@@ -215,6 +220,8 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Memb
     """Read the two headers of a member: the zip file's and the array's."""
     name = info.filename.removesuffix(".npy")
     with _reading(path, name):
+        if is_bomb(info.compress_size, info.file_size):
+            raise ValueError(bomb_words(info.compress_size, info.file_size))
         with archive.open(info) as stream:
             version = np.lib.format.read_magic(stream)
             if version not in _HEADER_READERS:
@@ -262,7 +269,7 @@ def _read_space(member: Member, dimensions: int) -> Space | None:
 def _load(path: Path) -> Any:
     """What a .npy file holds."""
     with _reading(path, "the file"):
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # a header that lies can't take memory
 
 
 def _require_labels(labels: Any, windows: int, what: str) -> NDArray[np.integer[Any]]:
@@ -281,7 +288,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except StoreError:
         raise
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
-            struct.error) as error:  # fmt: skip
+            struct.error, OverflowError, NotImplementedError) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
             reason = "empty" if path.stat().st_size == 0 else "truncated, or not an npz file"

@@ -18,7 +18,8 @@ from nextvec.errors import StoreError
 from nextvec.files import write_atomic
 from nextvec.progress import progress
 
-DOCUMENTS_A_PART = 2_000
+DOCUMENTS_A_PART, CHARACTERS_A_PART = 2_000, 64 * 2**20
+"""A part ends with whichever comes first: it is in memory as a whole."""
 
 
 def write_parts(
@@ -44,13 +45,17 @@ def write_parts(
         cutter = dataclasses.replace(chunker, min_chars=0)
         stream = islice(_numbered_documents(sources, columns, limit), seen, None)
         number = len(finished)
-        while batch := list(islice(stream, DOCUMENTS_A_PART)):
-            rows = []
-            for origin, first, document in batch:
-                rows.append(_cut(origin, first, document, cutter, chunker.min_chars, repeats))
-                task.advance()
+        rows: list[dict[str, Any]] = []
+        characters = 0
+        for origin, first, document in stream:
+            rows.append(_cut(origin, first, document, cutter, chunker.min_chars, repeats))
+            characters += sum(map(len, document.paragraphs))
+            task.advance()
+            if len(rows) == DOCUMENTS_A_PART or characters >= CHARACTERS_A_PART:
+                _write_part(folder / f"{number:06d}.parquet", rows)
+                number, rows, characters = number + 1, [], 0
+        if rows:
             _write_part(folder / f"{number:06d}.parquet", rows)
-            number += 1
 
 
 def part_files(folder: Path) -> list[Path]:

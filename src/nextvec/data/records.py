@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nextvec.data.bounds import MAX_DOCUMENT, bomb_words, is_bomb
 from nextvec.data.corpus import Columns, Document, one_line, reading
 from nextvec.data.textfiles import split_paragraphs
 from nextvec.errors import CorpusError
@@ -48,8 +49,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     packed = path.name.lower().endswith(".gz")
     with reading(path), gzip.open(path, "rb") if packed else path.open("rb") as file:
         try:
-            for line in file:
+            while line := file.readline(MAX_DOCUMENT):
                 number += 1
+                if len(line) == MAX_DOCUMENT:
+                    raise CorpusError(f"{path}, line {number}: longer than {MAX_DOCUMENT:,} bytes; divide the document")
                 yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             place = f"after line {number:,}" if number else "at its start"
@@ -66,17 +69,33 @@ def read_parquet(path: Path, columns: Columns) -> Generator[Document, None, None
     reader = RowReader(path.stem, columns)
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            reader.check(names, str(path))
-            wanted = [name for name in reader.names if name in names]
+        metadata = pq.read_metadata(path)
+        names = metadata.schema.to_arrow_schema().names
+        reader.check(names, str(path))
+        wanted = [name for name in reader.names if name in names]
+        _require_bounds(path, metadata)
+        leaves = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        # As dictionaries, so that a text that stands in every row takes its space once.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=wanted):
-                for row in batch.to_pylist():
+                for offset in range(batch.num_rows):
+                    (values,) = batch.slice(offset, 1).to_pylist()
                     number += 1
-                    yield reader.document(row, number, f"{path}, row {number}")
+                    yield reader.document(values, number, f"{path}, row {number}")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         place = f" after row {number:,}" if number else ""
         raise CorpusError(f"{path}: not a readable parquet file{place}: {one_line(error)}") from error
+
+
+def _require_bounds(path: Path, metadata: Any) -> None:
+    """Raise CorpusError if a column of a parquet file unpacks to far more than it is."""
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+            if is_bomb(packed, unpacked):
+                raise CorpusError(f"{path}: column {column.path_in_schema} has {bomb_words(packed, unpacked)}")
 
 
 class RowReader:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,24 @@ def _load(name: str, folder: Path) -> Any:
     if not (folder / _MODULES).is_file():
         # sentence-transformers would guess the missing layers: another encoder under the same name.
         raise InputError(f"encoder '{name}': no {_MODULES} in {folder}; that is no sentence-transformers model")
+    _require_known_modules(name, folder)
     return _sentence_transformer(name, str(folder), local=True)
+
+
+def _require_known_modules(name: str, folder: Path) -> None:
+    """Raise InputError unless every layer of a model is of sentence-transformers itself.
+
+    From a folder that library takes classes of the folder's own, or of any installed package: that would run its code.
+    """
+    try:
+        kinds = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"encoder '{name}': {_MODULES} in {folder} is damaged ({_line(error)})") from error
+    foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
+    if foreign:
+        raise InputError(
+            f"encoder '{name}': its layer {foreign[0]} is code of its own, which is never run; see {folder}"
+        )
 
 
 def _load_from_hub(name: str) -> Any:

@@ -13,6 +13,7 @@ any size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.split import SPLITS
 from nextvec.errors import OutputError, StoreError
-from nextvec.files import sha256_of, sync_folder, write_json, writing
+from nextvec.files import json_text, sha256_of, sync_folder, write_json, writing
 
 FORMAT_VERSION = 1
 MANIFEST, VECTORS, DOCUMENTS, CHUNKS, ENCODER = (
@@ -139,13 +140,15 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"store {path}: no {MANIFEST} there; {hint}")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version, space_values, rows = manifest["format"], manifest["space"], manifest["rows"]
-        manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
+        version = manifest["format"]
+        if version == FORMAT_VERSION:
+            space_values, rows = manifest["space"], manifest["rows"]
+            manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}); build the store again") from error
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"store {path}: format {version}, this nextvec reads {FORMAT_VERSION}; upgrade nextvec or rebuild"
+            f"store {path}: format {version!r:.20}, this nextvec reads {FORMAT_VERSION}; upgrade nextvec or rebuild"
         )
     space = Space.from_dict(space_values)
     vectors = map_vectors(path / VECTORS)
@@ -155,6 +158,40 @@ def open_store(path: str | Path) -> Store:
             f"{MANIFEST} says {rows} × {space.dimensions}; build the store again"
         )
     return Store(path, manifest, space, vectors)
+
+
+def verify_store(path: Path) -> int:
+    """Compare every file of a store with the SHA-256 that its manifest keeps; how many there are, the manifest too.
+
+    Raises StoreError that names the first file that is missing or not what was written. Reads all bytes.
+    """
+    try:
+        written = (path / MANIFEST).read_bytes()
+        manifest = json.loads(written)
+        files = dict(manifest["files"])
+        # Manifests of earlier versions have no checksum of their own.
+        sound = "checksum" not in manifest or (
+            manifest["checksum"] == _checksum(manifest) and written == json_text(manifest).encode()
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}); build the store again") from error
+    remedy = "build the store again, or copy it anew"
+    if not sound:
+        raise StoreError(f"store {path}: {MANIFEST} is not what was written; {remedy}")
+    for name, digest in files.items():
+        try:
+            found = sha256_of(path / name)
+        except OSError as error:
+            raise StoreError(f"store {path}: {name} can't be read ({error.strerror}); {remedy}") from error
+        if found != digest:
+            raise StoreError(f"store {path}: {name} is not what was written (SHA-256 differs); {remedy}")
+    return len(files) + 1
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content but for this value."""
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
 
 
 def map_vectors(path: Path) -> NDArray[Any]:
@@ -229,6 +266,7 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
         "files": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
     }
     del vectors
+    manifest["checksum"] = _checksum(manifest)
     write_json(folder / MANIFEST, manifest)
     require_new(path)
     with writing(path):

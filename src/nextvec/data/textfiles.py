@@ -60,8 +60,10 @@ def _text_files(folder: Path) -> Iterator[str]:
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
-                if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                    yield (Path(parent) / name).relative_to(folder).as_posix()
+                file = Path(parent) / name
+                # A pipe or a device may have any name, and reading it may never end.
+                if name.lower().endswith(ENDINGS) and not name.startswith(".") and file.is_file():
+                    yield file.relative_to(folder).as_posix()
 
 
 def _raise(error: OSError) -> None:

@@ -21,6 +21,8 @@ from nextvec.data.corpus import Document, reading
 from nextvec.errors import CorpusError
 
 _BYTES_AT_A_TIME = 1 << 16
+_LONGEST, _DEEPEST = 8 * 2**20, 100
+"""Bytes of an element and levels of them; MediaWiki allows pages of two million bytes, and a dump has four levels."""
 
 _NO_ARTICLE_TITLE = re.compile(r"(lists? of|index of|outline of)\b|.*\(disambiguation\)$", re.IGNORECASE)
 _NO_ARTICLE_TEMPLATE = re.compile(
@@ -109,6 +111,7 @@ class DumpReader:
         self._namespace_key = ""
         self._page = Page()
         self._ready: list[Page] = []
+        self._read = 0
 
     def pages(self) -> Iterator[Page]:
         """Every page in order. Raises CorpusError for a file that isn't a whole dump."""
@@ -122,6 +125,7 @@ class DumpReader:
         try:
             for chunk in self._bytes():
                 parser.Parse(chunk, not chunk)
+                self._require_bounds(parser, len(chunk))
                 count += len(self._ready)
                 yield from self._ready
                 self._ready.clear()
@@ -142,6 +146,17 @@ class DumpReader:
             while chunk := file.read(_BYTES_AT_A_TIME):
                 yield chunk
         yield b""
+
+    def _require_bounds(self, parser: expat.XMLParserType, size: int) -> None:
+        """Raise CorpusError where an element, a tag or their nesting grows without end: memory must not follow it."""
+        self._read += size
+        waiting = self._read - parser.CurrentByteIndex  # of a tag or comment that has not ended
+        length = sum(map(len, self._value))
+        if max(length, waiting) > _LONGEST or len(self._elements) > _DEEPEST:
+            raise CorpusError(
+                f"{self.path}: an element at line {parser.CurrentLineNumber:,} has no end within {_LONGEST:,} bytes "
+                f"or {_DEEPEST} levels, which no page of a dump has; it is refused as unsafe"
+            )
 
     def _refuse_doctype(self, *_: object) -> None:
         raise CorpusError(f"{self.path}: has a DOCTYPE, which no Wikipedia dump has; it is refused as unsafe")

@@ -10,7 +10,6 @@ NAME.unfinished/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from nextvec.data.corpus import reading
 from nextvec.data.store import remove_folder, require_new, unfinished_folder
 from nextvec.data.textfiles import ENDINGS
 from nextvec.errors import OutputError, StoreError
-from nextvec.files import make_folder, write_json, writing
+from nextvec.files import lock, make_folder, remove_leftovers, write_json, writing
 
 _JOURNAL, _LOCK, _PARTS, _STORE = "build.json", "lock", "parts", "store"
 
@@ -103,15 +102,10 @@ def _stamp(file: Path) -> str:
 def _locked(folder: Path) -> Iterator[None]:
     busy = f"{folder}: another build is at work there; wait until it is done, or choose another output"
     with writing(folder):
-        lock = (folder / _LOCK).open("a")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(busy) from error
-        except OSError:
-            pass  # some network disks know no locks; building there works all the same
-        if not os.fstat(lock.fileno()).st_nlink:  # its owner finished, and removed it, just before we got it
+        file = (folder / _LOCK).open("a")
+    with file:
+        lock(file.fileno(), busy)
+        if not os.fstat(file.fileno()).st_nlink:  # its owner finished, and removed it, just before we got it
             raise OutputError(busy)
         yield
 
@@ -144,7 +138,5 @@ def _resume(folder: Path, arguments: dict[str, Any]) -> Worksite:
             raise StoreError(f"{folder}: {changed[0]} has changed since the build there was begun; {remedy}")
         if was != now:
             raise StoreError(f"{folder}: the build there was begun with {name} {was}, this is {now}; {remedy}")
-    for stale in folder.rglob(".*.tmp"):  # what a kill in the middle of an atomic write leaves
-        with writing(stale):
-            stale.unlink()
+    remove_leftovers(folder)
     return Worksite(folder, arguments, done)

@@ -10,8 +10,6 @@ recovery.log   for people, only ever appended to: a dated line for each change, 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import sys
@@ -23,7 +21,7 @@ from typing import Any, Literal
 
 from nextvec.errors import InputError
 from nextvec.events import read_events
-from nextvec.files import make_folder, write_json, writing
+from nextvec.files import lock, make_folder, write_all, write_json, writing
 
 SUITE_FILE, LOG_FILE, RUNS, COMPARISON = "suite.json", "recovery.log", "runs", "comparison.md"
 FORMAT_VERSION = 1
@@ -115,7 +113,7 @@ class RecoveryLog:
         """Append dated lines to recovery.log, and show them."""
         text = "".join(f"{now()}  {line}\n" for line in lines)
         with writing(self.folder / LOG_FILE):
-            os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+            write_all(self._descriptor, text.encode("utf-8", "backslashreplace"))
             os.fsync(self._descriptor)
         if not self.quiet:
             sys.stderr.write(text)
@@ -133,14 +131,14 @@ class RecoveryLog:
 def open_suite(folder: Path, *, quiet: bool = False) -> Iterator[RecoveryLog]:
     """Open a suite's folder, or make it, for this process alone; a killed process leaves it free.
 
-    Raises InputError if suite.json is damaged or another process works here, OutputError if nothing can be written.
+    Raises InputError if suite.json is damaged, OutputError if another process works here or nothing can be written.
     """
     read_suite(folder)  # a damaged one is told before anything is written
     make_folder(folder)
     with writing(folder / LOG_FILE):
         descriptor = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        _lock(descriptor, folder)
+        lock(descriptor, f"suite {folder}: another process is working on it; wait for it to end")
         steps = read_suite(folder) or [Step("compare")]
         yield RecoveryLog(folder, steps, descriptor, quiet=quiet)
     finally:
@@ -227,12 +225,3 @@ def _verdict(history: dict[str, Any]) -> str:
 def now() -> str:
     """The time as the log writes it."""
     return time.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Hold the log for this process; where the disk knows no locks, go on without."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise InputError(f"suite {folder}: another process is working on it; wait for it to end") from error

@@ -24,8 +24,8 @@ from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.recipe import DataRecipe
 from nextvec.runtime import resolve_device
 from nextvec.training.checkpoint import BASELINES, BEST, Checkpoint, read_checkpoint
+from nextvec.training.fitting import fit_on, load_baselines
 from nextvec.training.run import Run, show
-from nextvec.training.start import fit_on, load_baselines
 
 JUDGED_SPLITS = ("val", "ood")
 LATENCY_BATCHES = (1, 64)
@@ -35,6 +35,8 @@ LATENCY_BATCHES = (1, 64)
 def judge_best(run: Run) -> Judgement:
     """Judge the best checkpoint of a run beside its baselines, and check that it scores as it did in training."""
     checkpoint = read_checkpoint(run.path / BEST)
+    if checkpoint.notice:
+        run.warn(checkpoint.notice)
     model = checkpoint.model().to(run.device)
     latency = measure_latency(model, run.recipe.data.context, run.device, batches=LATENCY_BATCHES, repeats=50)
     judgement = judge_predictors(
@@ -92,6 +94,7 @@ def judge_checkpoint(
     model.to(chosen)
     sets = dataset.windows(steps, least, chosen)
     notes = dataset.notes + _leaks(trained_on, dataset)
+    notes += [checkpoint.notice] if checkpoint.notice else []
     if dataset.ood is not None and dataset.store is not dataset.ood:
         notes += [
             item.text for item in dataset.check(steps, least).findings if item.light == "red" and "ood" in item.name

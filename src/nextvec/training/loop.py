@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nextvec.data.windows import Batch, epoch_order, sample
-from nextvec.errors import Interrupted, NotFiniteError, StoppedError
+from nextvec.errors import Interrupted, StoppedError
 from nextvec.judge.diagnose import Case, Diagnosis, diagnose
 from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_gates, score
 from nextvec.judge.metrics import score_windows
@@ -44,12 +44,16 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
     Raises Interrupted after a signal and StoppedError at a red gate that stops, both with everything saved, and
     NotFiniteError before an update with NaN or infinity.
     """
-    with _stop_signals() as stop:
-        while not run.position.done:
-            _train_epoch(run, stop)
-            _finish_epoch(run)
-            if after_epoch is not None:
-                after_epoch(run)
+    try:
+        with _stop_signals() as stop:
+            while not run.position.done:
+                _train_epoch(run, stop)
+                _finish_epoch(run)
+                if after_epoch is not None:
+                    after_epoch(run)
+    except BaseException:
+        run.close()  # it may be taken up again at once
+        raise
 
 
 def _train_epoch(run: Run, stop: threading.Event) -> None:
@@ -75,7 +79,7 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             figures["grad_norm"] = _clip(parameters, recipe.clip)
             if run.model.has_query:
                 figures |= _learn_query(run, index, batch)
-            _require_finite(run, figures["grad_norm"])
+            _require_finite(run, batch, prediction_BD, figures)
 
             set_rate(run.optimizer, rate_at(position.step, run.total_steps, recipe, scores))
             run.optimizer.step()
@@ -114,6 +118,7 @@ def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
 
 def _finish_epoch(run: Run) -> None:
     """Validate, log, save, and decide whether training is over."""
+    run.require_finite_weights()
     recipe, position = run.recipe.training, run.position
     record: dict[str, Any] = {"epoch": position.epoch + 1, "step": position.step}
     record |= _train_means(run)
@@ -186,9 +191,7 @@ def _validate(run: Run, split: str) -> dict[str, Any]:
     run.model.eval()
     scores = score_windows(run.model, run.sets[split].vectors, run.sets[split].windows)
     if not scores.finite:
-        run.event("failed", reason=f"predictions on {split} are not finite")
-        run.write_history("failed")
-        raise NotFiniteError(f"the model's predictions on {split} are not finite; lower training.lr and start again")
+        run.fail(f"the model's predictions on {split} are not finite", "lower training.lr and start again")
     baseline, level = run.best_baseline(split)
     figures: dict[str, Any] = {
         f"{split}_cosine": scores.mean_cosine,
@@ -243,15 +246,20 @@ def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     return nn.utils.get_total_norm(gradients).detach()
 
 
-def _require_finite(run: Run, grad_norm: Tensor) -> None:
-    """Stop before an update that would spoil the weights."""
-    if not torch.isfinite(grad_norm):
-        run.event("failed", reason="the gradient is not finite")
-        run.write_history("failed")
-        raise NotFiniteError(
-            f"the gradient is not finite at epoch {run.position.epoch + 1}, step {run.position.step}; "
-            f"the weights before it are kept in {run.path}; lower training.lr or check the data"
-        )
+def _require_finite(run: Run, batch: Batch, prediction_BD: Tensor, figures: dict[str, Tensor]) -> None:
+    """Stop before an update that would spoil the weights, and say what was the first number that is none."""
+    numbers = [value for name, value in figures.items() if name.startswith("loss") or name == "grad_norm"]
+    if torch.isfinite(torch.stack(numbers)).all():
+        return
+    where = f"not finite at epoch {run.position.epoch + 1}, step {run.position.step}"
+    for vectors in (batch.context_BSD, batch.target_BD):
+        if not torch.isfinite(vectors).all():
+            run.fail(f"a vector of the data is {where}", "see 'nextvec data check'")
+    if not torch.isfinite(prediction_BD).all():
+        run.fail(f"a prediction is {where}", "lower training.lr")
+    losses = [name for name, value in figures.items() if name.startswith("loss") and not torch.isfinite(value)]
+    what = f"the {losses[0]} is {where}" if losses else f"the gradient is {where}"
+    run.fail(what, "lower training.lr or check the data")
 
 
 @contextmanager

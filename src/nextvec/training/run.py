@@ -6,11 +6,12 @@ of it), the checkpoints, and `baselines.pt` (fitted once, so that every later ju
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -19,14 +20,15 @@ from torch import Tensor
 from nextvec.data.check import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
-from nextvec.errors import CheckpointError
-from nextvec.events import EVENTS_FILE, EventLog
-from nextvec.files import write_json, writing
+from nextvec.errors import CheckpointError, NotFiniteError
+from nextvec.events import EVENTS_FILE, EventLog, read_events
+from nextvec.files import lock, write_json, writing
+from nextvec.judge.diagnose import Case, diagnose
 from nextvec.models.registry import LatentModel
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import Recipe
-from nextvec.training.checkpoint import RESUME, Checkpoint, save_checkpoint
+from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, save_checkpoint
 
 RECIPE_FILE, LOG_FILE, SENTINEL_FILE, HISTORY_FILE = (
     "recipe.toml", "training.log", "ood_sentinel.log", "training_history.json",
@@ -53,6 +55,38 @@ class Position:
     """Why a gate stopped the run; empty where none did."""
 
 
+class FolderHold:
+    """Keeps the folder of a run for one trainer, from its making until `release`; a killed process lets go of it.
+
+    As a context it releases only if the block fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OutputError if another trainer is at work in the folder."""
+        with writing(folder):
+            self._descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            lock(self._descriptor, f"run {folder}: another trainer is at work there; wait until it is done, or stop it")
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let others in; may be called again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __enter__(self) -> FolderHold:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None:
+            self.release()
+
+    __del__ = release
+
+
 @dataclass
 class Run:
     """An open run: made by `start_run` or `resume_run`, moved on by `train`."""
@@ -73,6 +107,8 @@ class Run:
     """Split → baseline → mean cosine."""
     position: Position
     quiet: bool = False
+    hold: FolderHold | None = None
+    """Keeps other trainers out of the folder."""
 
     @cached_property
     def log(self) -> EventLog:
@@ -104,9 +140,37 @@ class Run:
         """Append lines to ood_sentinel.log."""
         _append(self.path / SENTINEL_FILE, lines)
 
+    def warn(self, text: str) -> None:
+        """Say what a reader of the run must know, in the events too."""
+        self.event("warning", text=text)
+        self.say(f"warning: {text}")
+
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event with the run's position."""
         self.log.write(kind, epoch=self.position.epoch, step=self.position.step, **fields)
+
+    def fail(self, reason: str, advice: str) -> NoReturn:
+        """End the run because of a number that is none: note it, and raise NotFiniteError."""
+        self.event("failed", reason=reason)
+        self.write_history("failed")
+        found = diagnose(
+            Case(self.recipe, self.position.history, self.baseline_cosines, events=read_events(self.path))
+        ).found
+        named = next((f"diagnosis: {item.name} ({item.sureness}); " for item in found if item.light == "red"), "")
+        raise NotFiniteError(f"{reason}; {named}the last good weights are kept in {self.path}; {advice}")
+
+    def require_finite_weights(self) -> None:
+        """Raise NotFiniteError if the last update made a weight NaN or infinite: such weights are never saved."""
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                self.fail(f"the weights {name} are not finite after step {self.position.step}", "lower training.lr")
+
+    def close(self) -> None:
+        """Close the log and let others into the folder; the run can be read further, and its log opens again."""
+        if "log" in self.__dict__:
+            self.__dict__.pop("log").close()
+        if self.hold is not None:
+            self.hold.release()
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of the run besides the weights: recipe, data, space, context, position."""
@@ -162,8 +226,12 @@ def show(lines: tuple[str, ...], *, quiet: bool = False) -> None:
 
 
 def save_position(run: Run) -> None:
-    """Write resume.pt: everything that the rest of the run depends on."""
+    """Write resume.pt: everything that the rest of the run depends on. What it held is kept as resume_previous.pt.
+
+    Raises NotFiniteError, and writes nothing, if the last update made a weight NaN or infinite.
+    """
     position = run.position
+    run.require_finite_weights()
     random = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(run.device)
@@ -184,7 +252,9 @@ def save_position(run: Run) -> None:
     }
     run.log.sync()
     save_checkpoint(
-        run.path / RESUME, {**run.describe(), "model_state_dict": run.model.state_dict(), "training": training}
+        run.path / RESUME,
+        {**run.describe(), "model_state_dict": run.model.state_dict(), "training": training},
+        keep=run.path / PREVIOUS,
     )
 
 

@@ -7,7 +7,6 @@ resume_run  opens a folder again, verifies that the data is the same, and takes 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,24 +16,32 @@ from nextvec.data.check import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
 from nextvec.data.store import Store, require_new
-from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.events import Event
-from nextvec.files import make_folder, write_text
+from nextvec.files import make_folder, remove_leftovers, write_text
 from nextvec.judge.approximate import require_faiss
-from nextvec.judge.metrics import score_windows
 from nextvec.judge.sentinel import foreign_space, sentinel_lines, warnings_of
-from nextvec.models.base import LatentModel, count_parameters
-from nextvec.models.baselines import fit_baselines
-from nextvec.models.registry import create_model, model_from_config
+from nextvec.models.base import count_parameters
+from nextvec.models.registry import create_model
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
 from nextvec.runtime import resolve_device, resolve_precision, seed_everything, set_threads
-from nextvec.training.checkpoint import BASELINES, RESUME, Checkpoint, read_checkpoint, save_checkpoint
+from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
+from nextvec.training.fitting import baseline_cosines, fit_and_save, fit_on, restore_baselines
 from nextvec.training.log import epoch_lines, header_lines
 from nextvec.training.optimizer import make_optimizer
-from nextvec.training.run import LOG_FILE, RECIPE_FILE, SENTINEL_FILE, Position, Run, restore, save_position, show
+from nextvec.training.run import (
+    LOG_FILE,
+    RECIPE_FILE,
+    SENTINEL_FILE,
+    FolderHold,
+    Position,
+    Run,
+    restore,
+    save_position,
+    show,
+)
 
 
 def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
@@ -55,19 +62,25 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     warm = _warm_start(recipe, store)
     run = _open(path, recipe, data, report, quiet=quiet)
 
-    make_folder(path)
-    write_text(path / RECIPE_FILE, recipe.to_toml())
+    make_folder(path, new=True)
+    with FolderHold(path) as run.hold:
+        _begin(run, warm, force=force)
+    return run
+
+
+def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
+    """Write what a run begins with into its new folder: recipe, findings, baselines, first weights, first position."""
+    write_text(run.path / RECIPE_FILE, run.recipe.to_toml())
     run.event("started", **_facts(run))
-    run.event("checked", **report.to_dict())
+    run.event("checked", **run.check.to_dict())
     run.say(*header_lines(run.recipe, _facts(run)))
-    for finding in report.findings:
+    for finding in run.check.findings:
         if finding.light != "green":
             run.say(f"data check {finding.light}: {finding.text}")
-    for warning in warnings_of(recipe, "ood" in run.sets):
-        run.event("warning", text=warning)
-        run.say(f"warning: {warning}")
+    for warning in warnings_of(run.recipe, "ood" in run.sets):
+        run.warn(warning)
 
-    run.baselines = _fit_baselines(run)
+    run.baselines = fit_and_save(run)
     run.baseline_cosines = baseline_cosines(run.baselines, run.sets)
     run.event("baselines", cosines=run.baseline_cosines)
     for split, cosines in run.baseline_cosines.items():
@@ -79,7 +92,7 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     if foreign and not force:
         run.event("failed", reason=foreign)
         run.write_history("failed", reason=foreign)
-        raise SpaceError(f"ood set of {store.path}: {foreign}, or use --force")
+        raise SpaceError(f"ood set of {run.data.store.path}: {foreign}, or use --force")
 
     if warm is not None:
         loaded = load_weights(run.model, warm.weights)
@@ -87,42 +100,67 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
         run.say(f"warm start from {warm.path}: {loaded.summary()}")
     run.write_history("running")
     save_position(run)  # from here on the run can be taken up again, whatever happens
-    return run
 
 
 def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     """Open a run's folder and take up its last saved position.
 
-    Raises CheckpointError if there is no saved position, StoreError if the data is not the data it was trained on,
-    StoppedError if a gate stopped the run and `force` is not given.
+    A position that is damaged gives way to the one saved before it. Raises OutputError if another trainer is at work in
+    the folder, CheckpointError if there is no saved position or one of another recipe, StoreError if the data is not
+    the data it was trained on, StoppedError if a gate stopped the run and `force` is not given.
     """
     if not (path / RECIPE_FILE).is_file():
         raise CheckpointError(f"run {path}: no {RECIPE_FILE} there; name the folder of a run")
+    with FolderHold(path) as hold:
+        run, notices = _take_up(path, hold, force=force, quiet=quiet)
+        if run.position.stopped and not force:
+            raise StoppedError(f"run {path} was stopped: {run.position.stopped}; to go on all the same, use --force")
+        run.position.stopped = ""
+        run.event("resumed")
+        _rewind_log(run)
+        for notice in notices:
+            run.warn(notice)
+        where = f"epoch {run.position.epoch}, step {run.position.step_in_epoch} of the next one"
+        show((f"resumed after {where}",), quiet=quiet)
+    return run
+
+
+def _take_up(path: Path, hold: FolderHold, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
+    """The run in its last saved position, once that is known to fit recipe and data; and what is to be said of it."""
     recipe = load_recipe(str(path / RECIPE_FILE))
-    if not (path / RESUME).is_file():
+    if not (path / RESUME).is_file() and not (path / PREVIOUS).is_file():
         raise CheckpointError(
             f"run {path}: it ended before its first saved position; start it again with 'nextvec train'"
         )
-    saved = read_checkpoint(path / RESUME)
+    saved = read_position(path)
+    if not force:
+        _require_same_recipe(recipe, saved)
     data = open_dataset(recipe.data, quiet=quiet)
-    trained_on = saved.values["data"]
+    trained_on = saved.values.get("data", {})
     for home, now, then in (
-        (data.store, data.fingerprint, trained_on["fingerprint"]),
-        (data.ood, data.ood_fingerprint, trained_on["ood_fingerprint"]),
+        (data.store, data.fingerprint, trained_on.get("fingerprint")),
+        (data.ood, data.ood_fingerprint, trained_on.get("ood_fingerprint")),
     ):
         if home is not None and now != then:
             raise StoreError(f"store {home.path}: not the data that run {path} was trained on (SHA-256 differs)")
     report = data.check(recipe.data.context, recipe.data.least_context)
     run = _open(path, recipe, data, report, quiet=quiet)
-    run.baselines = load_baselines(path / BASELINES, run.device)
+    run.hold = hold
+    notices = [saved.notice, restore_baselines(run)]
     restore(run, saved)
-    if run.position.stopped and not force:
-        raise StoppedError(f"run {path} was stopped: {run.position.stopped}; to go on all the same, use --force")
-    run.position.stopped = ""
-    run.event("resumed")
-    _rewind_log(run)
-    show((f"resumed after epoch {run.position.epoch}, step {run.position.step_in_epoch} of the next one",), quiet=quiet)
-    return run
+    remove_leftovers(path)
+    return run, [notice for notice in notices if notice]
+
+
+def _require_same_recipe(recipe: Recipe, saved: Checkpoint) -> None:
+    """Raise CheckpointError if a position is of another recipe than the folder's, in what the weights depend on."""
+    for section in ("seed", "model", "objective", "training"):
+        now, then = getattr(recipe, section), getattr(saved.recipe, section)
+        if now != then:
+            raise CheckpointError(
+                f"checkpoint {saved.path}: saved by another recipe than {RECIPE_FILE} beside it: {section} differs; "
+                "bring back the run's own files, or use --force to go on as that recipe says"
+            )
 
 
 def _rewind_log(run: Run) -> None:
@@ -226,34 +264,6 @@ def _facts(run: Run) -> Event:
     }
 
 
-def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, LatentModel]:
-    """All baselines, fitted on a fixed sample of at most `most` training windows, on their device."""
-    device = train.vectors.device
-    index = sample(len(train), most, seed).to(device)
-    batches = (train.batch(part) for part in index.split(4096))
-    fitted = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
-    return {name: baseline.to(device).eval() for name, baseline in fitted.items()}
-
-
-def _fit_baselines(run: Run) -> dict[str, LatentModel]:
-    """Fit the baselines and save them."""
-    baselines = fit_on(run.sets["train"], run.recipe.judge.ridge_windows, run.recipe.seed, quiet=run.quiet)
-    states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
-    save_checkpoint(run.path / BASELINES, {"baselines": states, "model_state_dict": {}, "model_config": {}})
-    return baselines
-
-
-def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
-    """The baselines that a run saved in its file `path`, on `device`."""
-    states = read_checkpoint(path).values["baselines"]
-    baselines = {}
-    for name, saved in states.items():
-        model = model_from_config(saved["config"])
-        model.load_state_dict(saved["state"])
-        baselines[name] = model.to(device).eval()
-    return baselines
-
-
 def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool) -> dict[str, dict[str, float]]:
     """What the baselines reach on val and ood of some data: split → baseline → mean cosine.
 
@@ -270,17 +280,3 @@ def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool
             raise StoreError(f"store {data.store.path}: no {split} windows with context {context}; add documents")
     judge = JudgeRecipe()
     return baseline_cosines(fit_on(sets["train"], judge.ridge_windows, 0, quiet=quiet), sets)
-
-
-def baseline_cosines(
-    baselines: Mapping[str, LatentModel], sets: Mapping[str, WindowSet]
-) -> dict[str, dict[str, float]]:
-    """The mean cosine of every baseline on the splits that a model is scored on: split → baseline → cosine."""
-    return {
-        split: {
-            name: score_windows(model, sets[split].vectors, sets[split].windows).mean_cosine
-            for name, model in baselines.items()
-        }
-        for split in ("val", "ood")
-        if split in sets
-    }

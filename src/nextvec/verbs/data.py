@@ -204,6 +204,7 @@ def data_check(
     encoder: str = "",
     context: int = 5,
     min_context: int | None = None,
+    deep: bool = False,
     quiet: bool = False,
 ) -> CheckReport:
     """Look a store over before training: broken vectors, repeats, leaks, reversed or shuffled documents, unlike splits.
@@ -214,13 +215,18 @@ def data_check(
         encoder: An encoder at hand (lsa: the store's own); see whether it gives the probe texts the store's vectors.
         context: S, the context length that will be trained.
         min_context: Fewest vectors before a target; left out, 5 or the context, whichever is less.
+        deep: Read every file first, and compare it with the checksum that was kept when it was written.
         quiet: Show no progress.
     """
-    from nextvec.data.dataset import open_dataset
+    from dataclasses import replace
+
+    from nextvec.data.dataset import open_dataset, verify_data
     from nextvec.recipe import DataRecipe
 
     data = DataRecipe(store=store, ood=ood_data, context=context, min_context=min_context)
-    return open_dataset(data, quiet=quiet).check(data.context, data.least_context, encoder)
+    found = verify_data(data) if deep else ()
+    report = open_dataset(data, quiet=quiet).check(data.context, data.least_context, encoder)
+    return replace(report, findings=(*found, *report.findings))
 
 
 def _read_ids(path: str) -> frozenset[str]:

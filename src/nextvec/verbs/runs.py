@@ -216,6 +216,8 @@ def train_and_judge(run: Run, after_epoch: Callable[[Run], None] | None = None) 
     except (StoppedError, NotFiniteError) as error:
         _report_end(run, str(error))
         raise
+    finally:
+        run.close()
 
 
 def _report_end(run: Run, ended: str) -> None:

@@ -1,0 +1,61 @@
+"""What must be equal to the last bit when a run was interrupted: everything but times."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from nextvec.events import Event, read_events
+from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+
+TIMES = {"time", "seconds", "windows_per_second"}
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_values(one: object, other: object, where: str = "") -> None:
+    """Equal to the last bit, tensors included; times left out."""
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor) and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert isinstance(other, dict) and one.keys() == other.keys(), where
+        for key in one.keys() - TIMES:
+            assert_same_values(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple) and len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same_values(left, right, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def events_of(path: Path, kind: str) -> list[Event]:
+    """The events of one kind in a run's folder."""
+    return [event for event in read_events(path) if event["kind"] == kind]
+
+
+JUDGING = ("judged", "diagnosed", "success", "finished")
+
+
+def assert_same_runs(whole: Path, broken: Path, *, judged: bool = False) -> None:
+    """Two finished runs left the same, but for times; where they were `judged`, latencies are times as well."""
+    one, other = (read_checkpoint(path / RESUME).values for path in (whole, broken))
+    assert_same_values(one, other)
+    one, other = (read_checkpoint(path / BEST).values for path in (whole, broken))
+    assert_same_values(one, other)
+    events = [
+        [without_times(event) for event in read_events(path) if event["kind"] not in ("resumed", "started", *JUDGING)]
+        for path in (whole, broken)
+    ]
+    assert events[0] == events[1]
+    if judged:
+        return
+    logs = [(path / "training.log").read_text() for path in (whole, broken)]
+    cut = [re.sub(r"windows_per_second=.*?seconds=\S+", "", log) for log in logs]
+    assert cut[0] == cut[1]
+    sentinels = [(path / "ood_sentinel.log").read_text() for path in (whole, broken)]
+    assert sentinels[0] == sentinels[1] and len(sentinels[0].splitlines()) == 1 + len(events_of(whole, "epoch"))
