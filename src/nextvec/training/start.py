@@ -30,7 +30,7 @@ from nextvec.models.registry import create_model, model_from_config
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
-from nextvec.runtime import resolve_device, resolve_precision, seed_everything, set_threads
+from nextvec.runtime import keep_memory, resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.training.checkpoint import BASELINES, RESUME, Checkpoint, read_checkpoint, save_checkpoint
 from nextvec.training.log import epoch_lines, header_lines
 from nextvec.training.optimizer import make_optimizer
@@ -160,6 +160,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
             f"recipe {recipe.name}: training.batch is {recipe.training.batch}, but there are only "
             f"{len(sets['train'])} training windows; make the batch smaller"
         )
+    keep_memory()
     seed_everything(recipe.seed)
     model = create_model(recipe.model, data.store.dimensions).to(device)
     return Run(
