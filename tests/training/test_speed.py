@@ -1,6 +1,7 @@
 """What makes a step slow, counted instead of timed: waits for the device, gathers, walks of the graph, updates."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -32,6 +33,16 @@ def counted(run: Run) -> Counter[str]:
     return Counter({event.key: event.count for event in profiled.key_averages()})
 
 
+def counting(method: Callable[..., Any], name: str, calls: Counter[str]) -> Callable[..., Any]:
+    """The method, counted under its name."""
+
+    def call(*given: object) -> Any:
+        calls[name] += 1
+        return method(*given)
+
+    return call
+
+
 def test_a_step_gathers_once_for_the_windows_and_once_for_the_wrong_answers(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,12 +66,7 @@ def test_a_step_asks_for_a_value_only_where_nothing_waits(run: Run, monkeypatch:
     monkeypatch.setattr(FiniteGuard, "broken_at", broken_at)
     read: Counter[str] = Counter()
     for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__"):
-
-        def counts(tensor: torch.Tensor, *given: object, name: str = name, method: Any = getattr(torch.Tensor, name)):
-            read[name] += 1
-            return method(tensor, *given)
-
-        monkeypatch.setattr(torch.Tensor, name, counts)
+        monkeypatch.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name), name, read))
     loop._train_epoch(run, Event())
     assert asked[False] == run.steps_per_epoch - 1
     # The clippings of the two outputs look at their norm, which only a processor does.
