@@ -132,6 +132,19 @@ def test_what_only_reads_a_run_never_loads_torch(module):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("words", [["--help"], ["watch", "--help"]])
+def test_a_help_text_loads_neither_torch_nor_pydantics_models(words):
+    """Counted instead of timed: what of the heavy packages, and of nextvec itself, a help text imports."""
+    code = (
+        "import sys\nfrom nextvec.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'scipy', 'plotly', 'pyarrow', 'nextvec.recipe'} & set(sys.modules)\n"
+        "sys.stderr.write(repr(sorted(heavy)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]"
+
+
 def test_files_are_short_enough_to_read():
     long = {path.name: count for path in FILES if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400}
     assert not long, f"divide these files: {long}"

@@ -23,6 +23,7 @@ from nextvec.objective import (
     query_nce,
     variance_floor,
 )
+from nextvec.objective.gradients import Raw, query_nce_gradient
 from nextvec.recipe import ObjectiveRecipe
 
 TERMS = ("mse", "info", "moment", "variance")
@@ -449,3 +450,36 @@ def test_backward_query_is_the_gradient_at_the_raw_query() -> None:
     assert list(figures) == ["loss_query"] and float(figures["loss_query"]) == pytest.approx(
         float(loss.detach()), rel=1e-6
     )
+
+
+# The gradients in closed form
+
+
+@pytest.mark.parametrize("length", [3.0, 1e-3, 1e-8], ids=["long", "short", "without a direction"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("term", TERMS)
+def test_each_gradient_in_closed_form_is_autograds(term: str, grouped: bool, length: float) -> None:
+    prediction_BD, target_BD = pair(length=length)
+    group_B = torch.arange(12) // 3 if grouped else None
+    raw = Raw.of(prediction_BD)
+    chosen = objective(**{term: 1.0}, tau=0.3)
+    values, gradients, norms = chosen._gradients(raw, target_BD, group_B)
+    leaf_BD = prediction_BD.clone().requires_grad_()
+    value = pure_terms(0.3, group_B)[term](F.normalize(leaf_BD, dim=1, eps=SHORTEST), target_BD)
+    (expected_BD,) = torch.autograd.grad(value, leaf_BD)
+    assert torch.equal(values[term], value.detach())
+    torch.testing.assert_close(gradients[term], expected_BD, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(norms[term], expected_BD.norm(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_the_querys_gradient_in_closed_form_is_autograds(negatives: int) -> None:
+    query_BD, target_BD = pair(6, 8)
+    wrong_BKD = unit(torch.randn(6, negatives, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    rest = wrong_BKD, torch.tensor([True, True, False, True, True, True]), 0.2, torch.tensor([0, 0, 1, 2, 2, 3])
+    leaf_BD = unit(query_BD).requires_grad_()
+    expected = query_nce(leaf_BD, target_BD, *rest)
+    (expected_BD,) = torch.autograd.grad(expected, leaf_BD)
+    value, gradient_BD = query_nce_gradient(unit(query_BD), target_BD, *rest)
+    assert torch.equal(value, expected.detach())
+    torch.testing.assert_close(gradient_BD, expected_BD, rtol=1e-9, atol=1e-12)

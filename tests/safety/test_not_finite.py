@@ -57,9 +57,12 @@ def check(recipe: Recipe, path: Path, place: str, step: int, value: float) -> No
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, run, place, step, value)
         ask = loop.rate_at
-        patch.setattr(
-            loop, "rate_at", lambda *words: seen.append({n: v.clone() for n, v in run.model.state_dict().items()}) or ask(*words)
-        )  # fmt: skip
+
+        def look(*words):
+            seen.append({name: value.clone() for name, value in run.model.state_dict().items()})
+            return ask(*words)
+
+        patch.setattr(loop, "rate_at", look)
         with pytest.raises(NotFiniteError) as stop:
             loop.train(run)
     told = str(stop.value)

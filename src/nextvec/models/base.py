@@ -95,8 +95,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def read_context(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """The context (B, S, D) in float32 (float64 stays), with zeros where nothing is there."""
-    context_BSD = at_least_float32(context_BSD)
+    """The context (B, S, D) in float32 (float64 stays), with zeros where nothing is there.
+
+    Under autocast it is in autocast's format: brought there once, instead of before every product.
+    """
+    kind = context_BSD.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        context_BSD = context_BSD.to(torch.get_autocast_dtype(kind))
+    else:
+        context_BSD = at_least_float32(context_BSD)
     return context_BSD if mask_BS is None else context_BSD.masked_fill(~mask_BS[:, :, None], 0.0)
 
 

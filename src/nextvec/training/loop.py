@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from nextvec.judge.sentinel import sentinel_lines
 from nextvec.progress import progress
 from nextvec.runtime import autocast
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
+from nextvec.training.finite import FiniteGuard
 from nextvec.training.log import epoch_lines
 from nextvec.training.optimizer import rate_at, set_rate
 from nextvec.training.run import Run, save_position
@@ -59,7 +60,7 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
 def _train_epoch(run: Run, stop: threading.Event) -> None:
     recipe, position, windows = run.recipe.training, run.position, run.sets["train"]
     order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
-    scores = _scores(run)
+    scores, guard = _scores(run), FiniteGuard(run.optimizer, run.device)
     parameters = run.model.prediction_parameters()
     event_every = max(1, run.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
     saved_at = clock = time.monotonic()
@@ -71,21 +72,23 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             start = position.step_in_epoch * recipe.batch
             index = order[start : start + recipe.batch]
             batch = windows.batch(index)
-            target_BD = batch.target_BD.float()
-
             with autocast(run.device, run.precision):
-                prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
-            figures = run.objective.backward(prediction_BD, target_BD, batch.group_B)
-            figures["grad_norm"] = _clip(parameters, recipe.clip)
+                prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
+            figures = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
+            norms = [_clip(parameters, recipe.clip)]
             if run.model.has_query:
                 figures |= _learn_query(run, index, batch)
-            _require_finite(run, batch, prediction_BD, figures)
+                norms.append(_clip(run.model.query_parameters(), recipe.clip))
+            figures["grad_norm"] = norms[0]
+            losses = [value for name, value in figures.items() if name.startswith("loss")]
+            guard.look([*losses, *norms], position.step)
+            logged = (position.step_in_epoch + 1) % event_every == 0
+            _require_finite(run, guard.broken_at(logged=logged), Step(batch, prediction_BD, figures))
 
             set_rate(run.optimizer, rate_at(position.step, run.total_steps, recipe, scores))
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
-            for figure, value in figures.items():
-                position.sums[figure] = position.sums.get(figure, torch.zeros_like(value)) + value
+            _add_up(position.sums, figures)
             position.step += 1
             position.step_in_epoch += 1
             shown.advance(recipe.batch)
@@ -93,27 +96,35 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             position.seconds, clock = position.seconds + now - clock, now
 
             # Every twentieth of an epoch: how it goes, for whoever watches.
-            if position.step_in_epoch % event_every == 0:
+            if logged:
                 run.event("step", lr=run.optimizer.param_groups[0]["lr"], **_train_means(run))
             # Now and then: a place to resume from.
             if now - saved_at > recipe.save_every:
+                _require_finite(run, guard.broken_at(logged=True))
                 save_position(run)
                 saved_at = now
             if stop.is_set():
+                _require_finite(run, guard.broken_at(logged=True))
                 save_position(run)
                 run.event("interrupted")
                 run.write_history("interrupted")
                 raise Interrupted(f"interrupted; go on with: nextvec resume {run.path}")
+    _require_finite(run, guard.broken_at(logged=True))
+
+
+def _add_up(sums: dict[str, Tensor], figures: dict[str, Tensor]) -> None:
+    """Add a step's figures to the epoch's sums, on the device and in one go."""
+    for figure, value in figures.items():
+        sums.setdefault(figure, torch.zeros_like(value))
+    torch._foreach_add_([sums[figure] for figure in figures], list(figures.values()))
 
 
 def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The gradient of the query output, clipped by itself: it must not shorten that of the prediction."""
+    """The gradient of the query output; it is clipped by itself, so that it never shortens that of the prediction."""
     with autocast(run.device, run.precision):
-        query_BD = run.model.raw_query(batch.context_BSD.float(), batch.mask_BS)
+        query_BD = run.model.raw_query(batch.context_BSD, batch.mask_BS)
     wrong_BKD, any_wrong_B = run.sets["train"].own_document(index, run.objective.query_negatives)
-    figures = run.objective.backward_query(query_BD, batch.target_BD, wrong_BKD, any_wrong_B, batch.group_B)
-    _clip(run.model.query_parameters(), run.recipe.training.clip)
-    return figures
+    return run.objective.backward_query(query_BD, batch.target_BD, wrong_BKD, any_wrong_B, batch.group_B)
 
 
 def _finish_epoch(run: Run) -> None:
@@ -210,16 +221,21 @@ def _validation_loss(run: Run) -> dict[str, float]:
     windows, size = run.sets["val"], run.recipe.training.batch
     chosen = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
     chosen = chosen[epoch_order(len(chosen), run.recipe.seed, 0)].to(run.device)
-    sums: dict[str, float] = {}
-    for index in chosen.split(size):
+    losses: dict[str, list[Tensor]] = {}
+    parts = chosen.split(size)
+    for index in parts:
         batch = windows.batch(index)
-        prediction_BD = run.model(batch.context_BSD.float(), batch.mask_BS)
-        values = run.objective.values(prediction_BD, batch.target_BD.float(), batch.group_B)
+        prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
+        values = run.objective.values(prediction_BD, batch.target_BD, batch.group_B)
         values["loss"] = run.objective.loss(values)
         for name, value in values.items():
             if name.startswith("loss"):
-                sums[name] = sums.get(name, 0.0) + float(value) * len(index)
-    return {f"val_{name}": total / len(chosen) for name, total in sums.items()}
+                losses.setdefault(name, []).append(value)
+    # The host waits once for each figure, not once for each batch.
+    means = {name: zip(torch.stack(found).tolist(), parts, strict=True) for name, found in losses.items()}
+    return {
+        f"val_{name}": sum(value * len(part) for value, part in pairs) / len(chosen) for name, pairs in means.items()
+    }
 
 
 def _train_means(run: Run) -> dict[str, float]:
@@ -240,26 +256,37 @@ def _best_epoch(run: Run) -> int:
 
 def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradient down to norm `limit` (0: leave it) and return the norm that it had, 0-dim, on the device."""
-    if limit:
-        return nn.utils.clip_grad_norm_(parameters, limit).detach()
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return nn.utils.get_total_norm(gradients).detach()
+    norm = nn.utils.get_total_norm(gradients).detach()
+    # On a processor, where looking costs nothing, a gradient that is short enough isn't multiplied by 1.
+    if limit and (norm.device.type != "cpu" or norm + 1e-6 > limit):
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
-def _require_finite(run: Run, batch: Batch, prediction_BD: Tensor, figures: dict[str, Tensor]) -> None:
-    """Stop before an update that would spoil the weights, and say what was the first number that is none."""
-    numbers = [value for name, value in figures.items() if name.startswith("loss") or name == "grad_norm"]
-    if torch.isfinite(torch.stack(numbers)).all():
+class Step(NamedTuple):
+    """What a step read and made."""
+
+    batch: Batch
+    prediction_BD: Tensor
+    figures: dict[str, Tensor]
+
+
+def _require_finite(run: Run, broken_at: int | None, step: Step | None = None) -> None:
+    """Stop a run whose update at `broken_at` was not made; `step` helps to say what the first bad number was."""
+    if broken_at is None:
         return
-    where = f"not finite at epoch {run.position.epoch + 1}, step {run.position.step}"
-    for vectors in (batch.context_BSD, batch.target_BD):
-        if not torch.isfinite(vectors).all():
-            run.fail(f"a vector of the data is {where}", "see 'nextvec data check'")
-    if not torch.isfinite(prediction_BD).all():
-        run.fail(f"a prediction is {where}", "lower training.lr")
-    losses = [name for name, value in figures.items() if name.startswith("loss") and not torch.isfinite(value)]
-    what = f"the {losses[0]} is {where}" if losses else f"the gradient is {where}"
-    run.fail(what, "lower training.lr or check the data")
+    where = f"not finite at epoch {run.position.epoch + 1}, step {broken_at}"
+    if step is not None:
+        for vectors in (step.batch.context_BSD, step.batch.target_BD):
+            if not torch.isfinite(vectors).all():
+                run.fail(f"a vector of the data is {where}", "see 'nextvec data check'")
+        if not torch.isfinite(step.prediction_BD).all():
+            run.fail(f"a prediction is {where}", "lower training.lr")
+        for name, value in step.figures.items():
+            if name.startswith("loss") and not torch.isfinite(value):
+                run.fail(f"the {name} is {where}", "lower training.lr or check the data")
+    run.fail(f"the gradient is {where}", "lower training.lr or check the data")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from nextvec.models.registry import create_model
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
-from nextvec.runtime import resolve_device, resolve_precision, seed_everything, set_threads
+from nextvec.runtime import keep_memory, resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
 from nextvec.training.fitting import baseline_cosines, fit_and_save, fit_on, restore_baselines
 from nextvec.training.log import epoch_lines, header_lines
@@ -198,6 +198,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
             f"recipe {recipe.name}: training.batch is {recipe.training.batch}, but there are only "
             f"{len(sets['train'])} training windows; make the batch smaller"
         )
+    keep_memory()
     seed_everything(recipe.seed)
     model = create_model(recipe.model, data.store.dimensions).to(device)
     return Run(

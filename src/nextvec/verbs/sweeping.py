@@ -19,12 +19,12 @@ from tyro.conf import Positional
 
 from nextvec.errors import InputError, Interrupted, MissingExtraError, NextvecError, NotFiniteError, StoppedError
 from nextvec.files import make_folder, write_json, write_text
-from nextvec.recipe import Recipe, load_recipe
-from nextvec.recipe.space import Dimension, parse_space
 
 if TYPE_CHECKING:
     import optuna
 
+    from nextvec.recipe import Recipe
+    from nextvec.recipe.space import Dimension
     from nextvec.training.run import Run
 
 SWEEP_FILE, JOURNAL, BEST_RECIPE = "sweep.json", "journal.log", "best.toml"
@@ -111,6 +111,9 @@ def sweep(
         out: Folder of the sweep.
         quiet: Show no progress.
     """
+    from nextvec.recipe import load_recipe  # pydantic takes half of the time that a help text may
+    from nextvec.recipe.space import parse_space
+
     loaded, dimensions, folder = load_recipe(recipe, overrides), parse_space(space), Path(out)
     for dimension in dimensions:  # before the first: what is no recipe is told at once
         for end in dimension.ends:

@@ -1,0 +1,28 @@
+"""Everything that is measured, one script after the other; the tables go to the terminal, JSON to artifacts/bench.
+
+python bench/all.py [--store STORE] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ("startup", "limit", "throughput", "quality", "inference", "encode", "scaling", "gpu")
+
+
+def main():
+    """Run them; one that fails is named at the end."""
+    failed = []
+    for name in SCRIPTS:
+        done = subprocess.run([sys.executable, Path(__file__).with_name(f"{name}.py"), *sys.argv[1:]])
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        print("failed:", ", ".join(failed))
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

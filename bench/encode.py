@@ -1,0 +1,53 @@
+"""Row: encoding text with MiniLM, against sentence-transformers with its default settings, in turns.
+
+python bench/encode.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from common import arguments, finish, in_turns
+
+from nextvec.data.pydocs import BUILTIN, read_builtin
+from nextvec.errors import MissingExtraError
+
+
+def main():
+    """Measure 256 paragraphs of the documentation that every installation carries."""
+    chosen = arguments(__doc__)
+    try:
+        from nextvec.data.sentence import _minilm_folder, open_sentence_encoder
+
+        encoder = open_sentence_encoder("minilm", device="cpu")
+    except MissingExtraError as error:
+        finish("encode", [], skipped=str(error))
+        return
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(_minilm_folder()), device="cpu")
+    texts = []
+    for document in read_builtin(BUILTIN):
+        texts += [text for text in document.paragraphs if len(text) > 80]
+        if len(texts) >= 256:
+            break
+    texts = texts[:256]
+    rates = in_turns(
+        {
+            "sentence-transformers, defaults": lambda: len(plain.encode(texts, show_progress_bar=False)),
+            "nextvec": lambda: len(encoder.encode(texts)),
+        },
+        min(chosen.rounds, 3),
+    )
+    reference = plain.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    cosines = (np.asarray(reference) * encoder.encode(texts)).sum(axis=1)
+    base = rates["sentence-transformers, defaults"]["median"]
+    rows = [
+        {"what": n, "texts/s": r["median"], "spread": r["spread"], "ratio": r["median"] / base}
+        for n, r in rates.items()
+    ]
+    rows[-1] |= {"lowest cosine": float(cosines.min()), "mean cosine": float(cosines.mean())}
+    finish("encode", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a capable user writes by hand: an npz in memory, a Dataset of items, a DataLoader, batch 32, fp32, .item().
+
+    python bench/plain_trainer.py windows.npz
+
+The network and the pure loss terms are nextvec's (`terms`, through autograd, raw weights as given); nothing else is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nextvec.models.registry import create_model
+from nextvec.objective.terms import info_nce, moment_matching, mse, variance_floor
+from nextvec.recipe import make_recipe
+
+
+class Items(Dataset):
+    """One window an item."""
+
+    def __init__(self, contexts, targets):
+        self.contexts, self.targets = contexts, targets
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.contexts[index]), torch.from_numpy(self.targets[index])
+
+
+def loss_of(prediction, target, tau=0.07):
+    """The runbook's objective; MSE on the scale of one, so that the halves are halves."""
+    unit = torch.nn.functional.normalize(prediction.float(), dim=1)
+    scale = target.shape[1] / 2
+    loss = 0.5 * scale * mse(unit, target) + 0.25 * info_nce(unit, target, tau)
+    return loss + 0.001 * moment_matching(unit, target) + 0.001 * variance_floor(unit)
+
+
+class PlainTrainer:
+    """Model, optimizer and loader; `train(n)` does n steps."""
+
+    def __init__(self, contexts, targets, kind="amn", batch=32, lr=5e-4):
+        torch.manual_seed(0)
+        recipe = make_recipe({"name": "plain", "model": {"kind": kind, "query": False}})
+        self.model = create_model(recipe.model, targets.shape[1]).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.loader = DataLoader(Items(contexts, targets), batch_size=batch, shuffle=True, drop_last=True)
+        self.batch, self.losses = batch, []
+        self.batches = iter(self.loader)
+
+    def train(self, steps):
+        """Some steps; returns how many windows that was."""
+        for _ in range(steps):
+            try:
+                context, target = next(self.batches)
+            except StopIteration:
+                self.batches = iter(self.loader)
+                context, target = next(self.batches)
+            self.optimizer.zero_grad()
+            loss = loss_of(self.model(context), target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.losses.append(loss.item())
+        return steps * self.batch
+
+
+if __name__ == "__main__":
+    with np.load(sys.argv[1]) as file:
+        trainer = PlainTrainer(file["context_sequences"], file["target_vectors"])
+    trainer.train(len(trainer.loader))
+    print(sum(trainer.losses) / len(trainer.losses))

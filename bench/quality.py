@@ -1,0 +1,47 @@
+"""Row: time to the plain trainer's final val cosine.
+
+    python bench/quality.py [--store STORE] [--epochs 1]
+
+The plain trainer runs over its windows once (batch 32, fp32); then nextvec trains at batch 512 and is scored every few
+steps until it is as good. Scoring is not counted on either side.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from common import arguments, finish, open_run, store_path
+from plain_trainer import PlainTrainer
+from throughput import ours, val_cosine
+
+
+def main():
+    """Measure AMN."""
+    chosen = arguments(__doc__)
+    store = store_path(chosen.store)
+    run = open_run(store, "model.query=false", "training.lr=1e-3", "training.warmup=0", "training.schedule=constant")
+    windows = run.sets["train"]
+    batch = windows.batch(torch.arange(min(len(windows), 16_384)))
+    plain = PlainTrainer(batch.context_BSD.float().numpy(), batch.target_BD.float().numpy())
+    begin = time.process_time()
+    plain.train(len(plain.loader))
+    needed = time.process_time() - begin
+    aim = val_cosine(run, plain.model)
+    step, spent, seen, score = ours(run, 4), 0.0, 0, val_cosine(run, run.model)
+    start = score
+    while score < aim and spent < 2 * needed:
+        begin = time.process_time()
+        seen += step()
+        spent += time.process_time() - begin
+        score = val_cosine(run, run.model)
+    rows = [
+        {"what": "plain trainer", "seconds": needed, "windows": len(plain.loader) * 32, "val cosine": aim},
+        {"what": "nextvec", "seconds": spent, "windows": seen, "val cosine": score, "ratio": needed / max(spent, 1e-9)},
+        {"what": "a fresh model", "val cosine": start},
+    ]
+    finish("quality", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Rows: training throughput of every network, against the plain trainer and Lightning, in turns, with quality beside.
+
+python bench/throughput.py [--store STORE] [amn gru lstm transformer]
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import torch
+from common import arguments, finish, in_turns, open_run, store_path
+from plain_trainer import PlainTrainer
+
+from nextvec.judge.metrics import score_windows
+from nextvec.training import loop
+from nextvec.training.run import Position, Run
+
+KINDS = ("amn", "gru", "lstm", "transformer")
+MOST = 16_384  # windows in the plain trainer's arrays: they need six times the memory of the vectors
+
+
+class LimitedRun(Run):
+    """A run whose epoch ends at step `limit`."""
+
+    limit = 0
+    steps_per_epoch = property(lambda self: self.limit)
+
+
+def ours(run, steps):
+    """A function that trains `steps` steps of a run and goes on where it ended the next time."""
+    whole = run.steps_per_epoch
+    run.__class__ = LimitedRun
+
+    def step():
+        if run.position.step_in_epoch + steps > whole:
+            run.position = Position(epoch=run.position.epoch + 1)
+        run.limit = run.position.step_in_epoch + steps
+        loop._train_epoch(run, threading.Event())
+        return steps * run.recipe.training.batch
+
+    return step
+
+
+def val_cosine(run, model):
+    """What a model reaches on the val windows."""
+    found = run.sets["val"]
+    training, _ = model.training, model.eval()
+    score = score_windows(model, found.vectors, found.windows).mean_cosine
+    model.train(training)
+    return score
+
+
+def lightning_variant(contexts, targets, kind, steps):
+    """Lightning with a TensorDataset, batch 512, bf16-mixed; None where it is missing."""
+    try:
+        import lightning
+    except ImportError:
+        return None, "lightning is not installed: pip install -c constraints.txt '.[bench]'"
+    import logging
+
+    from torch.utils.data import DataLoader, TensorDataset
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    from plain_trainer import loss_of
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = PlainTrainer(contexts, targets, kind).model
+
+        def training_step(self, batch, _):
+            loss = loss_of(self.net(batch[0]), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=5e-4)
+
+    data = TensorDataset(torch.from_numpy(contexts), torch.from_numpy(targets))
+    loader = DataLoader(data, batch_size=512, shuffle=True, drop_last=True)
+    module = Module()
+
+    def step():
+        trainer = lightning.Trainer(
+            max_steps=steps, precision="bf16-mixed", accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
+        )  # fmt: skip
+        trainer.fit(module, loader)
+        return steps * 512
+
+    return step, ""
+
+
+def main():
+    """Measure the kinds named, or the four of them."""
+    chosen = arguments(__doc__)
+    store, rows, notes = store_path(chosen.store), [], {}
+    for kind in [word for word in sys.argv[1:] if word in KINDS] or KINDS:
+        with_query = open_run(store, f"model.kind={kind}")
+        without = open_run(store, f"model.kind={kind}", "model.query=false")
+        small = open_run(store, f"model.kind={kind}", "training.batch=32")
+        batch = without.sets["train"].batch(torch.arange(min(MOST, len(without.sets["train"]))))
+        contexts, targets = batch.context_BSD.float().numpy(), batch.target_BD.float().numpy()
+        plain = PlainTrainer(contexts, targets, kind)
+        variants = {
+            "plain trainer, batch 32, fp32": lambda plain=plain: plain.train(chosen.steps * 4),
+            "nextvec, batch 32, default recipe": ours(small, chosen.steps * 4),
+            "nextvec, batch 512": ours(without, chosen.steps),
+            "nextvec, batch 512, with the query": ours(with_query, chosen.steps),
+        }
+        other, reason = lightning_variant(contexts, targets, kind, chosen.steps)
+        if other is not None:
+            variants["Lightning, TensorDataset, batch 512, bf16-mixed"] = other
+        else:
+            notes["lightning"] = reason
+        rates = in_turns(variants, chosen.rounds)
+        base = rates["plain trainer, batch 32, fp32"]["median"]
+        models = {"plain trainer, batch 32, fp32": plain.model, "nextvec, batch 512": without.model}
+        models |= {
+            "nextvec, batch 32, default recipe": small.model,
+            "nextvec, batch 512, with the query": with_query.model,
+        }
+        for name, rate in rates.items():
+            quality = val_cosine(without, models[name]) if name in models else ""
+            rows.append({
+                "model": kind, "what": name, "windows/s": rate["median"], "spread": rate["spread"],
+                "ratio to plain": rate["median"] / base, "val cosine after the rounds": quality,
+            })  # fmt: skip
+    finish("throughput", rows, **notes)
+
+
+if __name__ == "__main__":
+    main()
