@@ -2,10 +2,10 @@
 
     python bench/soak.py --minutes 120
 
-Small GRU runs on a synthetic store follow each other in this process, saving every two seconds; a thread reads the newest
-run's folder five times a second, as `nextvec watch` does, and notes resident memory and open files. What counts is the
-median of the last fifth of the notes against that of the second fifth: the first is for caches to fill. Exits with 1 if
-memory grew by more than 2 % or open files grew at all.
+Small GRU runs on a synthetic store follow each other in this process, saving every two seconds. A thread reads the
+newest run's folder five times a second, as `nextvec watch` does, and notes resident memory and open files. What counts
+is the median of the last fifth of the notes against that of the second fifth: the first is for caches to fill. Exits
+with 1 if memory grew by more than 2 % or open files grew at all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def resident() -> float:
 
 def handles() -> int:
     """Files that this process has open, this look at them left out."""
-    return len(os.listdir("/proc/self/fd")) - 1
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
 
 
 class Watcher(threading.Thread):
