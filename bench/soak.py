@@ -64,13 +64,13 @@ class Watcher(threading.Thread):
 
 def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
     """Train for so long; the watcher with its samples, and how many runs and epochs there were."""
-    store = synthesise(folder / "store", scaled(PRESETS["small"], 0.5), quiet=True)
+    store = synthesise(folder / "store", scaled(PRESETS["small"], 0.1), quiet=True)
     recipe = make_recipe(
         {
             "name": "soak",
             "data": {"store": str(store.path)},
             "model": {"kind": "gru"},
-            "training": {"epochs": 10, "batch": 64, "save_every": 2.0},
+            "training": {"epochs": 5, "batch": 64, "save_every": 2.0},
             "judge": {"resamples": 100, "ridge_windows": 1000},
             "runtime": {"device": "cpu", "threads": 1},
         }
