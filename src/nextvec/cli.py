@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 a fault of nextvec itself, 2 bad input, 3 stopped by a gat
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import sys
@@ -56,6 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     prepare_process()
     arguments = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path that is no UTF-8 must not end a message half said
+            stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in arguments
     arguments = [word for word in arguments if word != "--json"]
     try:

@@ -7,6 +7,7 @@ exits with the error's code; a traceback never reaches a user.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -14,6 +15,13 @@ class NextvecError(Exception):
     """Anything that nextvec tells a user. `exit_code` is what the command line returns."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The text in one line: names from a file may hold line breaks, or what moves a terminal's cursor."""
+        return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class InputError(NextvecError, ValueError):

@@ -49,7 +49,9 @@ class Recipe(Section):
     training: TrainingRecipe = TrainingRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     runtime: RuntimeRecipe = RuntimeRecipe()
-    gates: Annotated[tuple[GateRecipe, ...], BeforeValidator(lambda gates: tuple(gates))] = ()
+    gates: Annotated[
+        tuple[GateRecipe, ...], BeforeValidator(lambda gates: tuple(gates) if isinstance(gates, list) else gates)
+    ] = ()
     """Stoplights at epochs: a list of [[gates]]."""
     success: SuccessRecipe = SuccessRecipe()
 

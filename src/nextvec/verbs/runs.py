@@ -156,7 +156,7 @@ def resume(run: Positional[str], *, force: bool = False, quiet: bool = False) ->
 
     Args:
         run: Folder of the run.
-        force: Go on although a gate or the sentinel stopped the run.
+        force: Go on although a gate or the sentinel stopped the run, or its recipe was changed.
         quiet: Show no progress.
     """
     from nextvec.training.start import resume_run
