@@ -29,7 +29,7 @@ from nextvec.training.judging import judge_best, judge_checkpoint
 from nextvec.training.run import Run, restore, save_position
 from nextvec.training.start import resume_run, start_run
 
-TIMES = {"time", "seconds", "windows_per_second"}
+TIMES = {"time", "seconds", "windows_per_second", "memory_mb"}
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:

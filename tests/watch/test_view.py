@@ -71,7 +71,7 @@ to come
 ○ epoch 10   val cosine            ● ≥ 0.48  ■ < 0.45
 ○ epoch 10   train val distance    ● ≤ 0.02
 
-data check
+warnings
 ▲ ood has 143 windows from 3 documents; add documents to ood"""
 
 
@@ -240,7 +240,7 @@ def test_every_line_fits_and_no_figure_is_cut(make_events, width):
 def test_the_least_important_goes_first_where_there_is_little_room(make_events, height, lost):
     shown = show(RunView(state_of(make_events(5)), height))
     assert len(shown.splitlines()) <= height and "running · 8 min left" in shown and "55 %" in shown
-    order = ["to come", "data check", "loss", "sentinel", "gates", "cosine"]
+    order = ["to come", "warnings", "loss", "sentinel", "gates", "cosine"]
     assert [title for title in order if f"\n{title}" not in shown] == order[:lost]
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.report.charts import cosine_chart, loss_charts, spread
+from nextvec.pages.charts import spread
+from nextvec.pages.curves import cosine_chart, loss_charts
 
 LEVELS = {"ridge": 0.579, "copy-last": 0.484, "context-mean": 0.573, "decayed-mean": 0.574}
 
