@@ -123,16 +123,19 @@ def thinned(x: Sequence[float], y: Sequence[float | None]) -> tuple[list[float],
     return [x[index] for index in order], [y[index] for index in order]
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
+def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
     """Places of labels, in the order given, moved apart so that any two are at least `gap` from each other.
 
-    Labels that would touch form a block, which is centred on the mean of what it labels.
+    Labels that would touch form a block, which is centred on the mean of what it labels, and kept between `low` and
+    `high` as far as it has room there.
     """
     order = sorted(range(len(places)), key=lambda index: places[index])
     blocks: list[list[int]] = []
 
     def bottom(block: Sequence[int]) -> float:
-        return sum(places[index] for index in block) / len(block) - gap * (len(block) - 1) / 2
+        height = gap * (len(block) - 1)
+        centred = sum(places[index] for index in block) / len(block) - height / 2
+        return max(low, min(high - height, centred))
 
     for index in order:
         blocks.append([index])
@@ -189,7 +192,8 @@ def _end_of(line: Line) -> list[Level]:
 def _layout(axes: Axes, x: Sequence[float], marks: Sequence[Level]) -> Figure:
     """The layout of a chart with the names at its right: of lines beside their last points, and of levels."""
     low, high = axes.y
-    places = spread([mark.height for mark in marks], (high - low) * _LABEL_HEIGHT / (HEIGHT - _TOP - _BOTTOM))
+    gap = (high - low) * _LABEL_HEIGHT / (HEIGHT - _TOP - _BOTTOM)
+    places = spread([mark.height for mark in marks], gap, low, high)
     labels = [
         {
             "text": escape(_short(mark.name)), "xref": "paper", "x": 1.01, "xanchor": "left", "y": place,

@@ -219,7 +219,7 @@ def judged_panels(judgement: Mapping[str, Any]) -> list[Panel]:
                 span([value for line in offsets for value in line.y], 0.01), "place in the document, from the target"
             )
             panels.append(Panel(f"offsets_{split}", f"Offset curve · {name}", chart(offsets, axes), OFFSETS_NOTE))
-        recall = _predictor_lines(predictors, own, _recall)
+        recall = _predictor_lines(predictors | _queries(predictors), own, _recall)
         if recall:
             ticks = tuple((float(k), f"R@{k}") for _, k in RECALL)
             axes = Axes(span([0.0, *(value for line in recall for value in line.y)]), "", ticks, logarithmic=True)
@@ -240,10 +240,17 @@ def _predictor_lines(
     lines = []
     for name, scores in predictors.items():
         points = read(mapping(scores))
-        style = ("$model", "solid") if name == own[0] else ("$best", "dash") if name == own[1] else ("$baseline", "dot")
+        styles = {own[0]: ("$model", "solid"), own[1]: ("$best", "dash"), f"{own[0]}, query": ("$run3", "longdash")}
+        style = styles.get(name, ("$baseline", "dot"))
         if points:
             lines.append(Line(name, list(points), list(points.values()), *style))
     return sorted(lines, key=lambda line: line.dash == "solid")  # the model's last: on top
+
+
+def _queries(predictors: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's second output, the query, as a predictor of its own, where it has one."""
+    found = {name: mapping(mapping(scores).get("query")) for name, scores in predictors.items()}
+    return {f"{name}, query": {"retrieval": retrieval} for name, retrieval in found.items() if retrieval}
 
 
 def _offsets(scores: Mapping[str, Any]) -> dict[float, float]:

@@ -159,7 +159,7 @@ def _measures(judgement: Judgement) -> str:
         return section("What the predictions are like", drawn)
     cards = []
     for split, figures in judgement.splits.items():
-        lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(figures))
+        lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(figures, ablations=False))
         parts = [_predictors(judgement, split, MEASURES), f"<ul>{lines}</ul>"]
         if figures.ablations:
             falls = [row([(str(fall), False)], name) for name, fall in figures.ablations.items()]

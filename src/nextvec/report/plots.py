@@ -114,6 +114,10 @@ def _draw_chart(plot: PlotAxes, figure: Figure, colours: dict[str, str]) -> None
     if x_axis.get("tickvals"):
         plot.set_xticks(x_axis["tickvals"], [unescape(text) for text in x_axis["ticktext"]])
         plot.minorticks_off()
+    elif x_axis.get("type") == "log":
+        plot.xaxis.set_major_formatter("{x:g}")
+    else:
+        plot.locator_params(axis="x", integer=True)
     plot.set_ylim(*layout["yaxis"]["range"])
     plot.set_xlabel(x_axis["title"]["text"])
     for shape in layout.get("shapes", ()):
