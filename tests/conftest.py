@@ -1,8 +1,11 @@
 """A small store that every test of training and judging can use: documents that drift, with a forward direction."""
 
 import os
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers that each take all cores wait for each other: the whole suite takes three times as long.
@@ -62,6 +65,12 @@ def other_store(tmp_path: Path) -> Callable[..., Store]:
     return lambda **options: write_toy_store(tmp_path / f"other_store_{len(list(tmp_path.iterdir()))}", **options)
 
 
+@pytest.fixture(scope="session")
+def make_store() -> Callable[..., Store]:
+    """`write_toy_store`, for tests that change a store of their own."""
+    return write_toy_store
+
+
 @pytest.fixture
 def toy_recipe(toy_store: Store) -> Recipe:
     return make_recipe(
@@ -74,3 +83,72 @@ def toy_recipe(toy_store: Store) -> Recipe:
             "runtime": {"device": "cpu", "threads": 1},
         }
     )
+
+
+@pytest.fixture
+def history() -> list[dict[str, Any]]:
+    """The records of three epochs."""
+    return [
+        {
+            "epoch": epoch, "train_cosine": 0.57 + 0.01 * epoch, "val_cosine": 0.56 + 0.008 * epoch,
+            "ood_cosine": 0.55 + 0.007 * epoch, "train_loss_mse": 0.0013 / epoch, "val_loss_mse": 0.0014 / epoch,
+            "train_loss_info": 2.5 / epoch, "val_loss_info": "nan" if epoch == 2 else 2.6 / epoch,
+            "best": epoch < 3, "lr": 0.0005,
+        }
+        for epoch in (1, 2, 3)
+    ]  # fmt: skip
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real headless Chromium; tests of pages are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    switches = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+                "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=switches)
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page in a browser, what it asked for, and what went wrong in it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.asked: list[str] = []
+        self.errors: list[str] = []
+        page.set_default_timeout(15_000)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
+
+    def wait_for(self, script: str) -> Any:
+        """What a script says, as soon as that is true."""
+        until = time.monotonic() + 15
+        while not (said := self.page.evaluate(script)):  # playwright's own waiting is what the page's policy forbids
+            assert time.monotonic() < until, f"{script} in {self.page.inner_text('body')[:2000]}; {self.errors}"
+            time.sleep(0.03)
+        return said
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Opens a page: ``visit(url, width=390, color_scheme="dark")``; it must not have failed in the end."""
+    opened: list[tuple[Any, Visit]] = []
+
+    def open_page(url: str, *, width: int = 1200, height: int = 900, **options: Any) -> Visit:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        opened.append((context, Visit(context.new_page())))
+        opened[-1][1].page.goto(url)
+        return opened[-1][1]
+
+    yield open_page
+    for context, found in opened:
+        context.close()
+        assert not found.errors

@@ -8,7 +8,7 @@ import torch
 from nextvec.events import Event, read_events
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
 
-TIMES = {"time", "seconds", "windows_per_second"}
+TIMES = {"time", "seconds", "windows_per_second", "memory_mb"}
 
 
 def without_times(value: object) -> object:

@@ -2,15 +2,17 @@
 
 import bz2
 import gzip
+import inspect
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 import nextvec
 from nextvec.cli import VERBS, main
@@ -269,3 +271,49 @@ def test_exported_names_are_there() -> None:
     assert {name.replace(" ", "_") for name in VERBS} <= set(nextvec.__all__)
     with pytest.raises(AttributeError, match="no attribute 'tran'"):
         nextvec.tran  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["a", "b"], ["a", "--once", "--every", "5"], ["--web", "--port", "80", "--host", "0.0.0.0", "a"],
+        ["--every=5", "a"], ["--no-once"], ["--", "a"],
+    ],
+)  # fmt: skip
+def test_arguments_that_are_read_without_tyro_are_read_as_by_tyro(
+    words: list[str],
+) -> None:
+    from nextvec import cli
+    from nextvec.verbs.watching import watch
+
+    plain = cli._read_plainly(watch, words)
+    read_by_tyro = tyro.cli(_recorder(watch), args=words)
+    assert plain is None or bound(watch, *plain) == read_by_tyro
+    assert (plain is None) == any(word in ("--every=5", "--no-once", "--") for word in words)
+
+
+def _recorder(verb: Callable[..., object]) -> Callable[..., object]:
+    """A verb of the same arguments that returns what it was given."""
+    from nextvec import cli
+
+    def record(*words: object, **options: object) -> object:
+        return bound(verb, words, options)
+
+    for name in ("__doc__", "__name__", "__annotations__"):
+        setattr(record, name, getattr(verb, name))
+    record.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
+    return cli._without_result_hint(record)
+
+
+def bound(verb: Callable[..., object], words: Sequence[object], options: dict[str, object]) -> dict[str, object]:
+    """Name → value of a verb's arguments, the defaults among them."""
+    found = inspect.signature(verb).bind(*words, **options)
+    found.apply_defaults()
+    return dict(found.arguments)
+
+
+@pytest.mark.parametrize("words", [["--every", "soon"], ["--evry", "5"], ["--port"]])
+def test_wrong_words_of_watch_are_told_by_tyro(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["watch", *words])
+    assert stop.value.code == 2 and words[0] in capsys.readouterr().err

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nextvec.verbs.data import data_build, data_check, data_export, data_import, data_synth
     from nextvec.verbs.diagnosing import diagnose
     from nextvec.verbs.gates import gates_suggest
+    from nextvec.verbs.plotting import plot
     from nextvec.verbs.rehearsal import rehearse
     from nextvec.verbs.runs import demo, eval, resume, train
     from nextvec.verbs.series import suite
@@ -40,6 +41,7 @@ _HOMES = {
     "nextvec.verbs.comparing": ("compare", "leaderboard_add", "leaderboard_show"),
     "nextvec.verbs.diagnosing": ("diagnose",),
     "nextvec.verbs.gates": ("gates_suggest",),
+    "nextvec.verbs.plotting": ("plot",),
     "nextvec.verbs.rehearsal": ("rehearse",),
     "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
     "nextvec.verbs.series": ("suite",),
@@ -66,6 +68,7 @@ __all__ = [
     "leaderboard_show",
     "load_recipe",
     "open_store",
+    "plot",
     "read_events",
     "rehearse",
     "resume",

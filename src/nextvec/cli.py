@@ -13,34 +13,51 @@ import json
 import os
 import sys
 import typing
+from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 from nextvec.runtime import prepare_process
-from nextvec.verbs import comparing, data, diagnosing, gates, rehearsal, runs, series, sweeping, watching
 
-VERBS: dict[str, Callable[..., Any]] = {
-    "demo": runs.demo,
-    "data build": data.data_build,
-    "data import": data.data_import,
-    "data export": data.data_export,
-    "data check": data.data_check,
-    "data synth": data.data_synth,
-    "train": runs.train,
-    "resume": runs.resume,
-    "eval": runs.eval,
-    "diagnose": diagnosing.diagnose,
-    "compare": comparing.compare,
-    "leaderboard add": comparing.leaderboard_add,
-    "leaderboard show": comparing.leaderboard_show,
-    "suite": series.suite,
-    "sweep": sweeping.sweep,
-    "rehearse": rehearsal.rehearse,
-    "watch": watching.watch,
-    "gates suggest": gates.gates_suggest,
-}
+
+class Verbs(UserDict[str, Any]):
+    """Name → function. A verb's file is loaded when the verb is looked up, so that watching starts at once."""
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """The function; ``{"data build": "data:data_build"}`` is where it stands."""
+        if isinstance(self.data[name], str):
+            module, _, function = self.data[name].partition(":")
+            self.data[name] = getattr(import_module(f"nextvec.verbs.{module}"), function)
+        verb: Callable[..., Any] = self.data[name]
+        return verb
+
+
+VERBS = Verbs(
+    {
+        "demo": "runs:demo",
+        "data build": "data:data_build",
+        "data import": "data:data_import",
+        "data export": "data:data_export",
+        "data check": "data:data_check",
+        "data synth": "data:data_synth",
+        "train": "runs:train",
+        "resume": "runs:resume",
+        "eval": "runs:eval",
+        "diagnose": "diagnosing:diagnose",
+        "compare": "comparing:compare",
+        "leaderboard add": "comparing:leaderboard_add",
+        "leaderboard show": "comparing:leaderboard_show",
+        "plot": "plotting:plot",
+        "suite": "series:suite",
+        "sweep": "sweeping:sweep",
+        "rehearse": "rehearsal:rehearse",
+        "watch": "watching:watch",
+        "gates suggest": "gates:gates_suggest",
+    }
+)
 
 DESCRIPTION = (
     "Train, guard and judge latent vector models: networks that predict the embedding of a document's next chunk. "
@@ -94,17 +111,57 @@ def _exit_code(result: Any) -> int:
 
 def _dispatch(arguments: list[str]) -> Any:
     """Call the verb that the words name, and return its result. Wrong words end the process with code 2."""
+    named = next((name for name in VERBS if arguments[: len(name.split())] == name.split()), None)
+    if named is not None:
+        verb, words = VERBS[named], arguments[len(named.split()) :]
+        plain = _read_plainly(verb, words)
+        if plain is not None:
+            return verb(*plain[0], **plain[1])
+        import tyro
+
+        return tyro.cli(_without_result_hint(verb), prog=f"nextvec {named}", args=words)
     import tyro
 
-    verbs_in_reach = {name: _without_result_hint(verb) for name, verb in VERBS.items()}
     group = f"{arguments[0]} " if arguments else ""
-    if group and any(name.startswith(group) for name in verbs_in_reach):
-        verbs_in_reach = {name: verb for name, verb in verbs_in_reach.items() if name.startswith(group)}
-        named = bool(arguments[1:2]) and not arguments[1].startswith("-")
-        arguments = [" ".join(arguments[:2]), *arguments[2:]] if named else arguments[1:]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs_in_reach:
-        raise InputError(f"'{arguments[0]}' is no verb.{did_you_mean(arguments[0], verbs_in_reach)}")
+    in_reach = [name for name in VERBS if group and name.startswith(group)]
+    if in_reach:
+        told = bool(arguments[1:2]) and not arguments[1].startswith("-")
+        arguments = [" ".join(arguments[:2]), *arguments[2:]] if told else arguments[1:]
+    in_reach = in_reach or list(VERBS)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in in_reach:
+        raise InputError(f"'{arguments[0]}' is no verb.{did_you_mean(arguments[0], in_reach)}")
+    verbs_in_reach = {name: _without_result_hint(VERBS[name]) for name in in_reach}
     return tyro.extras.subcommand_cli_from_dict(verbs_in_reach, prog="nextvec", description=DESCRIPTION, args=arguments)
+
+
+def _read_plainly(verb: Callable[..., Any], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]] | None:
+    """The arguments of a verb that takes paths, flags, numbers and words only; None where tyro has to read them.
+
+    tyro takes longer to load than a log to read. What this doesn't understand (help, wrong words) is left to tyro.
+    """
+    parameters = inspect.signature(verb).parameters.values()
+    paths = [item for item in parameters if item.kind is not item.KEYWORD_ONLY]
+    options = {f"--{item.name.replace('_', '-')}": item for item in parameters if item.kind is item.KEYWORD_ONLY}
+    known = all(type(item.default) in (bool, int, float, str) for item in options.values())
+    if [item.default for item in paths] != [()] or not known:
+        return None
+    given: list[str] = []
+    chosen: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        option = options.get(word)
+        if option is None:
+            if word.startswith("-"):
+                return None
+            given.append(word)
+        elif isinstance(option.default, bool):
+            chosen[option.name] = True
+        else:
+            try:
+                chosen[option.name] = type(option.default)(next(rest))
+            except (ValueError, StopIteration):
+                return None
+    return [tuple(given)], chosen
 
 
 def _without_result_hint(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,7 +173,10 @@ def _without_result_hint(verb: Callable[..., Any]) -> Callable[..., Any]:
     call.__doc__ = verb.__doc__
     call.__name__ = verb.__name__
     call.__annotations__ = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
-    call.__annotations__ = typing.get_type_hints(call, verb.__globals__, include_extras=True)
+    from tyro.conf import Positional
+
+    known = {**verb.__globals__, "Positional": Positional}  # a verb that must start at once doesn't load tyro
+    call.__annotations__ = typing.get_type_hints(call, known, include_extras=True)
     signature = inspect.signature(verb)
     parameters = [item.replace(annotation=call.__annotations__[name]) for name, item in signature.parameters.items()]
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -151,15 +211,20 @@ def _plain(result: Any) -> Any:
 
 def _views(result: Any) -> Iterator[Any]:
     """A verb's result as things that rich prints."""
-    from nextvec.report import table
+    if type(result).__name__ == "WatchedRuns":
+        yield result.view()
+        return
+    from nextvec.report import table  # loads the judgement's types
 
     match type(result).__name__:
         case "TrainedRun":
+            from nextvec.verbs.runs import REPORT_FILE
+
             yield table.judgement_view(result.judgement)
             yield table.diagnoses_view(result.diagnoses)
             yield from result.success.lines(result.judgement.verdict.light)
             yield f"run: {result.path}"
-            yield f"report: {result.path / runs.REPORT_FILE}"
+            yield f"report: {result.path / REPORT_FILE}"
         case "Judgement":
             yield table.judgement_view(result)
         case "CheckReport":
@@ -181,8 +246,6 @@ def _views(result: Any) -> Iterator[Any]:
             yield f"leaderboard: {result.table}"
         case "SuiteResult" | "SweepResult":
             yield from result.lines
-        case "WatchedRuns":
-            yield result.view()
         case "GateSuggestion":
             yield result.toml
         case _:

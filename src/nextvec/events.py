@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,41 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
     file = path / EVENTS_FILE if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path}: no {EVENTS_FILE} there; name the folder of a run")
-    events: list[Event] = []
-    for line in file.read_bytes().splitlines():
+    return _continued([], file.read_bytes().splitlines(), everything=everything)
+
+
+class EventTail:
+    """The events of a growing log: each look reads only what was appended since the last one, however long the log is.
+
+    Reports of steps are kept for the last two epochs only: what is older says nothing that its epoch doesn't.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.events: list[Event] = []
+        """As `read_events` gives them; a new list after each look that found something."""
+        self._file = folder / EVENTS_FILE
+        self._inode, self._size, self._torn = 0, 0, b""
+
+    def look(self) -> bool:
+        """Read on; whether there is something new. Raises OSError if there is no log."""
+        with self._file.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_ino != self._inode or stat.st_size < self._size:  # another file in its place
+                self.events, self._inode, self._size, self._torn = [], stat.st_ino, 0, b""
+            if stat.st_size == self._size:
+                return False
+            file.seek(self._size)
+            content = file.read()
+        self._size += len(content)
+        *lines, self._torn = (self._torn + content).split(b"\n")
+        self.events = _without_old_steps(_continued(self.events, lines))
+        return bool(lines)
+
+
+def _continued(events: list[Event], lines: Iterable[bytes], *, everything: bool = False) -> list[Event]:
+    """A new list of the events and those that some lines hold; unless `everything`, without what became obsolete."""
+    events = list(events)
+    for line in lines:
         event = _parse(line)
         if event is None:
             continue
@@ -82,6 +116,12 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
             events = [old for old in events if _position(old) <= position and old["kind"] not in _ENDS]
         events.append(event)
     return events
+
+
+def _without_old_steps(events: list[Event]) -> list[Event]:
+    ends = [number for number, event in enumerate(events) if event["kind"] == "epoch"]
+    kept = ends[-2] if len(ends) > 1 else 0
+    return [event for number, event in enumerate(events) if number >= kept or event["kind"] != "step"]
 
 
 _ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success", "diagnosed")

@@ -109,3 +109,15 @@ def prepare_process() -> None:
     """Settings that must be made before torch loads: on macOS two OpenMP runtimes may meet and abort the process."""
     if sys.platform == "darwin":
         os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most megabytes that this process has held so far: of the graphics card's memory on cuda, else of its own."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux kilobytes

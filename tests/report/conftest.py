@@ -1,7 +1,6 @@
-"""A judgement with round figures, a preflight and a history, all made by hand."""
+"""A judgement with round figures and a preflight, made by hand."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -46,16 +45,3 @@ def report() -> CheckReport:
     )
     split = {"documents": 350, "short": 18, "rows": 11533, "windows": 9797, "coherence": [0.5] * 7 + [None]}
     return CheckReport("wiki.store", 5, findings, {"splits": {"train": split, "val": {**split, "rows": 1223}}})
-
-
-@pytest.fixture
-def history() -> list[dict[str, Any]]:
-    return [
-        {
-            "epoch": epoch, "train_cosine": 0.57 + 0.01 * epoch, "val_cosine": 0.56 + 0.008 * epoch,
-            "ood_cosine": 0.55 + 0.007 * epoch, "train_loss_mse": 0.0013 / epoch, "val_loss_mse": 0.0014 / epoch,
-            "train_loss_info": 2.5 / epoch, "val_loss_info": "nan" if epoch == 2 else 2.6 / epoch,
-            "best": epoch < 3, "lr": 0.0005,
-        }
-        for epoch in (1, 2, 3)
-    ]  # fmt: skip

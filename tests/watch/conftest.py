@@ -1,9 +1,19 @@
 """The log of a made-up run, epoch by epoch: 1,000 windows a second, an epoch takes 110 seconds with its validation."""
 
-from collections.abc import Callable
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from nextvec.events import EVENTS_FILE
+from nextvec.watch.hub import Hub
+from nextvec.watch.runs import WatchedRun
+from nextvec.watch.serve import bind, make_server
 
 Events = list[dict[str, Any]]
 
@@ -88,3 +98,81 @@ def make_events() -> Callable[..., Events]:
         return events + (epoch_events(epochs + 1, [])[:2] if half else [])
 
     return make
+
+
+PATIENCE = 20.0  # seconds after which a test gives up
+
+
+def append(folder: Path, events: Events) -> Path:
+    """Append to the log of a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(event) + "\n" for event in events))
+    return folder
+
+
+class Served:
+    """A server in a thread of its own."""
+
+    def __init__(self, home: Path, host: str = "127.0.0.1", token: str = "", port: int = 0) -> None:
+        self.opened = bind(host, port)
+        self.port = self.opened.getsockname()[1]
+        self.hub = Hub([], [home])
+        self.server = make_server(self.hub, host, token, poll=0.05)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.opened]}, daemon=True)
+        self.thread.start()
+
+    def ask(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection.request("GET", path, headers={"Host": f"127.0.0.1:{self.port}", **headers})
+        answer = connection.getresponse()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, found, text
+
+    def stream(self) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection.request("GET", "/stream")
+        return connection, connection.getresponse()
+
+    def stop(self) -> float:
+        """Seconds that it took."""
+        begun = time.monotonic()
+        self.server.should_exit = True
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        self.opened.close()
+        return time.monotonic() - begun
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def wait_for(self, folder: Path) -> str:
+        """The id of a run, when the server has read it."""
+        until, id = time.monotonic() + PATIENCE, WatchedRun(folder).id
+        while not self.hub.stamp(id):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        return id
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    open_ones: list[Served] = []
+
+    def start(**options: Any) -> Served:
+        open_ones.append(Served(tmp_path / "runs", **options))
+        return open_ones[-1]
+
+    yield start
+    for served in open_ones:
+        if served.thread.is_alive():
+            served.stop()
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[[str, Events], Path]:
+    """Appends to the log of a run in the home that `serve` follows: ``write_run("one", events)``."""
+    return lambda name, events: append(tmp_path / "runs" / name, events)

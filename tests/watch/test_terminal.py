@@ -16,8 +16,8 @@ from nextvec import cli
 from nextvec.errors import InputError
 from nextvec.events import EVENTS_FILE
 from nextvec.verbs.watching import watch
-from nextvec.watch import terminal
-from nextvec.watch.terminal import WatchedRun, find_runs, watch_runs
+from nextvec.watch.runs import WatchedRun, find_runs
+from nextvec.watch.terminal import watch_runs
 
 Events = list[dict[str, Any]]
 
@@ -158,25 +158,26 @@ def test_a_folder_that_goes_away_ends_its_watch_only(events: Events, tmp_path: P
     assert sum("the folder has gone" in line for line in watcher.ends()) == 2
 
 
-def test_only_a_changed_log_is_read_and_a_long_one_not_all_the_time(
-    events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_is_new_in_a_log_is_read(events: Events, tmp_path: Path) -> None:
     run = WatchedRun(write(tmp_path / "run", events[:6]))
-    assert run.look() and not run.look()
-    time.sleep(0.1)
+    assert run.look() and not run.look() and run.events == events[:6]
+    log = run.path / EVENTS_FILE
+    stat, size = log.stat(), log.stat().st_size
+    with log.open("r+b") as file:  # whoever read from the start again would find no events there
+        file.write(b"x" * size)
+    os.utime(log, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     write(run.path, events[6:8])
     assert run.look() and len(run.events) == 8
-
-    def slow(path: Path) -> Events:
-        time.sleep(0.05)
-        return events
-
-    time.sleep(0.1)
-    monkeypatch.setattr(terminal, "read_events", slow)
-    write(run.path, events[8:9])
-    assert run.look()
-    write(run.path, events[9:])
-    assert not run.look(), "one second of rest after 50 ms of reading"
+    with log.open("a") as file:
+        file.write(json.dumps(events[8])[:50])
+    assert not run.look(), "half a line is no news"
+    with log.open("a") as file:
+        file.write(json.dumps(events[8])[50:] + "\n")
+    assert run.look() and run.events[-1] == events[8]
+    log.unlink()
+    assert not run.look() and run.events[-1] == events[8], "for a moment there is no log"
+    write(run.path, events[:3])
+    assert run.look() and run.events == events[:3], "another log in its place is read from its start"
 
 
 def test_paths_are_folders_files_or_patterns_and_the_newest_comes_first(

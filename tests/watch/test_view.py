@@ -71,7 +71,7 @@ to come
 ○ epoch 10   val cosine            ● ≥ 0.48  ■ < 0.45
 ○ epoch 10   train val distance    ● ≤ 0.02
 
-data check
+warnings
 ▲ ood has 143 windows from 3 documents; add documents to ood"""
 
 
@@ -240,7 +240,7 @@ def test_every_line_fits_and_no_figure_is_cut(make_events, width):
 def test_the_least_important_goes_first_where_there_is_little_room(make_events, height, lost):
     shown = show(RunView(state_of(make_events(5)), height))
     assert len(shown.splitlines()) <= height and "running · 8 min left" in shown and "55 %" in shown
-    order = ["to come", "data check", "loss", "sentinel", "gates", "cosine"]
+    order = ["to come", "warnings", "loss", "sentinel", "gates", "cosine"]
     assert [title for title in order if f"\n{title}" not in shown] == order[:lost]
 
 
@@ -351,3 +351,35 @@ def test_watching_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_memory_the_last_warnings_and_the_present_diagnosis_are_shown(make_events):
+    events = make_events(5)
+    record = next(event for event in reversed(events) if event["kind"] == "epoch")
+    found = {
+        "name": "flat",
+        "sureness": "likely",
+        "light": "red",
+        "seen": "val stands still",
+        "advice": "look at the objective",
+    }
+    record |= {"memory_mb": 1843, "diagnoses": [found]}
+    events.insert(4, {**events[3], "kind": "warning", "text": "no ood windows: the sentinel is blind"})
+    shown = show(RunView(state_of(events)))
+    assert "memory 1,843 MB" in shown and "▲ no ood windows: the sentinel is blind" in shown
+    assert "diagnosis: flat (likely): val stands still; look at the objective" in shown
+    later = with_end(events, "diagnosed", diagnoses=[])
+    assert "diagnosis" not in show(RunView(state_of(later))), "what was said at the end counts"
+    many = events[:3] + [{**events[3], "kind": "warning", "text": f"warning {n}"} for n in range(9)] + events[3:]
+    shown = show(RunView(state_of(many)))
+    assert "warning 8" in shown and "warning 1" not in shown and "earlier ones: see training.log" in shown
+
+
+def test_watching_loads_no_more_than_it_needs(make_events, tmp_path):
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in make_events(3)))
+    code = (
+        "import sys; from nextvec.cli import main; main(['watch', sys.argv[1], '--once']); "
+        "print([name for name in ('tyro', 'pydantic', 'numpy', 'torch', 'starlette', 'plotly') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "SYNTHETIC DATA" in done.stdout

@@ -116,17 +116,17 @@ def comparison_view(comparison: Comparison) -> Group:
     for compared in comparison.sets:
         parts += [Text(compared.title, style="bold"), ""]
         for scores in compared.splits:
-            table = _table(f"{scores.split}: {scores.windows}", _HEADINGS)
+            table = _table(f"{scores.split}: {scores.windows}", HEADINGS)
             for row in scores.rows:
-                name, cosine, gain, outcome, *figures = (Text(cell) for cell in _cells(row))
+                name, cosine, gain, outcome, *figures = (Text(cell) for cell in score_cells(row))
                 if row.light:
                     outcome.stylize(COLOURS[row.light])
                 table.add_row(name, cosine, gain, outcome, *figures, style="" if row.baseline else "cyan")
             parts += [table, ""]
         if compared.beside:
-            table = _table(f"beside {comparison.reference}", _beside_headings(comparison))
+            table = _table(f"beside {comparison.reference}", beside_headings(comparison))
             for line in compared.beside:
-                table.add_row(*(Text(cell) for cell in _beside_cells(line)))
+                table.add_row(*(Text(cell) for cell in beside_cells(line)))
             parts += [table, ""]
     parts += [Text(f"{run}: {remark}", style="yellow") for run, remark in comparison.remarks.items()]
     parts += [Text(f"note: {note}", style="dim") for note in comparison.notes]
@@ -140,12 +140,10 @@ def comparison_markdown(comparison: Comparison) -> str:
         blocks.append(f"## {escaped(compared.title)}")
         for scores in compared.splits:
             blocks.append(f"**{escaped(scores.split)}**: {scores.windows}")
-            blocks.append(_markdown_table(_HEADINGS, map(_cells, scores.rows), words=(0, 3)))
+            blocks.append(_markdown_table(HEADINGS, map(score_cells, scores.rows), words=(0, 3)))
         if compared.beside:
             blocks.append(f"**beside {escaped(comparison.reference)}**")
-            blocks.append(
-                _markdown_table(_beside_headings(comparison), map(_beside_cells, compared.beside), words=(0,))
-            )
+            blocks.append(_markdown_table(beside_headings(comparison), map(beside_cells, compared.beside), words=(0,)))
     if comparison.remarks:
         blocks.append("\n".join(f"- {escaped(run)}: {escaped(remark)}" for run, remark in comparison.remarks.items()))
     blocks += [f"Note: {escaped(note)}" for note in comparison.notes]
@@ -255,22 +253,25 @@ def _notes_of(judged: Sequence[JudgedRun]) -> Iterable[str]:
     return (f"{', '.join(names)} on {note}" for note, names in about.items())
 
 
-_HEADINGS = ("predictor", "cosine", "gain [95 %]", "best baseline", "margin", "MRR")
+HEADINGS = ("predictor", "cosine", "gain [95 %]", "best baseline", "margin", "MRR")
 
 
-def _cells(row: Score) -> tuple[str, ...]:
+def score_cells(row: Score) -> tuple[str, ...]:
+    """A row as text, a cell for each of `HEADINGS`."""
     outcome = f"{SHAPES[row.light]} {OUTCOMES[row.light]}" if row.light else ""
     cosine = f"{row.cosine.value:.4f} ±{(row.cosine.high - row.cosine.low) / 2:.4f}"
     return row.name, cosine, str(row.gain or ""), outcome, f"{row.margin:+.3f}", f"{row.mrr:.3f}"
 
 
-def _beside_headings(comparison: Comparison) -> tuple[str, ...]:
+def beside_headings(comparison: Comparison) -> tuple[str, ...]:
+    """The headings of the rows beside the reference."""
     published = comparison.reference == PUBLISHED_584K
     gain = "gain over context mean" if published else "gain over best baseline"
     return "model", "val", "ood", gain, "than published" if published else "than the reference"
 
 
-def _beside_cells(line: Beside) -> tuple[str, ...]:
+def beside_cells(line: Beside) -> tuple[str, ...]:
+    """A row beside the reference as text."""
     gain = f"{line.gain:+.4f}" if isinstance(line.gain, float) else str(line.gain or ABSENT)
     than = ABSENT if line.than_reference is None else f"{line.than_reference:+.4f}"
     cosines = (ABSENT if cosine is None else f"{cosine:.4f}" for cosine in (line.val, line.ood))

@@ -62,12 +62,12 @@ def is_measured(judgement: Judgement) -> bool:
     return any(scores.alignment for figures in judgement.splits.values() for scores in figures.predictors.values())
 
 
-def model_lines(figures: SplitJudgement) -> Iterator[str]:
-    """What is known of the model alone on a split, in lines."""
+def model_lines(figures: SplitJudgement, *, ablations: bool = True) -> Iterator[str]:
+    """What is known of the model alone on a split, in lines; without `ablations` where a table has them."""
     if figures.target_shape is not None:
         shape = figures.target_shape
         yield f"targets: spread {shape.spread:.2f}, rank {shape.effective_rank:.0f}"
-    if figures.ablations:
+    if figures.ablations and ablations:
         falls = ", ".join(f"{name} {_short(fall)}" for name, fall in figures.ablations.items())
         yield f"what spoiling the context costs: {falls}"
     if figures.parts is not None:

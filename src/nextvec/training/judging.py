@@ -189,3 +189,16 @@ def _baselines(
         plain = (CopyLast(dataset.store.dimensions), ContextMean(dataset.store.dimensions))
         return {baseline.name: baseline.to(device).eval() for baseline in plain}
     return fit_on(sets["train"], recipe.judge.ridge_windows, recipe.seed, quiet=quiet)
+
+
+def reopen(path: Path, *, quiet: bool = False) -> tuple[LatentModel, dict[str, LatentModel], dict[str, WindowSet]]:
+    """The model of a run's best checkpoint, its baselines, and the windows of each split, on the CPU.
+
+    Raises CheckpointError as `judge_checkpoint` does, where the checkpoint or what it was trained on is not there.
+    """
+    checkpoint = read_checkpoint(path)
+    recipe, cpu = checkpoint.recipe, torch.device("cpu")
+    dataset = _dataset(checkpoint, _trained_on(checkpoint), "", "", quiet=quiet)
+    sets = dataset.windows(recipe.data.context, recipe.data.least_context, cpu)
+    baselines = _baselines(checkpoint, dataset, sets, recipe.data.context, [], cpu, quiet=quiet)
+    return checkpoint.model(), baselines, sets

@@ -26,7 +26,7 @@ from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_g
 from nextvec.judge.metrics import score_windows
 from nextvec.judge.sentinel import sentinel_lines
 from nextvec.progress import progress
-from nextvec.runtime import autocast
+from nextvec.runtime import autocast, peak_memory
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
 from nextvec.training.finite import FiniteGuard
 from nextvec.training.log import epoch_lines
@@ -140,6 +140,7 @@ def _finish_epoch(run: Run) -> None:
     record["best"] = score(run.recipe, record) > max(_scores(run), default=-math.inf)
     record["seconds"] = position.seconds
     record["windows_per_second"] = run.steps_per_epoch * recipe.batch / position.seconds
+    record["memory_mb"] = peak_memory(run.device)
 
     position.epoch += 1
     position.step_in_epoch = 0

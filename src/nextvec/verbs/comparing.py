@@ -88,13 +88,15 @@ def compare(
         baseline: What they are held against: 584k (the published figures) or the folder of a run.
         data: Stores that every run's best model is judged on; left out, each run's own judgement is used.
         device: Where models are judged: auto, cpu, cuda or mps.
-        out: Markdown file for the result.
+        out: File for the result: .html is a page with the curves laid over each other and the charts of the report;
+            every other ending gets Markdown.
         quiet: Show no progress.
     """
     from nextvec.errors import InputError
     from nextvec.files import make_folder, write_text
+    from nextvec.report.compared import write_comparison
     from nextvec.report.comparison import PUBLISHED_584K, compare_judged, comparison_markdown
-    from nextvec.report.runfacts import read_run
+    from nextvec.report.runfacts import case_of, names_of, read_run
 
     if not runs:
         raise InputError("no run named; name the folder of at least one")
@@ -112,7 +114,13 @@ def compare(
     comparison = compare_judged(judged, reference=reference, remarks=remarks)
     if out:
         make_folder(Path(out).parent)
-        write_text(Path(out), comparison_markdown(comparison))
+        if Path(out).suffix.lower() in (".html", ".htm"):
+            names = names_of(facts)
+            write_comparison(
+                Path(out), comparison, [(name, run, case_of(run.path)) for name, run in zip(names, facts, strict=True)]
+            )
+        else:
+            write_text(Path(out), comparison_markdown(comparison))
     return comparison
 
 

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from nextvec.errors import NextvecError
+
 if TYPE_CHECKING:
     from nextvec.judge.diagnose import Diagnoses
+    from nextvec.judge.examples import Example
     from nextvec.judge.judgement import Judgement
     from nextvec.judge.success import Success
     from nextvec.training.run import Run
@@ -130,6 +133,7 @@ def train(
     flags: OmitArgPrefixes[OriginalFlags] = NO_FLAGS,
     out: Annotated[str, arg(aliases=("--output-dir",))] = "",
     force: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> TrainedRun:
     """Train a model as a recipe says, and judge it beside the baselines.
@@ -140,28 +144,41 @@ def train(
         flags: The original trainer's flags, each another way to write an override.
         out: Folder of the run; left out, artifacts/runs/NAME_TIME.
         force: Train although the data check is red.
+        tensorboard: Write TensorBoard's files into the run's folder tensorboard/ as well; needs the extra of that name.
         quiet: Show no progress.
     """
     from nextvec.recipe import load_recipe
+    from nextvec.report.board import board, require_tensorboard
 
     loaded = load_recipe(recipe, (*overrides, *flags.overrides()))
+    if tensorboard:
+        require_tensorboard()
     from nextvec.training.start import start_run  # after the recipe: a typo is told before torch loads
 
     folder = Path(out) if out else new_folder(Path("artifacts/runs"), loaded.name)
-    return train_and_judge(start_run(loaded, folder, force=force, quiet=quiet))
+    run = start_run(loaded, folder, force=force, quiet=quiet)
+    with board(run, wanted=tensorboard) as after_epoch:
+        return train_and_judge(run, after_epoch)
 
 
-def resume(run: Positional[str], *, force: bool = False, quiet: bool = False) -> TrainedRun:
+def resume(run: Positional[str], *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
     """Go on with an interrupted run, to the end that it would have had without the interruption.
 
     Args:
         run: Folder of the run.
         force: Go on although a gate or the sentinel stopped the run, or its recipe was changed.
+        tensorboard: Go on with TensorBoard's files as well, or begin them with the epochs that are to come.
         quiet: Show no progress.
     """
+    from nextvec.report.board import board, require_tensorboard
+
+    if tensorboard:
+        require_tensorboard()
     from nextvec.training.start import resume_run
 
-    return train_and_judge(resume_run(Path(run), force=force, quiet=quiet))
+    opened = resume_run(Path(run), force=force, quiet=quiet)
+    with board(opened, wanted=tensorboard) as after_epoch:
+        return train_and_judge(opened, after_epoch)
 
 
 def eval(
@@ -222,7 +239,6 @@ def train_and_judge(run: Run, after_epoch: Callable[[Run], None] | None = None) 
 
 def _report_end(run: Run, ended: str) -> None:
     """Write the report of a run that ended before its time; a page that can't be written must not hide that end."""
-    from nextvec.errors import NextvecError
     from nextvec.judge.diagnose import diagnose
     from nextvec.report.page import write_report
     from nextvec.report.runfacts import case_of
@@ -235,11 +251,12 @@ def _report_end(run: Run, ended: str) -> None:
 def _judge_run(run: Run) -> TrainedRun:
     """Judge the best checkpoint as it lies on the disk, and write what the run leaves for people."""
     from nextvec.events import read_events
-    from nextvec.files import write_json
+    from nextvec.files import write_json, write_text
     from nextvec.judge.diagnose import diagnose
     from nextvec.judge.success import judge_success
+    from nextvec.report.card import CARD_FILE, model_card
     from nextvec.report.page import write_report
-    from nextvec.report.runfacts import JUDGEMENT_FILE, case_of
+    from nextvec.report.runfacts import JUDGEMENT_FILE, case_of, read_run
     from nextvec.report.table import judgement_markdown
     from nextvec.training.judging import judge_best
 
@@ -249,7 +266,9 @@ def _judge_run(run: Run) -> TrainedRun:
     run.say("", *judgement_markdown(judgement).splitlines(), shown=False)
     success = judge_success(run.recipe, run.position.history, read_events(run.path, everything=True))
     diagnoses = diagnose(case_of(run.path))
-    write_report(run.path / REPORT_FILE, **_report_facts(run, judgement, success, diagnoses))
+    facts = _report_facts(run, judgement, success, diagnoses)
+    write_report(run.path / REPORT_FILE, **facts, examples=_examples(run))
+    write_text(run.path / CARD_FILE, model_card(read_run(run.path), judgement))
     run.event("diagnosed", **diagnoses.to_dict())
     run.say(*(f"diagnosis: {item.line}" for item in diagnoses.found), shown=False)
     run.event("success", **success.to_dict())
@@ -258,6 +277,19 @@ def _judge_run(run: Run) -> TrainedRun:
     run.event("finished")
     run.write_history("finished", verdict=judgement.to_dict()["verdict"], success=success.to_dict())
     return TrainedRun(run.path, judgement, success, diagnoses)
+
+
+def _examples(run: Run) -> tuple[Example, ...]:
+    """Windows of val in words; none where the texts are missing or damaged, which must not cost a run its report."""
+    from nextvec.judge.examples import nearest_examples
+    from nextvec.training.checkpoint import BEST, read_checkpoint
+
+    model = read_checkpoint(run.path / BEST).model().to(run.device)
+    try:
+        return nearest_examples(model, run.sets["val"], run.data.store, seed=run.recipe.seed)
+    except (NextvecError, OSError, ValueError, KeyError) as error:
+        run.say(f"no examples in the report: the texts of {run.data.store.path} can't be read ({error})")
+        return ()
 
 
 def _report_facts(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextvec.events import Event
+from nextvec.fields import count, finite, number, objects, words
 from nextvec.lights import LIGHTS, Light
-from nextvec.watch.fields import count, finite, number, objects, words
 
 LOWER_IS_BETTER = frozenset(
     {"val_loss", "train_loss_mse", "train_loss_info", "epochs_since_best", "train_val_distance"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nextvec.events import Event
+from nextvec.fields import count, number, words
 from nextvec.lights import SHAPES
-from nextvec.watch.fields import count, number, words
 from nextvec.watch.state import RunState
-from nextvec.watch.view import status_words
+from nextvec.watch.status import status_words
 from nextvec.watch.words import figure
 
 

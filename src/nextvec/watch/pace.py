@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from nextvec.events import Event
-from nextvec.watch.fields import count, finite
+from nextvec.fields import count, finite
 
 SHORTEST_SILENCE, FIRST_SILENCE = 300.0, 900.0
 """Seconds without an event that are never strange, and that are strange where no steps report: in the first epoch and

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nextvec.events import Event
+from nextvec.fields import count, finite, mapping, objects, words
 from nextvec.lights import LIGHTS, Light
-from nextvec.watch.fields import count, finite, mapping, objects, words
 from nextvec.watch.gates import GateToCome, Verdict, gates_to_come, read_verdicts
 from nextvec.watch.pace import rate, seconds_per_epoch, silence
 
@@ -44,6 +44,7 @@ class RunState:
     reason: str = ""
     """Why it was stopped or failed."""
     diagnosis: str = ""
+    """What is wrong with it, as it was last said; the worst and surest first."""
     silent_for: float | None = None
     """Seconds since the last event, where that is strangely long."""
     trained: str = ""
@@ -53,6 +54,8 @@ class RunState:
     epochs: int = 0
     """Finished epochs."""
     total_epochs: int | None = None
+    started: float | None = None
+    """When it began, in seconds since 1970."""
     step: int = 0
     total_steps: int | None = None
     part: float | None = None
@@ -62,6 +65,8 @@ class RunState:
     rate: float | None = None
     """Windows per second."""
     lr: float | None = None
+    memory: float | None = None
+    """The most megabytes that it has held so far, on its device."""
     records: tuple[Event, ...] = ()
     """One for each finished epoch."""
     latest: Event = field(default_factory=dict)
@@ -72,14 +77,20 @@ class RunState:
     """Term of the objective → the share of influence that its weight asks for."""
     best_baselines: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Split → name and cosine of the best baseline."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Split → baseline → cosine."""
+    gates: tuple[Event, ...] = ()
+    """The recipe's gates."""
     verdicts: tuple[Verdict, ...] = ()
     to_come: tuple[GateToCome, ...] = ()
     warnings: tuple[tuple[Light, str], ...] = ()
-    """Findings of the data check that are not green."""
+    """What the data check and the run itself warned of, the latest last."""
     success: bool | None = None
     criteria: tuple[Criterion, ...] = ()
     verdict: tuple[Light, str] | None = None
     """The judgement's light and sentence."""
+    judgement: Event = field(default_factory=dict)
+    """All of the judgement, as its event holds it."""
 
     @property
     def ended(self) -> bool:
@@ -118,12 +129,13 @@ def read_state(events: Sequence[Event], now: float, path: str = "", name: str = 
         synthetic=started.get("synthetic") is True or words(started.get("space")).startswith("synthetic@"),
         status=status,
         reason=words(end.get("reason")),
-        diagnosis=words(end.get("diagnosis")),
+        diagnosis=words(end.get("diagnosis")) or _diagnosis(events, records),
         silent_for=None if status in ENDED else silence(events, now, pace if status == "running" else None),
         trained=_trained(started, recipe),
         data=_data(started, recipe),
         epochs=epochs,
         total_epochs=total_epochs,
+        started=finite(started.get("time")),
         step=step,
         total_steps=steps_per_epoch * total_epochs if steps_per_epoch and total_epochs else None,
         part=1 - rest / total_epochs if rest is not None and total_epochs else None,
@@ -131,17 +143,21 @@ def read_state(events: Sequence[Event], now: float, path: str = "", name: str = 
         seconds_trained=sum(finite(record.get("seconds")) or 0.0 for record in records),
         rate=rate(records, pace, steps_per_epoch * count(training.get("batch"))),
         lr=finite(last_figures.get("lr")),
+        memory=finite(_tail(records).get("memory_mb")),
         records=records,
         latest=_tail(records) or last_figures,
         best=_best(records),
         asked=_asked(objective),
         best_baselines=_best_baselines(_last(events, "baselines"), records),
+        baselines=_baselines(_last(events, "baselines")),
+        gates=tuple(objects(recipe.get("gates"))),
         verdicts=read_verdicts(events, records),
         to_come=() if status in (*ENDED, "trained") else gates_to_come(recipe, epochs, total_epochs),
-        warnings=_warnings(_last(events, "checked")),
+        warnings=_warnings(_last(events, "checked"), events),
         success=success["passed"] if isinstance(success.get("passed"), bool) else None,
         criteria=_criteria(success),
         verdict=_lit(mapping(judgement.get("verdict"))),
+        judgement=judgement,
     )
 
 
@@ -219,9 +235,9 @@ def _asked(objective: dict[str, Any]) -> dict[str, float]:
 def _best_baselines(event: Event, records: Sequence[Event]) -> dict[str, tuple[str, float]]:
     """The best baseline of each split, as measured before training or, if that is missing, as the last record says."""
     best = {}
+    measured = _baselines(event)
     for split in ("val", "ood"):
-        cosines = mapping(mapping(event.get("cosines")).get(split))
-        known = {words(name): level for name, value in cosines.items() if (level := finite(value)) is not None}
+        known = measured.get(split, {})
         name, _, figure = words(_tail(records).get(f"{split}_best_baseline")).rpartition(" ")
         if not known and figure.replace(".", "", 1).isdecimal():
             known = {name: float(figure)}
@@ -230,13 +246,37 @@ def _best_baselines(event: Event, records: Sequence[Event]) -> dict[str, tuple[s
     return best
 
 
+def _baselines(event: Event) -> dict[str, dict[str, float]]:
+    return {
+        words(split): {
+            words(name): level for name, value in mapping(found).items() if (level := finite(value)) is not None
+        }
+        for split, found in mapping(event.get("cosines")).items()
+    }
+
+
+def _diagnosis(events: Sequence[Event], records: Sequence[Event]) -> str:
+    """The first of the diagnoses made at the end or, before it, after the last epoch."""
+    at_end = _last(events, "diagnosed")
+    found = objects(at_end.get("diagnoses")) if at_end else objects(_tail(records).get("diagnoses"))
+    if not found:
+        return ""
+    sureness = words(found[0].get("sureness"))
+    told = f"{words(found[0].get('name'))}{f' ({sureness})' if sureness else ''}: {words(found[0].get('seen'))}"
+    return "; ".join(filter(None, (told, words(found[0].get("advice")))))
+
+
 def _lit(item: dict[str, Any], key: str = "sentence") -> tuple[Light, str] | None:
     return (item["light"], words(item.get(key))) if item.get("light") in LIGHTS else None
 
 
-def _warnings(checked: Event) -> tuple[tuple[Light, str], ...]:
+def _warnings(checked: Event, events: Iterable[Event]) -> tuple[tuple[Light, str], ...]:
     lit = (_lit(finding, "text") for finding in objects(checked.get("findings")))
-    return tuple(item for item in lit if item is not None and item[0] != "green")
+    own = (words(event.get("text")) for event in events if event["kind"] == "warning")
+    return (
+        *(item for item in lit if item is not None and item[0] != "green"),
+        *(("amber", text) for text in own if text),
+    )
 
 
 def _criteria(success: Event) -> tuple[Criterion, ...]:

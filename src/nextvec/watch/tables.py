@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nextvec.events import Event
-from nextvec.watch.fields import count, finite, number, words
+from nextvec.fields import count, finite, number, words
 from nextvec.watch.state import RunState
 from nextvec.watch.words import bar, bounds, figure, sparkline
 

@@ -18,12 +18,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from nextvec.fields import words
 from nextvec.lights import COLOURS, SHAPES, Light
-from nextvec.watch.fields import words
 from nextvec.watch.gates import GateToCome, Verdict
 from nextvec.watch.state import RunState
+from nextvec.watch.status import status_words
 from nextvec.watch.tables import LABEL, cosine_table, loss_table
-from nextvec.watch.words import duration
 
 WIDTH = 100
 """Columns of a view, where the terminal has as many."""
@@ -92,28 +92,6 @@ def run_blocks(state: RunState, width: int = WIDTH) -> Iterator[Block]:
         yield Block(1, Group(*_outcome(state)))
 
 
-def status_words(state: RunState) -> tuple[str, Light | None]:
-    """A run's status in words, and the light before it where it has one."""
-    if state.silent_for is not None:
-        return f"{state.status}? no news for {duration(state.silent_for)}", "amber"
-    took = f" · trained {duration(state.seconds_trained)}" if state.seconds_trained else ""
-    match state.status:
-        case "waiting":
-            return "no events yet", None
-        case "starting":
-            return "starting: measuring baselines", None
-        case "running":
-            return "running" + ("" if state.seconds_left is None else f" · {duration(state.seconds_left)} left"), None
-        case "trained":
-            return f"trained · judging{took.replace(' · trained', ' ·')}", None
-        case "finished":
-            return f"finished{took}", None
-        case "interrupted":
-            return f"interrupted{took}", "amber"
-        case ended:
-            return f"{ended}{took}", "red"
-
-
 def _heading(state: RunState) -> Iterator[RenderableType]:
     sentence, light = status_words(state)
     status = Text(sentence, style="bold")
@@ -152,6 +130,7 @@ def _progress(state: RunState) -> Iterator[Text]:
     rates = [
         "" if state.lr is None else f"learning rate {state.lr:.3g}",
         "" if state.rate is None else f"{state.rate:,.0f} windows/s",
+        "" if state.memory is None else f"memory {state.memory:,.0f} MB",
     ]
     if any(rates):
         yield Text(" " * (LABEL + 2) + " · ".join(filter(None, rates)), style="dim")
@@ -208,10 +187,10 @@ def _thresholds(gate: GateToCome) -> Text:
 
 
 def _warnings(warnings: Sequence[tuple[Light, str]]) -> Group:
-    lines: list[RenderableType] = [Text("data check", style="bold")]
-    lines += [_row(SHAPES[light], COLOURS[light], text) for light, text in warnings[:MOST_WARNINGS]]
+    lines: list[RenderableType] = [Text("warnings", style="bold")]
     if len(warnings) > MOST_WARNINGS:
-        lines.append(Text(f"and {len(warnings) - MOST_WARNINGS} more: nextvec data check", style="dim"))
+        lines.append(Text(f"{len(warnings) - MOST_WARNINGS} earlier ones: see training.log", style="dim"))
+    lines += [_row(SHAPES[light], COLOURS[light], text) for light, text in warnings[-MOST_WARNINGS:]]
     return Group(*lines)
 
 

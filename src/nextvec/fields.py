@@ -1,4 +1,4 @@
-"""Reading the fields of events, which may be missing, of another version, or damaged: each gets its type or nothing."""
+"""Fields of events, which may be missing, of another version, or damaged: each gets its type or nothing."""
 
 from __future__ import annotations
 

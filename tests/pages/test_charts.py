@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.report.charts import cosine_chart, loss_charts, spread
+from nextvec.pages.charts import spread, thinned
+from nextvec.pages.curves import CurveSource, cosine_chart, judged_panels, loss_charts, overlay_panels, run_panels
 
 LEVELS = {"ridge": 0.579, "copy-last": 0.484, "context-mean": 0.573, "decayed-mean": 0.574}
 
@@ -75,3 +76,55 @@ def test_spread_labels_do_not_touch_and_keep_their_order(places, gap):
 @given(st.lists(st.integers(-50, 50), unique=True, max_size=8))
 def test_labels_with_room_stay_where_they_are(places):
     assert spread([float(place) for place in places], 0.9) == [float(place) for place in places]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_labels_stay_in_the_chart_where_there_is_room(places):
+    moved = spread(places, 0.05, 0.0, 1.0)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in moved)
+    assert all(later - earlier >= 0.05 - 1e-9 for earlier, later in pairwise(sorted(moved)))
+
+
+def test_long_lines_keep_their_ends_and_their_spikes():
+    values = [0.5 + 0.0001 * (number % 7) for number in range(10_000)]
+    values[1234], values[7777], values[4000] = 9.0, -9.0, None
+    x, y = thinned(range(10_000), values)
+    assert len(x) <= 800 and x[0] == 0 and x[-1] == 9999 and x == sorted(set(x))
+    assert {9.0, -9.0} <= set(y) and all(values[place] == value for place, value in zip(x, y, strict=True))
+
+
+GATES = [
+    {"epoch": [1, 3, 9], "metric": "val_cosine", "green": 0.57, "red": 0.5},
+    {"epoch": 2, "metric": "val_gain", "green": 0.0},
+    {"epoch": 2, "metric": "ood_cosine", "red": 0.1},
+]
+
+
+def test_gates_are_bands_where_they_looked(history):
+    shapes = cosine_chart(history, "val", LEVELS, with_train=True, gates=GATES)["layout"]["shapes"]
+    bands = [shape for shape in shapes if shape["type"] == "rect"]
+    green = {(band["x0"], band["y0"]) for band in bands if band["fillcolor"] == "$green"}
+    assert green == {(0.6, 0.57), (2.6, 0.57), (1.6, 0.579)}, (
+        "the gain's gate stands at the best baseline; 9 is to come"
+    )
+    low, high = shapes and cosine_chart(history, "val", LEVELS, with_train=True)["layout"]["yaxis"]["range"]
+    assert all(band["y1"] == high for band in bands if band["fillcolor"] == "$green")
+    assert all(low <= band["y0"] <= band["y1"] for band in bands if band["fillcolor"] == "$red")
+
+
+def test_damaged_figures_leave_their_charts_out(history):
+    records = [{**history[0], "val_gain": "nan", "share_mse": True, "lr": None}, {"epoch": "two"}, history[2]]
+    run = CurveSource(
+        "x", records, {}, [{"epoch": "x", "metric": "val_cosine"}], {}, {"splits": {"val": {"predictors": 3}}}
+    )
+    keys = [panel.key for panel in run_panels(run)]
+    assert "val_cosine" in keys and "gain" not in keys and "shares" not in keys
+    assert run_panels(CurveSource("x")) == [] == overlay_panels([CurveSource("x")])
+
+
+def test_a_query_has_its_own_line_of_retrieval():
+    scores = {"retrieval": {"r_at_1": 0.1, "r_at_50": 0.5}, "query": {"r_at_1": 0.2, "r_at_50": 0.6}}
+    (panel,) = judged_panels(
+        {"model": "amn", "splits": {"val": {"predictors": {"amn": scores}, "best_baseline": None}}}
+    )
+    assert {line["name"]: line["y"] for line in panel.figure["data"]} == {"amn": [0.1, 0.5], "amn, query": [0.2, 0.6]}
