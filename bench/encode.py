@@ -13,7 +13,7 @@ from nextvec.errors import MissingExtraError
 
 
 def main():
-    """Measure 256 paragraphs of the documentation that every installation carries."""
+    """Measure 64 paragraphs of the documentation that every installation carries."""
     chosen = arguments(__doc__)
     try:
         from nextvec.data.sentence import _minilm_folder, open_sentence_encoder
@@ -28,9 +28,9 @@ def main():
     texts = []
     for document in read_builtin(BUILTIN):
         texts += [text for text in document.paragraphs if len(text) > 80]
-        if len(texts) >= 256:
+        if len(texts) >= 64:
             break
-    texts = texts[:256]
+    texts = texts[:64]
     rates = in_turns(
         {
             "sentence-transformers, defaults": lambda: len(plain.encode(texts, show_progress_bar=False)),
