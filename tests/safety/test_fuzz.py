@@ -85,7 +85,9 @@ def test_recipes(examples: int, tmp_path: Path) -> None:
 
 def quiet_verb(verb: Callable[..., Any]) -> Callable[..., Any]:
     """A verb with the same arguments that does nothing: the words are what is tried."""
-    stub = types.FunctionType((lambda *words, **options: "done").__code__, verb.__globals__, verb.__name__)
+    stub = types.FunctionType(
+        (lambda *words, **options: __import__("pathlib").Path("done")).__code__, verb.__globals__, verb.__name__
+    )
     stub.__wrapped__ = verb  # type: ignore[attr-defined]
     stub.__annotations__, stub.__doc__ = dict(verb.__annotations__), verb.__doc__
     return stub

@@ -173,16 +173,19 @@ def test_the_canary_sings(tmp_path: Path) -> None:
 # Bombs
 
 READ = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from nextvec.data.corpus import read_documents
 from nextvec.errors import NextvecError
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # of this program alone: getrusage's also counts the process that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+before = peak()
 documents = 0
 try:
     if sys.argv[1].endswith("npz"):
         from nextvec.data.npz import open_windows
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak()
         found = open_windows(Path(sys.argv[1]))
         for _, block in found.contexts.blocks():
             block.sum()
@@ -192,11 +195,12 @@ try:
     told = "read"
 except NextvecError as error:
     told = str(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before // 1024, documents, told, sep="|")
+print(peak() - before, documents, told, sep="|")
 """
 MEGABYTE = 2**20
-MOST = 500
-"""Megabytes that reading may take, import of pyarrow and all; every bomb below unpacks to more."""
+MOST = 250
+"""Megabytes that reading may take, import of pyarrow and all; each bomb below unpacks to 600 or more."""
+measured = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is told by /proc")
 
 
 def packed(compress: Callable[[bytes], bytes], megabytes: int, start: bytes = b"", unit: bytes = b"a") -> bytes:
@@ -299,6 +303,7 @@ def test_a_bomb_takes_bounded_memory(make: Callable[[Path, int], Path], tmp_path
     check_bomb(make, BOMBS[make], tmp_path, 600)
 
 
+@measured
 @pytest.mark.long
 @pytest.mark.parametrize("make", BOMBS, ids=lambda make: make.__name__)
 def test_a_bomb_of_two_gigabytes_takes_bounded_memory(
