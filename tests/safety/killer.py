@@ -79,17 +79,17 @@ def told(kind: str, function):
     return call
 
 
-def work(out: Path) -> None:
-    """Train, or go on; a folder that was left before its first position is begun again, as the error says."""
+def work(out: Path) -> int:
+    """Train, or go on, and return the exit code; a folder that was left before its first position is begun again."""
     if mode == "suite":
-        code = suite(tuple(recipes), out=str(out), quiet=True).exit_code
-        os._exit(code)
+        return suite(tuple(recipes), out=str(out), quiet=True).exit_code
     if (out / RESUME).is_file():
         run = resume_run(out, quiet=True)
     else:
         shutil.rmtree(out, ignore_errors=True)
         run = start_run(load_recipe(recipes[0]), out, quiet=True)
     loop.train(run)
+    return 0
 
 
 def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
@@ -103,8 +103,7 @@ def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
         code = 1
         with contextlib.suppress(NextvecError):
             try:
-                work(out)
-                code = 0
+                code = work(out)
             except NextvecError as error:
                 code = error.exit_code
                 sys.stderr.write(f"{error}\n")

@@ -28,7 +28,8 @@ BUSY = "another trainer is at work there; wait until it is done, or stop it"
 
 @pytest.fixture
 def recipe(toy_recipe: Recipe) -> Recipe:
-    return make_recipe(toy_recipe.model_dump(exclude_none=True), ("training.epochs=2", "model.dropout=0.1"))
+    words = ("training.epochs=2", "model.dropout=0.1", 'gates=[{epoch=[1, 2], metric="ood_cosine", red=-2.0}]')
+    return make_recipe(toy_recipe.model_dump(exclude_none=True), words)
 
 
 def train(recipe: Recipe, path: Path) -> Path:
