@@ -297,7 +297,7 @@ def test_an_error_in_a_training_ends_the_suite_and_is_kept(write: Write, tmp_pat
     with pytest.raises(InputError, match="disk"):
         series.suite((write("one"), write("two")), out=str(out), quiet=True)
     assert (
-        "[~] train one" in log_of(out) and "the disk is full\n" in log_of(out) and trainer.calls == [("train", "one")]
+        "[~] train one" in log_of(out) and "the disk\\nis full\n" in log_of(out) and trainer.calls == [("train", "one")]
     )
     series.suite((), out=str(out), quiet=True)
     assert trainer.calls[1:] == [("resume", "one"), ("train", "two")]
