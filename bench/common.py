@@ -1,9 +1,8 @@
 """What all measurements share: data, interleaved timing, and the table and JSON that they leave.
 
-Seconds are those of the process on its processors (`time.process_time`) unless the device is a GPU: on a shared machine
-wall time says more about the neighbours. Variants that are compared run in turns within one process; what is given is
-the median over the rounds, and the spread (highest − lowest) / median. With several threads, waiting threads count too,
-so that figures are for one thread (`--threads`) unless said otherwise.
+Seconds are those of the clock; with `--threads 1` those of the process on its processor, as on a shared machine the
+clock says more about the neighbours. Variants that are compared run in turns within one process; what is given is the
+median over the rounds, and the spread (highest − lowest) / median.
 """
 
 from __future__ import annotations
@@ -37,10 +36,15 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser.add_argument("--store", default="", help="a store; left out, synthetic vectors at scale 0.02")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="steps of batch 512 in a round")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     chosen, _ = parser.parse_known_args()
     torch.set_num_threads(chosen.threads)
     return chosen
+
+
+def now() -> float:
+    """Seconds of the clock that suits the number of threads."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def store_path(given: str = "", scale: float = 0.02) -> str:
@@ -67,10 +71,10 @@ def in_turns(variants: dict[str, Callable[[], int]], rounds: int) -> dict[str, d
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, variant in variants.items():
-            begin = time.process_time()
+            begin = now()
             done = variant()
             if round_:
-                rates[name].append(done / (time.process_time() - begin))
+                rates[name].append(done / (now() - begin))
     return {name: summary(values) for name, values in rates.items()}
 
 

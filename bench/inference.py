@@ -6,10 +6,9 @@ python bench/inference.py [--store STORE] [--quick]
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
-from common import arguments, finish, open_run, store_path
+from common import arguments, finish, now, open_run, store_path
 
 from nextvec.data.windows import WindowSet
 from nextvec.judge.bootstrap import bootstrap_means, interval
@@ -33,15 +32,15 @@ def main():
     windows: WindowSet = run.sets["train"]
     count = min(len(windows), 7_300 if "--quick" in sys.argv else 73_000)
     some = windows.windows.take(torch.arange(count))
-    begin = time.process_time()
+    begin = now()
     scores = score_windows(model, windows.vectors, some)
-    scored = time.process_time()
+    scored = now()
     queries = some.take(torch.arange(0, count, max(1, count // 10_000))[:10_000])
     ranks = target_ranks(model, windows.vectors, queries, candidates_of(windows.vectors, windows.documents, "train"))
-    ranked = time.process_time()
+    ranked = now()
     groups = some.groups.numpy()
     interval(bootstrap_means(scores.cosine[None], groups, 2_000, 0)[0], len(set(groups.tolist())))
-    done = time.process_time()
+    done = now()
     rows.append({
         "what": f"evaluation of {count:,} windows", "scores s": scored - begin, "retrieval s": ranked - scored,
         "interval s": done - ranked, "whole s": done - begin, "cosine": scores.mean_cosine,

@@ -8,10 +8,8 @@ steps until it is as good. Scoring is not counted on either side.
 
 from __future__ import annotations
 
-import time
-
 import torch
-from common import arguments, finish, open_run, store_path
+from common import arguments, finish, now, open_run, store_path
 from plain_trainer import PlainTrainer
 from throughput import ours, val_cosine
 
@@ -21,19 +19,19 @@ def main():
     chosen = arguments(__doc__)
     store = store_path(chosen.store)
     run = open_run(store, "model.query=false", "training.lr=1e-3", "training.warmup=0", "training.schedule=constant")
-    windows = run.sets["train"]
+    windows = run.train_windows
     batch = windows.batch(torch.arange(min(len(windows), 16_384)))
     plain = PlainTrainer(batch.context_BSD.float().numpy(), batch.target_BD.float().numpy())
-    begin = time.process_time()
+    begin = now()
     plain.train(len(plain.loader))
-    needed = time.process_time() - begin
+    needed = now() - begin
     aim = val_cosine(run, plain.model)
     step, spent, seen, score = ours(run, 4), 0.0, 0, val_cosine(run, run.model)
     start = score
     while score < aim and spent < 2 * needed:
-        begin = time.process_time()
+        begin = now()
         seen += step()
-        spent += time.process_time() - begin
+        spent += now() - begin
         score = val_cosine(run, run.model)
     rows = [
         {"what": "plain trainer", "seconds": needed, "windows": len(plain.loader) * 32, "val cosine": aim},

@@ -71,19 +71,37 @@ def test_gather_equals_a_loop_and_never_crosses_a_document(table, lengths, dtype
     chosen = [random.randrange(len(expected)) for _ in range(6)] if expected else []
     batch = gather(vectors, windows, torch.tensor(chosen, dtype=torch.int64))
     assert batch.context_BSD.shape == (len(chosen), context, 2)
-    assert batch.context_BSD.dtype == batch.target_BD.dtype == dtype
+    assert batch.context_BSD.dtype == batch.target_BD.dtype == torch.float32, "nothing computes in float16 on the CPU"
     for place, number in enumerate(chosen):
         target, group, rows = expected[number]
         missing = context - len(rows)
-        assert torch.equal(batch.target_BD[place], vectors[target])
+        assert torch.equal(batch.target_BD[place], vectors[target].float())
         assert int(batch.group_B[place]) == group
-        assert torch.equal(batch.context_BSD[place, missing:], vectors[rows])
+        assert torch.equal(batch.context_BSD[place, missing:], vectors[rows].float())
         assert (batch.context_BSD[place, :missing] == 0).all()
         assert set(batch.context_BSD[place, missing:, 0].tolist()) == {float(batch.target_BD[place, 0])}
         if batch.mask_BS is None:
             assert missing == 0
         else:
             assert batch.mask_BS[place].tolist() == [False] * missing + [True] * len(rows)
+
+
+@given(tables(), contexts(), st.randoms(use_true_random=False))
+def test_windows_read_backwards_equal_a_loop(table, lengths, random):
+    """A mirrored window is the window of the document read from its end; the others stay as they are."""
+    windows = index_windows(table, None, *lengths)
+    vectors = torch.arange(1, 1 + int(table.rows.sum()), dtype=torch.float32)[:, None]
+    if not len(windows):
+        return
+    index = torch.tensor([random.randrange(len(windows)) for _ in range(7)])
+    mirrored = random.randrange(8)
+    batch, straight = gather(vectors, windows, index, mirrored), gather(vectors, windows, index)
+    for place in range(7):
+        present = slice(None) if batch.mask_BS is None else batch.mask_BS[place]
+        expected = [*straight.context_BSD[place, present, 0].tolist(), straight.target_BD[place].item()]
+        expected = expected[::-1] if place < mirrored else expected
+        assert [*batch.context_BSD[place, present, 0].tolist(), batch.target_BD[place].item()] == expected
+        assert batch.mask_BS is None or not batch.context_BSD[place, ~present].any()
 
 
 def test_gather_without_an_index_takes_all_windows_in_order():

@@ -27,11 +27,11 @@ def changed(recipe: Recipe, *overrides: str) -> Recipe:
 def spoil(patch: pytest.MonkeyPatch, run: Run, place: str, step: int, value: float) -> None:
     """Let a vector of the data, the loss or the gradient of one step be NaN or infinite."""
     if place == "data":
-        sets = run.sets["train"]
+        sets = run.train_windows
         batch = type(sets).batch
 
-        def spoilt_batch(self, index):
-            found = batch(self, index)
+        def spoilt_batch(self, index, mirrored=0):
+            found = batch(self, index, mirrored)
             if run.position.step == step and self is sets:
                 found.context_BSD[3, 2, 1] = value
             return found

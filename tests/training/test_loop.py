@@ -13,6 +13,7 @@ import torch
 
 from equality import assert_same_runs, assert_same_values
 from nextvec.data.store import Store
+from nextvec.data.windows import Batch, WindowSet
 from nextvec.errors import (
     CheckpointError,
     Interrupted,
@@ -123,10 +124,40 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert_same_runs(whole.path, broken.path)
 
 
+def test_short_windows_teach_but_are_not_judged_and_fit_no_baseline(
+    toy_recipe: Recipe, tmp_path: Path, unbroken: Callable[[Recipe], Run]
+) -> None:
+    plain = unbroken(toy_recipe)
+    recipe = changed(toy_recipe, "data.train_min_context=1", "training.epochs=1")
+    run = trained(recipe, tmp_path / "run")
+    missing = sum(
+        min(4, rows - 1) for rows in run.sets["train"].documents.rows[run.sets["train"].documents.splits == 0]
+    )
+    assert len(run.train_windows) == len(plain.train_windows) + missing
+    assert f"trained on {len(run.train_windows):,}" in (run.path / "training.log").read_text()
+    assert len(run.sets["val"]) == len(plain.sets["val"]) and run.baseline_cosines == plain.baseline_cosines
+
+
+def test_mirrored_steps_are_the_first_ones(toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_run(changed(toy_recipe, "training.mirror=0.5", "training.epochs=2"), tmp_path / "run", quiet=True)
+    counts: list[int] = []
+    batch = WindowSet.batch
+
+    def counted(self: WindowSet, index: torch.Tensor, mirrored: int = 0) -> Batch:
+        if self is run.train_windows:
+            counts.append(mirrored)
+        return batch(self, index, mirrored)
+
+    monkeypatch.setattr(WindowSet, "batch", counted)
+    loop.train(run)
+    half = run.recipe.training.batch // 2
+    assert counts == [half] * (run.total_steps // 2) + [0] * (run.total_steps - run.total_steps // 2)
+
+
 def test_a_run_interrupted_three_times_equals_an_unbroken_one(
     toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Recipe], Run]
 ) -> None:
-    recipe = changed(toy_recipe, "model.dropout=0.1", GATES)
+    recipe = changed(toy_recipe, "model.dropout=0.1", *HELPS, GATES)
     whole = unbroken(recipe)
     broken = start_run(recipe, tmp_path / "broken", quiet=True)
     for stop_at in (3, 9, 15):
@@ -135,6 +166,8 @@ def test_a_run_interrupted_three_times_equals_an_unbroken_one(
     loop.train(broken)
     assert_same_runs(whole.path, broken.path)
 
+
+HELPS = ("training.average=0.9", "training.mirror=0.5", "data.train_min_context=1")
 
 GATES = (
     'gates=[{epoch=[1, 2], metric="val_cosine", green=2.0, red=1.5}, {epoch=[1, 2, 3], metric="ood_cosine", red=-2.0}]'
@@ -401,8 +434,8 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
 def test_the_query_learns_apart_from_the_prediction(toy_recipe: Recipe, tmp_path: Path) -> None:
     """Its loss falls, and a run without it moves the prediction just the same."""
     recipe = changed(
-        toy_recipe, "model.dropout=0", "objective.info=0", "objective.query_tau=0.3", "training.lr=0.005",
-        "training.epochs=6",
+        toy_recipe, "model.dropout=0", "objective.info=0", "objective.query_tau=0.3", "objective.query_share=1",
+        "training.lr=0.005", "training.epochs=6",
     )  # fmt: skip
     run = trained(recipe, tmp_path / "with")
     losses = [record["train_loss_query"] for record in run.position.history]

@@ -62,9 +62,9 @@ class WindowSet:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def batch(self, index: Tensor | None = None) -> Batch:
-        """The windows at the positions `index` (B,), in the vectors' dtype."""
-        return gather(self.vectors, self.windows, index)
+    def batch(self, index: Tensor | None = None, mirrored: int = 0) -> Batch:
+        """The windows at the positions `index` (B,), the first `mirrored` of them read backwards; see `gather`."""
+        return gather(self.vectors, self.windows, index, mirrored)
 
     def own_document(self, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Vectors of the windows' own documents, outside of the windows: the hardest wrong answers.
@@ -133,23 +133,34 @@ def index_windows(documents: DocumentTable, split: str | None, context: int, min
     return Windows(context, torch.from_numpy(targets), torch.from_numpy(np.repeat(group, counts)), available)
 
 
-def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None) -> Batch:
-    """The windows at the positions `index` (B,) as one batch, in the vectors' dtype: one gather of B·(S+1) rows.
+def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, mirrored: int = 0) -> Batch:
+    """The windows at the positions `index` (B,) as one batch: one gather of B·(S+1) rows.
 
-    `vectors` is (N, D), on the same device as the windows.
+    It is in the vectors' dtype; on a processor float16 becomes float32, once and in one piece, as nothing there
+    computes in float16.
+
+    `vectors` is (N, D), on the same device as the windows. The first `mirrored` windows are read backwards: their
+    oldest vector is the target, and those after it, the true target included, are its context, nearest last.
     """
     chosen = windows if index is None else windows.take(index)
-    offsets_S = torch.arange(-windows.context, 0, device=vectors.device, dtype=torch.int32)
-    rows_BS = chosen.targets[:, None] + offsets_S
-    mask_BS = None
-    if chosen.available is not None:
-        mask_BS = offsets_S >= -chosen.available[:, None]
-        rows_BS = torch.where(mask_BS, rows_BS, chosen.targets[:, None])
-    rows = torch.cat([rows_BS, chosen.targets[:, None]], dim=1)
-    gathered = vectors.index_select(0, rows.flatten()).view(len(chosen), windows.context + 1, vectors.shape[1])
+    steps_S = torch.arange(windows.context, 0, -1, device=vectors.device, dtype=torch.int32)
+    mask_BS = None if chosen.available is None else steps_S <= chosen.available[:, None]
+    target_B, rows_BS = chosen.targets, chosen.targets[:, None] - steps_S
+    if mirrored:
+        length_B = windows.context if chosen.available is None else chosen.available
+        backwards_B = torch.arange(len(chosen), device=vectors.device) < mirrored
+        target_B = torch.where(backwards_B, target_B - length_B, target_B)
+        rows_BS = torch.where(backwards_B[:, None], target_B[:, None] + steps_S, rows_BS)
+    if mask_BS is not None:
+        rows_BS = torch.where(mask_BS, rows_BS, target_B[:, None])
+    rows = torch.cat([rows_BS, target_B[:, None]], dim=1)
+    gathered = vectors.index_select(0, rows.flatten())
+    if gathered.dtype == torch.float16 and gathered.device.type == "cpu":
+        gathered = gathered.float()
+    gathered = gathered.view(len(chosen), windows.context + 1, vectors.shape[1])
     context_BSD = gathered[:, :-1]
     if mask_BS is not None:
-        context_BSD = context_BSD * mask_BS[:, :, None]
+        context_BSD.masked_fill_(~mask_BS[:, :, None], 0.0)
     return Batch(context_BSD, gathered[:, -1], chosen.groups, mask_BS)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nextvec.models.base import NormThenDropout
-from nextvec.models.mixture import Mixture
+from nextvec.models.mixture import Mixture, side_by_side
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
 DECAYS = (BASE_DECAY, 0.5, 0.7, 1.0)
@@ -38,7 +38,10 @@ class AttentionMixture(ResidualModel):
             start_at_zero(last)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        base_BD = self.mixture.by_age(context_BSD, mask_BS)
-        means_BHD: Tensor = self.mixture(torch.cat([base_BD, context_BSD[:, -1]], dim=1), context_BSD, mask_BS)
-        residual_BD: Tensor = self.residual_net(torch.cat([means_BHD.flatten(1), base_BD], dim=1))
-        return means_BHD[:, 0] + residual_BD
+        mixture = self.mixture
+        base_BD = mixture.by_age(context_BSD, mask_BS)
+        steered_BHS = mixture.weights(torch.cat([base_BD, context_BSD[:, -1]], dim=1), context_BSD, mask_BS)
+        weights_BHS = torch.cat([steered_BHS, mixture.weights_by_age(context_BSD, mask_BS)], dim=1)
+        mean_BD, means_BM = side_by_side(weights_BHS, context_BSD)
+        residual_BD: Tensor = self.residual_net(means_BM)
+        return mean_BD + residual_BD

@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextvec.objective.gradients import (
+    Gradient,
     Raw,
+    batch_gradients,
     info_nce_gradient,
-    moment_gradient,
+    mix,
     mse_gradient,
     query_nce_gradient,
-    variance_gradient,
 )
-from nextvec.objective.terms import SHORTEST, info_nce, moment_matching, mse, variance, variance_floor
+from nextvec.objective.terms import SHORTEST, info_nce, moment_matching, mse, variance_floor
 from nextvec.recipe import ObjectiveRecipe
 
 VANISHED = 1e-6
@@ -68,36 +69,26 @@ class Objective:
         with torch.no_grad(), torch.autocast(prediction_BD.device.type, enabled=False):
             raw = Raw.of(prediction_BD.detach().float())
             target_BD = F.normalize(target_BD.float(), dim=1, eps=SHORTEST)
-            terms, gradients, norms = self._gradients(raw, target_BD, group_B)
-            mix = self._balanced(norms, target_BD.shape[1]) if self.balance == "gradient" else self.weights
-            mixed_BD = reduce(add, [gradients[term].mul_(factor) for term, factor in mix.items()])
-            influences = torch.stack([norms[term] * factor for term, factor in mix.items()])
+            gradients, cosine = self._gradients(raw, target_BD, group_B)
+            norms = {term: gradient.norm(raw) for term, gradient in gradients.items()}
+            factors = self._balanced(norms, target_BD.shape[1]) if self.balance == "gradient" else self.weights
+            mixed_BD = mix(raw, target_BD, ((gradients[term], factor) for term, factor in factors.items()))
+            influences = torch.stack([norms[term] * factor for term, factor in factors.items()])
             shares = influences / influences.sum().clamp(min=_TINY)
-            cosine = (raw.unit_BD * target_BD).sum(dim=1).mean()
         prediction_BD.backward(mixed_BD.to(prediction_BD.dtype))
-        return _figures(terms, cosine) | {f"share_{term}": share for term, share in zip(mix, shares, strict=True)}
+        figures = _figures({term: gradient.value for term, gradient in gradients.items()}, cosine)
+        return figures | {f"share_{term}": share for term, share in zip(factors, shares, strict=True)}
 
-    def _gradients(
-        self, raw: Raw, target_BD: Tensor, group_B: Tensor | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Value, gradient at the raw prediction, and its norm, of MSE and of every weighted term."""
-        unit_BD = raw.unit_BD
-        found = {"mse": mse_gradient(unit_BD, target_BD)}
+    def _gradients(self, raw: Raw, target_BD: Tensor, group_B: Tensor | None) -> tuple[dict[str, Gradient], Tensor]:
+        """The gradients of MSE and of every weighted term, and the mean cosine."""
+        cosine_B = (raw.unit_BD * target_BD).sum(dim=1)
+        found = {"mse": mse_gradient(raw.unit_BD, target_BD, cosine_B)}
         if "info" in self.weights:
             groups = group_B if self.mask_same_document else None
-            found["info"] = info_nce_gradient(unit_BD, target_BD, self.tau, groups)
+            found["info"] = info_nce_gradient(raw.unit_BD, target_BD, self.tau, groups)
         if "moment" in self.weights or "variance" in self.weights:
-            mean_D = unit_BD.mean(dim=0)
-            centred_BD = unit_BD - mean_D
-            variance_D = centred_BD.square().mean(dim=0)
-        if "moment" in self.weights:
-            means_D, variances_D = mean_D - target_BD.mean(dim=0), variance_D - variance(target_BD)
-            found["moment"] = moment_gradient(centred_BD, means_D, variances_D)
-        if "variance" in self.weights:
-            found["variance"] = variance_gradient(centred_BD, variance_D)
-        gradients = {term: raw.gradient(gradient_BD) for term, (_, gradient_BD) in found.items()}
-        norms = {term: torch.linalg.vector_norm(gradient_BD) for term, gradient_BD in gradients.items()}
-        return {term: value for term, (value, _) in found.items()}, gradients, norms
+            found |= batch_gradients(raw.unit_BD, target_BD, self.weights)
+        return found, cosine_B.mean()
 
     def _balanced(self, norms: Mapping[str, Tensor], dimensions: int) -> dict[str, Tensor]:
         """What each weighted term's gradient is multiplied by, so that its share of influence is its weight's."""
@@ -123,7 +114,8 @@ class Objective:
             loss, gradient_BD = query_nce_gradient(
                 raw.unit_BD, target_BD, wrong_BKD, any_wrong_B, self.query_tau, group_B
             )
-            gradient_BD = raw.gradient(gradient_BD)
+            along_B1 = (gradient_BD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B1
+            gradient_BD = gradient_BD.addcmul_(raw.unit_BD, along_B1, value=-1).div_(raw.length_B1)
         query_BD.backward(gradient_BD.to(query_BD.dtype))
         return {"loss_query": loss}
 

@@ -38,7 +38,7 @@ def info_nce(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tens
 
 def pair_logits(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tensor | None) -> Tensor:
     """(B, B) p·t / tau of every prediction (row) with every target; −infinity for other pairs of a row's group."""
-    logits_BB = prediction_BD @ (target_BD / tau).T
+    logits_BB = (prediction_BD @ target_BD.T) / tau
     if group_B is None:
         return logits_BB
     same_BB = group_B[:, None] == group_B

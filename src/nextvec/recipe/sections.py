@@ -40,6 +40,9 @@ class DataRecipe(Section):
     min_context: Positive | None = None
     """Fewest vectors before a target for it to be a window, the missing ones masked; left out, 5, or `context` where
     that is shorter: a longer context loses no window."""
+    train_min_context: Positive | None = None
+    """The same for the windows that the network is trained on, not those it is judged on; left out, `min_context`. With
+    1 the beginning of each document teaches too."""
 
     @property
     def least_context(self) -> int:
@@ -81,6 +84,8 @@ class ObjectiveRecipe(Section):
     """gradient: a weight is the term's share of the gradient norm at the prediction; none: raw values are added."""
     query_negatives: Annotated[int, Field(ge=0)] = 16
     """Chunks of the window's own document that the query must tell the target from, beside the batch's targets."""
+    query_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of each batch that the query learns from: it is small, and all windows would make a step far longer."""
     query_tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Temperature of the query's InfoNCE."""
 
@@ -114,6 +119,12 @@ class TrainingRecipe(Section):
     """Largest gradient norm; longer gradients are scaled down to it. 0 turns clipping off."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """cosine: down to 1 % of lr over the run; plateau: halved when validation stops improving; constant."""
+    mirror: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the steps, from the first on, in which half of each batch is read backwards: what comes before a chunk
+    is much like what comes after it, and a network with little text learns from both."""
+    average: Fraction = 0.0
+    """Decay of the running average of the weights that is validated, saved and judged (EMA, Polyak & Juditsky 1992):
+    0.998 averages about 500 steps. 0 takes the weights as they are."""
     warmup: Fraction = 0.02
     """Share of all steps over which the rate rises from zero."""
     patience: Positive = 2

@@ -21,6 +21,8 @@ SYNTHETIC_LINE = "SYNTHETIC data: a rehearsal; its scores say nothing about real
 def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     """The top of the log: what is trained, on what, where."""
     windows = ", ".join(f"{split} {count:,}" for split, count in facts["windows"].items())
+    if facts["train_windows"] != facts["windows"]["train"]:
+        windows += f", trained on {facts['train_windows']:,}"
     weights = recipe.objective.model_dump(include={"mse", "info", "moment", "variance"})
     terms = " ".join(f"{name}={weight:g}" for name, weight in weights.items() if weight)
     lines = [SYNTHETIC_LINE] if facts["synthetic"] else []

@@ -58,10 +58,11 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
 
 
 def _train_epoch(run: Run, stop: threading.Event) -> None:
-    recipe, position, windows = run.recipe.training, run.position, run.sets["train"]
+    recipe, position, windows = run.recipe.training, run.position, run.train_windows
     order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
     scores, guard = _scores(run), FiniteGuard(run.optimizer, run.device)
     parameters = run.model.prediction_parameters()
+    mirrored_steps = round(recipe.mirror * run.total_steps)
     event_every = max(1, run.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
     saved_at = clock = time.monotonic()
     run.model.train()
@@ -71,7 +72,7 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
         while position.step_in_epoch < run.steps_per_epoch:
             start = position.step_in_epoch * recipe.batch
             index = order[start : start + recipe.batch]
-            batch = windows.batch(index)
+            batch = windows.batch(index, recipe.batch // 2 if position.step < mirrored_steps else 0)
             with autocast(run.device, run.precision):
                 prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
             figures = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
@@ -88,6 +89,8 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             set_rate(run.optimizer, rate_at(position.step, run.total_steps, recipe, scores))
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
+            if run.average is not None:
+                run.average.follow(position.step + 1)
             _add_up(position.sums, figures)
             position.step += 1
             position.step_in_epoch += 1
@@ -121,10 +124,13 @@ def _add_up(sums: dict[str, Tensor], figures: dict[str, Tensor]) -> None:
 
 def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the query output; it is clipped by itself, so that it never shortens that of the prediction."""
+    # From the end of the batch: mirrored windows stand at its beginning, and a query always looks ahead.
+    some = slice(-max(2, round(run.recipe.objective.query_share * len(index))), None)
+    mask_BS = None if batch.mask_BS is None else batch.mask_BS[some]
     with autocast(run.device, run.precision):
-        query_BD = run.model.raw_query(batch.context_BSD, batch.mask_BS)
-    wrong_BKD, any_wrong_B = run.sets["train"].own_document(index, run.objective.query_negatives)
-    return run.objective.backward_query(query_BD, batch.target_BD, wrong_BKD, any_wrong_B, batch.group_B)
+        query_BD = run.model.raw_query(batch.context_BSD[some], mask_BS)
+    wrong_BKD, any_wrong_B = run.train_windows.own_document(index[some], run.objective.query_negatives)
+    return run.objective.backward_query(query_BD, batch.target_BD[some], wrong_BKD, any_wrong_B, batch.group_B[some])
 
 
 def _finish_epoch(run: Run) -> None:
@@ -160,7 +166,7 @@ def _finish_epoch(run: Run) -> None:
         run.log.write("gate", step=position.step, **verdict.to_dict())
     run.say(*epoch_lines(record, run.recipe))
     run.say_sentinel(*sentinel_lines(record))
-    checkpoint = {**run.describe(), "model_state_dict": run.model.state_dict()}
+    checkpoint = {**run.describe(), "model_state_dict": run.result.state_dict()}
     if recipe.keep_epochs:
         save_checkpoint(run.path / epoch_file(position.epoch), checkpoint)
     if record["best"]:
@@ -200,8 +206,8 @@ def _diagnose(run: Run) -> tuple[Diagnosis, ...]:
 
 def _validate(run: Run, split: str) -> dict[str, Any]:
     """Score the model on a split as the judge will, in float32 and without dropout."""
-    run.model.eval()
-    scores = score_windows(run.model, run.sets[split].vectors, run.sets[split].windows)
+    run.result.eval()
+    scores = score_windows(run.result, run.sets[split].vectors, run.sets[split].windows)
     if not scores.finite:
         run.fail(f"the model's predictions on {split} are not finite", "lower training.lr and start again")
     baseline, level = run.best_baseline(split)
@@ -226,7 +232,7 @@ def _validation_loss(run: Run) -> dict[str, float]:
     parts = chosen.split(size)
     for index in parts:
         batch = windows.batch(index)
-        prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
+        prediction_BD = run.result(batch.context_BSD, batch.mask_BS)
         values = run.objective.values(prediction_BD, batch.target_BD, batch.group_B)
         values["loss"] = run.objective.loss(values)
         for name, value in values.items():

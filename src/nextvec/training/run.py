@@ -28,6 +28,7 @@ from nextvec.models.registry import LatentModel
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import Recipe
+from nextvec.training.average import Average
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, save_checkpoint
 
 RECIPE_FILE, LOG_FILE, SENTINEL_FILE, HISTORY_FILE = (
@@ -98,8 +99,14 @@ class Run:
     precision: torch.dtype
     sets: dict[str, WindowSet]
     """Split → its windows, on the device; splits without windows are left out."""
+    train_windows: WindowSet
+    """What the network is trained on: those of train, and shorter ones where the recipe says so; baselines are fitted
+    on those of train alone."""
     check: CheckReport
     model: LatentModel
+    """What the optimizer moves."""
+    average: Average | None
+    """What follows the model, where the recipe asks for it."""
     optimizer: torch.optim.AdamW
     objective: Objective
     baselines: dict[str, LatentModel]
@@ -118,7 +125,12 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training windows."""
-        return len(self.sets["train"]) // self.recipe.training.batch
+        return len(self.train_windows) // self.recipe.training.batch
+
+    @property
+    def result(self) -> LatentModel:
+        """The network that is validated and saved: the average where there is one, else the model."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def total_steps(self) -> int:
@@ -250,6 +262,8 @@ def save_position(run: Run) -> None:
         "stopped": position.stopped,
         "baseline_cosines": run.baseline_cosines,
     }
+    if run.average is not None:
+        training["average"] = run.average.model.state_dict()
     run.log.sync()
     save_checkpoint(
         run.path / RESUME,
@@ -263,6 +277,8 @@ def restore(run: Run, saved: Checkpoint) -> None:
     try:
         training = saved.values["training"]
         load_weights(run.model, saved.weights, strict=True)
+        if run.average is not None:
+            load_weights(run.average.model, training["average"], strict=True)
         run.optimizer.load_state_dict(training["optimizer"])
         run.position = Position(
             training["epoch"], training["step_in_epoch"], training["step"], training["seconds"],

@@ -7,6 +7,7 @@ resume_run  opens a folder again, verifies that the data is the same, and takes 
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nextvec.data.check import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
 from nextvec.data.store import Store, require_new
+from nextvec.data.windows import index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.events import Event
 from nextvec.files import make_folder, remove_leftovers, write_text
@@ -27,6 +29,7 @@ from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
 from nextvec.runtime import keep_memory, resolve_device, resolve_precision, seed_everything, set_threads
+from nextvec.training.average import Average
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
 from nextvec.training.fitting import baseline_cosines, fit_and_save, fit_on, restore_baselines
 from nextvec.training.log import epoch_lines, header_lines
@@ -193,10 +196,15 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
             raise StoreError(
                 f"store {data.store.path}: no {split} windows with context {recipe.data.context}; add documents"
             )
-    if len(sets["train"]) < recipe.training.batch:
+    train_windows = sets["train"]
+    if recipe.data.train_min_context is not None:
+        least = recipe.data.train_min_context
+        index = index_windows(data.store.documents, "train", recipe.data.context, least)
+        train_windows = replace(train_windows, windows=index.to(device))
+    if len(train_windows) < recipe.training.batch:
         raise RecipeError(
             f"recipe {recipe.name}: training.batch is {recipe.training.batch}, but there are only "
-            f"{len(sets['train'])} training windows; make the batch smaller"
+            f"{len(train_windows)} training windows; make the batch smaller"
         )
     keep_memory()
     seed_everything(recipe.seed)
@@ -208,8 +216,10 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
         device=device,
         precision=resolve_precision(recipe.training.precision, device),
         sets=sets,
+        train_windows=train_windows,
         check=report,
         model=model,
+        average=Average(model, recipe.training.average) if recipe.training.average else None,
         optimizer=make_optimizer(model, recipe.training),
         objective=Objective(recipe.objective),
         baselines={},
@@ -256,6 +266,7 @@ def _facts(run: Run) -> Event:
         "space": str(run.data.store.space),
         "vectors": len(run.data.store.vectors),
         "windows": {split: len(windows) for split, windows in run.sets.items()},
+        "train_windows": len(run.train_windows),
         "parameters": count_parameters(run.model),
         "steps_per_epoch": run.steps_per_epoch,
         "device": str(run.device),
