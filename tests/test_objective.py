@@ -426,8 +426,11 @@ def test_query_nce_is_the_log_share_of_the_target() -> None:
         scores += [float(query_BD[row] @ target_BD[other]) for other in range(6) if group_B[other] != group_B[row]]
         scores += [float(query_BD[row] @ wrong_D) for wrong_D in wrong_BKD[row]] if any_wrong_B[row] else []
         expected -= math.log(math.exp(scores[0] / 0.2) / sum(math.exp(score / 0.2) for score in scores)) / 6
-    found = query_nce(query_BD, target_BD, wrong_BKD, any_wrong_B, 0.2, group_B)
+    found = query_nce(query_BD, target_BD, 3 * wrong_BKD, any_wrong_B, 0.2, group_B)
     assert float(found) == pytest.approx(expected, rel=1e-9)
+    first = query_nce(query_BD[:1], target_BD, wrong_BKD[:1], any_wrong_B[:1], 0.2, group_B)
+    scores = torch.cat([query_BD[0] @ target_BD[[0, 2, 3, 4, 5]].T, wrong_BKD[0] @ query_BD[0]]) / 0.2
+    assert float(first) == pytest.approx(float(scores.logsumexp(0) - scores[0]), rel=1e-9)
 
 
 def test_without_own_negatives_the_batch_is_left() -> None:
@@ -474,14 +477,17 @@ def test_each_gradient_in_closed_form_is_autograds(term: str, grouped: bool, len
     torch.testing.assert_close(mix(raw, target_BD, [(gradient, 1.0)]), expected_BD, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("queries", [6, 4])
 @pytest.mark.parametrize("negatives", [0, 3])
-def test_the_querys_gradient_in_closed_form_is_autograds(negatives: int) -> None:
+def test_the_querys_gradient_in_closed_form_is_autograds(negatives: int, queries: int) -> None:
     query_BD, target_BD = pair(6, 8)
-    wrong_BKD = unit(torch.randn(6, negatives, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    rest = wrong_BKD, torch.tensor([True, True, False, True, True, True]), 0.2, torch.tensor([0, 0, 1, 2, 2, 3])
+    query_BD = query_BD[:queries]
+    wrong_BKD = torch.randn(queries, negatives, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    any_wrong_B = torch.tensor([True, True, False, True, True, True])[:queries]
+    rest = wrong_BKD, any_wrong_B, 0.2, torch.tensor([0, 0, 1, 2, 2, 3])
     leaf_BD = unit(query_BD).requires_grad_()
     expected = query_nce(leaf_BD, target_BD, *rest)
     (expected_BD,) = torch.autograd.grad(expected, leaf_BD)
     value, gradient_BD = query_nce_gradient(unit(query_BD), target_BD, *rest)
-    assert torch.equal(value, expected.detach())
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_BD, expected_BD, rtol=1e-9, atol=1e-12)

@@ -99,7 +99,7 @@ def test_windows_read_backwards_equal_a_loop(table, lengths, random):
     for place in range(7):
         present = slice(None) if batch.mask_BS is None else batch.mask_BS[place]
         expected = [*straight.context_BSD[place, present, 0].tolist(), straight.target_BD[place].item()]
-        expected = expected[::-1] if place < mirrored else expected
+        expected = expected[::-1] if place >= 7 - mirrored else expected
         assert [*batch.context_BSD[place, present, 0].tolist(), batch.target_BD[place].item()] == expected
         assert batch.mask_BS is None or not batch.context_BSD[place, ~present].any()
 

@@ -63,7 +63,7 @@ class WindowSet:
         return len(self.windows)
 
     def batch(self, index: Tensor | None = None, mirrored: int = 0) -> Batch:
-        """The windows at the positions `index` (B,), the first `mirrored` of them read backwards; see `gather`."""
+        """The windows at the positions `index` (B,), the last `mirrored` of them read backwards; see `gather`."""
         return gather(self.vectors, self.windows, index, mirrored)
 
     def own_document(self, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, mirro
     It is in the vectors' dtype; on a processor float16 becomes float32, once and in one piece, as nothing there
     computes in float16.
 
-    `vectors` is (N, D), on the same device as the windows. The first `mirrored` windows are read backwards: their
+    `vectors` is (N, D), on the same device as the windows. The last `mirrored` windows are read backwards: their
     oldest vector is the target, and those after it, the true target included, are its context, nearest last.
     """
     chosen = windows if index is None else windows.take(index)
@@ -148,7 +148,7 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, mirro
     target_B, rows_BS = chosen.targets, chosen.targets[:, None] - steps_S
     if mirrored:
         length_B = windows.context if chosen.available is None else chosen.available
-        backwards_B = torch.arange(len(chosen), device=vectors.device) < mirrored
+        backwards_B = torch.arange(len(chosen), device=vectors.device) >= len(chosen) - mirrored
         target_B = torch.where(backwards_B, target_B - length_B, target_B)
         rows_BS = torch.where(backwards_B[:, None], target_B[:, None] + steps_S, rows_BS)
     if mask_BS is not None:

@@ -70,8 +70,10 @@ class Mixture(nn.Module):
 
     def _position(self, length: int) -> Tensor:
         """(H, S) the log-weight of each step, oldest first."""
-        ages_S = torch.arange(length - 1, -1, -1, device=self.position_HA.device).clamp(max=AGES - 1)
-        return self.position_HA[:, ages_S]
+        ages_HS = self.position_HA[:, :length]
+        if length > AGES:
+            ages_HS = torch.cat([ages_HS, ages_HS[:, -1:].expand(-1, length - AGES)], dim=1)
+        return ages_HS.flip(1)
 
 
 def _softmax(scores_BHS: Tensor, mask_BS: Tensor | None) -> Tensor:

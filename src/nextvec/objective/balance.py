@@ -5,7 +5,7 @@ other: at D = 768 and cosine 0.55 the mean squared error is 0.0012 and InfoNCE a
 are 1 : 1,000 in truth. By default a weight is therefore a share of influence: the terms' gradients at the prediction
 are brought to one norm, then mixed by the weights. `balance = "none"` adds raw values instead.
 
-Letters in names: B windows of a batch, K negatives of a window, D dimensions.
+Letters in names: B windows of a batch, Q of them that the query learns from, K negatives of a window, D dimensions.
 """
 
 from __future__ import annotations
@@ -101,22 +101,21 @@ class Objective:
         return factors
 
     def backward_query(
-        self, query_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, group_B: Tensor
+        self, query_QD: Tensor, target_BD: Tensor, wrong_QKD: Tensor, any_wrong_Q: Tensor, group_B: Tensor
     ) -> dict[str, Tensor]:
         """Send the gradient of `query_nce` at the raw query back into the model; returns `loss_query`.
 
-        It moves only what the query is made of, so it needs no weight beside the terms of the prediction.
+        The queries are those of the first Q of the B windows. It moves only what the query is made of, so it needs no
+        weight beside the terms of the prediction.
         """
-        with torch.no_grad(), torch.autocast(query_BD.device.type, enabled=False):
-            raw, target_BD = Raw.of(query_BD.detach().float()), F.normalize(target_BD.float())
-            wrong_BKD = wrong_BKD.to(torch.float32, copy=True)
-            wrong_BKD /= torch.linalg.vector_norm(wrong_BKD, dim=2, keepdim=True).clamp_(min=SHORTEST)
-            loss, gradient_BD = query_nce_gradient(
-                raw.unit_BD, target_BD, wrong_BKD, any_wrong_B, self.query_tau, group_B
+        with torch.no_grad(), torch.autocast(query_QD.device.type, enabled=False):
+            raw, target_BD = Raw.of(query_QD.detach().float()), F.normalize(target_BD.float())
+            loss, gradient_QD = query_nce_gradient(
+                raw.unit_BD, target_BD, wrong_QKD.float(), any_wrong_Q, self.query_tau, group_B
             )
-            along_B1 = (gradient_BD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B1
-            gradient_BD = gradient_BD.addcmul_(raw.unit_BD, along_B1, value=-1).div_(raw.length_B1)
-        query_BD.backward(gradient_BD.to(query_BD.dtype))
+            along_Q1 = (gradient_QD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B1
+            gradient_QD = gradient_QD.addcmul_(raw.unit_BD, along_Q1, value=-1).div_(raw.length_B1)
+        query_QD.backward(gradient_QD.to(query_QD.dtype))
         return {"loss_query": loss}
 
     @torch.no_grad()

@@ -10,7 +10,8 @@ norm at p is found from two numbers for each window, and all terms are mixed in 
 
 tests/test_objective.py holds each against autograd.
 
-Letters in names: B windows of a batch, K negatives of a window, C = B + K candidates, D dimensions.
+Letters in names: B windows of a batch, Q of them that the query learns from, K negatives of a window, C = B + K
+candidates, D dimensions.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from torch import Tensor
 from nextvec.objective.terms import (
     SHORTEST,
     deviations,
+    lengths,
+    own_logits,
     pair_logits,
-    query_logits,
     sum_of_directions,
     variance,
 )
@@ -154,13 +156,19 @@ def batch_gradients(unit_BD: Tensor, target_BD: Tensor, terms: Iterable[str]) ->
 
 
 def query_nce_gradient(
-    unit_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, tau: float, group_B: Tensor
+    unit_QD: Tensor, target_BD: Tensor, wrong_QKD: Tensor, any_wrong_Q: Tensor, tau: float, group_B: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`query_nce`, and (P − 1) [t, w] / (B·tau), P being its softmax over the batch's targets and own wrong ones."""
-    count = len(unit_BD)
-    log_BC = query_logits(unit_BD, target_BD, wrong_BKD, any_wrong_B, tau, group_B).log_softmax(dim=1)
-    value = -log_BC.diagonal().mean()
-    at_logits_BC = log_BC.exp_().div_(tau * count)
-    at_logits_BC.diagonal().sub_(1 / (tau * count))
-    gradient_BD = at_logits_BC[:, :count] @ target_BD
-    return value, gradient_BD.add_(torch.bmm(at_logits_BC[:, None, count:], wrong_BKD)[:, 0])
+    """`query_nce`, and (P − 1) [t, w / |w|] / (Q·tau), P being its softmax over the batch's targets and own wrong ones.
+
+    The wrong ones, by far the largest block of a step, are never rewritten: their lengths are applied to the scores.
+    """
+    queries, targets = len(unit_QD), len(target_BD)
+    length_QK = lengths(wrong_QKD)
+    hard_QK = own_logits(unit_QD, wrong_QKD, length_QK, any_wrong_Q, tau)
+    log_QC = torch.cat([pair_logits(unit_QD, target_BD, tau, group_B), hard_QK], dim=1).log_softmax(dim=1)
+    value = -log_QC.diagonal().mean()
+    at_logits_QC = log_QC.exp_().div_(tau * queries)
+    at_logits_QC.diagonal().sub_(1 / (tau * queries))
+    gradient_QD = at_logits_QC[:, :targets] @ target_BD
+    at_wrong_QK = at_logits_QC[:, targets:] / length_QK
+    return value, gradient_QD.add_(torch.bmm(at_wrong_QK[:, None], wrong_QKD)[:, 0])

@@ -2,7 +2,7 @@
 
 Their gradients in closed form stand in `gradients`.
 
-Letters in names: B windows of a batch, K negatives of a window, D dimensions.
+Letters in names: B windows of a batch, Q of them that the query learns from, K negatives of a window, D dimensions.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ def info_nce(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tens
 
 
 def pair_logits(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tensor | None) -> Tensor:
-    """(B, B) p·t / tau of every prediction (row) with every target; −infinity for other pairs of a row's group."""
+    """(Q, B) p·t / tau of every prediction (row) with every target; −infinity for other pairs of a row's group.
+
+    The predictions are those of the first Q of the B windows, so that each pair's own stands on the diagonal.
+    """
     logits_BB = (prediction_BD @ target_BD.T) / tau
     if group_B is None:
         return logits_BB
-    same_BB = group_B[:, None] == group_B
+    same_BB = group_B[: len(prediction_BD), None] == group_B
     same_BB.fill_diagonal_(False)
     return logits_BB.masked_fill(same_BB, -torch.inf)
 
@@ -52,27 +55,31 @@ def sum_of_directions(by_row_BB: Tensor, by_column_BB: Tensor) -> Tensor:
 
 
 def query_nce(
-    query_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, tau: float, group_B: Tensor
+    query_QD: Tensor, target_BD: Tensor, wrong_QKD: Tensor, any_wrong_Q: Tensor, tau: float, group_B: Tensor
 ) -> Tensor:
     """InfoNCE of the query output, in nats: −mean log softmax of q·t / tau at the window's own target.
 
-    Its negatives are the batch's targets of other groups, and K vectors of the window's own document, `wrong_BKD`,
-    where `any_wrong_B` says that there are any: what is hard is to tell the next chunk from its neighbours. All of
-    unit length.
+    The queries are those of the first Q of the batch's B windows. Their negatives are the batch's targets of other
+    groups, and K vectors of the window's own document, `wrong_QKD`, where `any_wrong_Q` says that there are any: what
+    is hard is to tell the next chunk from its neighbours. All but these K are of unit length.
 
     Source: van den Oord et al. 2018, equation 4; hard negatives as in Karpukhin et al. 2020 (DPR), section 3.2.
     """
-    logits_BC = query_logits(query_BD, target_BD, wrong_BKD, any_wrong_B, tau, group_B)
-    return -logits_BC.log_softmax(dim=1).diagonal().mean()
+    hard_QK = own_logits(query_QD, wrong_QKD, lengths(wrong_QKD), any_wrong_Q, tau)
+    logits_QC = torch.cat([pair_logits(query_QD, target_BD, tau, group_B), hard_QK], dim=1)
+    return -logits_QC.log_softmax(dim=1).diagonal().mean()
 
 
-def query_logits(
-    query_BD: Tensor, target_BD: Tensor, wrong_BKD: Tensor, any_wrong_B: Tensor, tau: float, group_B: Tensor
-) -> Tensor:
-    """(B, B + K) q·t / tau with the batch's targets, then with the window's own wrong ones; −infinity where none is."""
-    hard_BK = torch.bmm(wrong_BKD, query_BD[:, :, None])[:, :, 0] / tau
-    hard_BK = hard_BK.masked_fill(~any_wrong_B[:, None], -torch.inf)
-    return torch.cat([pair_logits(query_BD, target_BD, tau, group_B), hard_BK], dim=1)
+def own_logits(query_QD: Tensor, wrong_QKD: Tensor, length_QK: Tensor, any_wrong_Q: Tensor, tau: float) -> Tensor:
+    """(Q, K) cosine / tau of each query with its own wrong ones, which have these lengths; −infinity where none is."""
+    hard_QK = torch.bmm(wrong_QKD, query_QD[:, :, None])[:, :, 0] / (length_QK * tau)
+    return hard_QK.masked_fill(~any_wrong_Q[:, None], -torch.inf)
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Lengths over the last dimension, at least SHORTEST."""
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1).clamp(min=SHORTEST)
+    return found
 
 
 def moment_matching(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:

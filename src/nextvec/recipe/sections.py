@@ -84,7 +84,7 @@ class ObjectiveRecipe(Section):
     """gradient: a weight is the term's share of the gradient norm at the prediction; none: raw values are added."""
     query_negatives: Annotated[int, Field(ge=0)] = 16
     """Chunks of the window's own document that the query must tell the target from, beside the batch's targets."""
-    query_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    query_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of each batch that the query learns from: it is small, and all windows would make a step far longer."""
     query_tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Temperature of the query's InfoNCE."""

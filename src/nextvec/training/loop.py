@@ -124,13 +124,13 @@ def _add_up(sums: dict[str, Tensor], figures: dict[str, Tensor]) -> None:
 
 def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the query output; it is clipped by itself, so that it never shortens that of the prediction."""
-    # From the end of the batch: mirrored windows stand at its beginning, and a query always looks ahead.
-    some = slice(-max(2, round(run.recipe.objective.query_share * len(index))), None)
-    mask_BS = None if batch.mask_BS is None else batch.mask_BS[some]
+    # From the beginning of the batch: mirrored windows stand at its end, and a query always looks ahead.
+    some = slice(max(2, round(run.recipe.objective.query_share * len(index))))
+    mask_QS = None if batch.mask_BS is None else batch.mask_BS[some]
     with autocast(run.device, run.precision):
-        query_BD = run.model.raw_query(batch.context_BSD[some], mask_BS)
-    wrong_BKD, any_wrong_B = run.train_windows.own_document(index[some], run.objective.query_negatives)
-    return run.objective.backward_query(query_BD, batch.target_BD[some], wrong_BKD, any_wrong_B, batch.group_B[some])
+        query_QD = run.model.raw_query(batch.context_BSD[some], mask_QS)
+    wrong_QKD, any_wrong_Q = run.train_windows.own_document(index[some], run.objective.query_negatives)
+    return run.objective.backward_query(query_QD, batch.target_BD, wrong_QKD, any_wrong_Q, batch.group_B)
 
 
 def _finish_epoch(run: Run) -> None:
