@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from equality import assert_same_runs, assert_same_values
+from equality import assert_same_runs, assert_same_values, events_of
 from nextvec.data.store import Store
 from nextvec.data.windows import Batch, WindowSet
 from nextvec.errors import (
@@ -122,6 +122,21 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert resumed.position.step == stop_at
     loop.train(resumed)
     assert_same_runs(whole.path, broken.path)
+
+
+def test_halves_are_halves_all_along_and_cost_little(
+    toy_recipe: Recipe, tmp_path: Path, unbroken: Callable[[Recipe], Run]
+) -> None:
+    """The contract's weights 0.5 and 0.5: each term has half of the influence at every look, val stays close."""
+    epochs = ("training.epochs=6", "training.lr=0.003", "model.query=false")
+    halves = unbroken(changed(toy_recipe, "objective.mse=0.5", "objective.info=0.5", *epochs))
+    alone = unbroken(changed(toy_recipe, "objective.mse=1", "objective.info=0", *epochs))
+    steps = events_of(halves.path, "step") + events_of(halves.path, "epoch")
+    assert len(steps) > 20
+    for event in steps:
+        assert 0.45 <= event["share_mse"] <= 0.55 and 0.45 <= event["share_info"] <= 0.55
+    best = [max(record["val_cosine"] for record in run.position.history) for run in (halves, alone)]
+    assert best[0] > best[1] - 0.005
 
 
 def test_short_windows_teach_but_are_not_judged_and_fit_no_baseline(
