@@ -17,7 +17,7 @@ import tyro
 import nextvec
 from nextvec.cli import VERBS, main
 from nextvec.data.store import Store
-from nextvec.recipe import Recipe
+from nextvec.recipe import Recipe, load_recipe
 
 Capture = pytest.CaptureFixture[str]
 
@@ -310,6 +310,14 @@ def bound(verb: Callable[..., object], words: Sequence[object], options: dict[st
     found = inspect.signature(verb).bind(*words, **options)
     found.apply_defaults()
     return dict(found.arguments)
+
+
+def test_overrides_may_follow_flags(toy_store: Store, tmp_path: Path) -> None:
+    store, run = f"data.store={toy_store.path}", str(tmp_path / "run")
+    words = ["--quiet", store, "--out", run, "training.epochs=1", "--lr", "0.01", "training.batch=64"]
+    assert main(["train", "demo", *words]) == 0
+    recipe = load_recipe(str(tmp_path / "run" / "recipe.toml"))
+    assert (recipe.training.epochs, recipe.training.batch, recipe.training.lr) == (1, 64, 0.01)
 
 
 @pytest.mark.parametrize("words", [["--every", "soon"], ["--evry", "5"], ["--port"]])

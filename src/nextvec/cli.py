@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import os
+import re
 import sys
 import typing
 from collections import UserDict
@@ -65,6 +66,7 @@ DESCRIPTION = (
 )
 
 DEBUG = "NEXTVEC_DEBUG"
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 WIDTH = 100
 """Columns of a table that goes to a file or a pipe."""
@@ -119,7 +121,7 @@ def _dispatch(arguments: list[str]) -> Any:
             return verb(*plain[0], **plain[1])
         import tyro
 
-        return tyro.cli(_without_result_hint(verb), prog=f"nextvec {named}", args=words)
+        return tyro.cli(_without_result_hint(verb), prog=f"nextvec {named}", args=_overrides_first(verb, words))
     import tyro
 
     group = f"{arguments[0]} " if arguments else ""
@@ -162,6 +164,26 @@ def _read_plainly(verb: Callable[..., Any], words: Sequence[str]) -> tuple[list[
             except (ValueError, StopIteration):
                 return None
     return [tuple(given)], chosen
+
+
+def _overrides_first(verb: Callable[..., Any], words: list[str]) -> list[str]:
+    """The words with overrides such as `training.epochs=3` before the options, where tyro takes them.
+
+    An override that follows an option with a value is that value. Where an option takes several, nothing is moved.
+    """
+    parameters = inspect.signature(verb).parameters
+    options = [item for item in parameters.values() if item.kind is item.KEYWORD_ONLY]
+    several = any(isinstance(item.default, tuple) for item in options)
+    if "overrides" not in parameters or several or not words or words[0].startswith("-"):
+        return words
+    flags = {f"--{item.name.replace('_', '-')}" for item in options if isinstance(item.default, bool)}
+    first = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    moved: list[str] = []
+    rest: list[str] = []
+    for before, word in zip(words[first - 1 :], words[first:], strict=False):
+        is_value = before.startswith("--") and "=" not in before and before not in flags
+        (moved if OVERRIDE.match(word) and not is_value else rest).append(word)
+    return [*words[:first], *moved, *rest]
 
 
 def _without_result_hint(verb: Callable[..., Any]) -> Callable[..., Any]:
