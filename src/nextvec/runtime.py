@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from nextvec.errors import InputError, did_you_mean
@@ -96,6 +96,15 @@ def keep_memory() -> bool:
         return False
     trim_threshold, mmap_threshold = -1, -3  # the numbers of malloc.h
     return bool(mallopt(mmap_threshold, 2**25)) and bool(mallopt(trim_threshold, 2**30))
+
+
+def give_back_memory() -> None:
+    """Let the C library give what is free back to the system, once, whatever `keep_memory` said (glibc only)."""
+    import ctypes
+
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_everything(seed: int) -> None:

@@ -124,12 +124,16 @@ def test_products_of_float32_lose_nothing_that_matters() -> None:
         fitting.add(context_BSD[part], target_BD[part], None, torch.ones(500))
     moments = fitting._fitted
     moments.finish()
-    among, to_target = moments.centred(*moments.means())
+    before = moments.among.clone()
+    moments.centre(*moments.means())
+    among, to_target = moments.among.clone(), moments.to_target
     x, y = context_BSD.flatten(1).double(), target_BD.double()
     x, y = x - x.mean(0), y - y.mean(0)
     torch.testing.assert_close(among, x.T @ x, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
     torch.testing.assert_close(to_target, x.T @ y, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
     torch.testing.assert_close(among, among.T, atol=1e-5, rtol=0)
+    moments.put_back()
+    torch.testing.assert_close(moments.among, before, atol=1e-9, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from nextvec.errors import InputError
 from nextvec.models.base import LatentModel, at_least_float32, mean_of_present, read_context
 
 MAX_FEATURES = 6144
-"""Most features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit about three times that."""
+"""Most features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit half as much again."""
 
 HELD_OUT_IN = 5
 """One group in this many chooses the penalty."""
@@ -34,7 +34,7 @@ MIXTURES = 64
 """Penalties are compared on this many random mixtures of the target's dimensions, a fair sample of the squared error
 (Hutchinson 1990) at a fraction of the work."""
 
-WINDOWS_PER_PRODUCT = 4096
+WINDOWS_PER_PRODUCT = 2048
 
 
 class Ridge(LatentModel):
@@ -128,10 +128,10 @@ class RidgeFit:
         half_decades = _choose_penalty(fitted, held_out)
         fitted.merge(held_out)
         slot_mean_KD, target_mean_D = fitted.means()
-        among, to_target = fitted.centred(slot_mean_KD, target_mean_D)
+        fitted.centre(slot_mean_KD, target_mean_D)
         assert self._origin_D is not None, "solve before add"
         slot_mean_KD, target_mean_D = (mean + self._origin_D.to(mean) for mean in (slot_mean_KD, target_mean_D))
-        while (weights := _solve(among, to_target, half_decades)) is None:
+        while (weights := _solve(fitted.among, fitted.to_target, half_decades)) is None:
             half_decades += 1
         ridge = Ridge(self._dimensions, context=self._context, slots=self._slots)
         ridge.weight_KDD.copy_(weights.view_as(ridge.weight_KDD))
@@ -162,6 +162,8 @@ class _Moments:
         self._among: Tensor | None = None  # xᵀx (K·D, K·D); these three are made when the device is known
         self._beside = torch.zeros(0)  # xᵀ[m y] (K·D, K + D)
         self._corner = torch.zeros(0)  # mᵀ[m y] (K, K + D)
+        self.to_target = torch.zeros(0)
+        self._centre = (torch.zeros(0), torch.zeros(0))
 
     def add(self, slots_BKD: Tensor, present_BK: Tensor, target_BD: Tensor) -> None:
         """Take in windows; products are made of a few thousand at a time, so that small batches cost no more."""
@@ -213,13 +215,14 @@ class _Moments:
         return bool(torch.isfinite(self._beside.sum() + self._corner.sum()))
 
     def merge(self, other: _Moments) -> None:
-        """Add the moments of other windows; both are finished."""
+        """Take over the moments of other windows; both are finished."""
         if self._among is None:
             self._among, self._beside, self._corner = other._among, other._beside, other._corner
         elif other._among is not None:
             self._among += other._among
             self._beside += other._beside
             self._corner += other._corner
+        other._among = None  # its memory is needed now
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Mean of each slot over the windows where it is present, (K, D), and of the target, (D,)."""
@@ -227,18 +230,32 @@ class _Moments:
         sums_KD = self._beside[:, self._slots - 1].view(self._slots, self._dimensions)
         return sums_KD / counts_K.clamp(min=1)[:, None], self._corner[-1, self._slots :] / counts_K[-1]
 
-    def centred(self, slot_mean_KD: Tensor, target_mean_D: Tensor) -> tuple[Tensor, Tensor]:
-        """zᵀz (K·D, K·D) and zᵀ(y − mean) (K·D, D) of the centred slots z = m (x − mean)."""
-        assert self._among is not None, "no windows"
+    def centre(self, slot_mean_KD: Tensor, target_mean_D: Tensor) -> None:
+        """Turn the moments of x and y into those of z = m (x − mean) and y − mean, in place.
+
+        As `self.among` they are zᵀz (K·D, K·D), as `self.to_target` zᵀ(y − mean) (K·D, D). At production size a copy of
+        the first is more than a hundred megabytes, so there is none.
+        """
         means = torch.block_diag(*slot_mean_KD)  # (K, K·D): z = x − m @ means
         slots_presence, slots_target = self._beside.split([self._slots, self._dimensions], dim=1)
         presence, presence_target = self._corner.split([self._slots, self._dimensions], dim=1)
         # zᵀz = xᵀx − xᵀm·means − (xᵀm·means)ᵀ + meansᵀ·mᵀm·means, the last term halved into the two before it.
-        cross = (slots_presence - means.T @ presence / 2) @ means
-        among = self._among - cross - cross.T
+        thin = slots_presence - means.T @ presence / 2
+        self.among.addmm_(thin, means, alpha=-1).addmm_(means.T, thin.T, alpha=-1)
         slot_sums = slots_presence[:, -1] - means.T @ presence[:, -1]
-        to_target = slots_target - means.T @ presence_target - torch.outer(slot_sums, target_mean_D)
-        return among, to_target
+        self.to_target = slots_target - means.T @ presence_target - torch.outer(slot_sums, target_mean_D)
+        self._centre = thin, means
+
+    def put_back(self) -> None:
+        """Undo `centre`, but for rounding."""
+        thin, means = self._centre
+        self.among.addmm_(thin, means).addmm_(means.T, thin.T)
+
+    @property
+    def among(self) -> Tensor:
+        """The second moments of the slots; there must be windows."""
+        assert self._among is not None, "no windows"
+        return self._among
 
 
 def _choose_penalty(fitted: _Moments, held_out: _Moments) -> int:
@@ -246,21 +263,25 @@ def _choose_penalty(fitted: _Moments, held_out: _Moments) -> int:
     if fitted.empty or held_out.empty:
         return FIRST_PENALTY
     means = fitted.means()
-    among, to_target = fitted.centred(*means)
-    held_out_among, held_out_to_target = held_out.centred(*means)
+    fitted.centre(*means)
+    held_out.centre(*means)
+    to_target, held_out_to_target = fitted.to_target, held_out.to_target
     if to_target.shape[1] > MIXTURES:
         generator = torch.Generator().manual_seed(0)
         mixtures = torch.randn(to_target.shape[1], MIXTURES, generator=generator, dtype=torch.float64).to(to_target)
         to_target, held_out_to_target = to_target @ mixtures, held_out_to_target @ mixtures
 
     def error(half_decades: int) -> float:
-        weights = _solve(among, to_target, half_decades)
+        weights = _solve(fitted.among, to_target, half_decades)
         if weights is None:
             return math.inf
         # Σ|y − zW|² less the part that no weights change
-        return float((weights * (held_out_among @ weights - 2 * held_out_to_target)).sum())
+        return float((weights * (held_out.among @ weights - 2 * held_out_to_target)).sum())
 
-    return walk_down(error)
+    chosen = walk_down(error)
+    fitted.put_back()
+    held_out.put_back()
+    return chosen
 
 
 def walk_down(error: Callable[[int], float]) -> int:
@@ -276,9 +297,13 @@ def walk_down(error: Callable[[int], float]) -> int:
 
 
 def _solve(among: Tensor, to_target: Tensor, half_decades: int) -> Tensor | None:
-    """(among + penalty)⁻¹ to_target, or None where rounding made the sum lose its positive definiteness."""
-    penalised = among.clone()
-    diagonal = penalised.diagonal()
-    diagonal += 10.0 ** (half_decades / 2) * diagonal.mean().clamp(min=1e-30)
-    factor, failed = torch.linalg.cholesky_ex(penalised)
+    """(among + penalty)⁻¹ to_target, or None where rounding made the sum lose its positive definiteness.
+
+    The penalty is added in place and taken away again, to the last digit.
+    """
+    diagonal = among.diagonal()
+    before = diagonal.clone()
+    diagonal += 10.0 ** (half_decades / 2) * before.mean().clamp(min=1e-30)
+    factor, failed = torch.linalg.cholesky_ex(among)
+    diagonal.copy_(before)
     return None if failed else torch.cholesky_solve(to_target, factor)

@@ -13,6 +13,7 @@ from nextvec.judge.metrics import score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import fit_baselines
 from nextvec.models.registry import model_from_config
+from nextvec.runtime import give_back_memory
 from nextvec.training.checkpoint import BASELINES, read_checkpoint, save_checkpoint
 from nextvec.training.run import Run
 
@@ -21,8 +22,9 @@ def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, 
     """All baselines, fitted on a fixed sample of at most `most` training windows, on their device."""
     device = train.vectors.device
     index = sample(len(train), most, seed).to(device)
-    batches = (train.batch(part) for part in index.split(4096))
+    batches = (train.batch(part) for part in index.split(1024))
     fitted = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
+    give_back_memory()  # what ridge needs is more than a training step ever does
     return {name: baseline.to(device).eval() for name, baseline in fitted.items()}
 
 
