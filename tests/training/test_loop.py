@@ -169,6 +169,23 @@ def test_mirrored_steps_are_the_first_ones(toy_recipe: Recipe, tmp_path: Path, m
     assert counts == [half] * (run.total_steps // 2) + [0] * (run.total_steps - run.total_steps // 2)
 
 
+@pytest.mark.parametrize(("share", "mirror", "learned"), [("0.25", "0", 8), ("1", "0", 32), ("1", "1", 16)])
+def test_the_query_learns_from_its_share_of_windows_that_look_ahead(
+    toy_recipe: Recipe, tmp_path: Path, share: str, mirror: str, learned: int
+) -> None:
+    changes = f"objective.query_share={share}", f"training.mirror={mirror}", "training.epochs=1"
+    run = start_run(changed(toy_recipe, *changes), tmp_path / "run", quiet=True)
+    backward, counts = run.objective.backward_query, set()
+
+    def counted(query_QD: torch.Tensor, target_BD: torch.Tensor, *rest: torch.Tensor) -> dict[str, torch.Tensor]:
+        counts.add((len(query_QD), len(target_BD), len(rest[0])))
+        return backward(query_QD, target_BD, *rest)
+
+    run.objective.backward_query = counted  # type: ignore[method-assign]
+    loop.train(run)
+    assert counts == {(learned, 32, learned)}
+
+
 def test_a_run_interrupted_three_times_equals_an_unbroken_one(
     toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Recipe], Run]
 ) -> None:

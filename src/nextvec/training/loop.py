@@ -72,13 +72,14 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
         while position.step_in_epoch < run.steps_per_epoch:
             start = position.step_in_epoch * recipe.batch
             index = order[start : start + recipe.batch]
-            batch = windows.batch(index, recipe.batch // 2 if position.step < mirrored_steps else 0)
+            mirrored = recipe.batch // 2 if position.step < mirrored_steps else 0
+            batch = windows.batch(index, mirrored)
             with autocast(run.device, run.precision):
                 prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
             figures = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
             norms = [_clip(parameters, recipe.clip)]
             if run.model.has_query:
-                figures |= _learn_query(run, index, batch)
+                figures |= _learn_query(run, index, batch, recipe.batch - mirrored)
                 norms.append(_clip(run.model.query_parameters(), recipe.clip))
             figures["grad_norm"] = norms[0]
             losses = [value for name, value in figures.items() if name.startswith("loss")]
@@ -122,10 +123,12 @@ def _add_up(sums: dict[str, Tensor], figures: dict[str, Tensor]) -> None:
     torch._foreach_add_([sums[figure] for figure in figures], list(figures.values()))
 
 
-def _learn_query(run: Run, index: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The gradient of the query output; it is clipped by itself, so that it never shortens that of the prediction."""
-    # From the beginning of the batch: mirrored windows stand at its end, and a query always looks ahead.
-    some = slice(max(2, round(run.recipe.objective.query_share * len(index))))
+def _learn_query(run: Run, index: Tensor, batch: Batch, straight: int) -> dict[str, Tensor]:
+    """The gradient of the query output; it is clipped by itself, so that it never shortens that of the prediction.
+
+    A query always looks ahead, so that it learns from the first `straight` windows at most: the others are mirrored.
+    """
+    some = slice(max(1, min(straight, round(run.recipe.objective.query_share * len(index)))))
     mask_QS = None if batch.mask_BS is None else batch.mask_BS[some]
     with autocast(run.device, run.precision):
         query_QD = run.model.raw_query(batch.context_BSD[some], mask_QS)
