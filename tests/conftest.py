@@ -54,6 +54,11 @@ def write_toy_store(
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The runbook first: its one long rehearsal then runs beside all other tests, not after them."""
+    items.sort(key=lambda item: "test_runbook" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_toy_store(tmp_path_factory.mktemp("toy") / "store")
