@@ -1,0 +1,34 @@
+"""Training on vectors whose best reachable cosine is known: how much of the way to it a network goes."""
+
+from pathlib import Path
+
+from nextvec.data.synthetic import PRESETS, synthesise
+from nextvec.recipe import make_recipe
+from nextvec.training import loop
+from nextvec.training.start import start_run
+
+
+def test_amn_goes_nine_tenths_of_the_way_to_the_ceiling(tmp_path: Path) -> None:
+    """From the best baseline that learns nothing, the decayed mean, on a process for which ridge is made."""
+    store = synthesise(tmp_path / "store", PRESETS["linear"], quiet=True)
+    recipe = make_recipe(
+        {
+            "name": "ceiling",
+            "data": {"store": str(store.path), "train_min_context": 1},
+            "model": {"dropout": 0.2, "query": False},
+            "objective": {"mse": 1.0},
+            "training": {
+                "epochs": 8, "batch": 256, "lr": 2e-3, "weight_decay": 0.1, "average": 0.99, "precision": "fp32",
+                "keep_epochs": False,
+            },
+            "runtime": {"device": "cpu", "threads": 1},
+        }
+    )  # fmt: skip
+    run = start_run(recipe, tmp_path / "run", quiet=True)
+    loop.train(run)
+    ceiling = store.manifest["synthetic"]["measured"]["val"]["ceiling"]
+    baseline = run.baseline_cosines["val"]["decayed-mean"]
+    reached = max(record["val_cosine"] for record in run.position.history)
+    assert ceiling > run.baseline_cosines["val"]["ridge"] > baseline
+    assert reached < ceiling + 0.002
+    assert (reached - baseline) / (ceiling - baseline) >= 0.9
