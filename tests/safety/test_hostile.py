@@ -203,35 +203,32 @@ MOST = 250
 measured = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is told by /proc")
 
 
+Maker = Callable[[Path, int], Path]
+
+
 def packed(compress: Callable[[bytes], bytes], megabytes: int, start: bytes = b"", unit: bytes = b"a") -> bytes:
     """So many megabytes of one unit, packed in members of 8 that follow each other."""
     block = compress(unit * (8 * MEGABYTE // len(unit)))
     return compress(start) + block * (megabytes // 8)
 
 
-def one_line(path: Path, size: int) -> Path:
-    (path / "x.jsonl.gz").write_bytes(packed(gzip.compress, size, b'{"text": "'))
-    return path / "x.jsonl.gz"
+def of_one_unit(what: str, compress: Callable[[bytes], bytes], start: bytes, unit: bytes = b"a") -> Maker:
+    """What makes a packed file that begins well and then repeats one unit."""
+
+    def make(path: Path, size: int) -> Path:
+        file = path / ("x.jsonl.gz" if compress is gzip.compress else "x.xml.bz2")
+        file.write_bytes(packed(compress, size, start, unit))
+        return file
+
+    make.__name__ = what
+    return make
 
 
-def one_page(path: Path, size: int) -> Path:
-    (path / "x.xml.bz2").write_bytes(packed(bz2.compress, size, b"<mediawiki><page><revision><text>"))
-    return path / "x.xml.bz2"
-
-
-def one_tag(path: Path, size: int) -> Path:
-    (path / "x.xml.bz2").write_bytes(packed(bz2.compress, size, b'<mediawiki a="'))
-    return path / "x.xml.bz2"
-
-
-def one_comment(path: Path, size: int) -> Path:
-    (path / "x.xml.bz2").write_bytes(packed(bz2.compress, size, b"<mediawiki><!--"))
-    return path / "x.xml.bz2"
-
-
-def many_levels(path: Path, size: int) -> Path:
-    (path / "x.xml.bz2").write_bytes(packed(bz2.compress, size, b"<mediawiki>", b"<aaaaaa>"))
-    return path / "x.xml.bz2"
+one_line = of_one_unit("one_line", gzip.compress, b'{"text": "')
+one_page = of_one_unit("one_page", bz2.compress, b"<mediawiki><page><revision><text>")
+one_tag = of_one_unit("one_tag", bz2.compress, b'<mediawiki a="')
+one_comment = of_one_unit("one_comment", bz2.compress, b"<mediawiki><!--")
+many_levels = of_one_unit("many_levels", bz2.compress, b"<mediawiki>", b"<aaaaaa>")
 
 
 def entities(path: Path, size: int) -> Path:

@@ -162,6 +162,6 @@ def drop(tensor: Tensor, share: float, training: bool) -> Tensor:
     if not training or not share or not tensor.is_cpu:
         return F.dropout(tensor, share, training)
     bits = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    dropped = round(share * 2**16)
+    dropped = min(round(share * 2**16), 2**16 - 1)
     kept = bits[: tensor.numel()].view(tensor.shape) >= dropped - 2**15
     return tensor * (kept.to(tensor.dtype) * (2**16 / (2**16 - dropped)))

@@ -8,12 +8,9 @@ resumed is bit-equal on the CPU to one that never stopped.
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -32,6 +29,7 @@ from nextvec.training.finite import FiniteGuard
 from nextvec.training.log import epoch_lines
 from nextvec.training.optimizer import rate_at, set_rate
 from nextvec.training.run import Run, save_position
+from nextvec.training.signals import stop_signals
 
 STEP_EVENTS_PER_EPOCH = 20
 LOSS_WINDOWS = 20_000
@@ -46,7 +44,7 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
     NotFiniteError before an update with NaN or infinity.
     """
     try:
-        with _stop_signals() as stop:
+        with stop_signals() as stop:
             while not run.position.done:
                 _train_epoch(run, stop)
                 _finish_epoch(run)
@@ -297,25 +295,3 @@ def _require_finite(run: Run, broken_at: int | None, step: Step | None = None) -
             if name.startswith("loss") and not torch.isfinite(value):
                 run.fail(f"the {name} is {where}", "lower training.lr or check the data")
     run.fail(f"the gradient is {where}", "lower training.lr or check the data")
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Let the first SIGINT, SIGTERM or SIGHUP ask the loop to save and end; a second SIGINT ends it at once."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
