@@ -14,14 +14,17 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.linalg import lapack
 from torch import Tensor
 
 from nextvec.errors import InputError
 from nextvec.models.base import LatentModel, at_least_float32, mean_of_present, read_context
 
 MAX_FEATURES = 6144
-"""Most features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit half as much again."""
+"""Most features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit little more."""
 
 HELD_OUT_IN = 5
 """One group in this many chooses the penalty."""
@@ -102,7 +105,9 @@ class RidgeFit:
     def __init__(self, dimensions: int, context: int) -> None:
         self._dimensions, self._context = dimensions, context
         self._slots = count_slots(dimensions, context)
-        self._fitted, self._held_out = (_Moments(self._slots, dimensions) for _ in range(2))
+        self._fitted = _Moments(self._slots, dimensions)
+        # A fifth of the windows, and they only compare penalties: float32 holds their sums in half the memory.
+        self._held_out = _Moments(self._slots, dimensions, torch.float32, WINDOWS_PER_PRODUCT // 4)
         self._origin_D: Tensor | None = None
         """About where the vectors lie: products of what is left keep the digits that a common mean would use up."""
 
@@ -134,7 +139,7 @@ class RidgeFit:
         while (weights := _solve(fitted.among, fitted.to_target, half_decades)) is None:
             half_decades += 1
         ridge = Ridge(self._dimensions, context=self._context, slots=self._slots)
-        ridge.weight_KDD.copy_(weights.view_as(ridge.weight_KDD))
+        ridge.weight_KDD.copy_(weights.reshape(ridge.weight_KDD.shape))
         ridge.slot_mean_KD.copy_(slot_mean_KD)
         ridge.target_mean_D.copy_(target_mean_D)
         ridge.penalty.fill_(10.0 ** (half_decades / 2))
@@ -155,11 +160,13 @@ class _Moments:
     zero. The newest slot is always present: its m counts windows.
     """
 
-    def __init__(self, slots: int, dimensions: int) -> None:
-        self._slots, self._dimensions = slots, dimensions
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+    def __init__(
+        self, slots: int, dimensions: int, dtype: torch.dtype = torch.float64, at_once: int = WINDOWS_PER_PRODUCT
+    ) -> None:
+        self._slots, self._dimensions, self._dtype, self._at_once = slots, dimensions, dtype, at_once
+        self._waiting: Tensor | None = None  # rows [x m y] (at_once, K·D + K + D)
         self._windows_waiting = 0
-        self._among: Tensor | None = None  # xᵀx (K·D, K·D); these three are made when the device is known
+        self._among: Tensor | None = None  # xᵀx (K·D, K·D), in `dtype`; these three are made when the device is known
         self._beside = torch.zeros(0)  # xᵀ[m y] (K·D, K + D)
         self._corner = torch.zeros(0)  # mᵀ[m y] (K, K + D)
         self.to_target = torch.zeros(0)
@@ -167,25 +174,33 @@ class _Moments:
 
     def add(self, slots_BKD: Tensor, present_BK: Tensor, target_BD: Tensor) -> None:
         """Take in windows; products are made of a few thousand at a time, so that small batches cost no more."""
-        beside = torch.cat([present_BK.to(slots_BKD.dtype), target_BD.to(slots_BKD.dtype)], dim=1)
-        self._waiting.append((slots_BKD.flatten(1), beside))
-        self._windows_waiting += len(beside)
-        if self._windows_waiting >= WINDOWS_PER_PRODUCT:
-            self._multiply()
+        if self._waiting is None:
+            width = self._slots * self._dimensions + self._slots + self._dimensions
+            self._waiting = slots_BKD.new_empty(self._at_once, width)
+        parts: tuple[Tensor, ...] = slots_BKD.flatten(1), present_BK, target_BD
+        while len(parts[0]):
+            free = self._waiting[self._windows_waiting :]
+            count = min(len(free), len(parts[0]))
+            torch.cat([part[:count].to(free.dtype) for part in parts], dim=1, out=free[:count])
+            self._windows_waiting += count
+            if self._windows_waiting == self._at_once:
+                self._multiply()
+            parts = tuple(part[count:] for part in parts)
 
     def _multiply(self) -> None:
-        if not self._windows_waiting:
+        if self._waiting is None or not self._windows_waiting:
             return
-        slots, beside = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting, self._windows_waiting = [], 0
+        size = self._slots * self._dimensions
+        slots, beside = self._waiting[: self._windows_waiting].tensor_split([size], dim=1)
+        self._windows_waiting = 0
         # float64 products are quick on cuda only, and mps has no float64 at all: sums are kept on the CPU there.
         on_cuda = slots.device.type == "cuda"
         if on_cuda:
             slots, beside = slots.double(), beside.double()
         home = slots.device if on_cuda else torch.device("cpu")
         if self._among is None:
-            size, width = slots.shape[1], beside.shape[1]
-            self._among = torch.zeros(size, size, dtype=torch.float64, device=home)
+            width = beside.shape[1]
+            self._among = torch.zeros(size, size, dtype=self._dtype, device=home)
             self._beside = torch.zeros(size, width, dtype=torch.float64, device=home)
             self._corner = torch.zeros(self._slots, width, dtype=torch.float64, device=home)
         for start, end in self._bands():  # on and right of the diagonal: three fifths of the work at S = 5
@@ -200,6 +215,7 @@ class _Moments:
     def finish(self) -> None:
         """Multiply what waits, and fill the blocks left of the diagonal; no more windows after that."""
         self._multiply()
+        self._waiting = None
         if self._among is not None:
             for start, end in self._bands():
                 self._among[end:, start:end] = self._among[start:end, end:].T
@@ -216,10 +232,11 @@ class _Moments:
 
     def merge(self, other: _Moments) -> None:
         """Take over the moments of other windows; both are finished."""
-        if self._among is None:
-            self._among, self._beside, self._corner = other._among, other._beside, other._corner
-        elif other._among is not None:
-            self._among += other._among
+        if self._among is None and other._among is not None:
+            self._among, self._beside, self._corner = other._among.to(self._dtype), other._beside, other._corner
+        elif self._among is not None and other._among is not None:
+            for start, end in self._bands():  # a sum of two formats makes a copy
+                self._among[start:end] += other._among[start:end]
             self._beside += other._beside
             self._corner += other._corner
         other._among = None  # its memory is needed now
@@ -241,15 +258,20 @@ class _Moments:
         presence, presence_target = self._corner.split([self._slots, self._dimensions], dim=1)
         # zᵀz = xᵀx − xᵀm·means − (xᵀm·means)ᵀ + meansᵀ·mᵀm·means, the last term halved into the two before it.
         thin = slots_presence - means.T @ presence / 2
-        self.among.addmm_(thin, means, alpha=-1).addmm_(means.T, thin.T, alpha=-1)
+        self._add(thin, means, -1)
         slot_sums = slots_presence[:, -1] - means.T @ presence[:, -1]
-        self.to_target = slots_target - means.T @ presence_target - torch.outer(slot_sums, target_mean_D)
+        to_target = slots_target.clone()
+        self.to_target = to_target.addmm_(means.T, presence_target, alpha=-1).addr_(slot_sums, target_mean_D, alpha=-1)
         self._centre = thin, means
 
     def put_back(self) -> None:
         """Undo `centre`, but for rounding."""
-        thin, means = self._centre
-        self.among.addmm_(thin, means).addmm_(means.T, thin.T)
+        self._add(*self._centre, 1)
+
+    def _add(self, thin: Tensor, means: Tensor, sign: int) -> None:
+        """Add ± (thin·means + (thin·means)ᵀ) to the moments of the slots."""
+        thin, means = thin.to(self.among.dtype), means.to(self.among.dtype)
+        self.among.addmm_(thin, means, alpha=sign).addmm_(means.T, thin.T, alpha=sign)
 
     @property
     def among(self) -> Tensor:
@@ -276,7 +298,8 @@ def _choose_penalty(fitted: _Moments, held_out: _Moments) -> int:
         if weights is None:
             return math.inf
         # Σ|y − zW|² less the part that no weights change
-        return float((weights * (held_out.among @ weights - 2 * held_out_to_target)).sum())
+        explained = (held_out.among @ weights.to(held_out.among.dtype)).to(weights.dtype)
+        return float((weights * (explained - 2 * held_out_to_target)).sum())
 
     chosen = walk_down(error)
     fitted.put_back()
@@ -299,11 +322,38 @@ def walk_down(error: Callable[[int], float]) -> int:
 def _solve(among: Tensor, to_target: Tensor, half_decades: int) -> Tensor | None:
     """(among + penalty)⁻¹ to_target, or None where rounding made the sum lose its positive definiteness.
 
-    The penalty is added in place and taken away again, to the last digit.
+    On a processor the factor takes the place of the half right of the diagonal for a while: at production size a copy
+    is more than a hundred megabytes. Afterwards `among` is as it was, to the last digit.
     """
     diagonal = among.diagonal()
     before = diagonal.clone()
     diagonal += 10.0 ** (half_decades / 2) * before.mean().clamp(min=1e-30)
-    factor, failed = torch.linalg.cholesky_ex(among)
+    if among.is_cpu:
+        weights = _solve_in_place(among.numpy(), to_target.numpy())
+        _mirror(among)
+    else:
+        factor, failed = torch.linalg.cholesky_ex(among)
+        weights = None if failed else torch.cholesky_solve(to_target, factor)
     diagonal.copy_(before)
-    return None if failed else torch.cholesky_solve(to_target, factor)
+    return weights
+
+
+def _solve_in_place(among: NDArray[np.float64], to_target: NDArray[np.float64]) -> Tensor | None:
+    """among⁻¹ to_target by Cholesky's factor, which is left in the half of `among` right of its diagonal."""
+    # LAPACK's lower half is the one right of the diagonal here: it takes columns for what numpy takes for rows.
+    factor, failed = lapack.dpotrf(among.T, lower=1, overwrite_a=1, clean=0)
+    assert np.shares_memory(factor, among), "LAPACK made a copy"
+    if failed:
+        return None
+    weights, _ = lapack.dpotrs(factor, np.array(to_target, order="F"), lower=1, overwrite_b=1)
+    return torch.from_numpy(weights)
+
+
+def _mirror(matrix: Tensor, band: int = 512) -> None:
+    """Copy what is left of the diagonal to what is right of it, band by band."""
+    for start in range(0, len(matrix), band):
+        end = min(start + band, len(matrix))
+        block = matrix[start:end, start:end]
+        left = block.tril(-1)
+        block.copy_(left + left.T + torch.diag(block.diagonal()))
+        matrix[start:end, end:] = matrix[end:, start:end].T

@@ -22,7 +22,7 @@ def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, 
     """All baselines, fitted on a fixed sample of at most `most` training windows, on their device."""
     device = train.vectors.device
     index = sample(len(train), most, seed).to(device)
-    batches = (train.batch(part) for part in index.split(1024))
+    batches = (train.batch(part) for part in index.split(512))
     fitted = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
     give_back_memory()  # what ridge needs is more than a training step ever does
     return {name: baseline.to(device).eval() for name, baseline in fitted.items()}
