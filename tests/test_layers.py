@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 FLOORS = [
     ["errors", "files", "events", "fields", "lights"],
-    ["recipe", "runtime", "progress"],
+    ["recipe", "runtime", "progress", "kernels"],
     ["data", "models", "objective"],
     ["judge"],
     ["training"],

@@ -136,8 +136,7 @@ def index_windows(documents: DocumentTable, split: str | None, context: int, min
 def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, mirrored: int = 0) -> Batch:
     """The windows at the positions `index` (B,) as one batch: one gather of B·(S+1) rows.
 
-    It is in the vectors' dtype; on a processor float16 becomes float32, once and in one piece, as nothing there
-    computes in float16.
+    It is in the vectors' dtype: what reads it brings it to the format that it computes in.
 
     `vectors` is (N, D), on the same device as the windows. The last `mirrored` windows are read backwards: their
     oldest vector is the target, and those after it, the true target included, are its context, nearest last.
@@ -155,8 +154,6 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, mirro
         rows_BS = torch.where(mask_BS, rows_BS, target_B[:, None])
     rows = torch.cat([rows_BS, target_B[:, None]], dim=1)
     gathered = vectors.index_select(0, rows.flatten())
-    if gathered.dtype == torch.float16 and gathered.device.type == "cpu":
-        gathered = gathered.float()
     gathered = gathered.view(len(chosen), windows.context + 1, vectors.shape[1])
     context_BSD = gathered[:, :-1]
     if mask_BS is not None:

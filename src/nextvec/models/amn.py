@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nextvec.models.base import NormThenDropout
-from nextvec.models.mixture import Mixture, side_by_side
+from nextvec.models.mixture import Mixture
+from nextvec.models.products import combine
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
 DECAYS = (BASE_DECAY, 0.5, 0.7, 1.0)
@@ -24,6 +25,7 @@ class AttentionMixture(ResidualModel):
     """The runbook's AMN for any D and any context length, in its default form."""
 
     name = "amn"
+    reads_any_context = True
 
     def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
@@ -38,10 +40,11 @@ class AttentionMixture(ResidualModel):
             start_at_zero(last)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        mixture = self.mixture
-        base_BD = mixture.by_age(context_BSD, mask_BS)
-        steered_BHS = mixture.weights(torch.cat([base_BD, context_BSD[:, -1]], dim=1), context_BSD, mask_BS)
-        weights_BHS = torch.cat([steered_BHS, mixture.weights_by_age(context_BSD, mask_BS)], dim=1)
-        mean_BD, means_BM = side_by_side(weights_BHS, context_BSD)
-        residual_BD: Tensor = self.residual_net(means_BM)
+        by_age_B1S = self.mixture.weights_by_age(context_BSD, mask_BS)
+        newest_B1S = torch.zeros_like(by_age_B1S)
+        newest_B1S[..., -1] = 1
+        asks_B2D, _ = combine(torch.cat([by_age_B1S, newest_B1S], dim=1), context_BSD, mask_BS)
+        steered_BHS = self.mixture.weights(asks_B2D.flatten(1), context_BSD, mask_BS)
+        means_BHD, mean_BD = combine(torch.cat([steered_BHS, by_age_B1S], dim=1), context_BSD, mask_BS)
+        residual_BD: Tensor = self.residual_net(means_BHD.flatten(1))
         return mean_BD + residual_BD

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextvec import kernels
+
 SHORTEST = 1e-6
 """Length below which a vector counts as having no direction: `unit` divides by at least this."""
 
@@ -28,6 +30,9 @@ class LatentModel(nn.Module):
 
     variant: str = ""
     """Which form of a network it is: "residual" or "original"; empty for a baseline."""
+
+    reads_any_context: bool = False
+    """Whether `_raw` reads vectors of any format, and leaves absent ones alone, where `nextvec.kernels` does."""
 
     constants: tuple[str, ...] = ()
     """Names in the state dict that are computed, not learned: a checkpoint may lack them."""
@@ -50,10 +55,15 @@ class LatentModel(nn.Module):
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """The raw prediction (B, D) of any length, float32 or autocast's dtype; only its direction has a meaning."""
         assert context_BSD.shape[2] == self.dimensions, (tuple(context_BSD.shape), self.dimensions)
-        return self._raw(read_context(context_BSD, mask_BS), mask_BS)
+        return self._raw(self._ready(context_BSD, mask_BS), mask_BS)
+
+    def _ready(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        if self.reads_any_context and kernels.read(context_BSD):
+            return context_BSD
+        return read_context(context_BSD, mask_BS)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """`forward` for a context from `read_context`."""
+        """`forward` for a context from `_ready`."""
         raise NotImplementedError
 
     def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
@@ -63,7 +73,8 @@ class LatentModel(nn.Module):
     def raw_query(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """The query (B, D) of any length, as training needs it; only where `has_query`."""
         assert self.query_head is not None, f"this {self.name} has no query"
-        query_BD: Tensor = self.query_head(read_context(context_BSD, mask_BS), mask_BS)
+        context_BSD = context_BSD if kernels.read(context_BSD) else read_context(context_BSD, mask_BS)
+        query_BD: Tensor = self.query_head(context_BSD, mask_BS)
         return query_BD
 
     def query(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:

@@ -12,13 +12,11 @@ Letters in names: B windows of a batch, S context length, D dimensions, H heads,
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextvec.models.base import format_of_products
+from nextvec.models.products import combine, score
 
 KEY = 64
 AGES = 64
@@ -46,27 +44,22 @@ class Mixture(nn.Module):
         nn.init.zeros_(self.query.bias)
 
     def forward(self, asks_BA: Tensor, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """(B, H, D) one mean for each head, from what steers them (B, asks) and a context from `read_context`."""
-        return _recombine(self.weights(asks_BA, context_BSD, mask_BS), context_BSD)
+        """(B, H, D) one mean for each head, from what steers them (B, asks)."""
+        means_BHD, _ = combine(self.weights(asks_BA, context_BSD, mask_BS), context_BSD, mask_BS)
+        return means_BHD
 
     def weights(self, asks_BA: Tensor, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """(B, H, S) what each head's mean takes of each vector; adds up to 1 over S."""
         query_HBK = self.query(asks_BA).unflatten(1, (self.heads, KEY)).transpose(0, 1)
-        with _in_the_format_of(context_BSD):
-            # query · (W c) = (query W) · c: the same scores without making S keys.
-            key_HKD = self.key.weight.unflatten(0, (self.heads, KEY)).to(context_BSD.dtype)
-            folded_HBD = torch.bmm(query_HBK.to(context_BSD.dtype), key_HKD)
-            scores_BHS = torch.bmm(folded_HBD.transpose(0, 1), context_BSD.transpose(1, 2)).float()
+        # query · (W c) = (query W) · c: the same scores without making S keys.
+        folded_HBD = torch.matmul(query_HBK, self.key.weight.unflatten(0, (self.heads, KEY)))
+        scores_BHS = score(folded_HBD.transpose(0, 1), context_BSD, mask_BS)
         return _softmax(scores_BHS / math.sqrt(KEY) + self._position(context_BSD.shape[1]), mask_BS)
 
     def weights_by_age(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """(B, 1, S) what the first head's mean would take if it looked at age alone."""
         scores_BHS = self._position(context_BSD.shape[1])[:1].expand(len(context_BSD), 1, -1)
         return _softmax(scores_BHS, mask_BS)
-
-    def by_age(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """(B, D) the first head's mean by age alone, whatever the content."""
-        return _recombine(self.weights_by_age(context_BSD, mask_BS), context_BSD)[:, 0]
 
     def _position(self, length: int) -> Tensor:
         """(H, S) the log-weight of each step, oldest first."""
@@ -82,46 +75,10 @@ def _softmax(scores_BHS: Tensor, mask_BS: Tensor | None) -> Tensor:
     return torch.softmax(scores_BHS, dim=2)
 
 
-def _recombine(weights_BHS: Tensor, context_BSD: Tensor) -> Tensor:
-    with _in_the_format_of(context_BSD):
-        return torch.bmm(weights_BHS.to(context_BSD.dtype), context_BSD)
-
-
-def side_by_side(weights_BHS: Tensor, context_BSD: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of a context, the first by itself and all of them joined, ready for a matrix product.
-
-    (B, H, S) weights and a context from `read_context` → (B, D) in the context's format, (B, H·D) in that of products.
-    """
-    joined = _SideBySide.apply(weights_BHS, context_BSD, format_of_products(context_BSD))  # type: ignore[no-untyped-call]
-    first_BD, all_BM = joined
-    return first_BD, all_BM
-
-
-class _SideBySide(torch.autograd.Function):
-    """Written out because a step spends its time on moving such blocks.
-
-    One pass makes them and one leads back, where slicing, joining and converting them would be five and six.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weights_BHS: Tensor, context_BSD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(context_BSD)
-        means_BHD = _recombine(weights_BHS, context_BSD)
-        return means_BHD[:, 0].clone(), means_BHD.flatten(1).to(dtype, copy=True)
-
-    @staticmethod
-    def backward(ctx: Any, first_BD: Tensor, all_BM: Tensor) -> tuple[Tensor, None, None]:
-        (context_BSD,) = ctx.saved_tensors
-        means_BHD = all_BM.to(context_BSD.dtype, copy=True).unflatten(1, (-1, context_BSD.shape[2]))
-        means_BHD[:, 0] += first_BD
-        with _in_the_format_of(context_BSD):
-            return torch.bmm(means_BHD, context_BSD.transpose(1, 2)).float(), None, None
-
-
-def _in_the_format_of(context_BSD: Tensor) -> AbstractContextManager[object]:
-    """Where small products of a window run: in the context's own format, see `read_context`."""
-    kind = context_BSD.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+def _newest(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """(B, D) the last vector of a context, zero where a context has none."""
+    newest_BD = context_BSD[:, -1]
+    return newest_BD if mask_BS is None else newest_BD.masked_fill(~mask_BS[:, -1:], 0.0)
 
 
 class QueryHead(nn.Module):
@@ -141,8 +98,8 @@ class QueryHead(nn.Module):
         nn.init.zeros_(self.metric.bias)
 
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """(B, D) the raw query for a context from `read_context`."""
-        means_BHD = self.mixture(context_BSD[:, -1], context_BSD, mask_BS)
+        """(B, D) the raw query for a context; what stands in the place of absent vectors is not read."""
+        means_BHD = self.mixture(_newest(context_BSD, mask_BS), context_BSD, mask_BS)
         steered_BD = (means_BHD * self.gain_HD).sum(dim=1)
         query_BD: Tensor = steered_BD + self.metric(steered_BD)
         return query_BD

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nextvec import kernels
 from nextvec.objective.gradients import (
     Gradient,
     Raw,
@@ -49,11 +50,14 @@ class Objective:
     mean(1 − cosine). So the gradient is at most n long whatever D and the mix are, and one learning rate and clipping
     suit them all; with MSE alone it is the gradient of 1 − cosine.
 
+    `products` is the format that InfoNCE's two products multiply in on a processor; they add up in float32.
+
     A term whose gradient is zero adds nothing. One that fades out is not blown up to its share for ever: |gᵢ| counts
     as at least VANISHED · n (terms on the scale of `loss`), which is where float32 rounding would give its direction.
     """
 
-    def __init__(self, recipe: ObjectiveRecipe) -> None:
+    def __init__(self, recipe: ObjectiveRecipe, products: torch.dtype = torch.float32) -> None:
+        self.products = products
         self.balance, self.tau, self.mask_same_document = recipe.balance, recipe.tau, recipe.mask_same_document
         self.weights = recipe.weights
         self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
@@ -67,8 +71,8 @@ class Objective:
         batch, the norm of what it added to the gradient over the sum of these norms.
         """
         with torch.no_grad(), torch.autocast(prediction_BD.device.type, enabled=False):
-            raw = Raw.of(prediction_BD.detach().float())
-            target_BD = F.normalize(target_BD.float(), dim=1, eps=SHORTEST)
+            raw = Raw.of(prediction_BD.detach())
+            target_BD, _ = kernels.normalise(target_BD, SHORTEST)
             gradients, cosine = self._gradients(raw, target_BD, group_B)
             norms = {term: gradient.norm(raw) for term, gradient in gradients.items()}
             factors = self._balanced(norms, target_BD.shape[1]) if self.balance == "gradient" else self.weights
@@ -81,11 +85,11 @@ class Objective:
 
     def _gradients(self, raw: Raw, target_BD: Tensor, group_B: Tensor | None) -> tuple[dict[str, Gradient], Tensor]:
         """The gradients of MSE and of every weighted term, and the mean cosine."""
-        cosine_B = (raw.unit_BD * target_BD).sum(dim=1)
-        found = {"mse": mse_gradient(raw.unit_BD, target_BD, cosine_B)}
+        cosine_B, distance_B, square_B = kernels.compare(raw.unit_BD, target_BD)
+        found = {"mse": mse_gradient(raw.unit_BD, distance_B, square_B, cosine_B)}
         if "info" in self.weights:
             groups = group_B if self.mask_same_document else None
-            found["info"] = info_nce_gradient(raw.unit_BD, target_BD, self.tau, groups)
+            found["info"] = info_nce_gradient(raw.unit_BD, target_BD, self.tau, groups, self.products)
         if "moment" in self.weights or "variance" in self.weights:
             found |= batch_gradients(raw.unit_BD, target_BD, self.weights)
         return found, cosine_B.mean()
@@ -109,11 +113,12 @@ class Objective:
         weight beside the terms of the prediction.
         """
         with torch.no_grad(), torch.autocast(query_QD.device.type, enabled=False):
-            raw, target_BD = Raw.of(query_QD.detach().float()), F.normalize(target_BD.float())
+            raw = Raw.of(query_QD.detach())
+            target_BD, _ = kernels.normalise(target_BD, SHORTEST)
             loss, gradient_QD = query_nce_gradient(
-                raw.unit_BD, target_BD, wrong_QKD.float(), any_wrong_Q, self.query_tau, group_B
+                raw.unit_BD, target_BD, wrong_QKD, any_wrong_Q, self.query_tau, group_B, self.products
             )
-            along_Q1 = (gradient_QD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B1
+            along_Q1 = (gradient_QD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B[:, None]
             gradient_QD = gradient_QD.addcmul_(raw.unit_BD, along_Q1, value=-1).div_(raw.length_B1)
         query_QD.backward(gradient_QD.to(query_QD.dtype))
         return {"loss_query": loss}

@@ -41,12 +41,15 @@ def pair_logits(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: T
 
     The predictions are those of the first Q of the B windows, so that each pair's own stands on the diagonal.
     """
-    logits_BB = (prediction_BD @ target_BD.T) / tau
+    return mask_group((prediction_BD @ target_BD.T) / tau, group_B)
+
+
+def mask_group(logits_QB: Tensor, group_B: Tensor | None) -> Tensor:
+    """Logits of the first Q windows with all B, −infinity at other pairs of a row's group."""
     if group_B is None:
-        return logits_BB
-    same_BB = group_B[: len(prediction_BD), None] == group_B
-    same_BB.fill_diagonal_(False)
-    return logits_BB.masked_fill(same_BB, -torch.inf)
+        return logits_QB
+    same_QB = group_B[: len(logits_QB), None] == group_B
+    return logits_QB.masked_fill(same_QB.fill_diagonal_(False), -torch.inf)
 
 
 def sum_of_directions(by_row_BB: Tensor, by_column_BB: Tensor) -> Tensor:

@@ -164,6 +164,9 @@ class RuntimeRecipe(Section):
     """auto, cpu, cuda, cuda:1 … or mps."""
     threads: Positive | None = None
     """Processor threads; left out, as many as torch finds cores."""
+    compiled: bool = True
+    """On a processor, let the passes of a step that torch makes slowly be compiled from C at their first use. Without,
+    or where there is no compiler, torch's operations make them: the same numbers up to rounding, in more time."""
 
 
 METRICS: dict[str, tuple[Literal["higher", "lower"], str]] = {

@@ -32,7 +32,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
         f"model {recipe.model.kind}, {facts['parameters']:,} parameters, seed {recipe.seed}",
         f"data {recipe.data.store} · {facts['space']} · context {recipe.data.context} · windows: {windows}",
         f"objective {terms} tau={recipe.objective.tau:g} balance={recipe.objective.balance}",
-        f"device {facts['device']}, {facts['precision']}, {facts['threads']} threads",
+        f"device {facts['device']}, {facts['precision']}, {facts['threads']} threads, passes by {facts['passes']}",
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from nextvec import kernels
 from nextvec.data.check import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
@@ -190,6 +191,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
     if notice:
         show((notice,), quiet=quiet)
     set_threads(recipe.runtime.threads)
+    kernels.allow(recipe.runtime.compiled)
     sets = data.windows(recipe.data.context, recipe.data.least_context, device)
     for split in ("train", "val"):
         if split not in sets:
@@ -209,19 +211,20 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
     keep_memory()
     seed_everything(recipe.seed)
     model = create_model(recipe.model, data.store.dimensions).to(device)
+    precision = resolve_precision(recipe.training.precision, device)
     return Run(
         path=path,
         recipe=recipe,
         data=data,
         device=device,
-        precision=resolve_precision(recipe.training.precision, device),
+        precision=precision,
         sets=sets,
         train_windows=train_windows,
         check=report,
         model=model,
         average=Average(model, recipe.training.average) if recipe.training.average else None,
         optimizer=make_optimizer(model, recipe.training),
-        objective=Objective(recipe.objective),
+        objective=Objective(recipe.objective, precision),
         baselines={},
         baseline_cosines={},
         position=Position(),
@@ -272,6 +275,7 @@ def _facts(run: Run) -> Event:
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "passes": kernels.how(run.device),
         "versions": {"nextvec": version("nextvec"), "torch": torch.__version__, "python": platform.python_version()},
     }
 
