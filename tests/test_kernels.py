@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nextvec import kernels
 from nextvec.kernels import compiling, library
+from nextvec.models.amn import AttentionMixture
 
 FORMATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -159,6 +160,25 @@ def test_a_product_multiplies_in_bfloat16_where_told_to() -> None:
     assert quick.dtype == torch.float32 and torch.equal(exact, left @ right)
     torch.testing.assert_close(quick, exact, rtol=0.05, atol=0.2)
     assert torch.backends.mkldnn.matmul.fp32_precision != "bf16", "the setting is as it was"
+
+
+@pytest.mark.parametrize(("size", "steps"), [(768, 5), (130, 32), (8, 70), (70, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_prediction_is_that_of_a_batch(size, steps, dtype) -> None:
+    torch.manual_seed(0)
+    model = AttentionMixture(size).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.03 * torch.randn_like(parameter)
+    context = torch.nn.functional.normalize(random(3, steps, size), dim=2).to(dtype)
+    present = torch.ones(3, steps, dtype=torch.bool)
+    present[1, : steps // 2] = False
+    for mask in (None, present):
+        poisoned = context if mask is None else context.masked_fill(~mask[:, :, None], torch.nan)
+        with torch.inference_mode():
+            many = model(context, mask)
+            ones = [model(poisoned[row : row + 1], None if mask is None else mask[row : row + 1]) for row in range(3)]
+        torch.testing.assert_close(torch.cat(ones), many, rtol=1e-4, atol=1e-5)
+    assert model(context[:1]).requires_grad, "with a gradient it goes the other way"
 
 
 # Where it can't be compiled

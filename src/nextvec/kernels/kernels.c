@@ -291,3 +291,73 @@ void nextvec_mix(float *mixed, const float *block, const float *factor, const fl
             to[d] = (of_block * to[d] + shift[d] + (slope[d] + along) * unit[d] - against * target[d]) * divisor;
     }
 }
+
+/* AMN's prediction for one window: what models/amn.py does for many, with every weight read once. */
+struct mixture_network {
+    const float *position, *key, *query, *query_bias;              /* H x ages; H K x D; H K x 2 D; H K */
+    const float *wide, *wide_bias, *wide_gain, *wide_shift;        /* W x (H + 1) D; W each: bias, gain and shift of the norm */
+    const float *narrow, *narrow_bias, *narrow_gain, *narrow_shift; /* N x W; N each */
+    const float *last, *last_bias;                                 /* D x N; D */
+    long ages, H, K, W, N;
+};
+
+static void softmax_of_present(float *weights, const float *scores, const uint8_t *present, long S) {
+    float most = -INFINITY, sum = 0;
+    for (long s = 0; s < S; s++)
+        if (!present || present[s]) most = fmaxf(most, scores[s]);
+    for (long s = 0; s < S; s++) sum += weights[s] = !present || present[s] ? expf(scores[s] - most) : 0;
+    for (long s = 0; s < S; s++) weights[s] /= sum > 0 ? sum : 1;
+}
+
+/* to = layer norm of gelu(weights from + bias). */
+static void layer(float *to, const float *weights, const float *bias, const float *gain, const float *shift,
+                  const float *from, long rows, long columns) {
+    double mean = 0, square = 0;
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++) {
+        float sum = dot(weights + row * columns, from, columns) + bias[row];
+        to[row] = 0.5f * sum * (1 + erff(sum * 0.70710678f));
+    }
+    for (long row = 0; row < rows; row++) mean += to[row];
+    mean /= rows;
+    for (long row = 0; row < rows; row++) square += (to[row] - mean) * (to[row] - mean);
+    float scale = 1 / sqrt(square / rows + 1e-5);
+    for (long row = 0; row < rows; row++) to[row] = (to[row] - (float)mean) * scale * gain[row] + shift[row];
+}
+
+void nextvec_predict_one(float *prediction, const struct vectors *context, const uint8_t *present,
+                         const struct mixture_network *net, long S, long D) {
+    long H = net->H, K = net->K, W = net->W, N = net->N;
+    float vectors[S * D], by_age[S], asks[2 * D], products[H * K * S], weights[H * S], means[(H + 1) * D], wide[W], narrow[N];
+    for (long s = 0; s < S; s++) {
+        if (!present || present[s])
+            read_vector(vectors + s * D, context, 0, s, D);
+        else
+            memset(vectors + s * D, 0, D * sizeof(float));
+        by_age[s] = net->position[S - 1 - s < net->ages ? S - 1 - s : net->ages - 1];
+    }
+    softmax_of_present(by_age, by_age, present, S);
+    weigh(means + H * D, by_age, vectors, S, D);
+    memcpy(asks, means + H * D, D * sizeof(float));
+    memcpy(asks + D, vectors + (S - 1) * D, D * sizeof(float));
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < H * K; row++) {
+        float query = dot(net->query + row * 2 * D, asks, 2 * D) + net->query_bias[row];
+        for (long s = 0; s < S; s++) products[row * S + s] = query * dot(net->key + row * D, vectors + s * D, D);
+    }
+    for (long h = 0; h < H; h++) {
+        float scores[S];
+        for (long s = 0; s < S; s++) {
+            long age = S - 1 - s < net->ages ? S - 1 - s : net->ages - 1;
+            float sum = 0;
+            for (long k = 0; k < K; k++) sum += products[(h * K + k) * S + s];
+            scores[s] = sum / sqrtf(K) + net->position[h * net->ages + age];
+        }
+        softmax_of_present(weights + h * S, scores, present, S);
+        weigh(means + h * D, weights + h * S, vectors, S, D);
+    }
+    layer(wide, net->wide, net->wide_bias, net->wide_gain, net->wide_shift, means, W, (H + 1) * D);
+    layer(narrow, net->narrow, net->narrow_bias, net->narrow_gain, net->narrow_shift, wide, N, W);
+#pragma omp parallel for schedule(static)
+    for (long d = 0; d < D; d++) prediction[d] = means[d] + dot(net->last + d * N, narrow, N) + net->last_bias[d];
+}

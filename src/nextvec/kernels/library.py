@@ -62,6 +62,7 @@ _TYPES = {"V": ctypes.POINTER(Vectors), "a": ctypes.c_void_p, "n": ctypes.c_long
 _ARGUMENTS = {
     "score": "aVaVannnn", "combine": "VaaVannnn", "normalise": "aaVfnn", "compare": "aaaaann", "moments": "aaann",
     "measure_affine": "aaaaann", "pair_both_ways": "aaaafn", "mix": "aaaaaaaaaann",
+    "predict_one": "aVaann",
 }  # fmt: skip
 """For each function of kernels.c its arguments: vectors, addresses, whole numbers, float32."""
 

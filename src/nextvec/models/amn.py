@@ -9,11 +9,14 @@ several time scales are what lets it win; the parameters are as many: 1,513,216 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from nextvec import kernels
 from nextvec.models.base import NormThenDropout
-from nextvec.models.mixture import Mixture
+from nextvec.models.mixture import AGES, KEY, Mixture
 from nextvec.models.products import combine
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
@@ -40,6 +43,11 @@ class AttentionMixture(ResidualModel):
             start_at_zero(last)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        if len(context_BSD) == 1 and not self.training and not torch.is_grad_enabled():
+            sizes = (AGES, len(DECAYS), KEY, WIDE, NARROW)
+            prediction_1D = kernels.predict_one(context_BSD, mask_BS, self._weights, sizes)
+            if prediction_1D is not None:
+                return prediction_1D
         by_age_B1S = self.mixture.weights_by_age(context_BSD, mask_BS)
         newest_B1S = torch.zeros_like(by_age_B1S)
         newest_B1S[..., -1] = 1
@@ -48,3 +56,12 @@ class AttentionMixture(ResidualModel):
         means_BHD, mean_BD = combine(torch.cat([steered_BHS, by_age_B1S], dim=1), context_BSD, mask_BS)
         residual_BD: Tensor = self.residual_net(means_BHD.flatten(1))
         return mean_BD + residual_BD
+
+    @property
+    def _weights(self) -> tuple[Tensor, ...]:
+        """What one prediction reads, in the order of `kernels.predict_one`."""
+        mixture = self.mixture
+        wide, _, wide_norm, narrow, _, narrow_norm, last = self.residual_net
+        modules: tuple[Any, ...] = (mixture.query, wide, wide_norm, narrow, narrow_norm, last)
+        pairs = (tensor for module in modules for tensor in (module.weight, module.bias))
+        return mixture.position_HA, mixture.key.weight, *pairs
