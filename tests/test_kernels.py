@@ -12,6 +12,8 @@ from torch import Tensor
 from nextvec import kernels
 from nextvec.kernels import compiling, library
 from nextvec.models.amn import AttentionMixture
+from nextvec.models.registry import create_model
+from nextvec.recipe import make_recipe
 
 FORMATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -160,6 +162,38 @@ def test_a_product_multiplies_in_bfloat16_where_told_to() -> None:
     assert quick.dtype == torch.float32 and torch.equal(exact, left @ right)
     torch.testing.assert_close(quick, exact, rtol=0.05, atol=0.2)
     assert torch.backends.mkldnn.matmul.fp32_precision != "bf16", "the setting is as it was"
+
+
+def test_the_norm_of_many_tensors() -> None:
+    tensors = [random(3), random(40, 1000, seed=1), random(2**14, seed=2), random(1, 1, seed=3), torch.zeros(0)]
+    found, expected = both(lambda: kernels.norm(tensors))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    tensors[1][3, 4] = torch.nan
+    assert bool(kernels.norm(tensors).isnan())
+
+
+@pytest.mark.parametrize("kind", ["amn", "lstm", "gru", "transformer"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_every_network_reads_the_stores_format(kind, precision) -> None:
+    """Prediction, query and their gradients, from float16 vectors with and without a mask."""
+    torch.manual_seed(0)
+    model = create_model(make_recipe({"name": "x", "model": {"kind": kind}}).model, 32).eval()
+    context = torch.nn.functional.normalize(random(4, 5, 32), dim=2).half()
+    mask = torch.arange(5) >= torch.tensor([0, 1, 2, 4])[:, None]
+    for present in (None, mask):
+        found, expected = both(lambda present=present: outputs_and_gradient(model, context, present, precision))
+        tolerance = 1e-4 if precision == torch.float32 else 0.03
+        same(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def outputs_and_gradient(model, context, present, precision) -> list[Tensor]:
+    model.zero_grad()
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        prediction, query = model(context, present), model.raw_query(context, present)
+    (prediction.float().square().sum() + query.float().square().sum()).backward()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(found) > 5
+    return [prediction.detach().float(), query.detach().float(), *found]
 
 
 @pytest.mark.parametrize(("size", "steps"), [(768, 5), (130, 32), (8, 70), (70, 1)])

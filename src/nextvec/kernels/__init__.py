@@ -7,6 +7,7 @@ operations give the same numbers, up to rounding; `how` says which it is. These 
 from nextvec.kernels.batches import compare, lengths, measure_affine, mix, moments, multiply, normalise, pair_both_ways
 from nextvec.kernels.library import allow, how
 from nextvec.kernels.single import predict_one
+from nextvec.kernels.tensors import norm
 from nextvec.kernels.windows import combine, read, score
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "mix",
     "moments",
     "multiply",
+    "norm",
     "normalise",
     "pair_both_ways",
     "predict_one",

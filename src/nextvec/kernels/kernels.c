@@ -361,3 +361,21 @@ void nextvec_predict_one(float *prediction, const struct vectors *context, const
 #pragma omp parallel for schedule(static)
     for (long d = 0; d < D; d++) prediction[d] = means[d] + dot(net->last + d * N, narrow, N) + net->last_bias[d];
 }
+
+/* The square root of the sum of squares of all numbers of some tensors, walked in chunks, so that all threads have work
+   whatever the tensors' sizes are; `room` for one number a chunk. */
+void nextvec_norm(float *norm, double *room, const float *const *tensors, const long *counts, long count, long chunk) {
+    long chunks = 0;
+    double sum = 0;
+    for (long tensor = 0; tensor < count; tensor++) chunks += (counts[tensor] + chunk - 1) / chunk;
+#pragma omp parallel for schedule(static)
+    for (long number = 0; number < chunks; number++) {
+        long tensor = 0, place = number;
+        for (; place >= (counts[tensor] + chunk - 1) / chunk; tensor++) place -= (counts[tensor] + chunk - 1) / chunk;
+        long start = place * chunk, left = counts[tensor] - start;
+        const float *numbers = tensors[tensor] + start;
+        room[number] = dot(numbers, numbers, left < chunk ? left : chunk);
+    }
+    for (long number = 0; number < chunks; number++) sum += room[number];
+    *norm = sqrt(sum);
+}

@@ -63,6 +63,7 @@ _ARGUMENTS = {
     "score": "aVaVannnn", "combine": "VaaVannnn", "normalise": "aaVfnn", "compare": "aaaaann", "moments": "aaann",
     "measure_affine": "aaaaann", "pair_both_ways": "aaaafn", "mix": "aaaaaaaaaann",
     "predict_one": "aVaann",
+    "norm": "aaaann",
 }  # fmt: skip
 """For each function of kernels.c its arguments: vectors, addresses, whole numbers, float32."""
 
@@ -71,7 +72,7 @@ def compiled(*tensors: Tensor) -> ctypes.CDLL | None:
     """The library, where these tensors lie on the processor in formats that it knows, their vectors in one piece."""
     if not _allowed or any(not tensor.is_cpu or tensor.dtype not in _FORMATS for tensor in tensors):
         return None
-    if tensors[-1].stride(-1) != 1:
+    if tensors and tensors[-1].ndim and tensors[-1].stride(-1) != 1:
         return None
     library = _library()
     return None if isinstance(library, str) else library

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nextvec.models.base import at_least_float32
 from nextvec.models.products import combine, score
 
 KEY = 64
@@ -76,8 +77,8 @@ def _softmax(scores_BHS: Tensor, mask_BS: Tensor | None) -> Tensor:
 
 
 def _newest(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """(B, D) the last vector of a context, zero where a context has none."""
-    newest_BD = context_BSD[:, -1]
+    """(B, D) the last vector of a context, at least float32, zero where a context has none."""
+    newest_BD = at_least_float32(context_BSD[:, -1])
     return newest_BD if mask_BS is None else newest_BD.masked_fill(~mask_BS[:, -1:], 0.0)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
+from nextvec import kernels
 from nextvec.data.windows import Batch, epoch_order, sample
 from nextvec.errors import Interrupted, StoppedError
 from nextvec.judge.diagnose import Case, Diagnosis, diagnose
@@ -265,7 +266,7 @@ def _best_epoch(run: Run) -> int:
 def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradient down to norm `limit` (0: leave it) and return the norm that it had, 0-dim, on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients).detach()
+    norm = kernels.norm(gradients).detach()
     # On a processor, where looking costs nothing, a gradient that is short enough isn't multiplied by 1.
     if limit and (norm.device.type != "cpu" or norm + 1e-6 > limit):
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
