@@ -1,6 +1,7 @@
 """Row: a training step against its limit, the sum of its matrix products, each timed alone at its own shape and dtype.
 
-The products are those that torch's profiler sees in a step; the rest of the step is listed by operation: the profile.
+The products are those that torch's profiler sees in a step; the small ones of a window are compiled passes and count as
+the rest, which is listed by operation: the profile.
 
     python bench/limit.py [--store STORE]
 """
@@ -14,6 +15,7 @@ from common import arguments, finish, in_turns, now, open_run, store_path
 from throughput import ours
 from torch.profiler import ProfilerActivity, profile
 
+from nextvec import kernels
 from nextvec.training import loop
 from nextvec.training.run import Position
 
@@ -35,10 +37,13 @@ def products_of(run, steps):
     return found, rest
 
 
-def alone(shapes, dtype, rounds=7):
+def alone(shapes, dtype, of_terms, rounds=7):
     """Seconds of a product of such tensors; the lowest of some."""
-    left, right = (torch.randn(shape).to(dtype) for shape in shapes[-2:])
-    multiply = torch.bmm if left.ndim == 3 else torch.mm
+    left, right = (torch.randn(shape).to(torch.float32 if of_terms else dtype) for shape in shapes[-2:])
+
+    def multiply(left, right):
+        return kernels.multiply(left, right, dtype) if of_terms else torch.matmul(left, right)
+
     multiply(left, right)
     times = []
     for _ in range(rounds):
@@ -58,7 +63,7 @@ def main():
             step = ours(run, chosen.steps)
             rate = in_turns({"step": step}, chosen.rounds)["step"]
             found, rest = products_of(run, chosen.steps)
-            # Those of the terms run in float32 by rule: they have a side of B by B or the wrong answers of a window.
+            # Those of InfoNCE have a side of B by B; they give float32, whatever they multiply in.
             batch = run.recipe.training.batch
             limit = 0.0
             for (_, shapes), count in found.items():
@@ -66,8 +71,7 @@ def main():
                     (batch, 768),
                     (768, batch),
                 )
-                of_terms |= any(shape[-2:] in ((16, 768), (1, 16)) for shape in shapes)
-                limit += count * alone(shapes, torch.float32 if of_terms else run.precision)
+                limit += count * alone(shapes, run.precision, of_terms)
             seconds = batch / rate["median"]
             rows.append({
                 "step": f"{name}, {precision}", "ms": seconds * 1e3, "spread": rate["spread"],

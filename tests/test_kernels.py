@@ -72,6 +72,25 @@ def test_small_products(sizes, of_vectors, of_heads) -> None:
         same(*both(kernels.combine, weights, vectors, present), rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_too_large_for_a_stack_is_left_to_torch() -> None:
+    vectors, weights = random(1, 3000, 256), random(1, 2, 3000, seed=1)
+    assert not kernels.read(vectors)
+    same(*both(kernels.combine, weights, vectors), rtol=1e-4, atol=1e-3)
+    same(*both(kernels.score, random(1, 3000, 256), random(1, 4, 256)), rtol=1e-4, atol=1e-3)
+    with torch.inference_mode():
+        assert AttentionMixture(64).eval()(random(1, 4000, 64)).isfinite().all()
+
+
+def test_a_mask_may_lie_as_it_likes() -> None:
+    weights, vectors = random(3, 2, 4), random(3, 4, 16, seed=1)
+    mask = (random(4, 3, seed=2) > 0).T
+    same(kernels.combine(weights, vectors, mask), kernels.combine(weights, vectors, mask.contiguous()))
+    with pytest.raises(AssertionError):
+        kernels.combine(weights, vectors, mask[:, :3])
+    with pytest.raises(AssertionError):
+        kernels.score(random(3, 2, 8), vectors)
+
+
 def test_absent_vectors_are_never_read() -> None:
     vectors, present = random(2, 3, 64), torch.tensor([[False, True, True], [False, False, True]])
     poisoned = vectors.masked_fill(~present[:, :, None], torch.nan)

@@ -41,6 +41,7 @@ def lengths(vectors_BKD: Tensor, shortest: float) -> Tensor:
 
 def compare(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Window by window: left · right, |left − right|² and |left|², (B,) each."""
+    assert left_BD.shape == right_BD.shape, (left_BD.shape, right_BD.shape)
     library = _compiled(left_BD, right_BD)
     if library is None:
         squares_B = torch.linalg.vector_norm(left_BD, dim=1).square()
@@ -95,6 +96,7 @@ def pair_both_ways(products_BB: Tensor, tau: float, group_B: Tensor | None) -> t
     softmax P by rows and Q by columns, takes the place of the products.
     """
     batch = len(products_BB)
+    assert products_BB.shape == (batch, batch) and (group_B is None or len(group_B) == batch), products_BB.shape
     library = _compiled(products_BB)
     if library is not None and (group_B is None or group_B.dtype == torch.int32):
         room_2B = torch.empty(2, batch)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nextvec.kernels.library import Vectors, compiled
+from nextvec.kernels.windows import MOST
 
 _SIZES = ("ages", "heads", "key", "wide", "narrow")
 
@@ -31,13 +32,16 @@ def predict_one(
     ages, heads, key, wide and narrow layer. There is no gradient.
     """
     library = compiled(weights[0], context_1SD)
-    if library is None or weights[0].dtype != torch.float32:
+    _, steps, dimensions = context_1SD.shape
+    _, heads, key, *_ = sizes
+    if library is None or weights[0].dtype != torch.float32 or (steps + heads + 3) * (dimensions + heads * key) > MOST:
         return None
+    assert present_1S is None or present_1S.shape == (1, steps), present_1S.shape
     prediction_1D = torch.empty(1, context_1SD.shape[2])
     network = MixtureNetwork(*(tensor.data_ptr() for tensor in weights), *sizes)
     present = None if present_1S is None else present_1S.contiguous()
     library.nextvec_predict_one(
         prediction_1D.data_ptr(), Vectors.of(context_1SD), None if present is None else present.data_ptr(),
-        ctypes.byref(network), *context_1SD.shape[1:],
+        ctypes.byref(network), steps, dimensions,
     )  # fmt: skip
     return prediction_1D
