@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from nextvec import kernels
 from nextvec.data import windows
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.runtime import keep_memory
@@ -53,6 +54,15 @@ def test_a_step_gathers_once_for_the_windows_and_once_for_the_wrong_answers(
     counts = counted(run)
     assert calls == {"gather": run.steps_per_epoch, "own": run.steps_per_epoch}
     assert counts["aten::index_select"] == 2 * run.steps_per_epoch
+
+
+def test_torch_multiplies_no_small_matrices_where_the_passes_are_compiled(run: Run) -> None:
+    if kernels.how(run.device) != "compiled code":
+        pytest.skip(f"not here: {kernels.how(run.device)}")
+    counts = counted(run)
+    # Queries times keys, head by head, and their two gradients, for each output; the window's own are compiled.
+    assert counts["aten::bmm"] == 6 * run.steps_per_epoch
+    assert counts["aten::log_softmax"] == run.steps_per_epoch, "InfoNCE of the query; the other is compiled"
 
 
 def test_a_step_asks_for_a_value_only_where_nothing_waits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
