@@ -29,7 +29,14 @@ from nextvec.models.registry import create_model
 from nextvec.models.weights import load_weights
 from nextvec.objective import Objective
 from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
-from nextvec.runtime import keep_memory, resolve_device, resolve_precision, seed_everything, set_threads
+from nextvec.runtime import (
+    give_back_memory,
+    keep_memory,
+    resolve_device,
+    resolve_precision,
+    seed_everything,
+    set_threads,
+)
 from nextvec.training.average import Average
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
 from nextvec.training.fitting import baseline_cosines, fit_and_save, fit_on, restore_baselines
@@ -190,6 +197,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
     device, notice = resolve_device(recipe.runtime.device)
     if notice:
         show((notice,), quiet=quiet)
+    give_back_memory()  # the check's samples are larger than anything that comes
     set_threads(recipe.runtime.threads)
     kernels.allow(recipe.runtime.compiled)
     sets = data.windows(recipe.data.context, recipe.data.least_context, device)
