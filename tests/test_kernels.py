@@ -264,16 +264,22 @@ def test_a_compiler_that_fails_is_named(tmp_path) -> None:
     assert compiled_with(tmp_path, CC="false") == "torch (false failed: exit 1)"
 
 
-def test_a_damaged_file_is_told(tmp_path) -> None:
+def test_a_damaged_file_is_made_anew(tmp_path) -> None:
     compiled_with(tmp_path)
     (kept,) = (tmp_path / "nextvec").iterdir()
     kept.write_bytes(b"not a library")
-    assert compiled_with(tmp_path).startswith("torch (")
+    assert compiled_with(tmp_path) == "compiled code" and kept.stat().st_size > 1000
+
+
+def test_a_compiler_may_be_several_words(tmp_path) -> None:
+    assert compiled_with(tmp_path, CC="env cc") == "compiled code"
 
 
 def test_a_cache_that_is_a_file_is_gone_around(tmp_path) -> None:
     (tmp_path / "nextvec").write_text("")
-    assert compiled_with(tmp_path) == "compiled code"
+    (tmp_path / "tmp").mkdir()
+    assert compiled_with(tmp_path, TMPDIR=str(tmp_path / "tmp")) == "compiled code"
+    assert not list((tmp_path / "tmp").iterdir()), "nothing is left behind"
 
 
 def test_away_from_linux_torch_does_it(monkeypatch) -> None:

@@ -100,9 +100,10 @@ def pair_both_ways(products_BB: Tensor, tau: float, group_B: Tensor | None) -> t
     library = _compiled(products_BB)
     if library is not None and (group_B is None or group_B.dtype == torch.int32):
         room_2B = torch.empty(2, batch)
-        group = None if group_B is None else group_B.contiguous()
-        found = _addresses(products_BB, *room_2B), None if group is None else group.data_ptr()
-        return torch.tensor(library.nextvec_pair_both_ways(*found[0], found[1], tau, batch)), products_BB
+        group_B = None if group_B is None else group_B.contiguous()
+        group = None if group_B is None else group_B.data_ptr()
+        loss = library.nextvec_pair_both_ways(*_addresses(products_BB, *room_2B), group, tau, batch)
+        return torch.tensor(loss), products_BB
     logits_BB = products_BB.div_(tau)
     if group_B is not None:
         same_BB = group_B[:, None] == group_B
@@ -122,9 +123,8 @@ def mix(
     rest = (shift_D, slope_D, units_BD, targets_BD, pull_B, push, length_B1)
     library = _compiled(units_BD, factor, *rest)
     if library is not None:
-        mixed_BD = torch.empty_like(units_BD) if block_BD is None else block_BD
-        block = None if block_BD is None else block_BD.data_ptr()
-        library.nextvec_mix(mixed_BD.data_ptr(), block, *_addresses(factor, *rest), *units_BD.shape)
+        mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD
+        library.nextvec_mix(*_addresses(mixed_BD, factor, *rest), *units_BD.shape)
         return mixed_BD
     mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD.mul_(factor)
     mixed_BD += shift_D

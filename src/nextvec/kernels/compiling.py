@@ -44,12 +44,17 @@ def load() -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "cc"))
     if not shutil.which(compiler[0]):
         raise NotCompiledError(f"no C compiler: {compiler[0]}")
-    command = [*compiler, *(option for option in COMPILE if _is_understood(option))]
-    file = _home() / f"kernels-{_fingerprint(command)}.so"
+    options = [option for option in COMPILE if _is_understood(option)]
+    name = f"kernels-{_fingerprint([*compiler, *options])}.so"
     try:
-        if not file.is_file():
-            _compile(command, file)
-        return ctypes.CDLL(str(file))
+        home = _home()
+        if home is None:  # a library that is loaded needs its file no more
+            with tempfile.TemporaryDirectory(prefix="nextvec-") as folder:
+                return _compile(compiler, options, Path(folder, name))
+        if (home / name).is_file():
+            with suppress(OSError):  # damaged: made anew
+                return ctypes.CDLL(str(home / name))
+        return _compile(compiler, options, home / name)
     except OSError as error:
         raise NotCompiledError(f"{error}") from None
 
@@ -58,12 +63,13 @@ def _is_understood(option: str) -> bool:
     return not option.startswith("-mprefer") or platform.machine() in ("x86_64", "AMD64")
 
 
-def _compile(command: list[str], file: Path) -> None:
+def _compile(compiler: list[str], options: list[str], file: Path) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-        _call([*command, "-c", str(SOURCE), "-o", str(made)])
-        _call([command[0], "-shared", str(made), "-o", str(linked), "-lm"])
+        _call([*compiler, *options, "-c", str(SOURCE), "-o", str(made)])
+        _call([*compiler, "-shared", str(made), "-o", str(linked), "-lm"])
         linked.replace(file)  # whole or not at all, whoever else compiles the same
+    return ctypes.CDLL(str(file))
 
 
 def _call(command: list[str]) -> None:
@@ -76,15 +82,15 @@ def _call(command: list[str]) -> None:
         raise NotCompiledError(f"{command[0]} failed: {last}")
 
 
-def _home() -> Path:
-    """The folder for compiled files: the user's own cache, or one for this process where that can't be written."""
+def _home() -> Path | None:
+    """The folder for compiled files in the user's own cache; None where that can't be written."""
     cache = os.environ.get("XDG_CACHE_HOME")
     with suppress(OSError, RuntimeError):
         folder = (Path(cache) if cache else Path.home() / ".cache") / "nextvec"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
             return folder
-    return Path(tempfile.mkdtemp(prefix="nextvec-"))
+    return None
 
 
 def _fingerprint(command: list[str]) -> str:

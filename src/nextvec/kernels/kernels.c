@@ -3,7 +3,8 @@
 Small products of a window: its few heads (H) with its few vectors (S), in whatever format the vectors are stored. A
 library multiplies such small matrices slowly, and only after converting millions of numbers.
 
-Every number is computed by one thread, in an order that does not depend on how many there are.
+Passes over a batch: what the objective needs of predictions and targets. Every number is computed by one thread, in an
+order that does not depend on how many there are.
 */
 #include <math.h>
 #include <stdint.h>
@@ -119,7 +120,7 @@ void nextvec_score(float *scores, const struct vectors *heads, const float *more
 }
 
 /* sums[b, h] = sum over s of weights[b, h, s] vectors[b, s], over those that are present; `first` is sums[:, 0] again,
-   in float32, and may be missing. */
+   in float32. */
 void nextvec_combine(const struct vectors *sums, float *first, const float *weights, const struct vectors *vectors,
                      const uint8_t *present, long B, long H, long S, long D) {
 #pragma omp parallel for schedule(static)
@@ -134,7 +135,7 @@ void nextvec_combine(const struct vectors *sums, float *first, const float *weig
         for (long h = 0; h < H; h++) {
             weigh(sum, weights + (b * H + h) * S, vector, S, D);
             write_vector(sums, b, h, sum, D);
-            if (first && !h) memcpy(first + b * D, sum, D * sizeof(float));
+            if (!h) memcpy(first + b * D, sum, D * sizeof(float));
         }
     }
 }
@@ -274,21 +275,17 @@ double nextvec_pair_both_ways(float *products, float *by_row, float *by_column, 
     return loss / B;
 }
 
-/* mixed[b] = (factor block[b] + shift + slope * unit[b] + pull[b] unit[b] - push target[b]) / lengths[b]; the block may
-   be the place of the result, or missing. */
-void nextvec_mix(float *mixed, const float *block, const float *factor, const float *shift, const float *slope,
-                 const float *units, const float *targets, const float *pull, const float *push, const float *lengths,
-                 long B, long D) {
+/* block[b] = (factor block[b] + shift + slope * unit[b] + pull[b] unit[b] - push target[b]) / lengths[b]. */
+void nextvec_mix(float *block, const float *factor, const float *shift, const float *slope, const float *units,
+                 const float *targets, const float *pull, const float *push, const float *lengths, long B, long D) {
 #pragma omp parallel for schedule(static)
     for (long b = 0; b < B; b++) {
-        float *to = mixed + b * D;
+        float *to = block + b * D;
         const float *unit = units + b * D, *target = targets + b * D;
-        float along = pull[b], against = *push, of_block = block ? *factor : 0, divisor = 1 / lengths[b];
-        if (block && block != mixed) memcpy(to, block + b * D, D * sizeof(float));
-        if (!block) memset(to, 0, D * sizeof(float));
+        float along = pull[b], against = *push, own = *factor, divisor = 1 / lengths[b];
 #pragma omp simd
         for (long d = 0; d < D; d++)
-            to[d] = (of_block * to[d] + shift[d] + (slope[d] + along) * unit[d] - against * target[d]) * divisor;
+            to[d] = (own * to[d] + shift[d] + (slope[d] + along) * unit[d] - against * target[d]) * divisor;
     }
 }
 

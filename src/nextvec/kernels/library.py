@@ -61,7 +61,7 @@ def _library() -> ctypes.CDLL | str:
 _TYPES = {"V": ctypes.POINTER(Vectors), "a": ctypes.c_void_p, "n": ctypes.c_long, "f": ctypes.c_float}
 _ARGUMENTS = {
     "score": "aVaVannnn", "combine": "VaaVannnn", "normalise": "aaVfnn", "compare": "aaaaann", "moments": "aaann",
-    "measure_affine": "aaaaann", "pair_both_ways": "aaaafn", "mix": "aaaaaaaaaann",
+    "measure_affine": "aaaaann", "pair_both_ways": "aaaafn", "mix": "aaaaaaaaann",
     "predict_one": "aVaann",
     "norm": "aaaann",
 }  # fmt: skip
