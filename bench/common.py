@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from nextvec.data.dataset import open_dataset
-from nextvec.data.synthetic import PRESETS, scaled, synthesise
+from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
 from nextvec.recipe import make_recipe
-from nextvec.training import start
+from nextvec.training import setup
 from nextvec.training.run import Run
 
 OUT = Path(os.environ.get("NEXTVEC_BENCH", "artifacts/bench"))
@@ -61,7 +61,7 @@ def open_run(store: str, *overrides: str, name: str = "bench") -> Run:
     base = {"name": name, "data": {"store": store}, "objective": FULL, "training": {"epochs": 1, "batch": 512}}
     recipe = make_recipe({**base, "runtime": {"threads": torch.get_num_threads()}}, overrides)
     data = open_dataset(recipe.data, quiet=True)
-    run = start._open(OUT / "run", recipe, data, None, quiet=True)  # type: ignore[arg-type]
+    run = setup._open(OUT / "run", recipe, data, None, quiet=True)  # type: ignore[arg-type]
     run.event = lambda *_, **__: None  # type: ignore[method-assign]
     return run
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from common import arguments, finish, in_turns
 
-from nextvec.data.pydocs import BUILTIN, read_builtin
+from nextvec.data.readers.python_docs import BUILTIN, read_builtin
 from nextvec.errors import MissingExtraError
 
 
@@ -19,7 +19,7 @@ def main():
     """Measure 64 paragraphs of the documentation that every installation carries."""
     chosen = arguments(__doc__)
     try:
-        from nextvec.data.sentence import MINILM_TOKENS, _minilm_folder, open_sentence_encoder
+        from nextvec.data.encoders.sentence_transformers import MINILM_TOKENS, _minilm_folder, open_sentence_encoder
 
         encoder = open_sentence_encoder("minilm", device="cpu")
     except MissingExtraError as error:

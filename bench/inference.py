@@ -11,10 +11,10 @@ import torch
 from common import arguments, finish, now, open_run, store_path
 
 from nextvec.data.windows import WindowSet
-from nextvec.judge.bootstrap import bootstrap_means, interval
-from nextvec.judge.latency import measure_latency
-from nextvec.judge.metrics import score_windows
-from nextvec.judge.retrieval import candidates_of, summarise, target_ranks
+from nextvec.evaluation.bootstrap import bootstrap_means, interval
+from nextvec.evaluation.latency import measure_latency
+from nextvec.evaluation.metrics import score_windows
+from nextvec.evaluation.retrieval import candidates_of, summarise, target_ranks
 
 
 def main():

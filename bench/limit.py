@@ -15,7 +15,7 @@ from common import arguments, finish, in_turns, now, open_run, store_path
 from throughput import ours
 from torch.profiler import ProfilerActivity, profile
 
-from nextvec import kernels
+from nextvec import ops
 from nextvec.training import loop
 from nextvec.training.run import Position
 
@@ -42,7 +42,7 @@ def alone(shapes, dtype, of_terms, rounds=7):
     left, right = (torch.randn(shape).to(torch.float32 if of_terms else dtype) for shape in shapes[-2:])
 
     def multiply(left, right):
-        return kernels.multiply(left, right, dtype) if of_terms else torch.matmul(left, right)
+        return ops.multiply(left, right, dtype) if of_terms else torch.matmul(left, right)
 
     multiply(left, right)
     times = []

@@ -50,9 +50,9 @@ def trial(store, limit):
     sampler.start()
     from throughput import ours
 
-    from nextvec.judge.metrics import score_windows
+    from nextvec.evaluation.metrics import score_windows
     from nextvec.recipe import make_recipe
-    from nextvec.training.start import start_run
+    from nextvec.training.setup import start_run
 
     objective = {"mse": 0.5, "info": 0.5, "moment": 0.001, "variance": 0.001}
     recipe = make_recipe({"name": "memory", "data": {"store": store}, "objective": objective})

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from nextvec.losses.terms import info_nce, moment_matching, mse, variance_floor
 from nextvec.models.registry import create_model
-from nextvec.objective.terms import info_nce, moment_matching, mse, variance_floor
 from nextvec.recipe import make_recipe
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from common import arguments, finish, in_turns
 
+from nextvec.core.device import keep_memory
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import epoch_order, gather, index_windows
-from nextvec.runtime import keep_memory
 
 DOCUMENT = 50
 

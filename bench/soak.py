@@ -20,12 +20,12 @@ import threading
 import time
 from pathlib import Path
 
-from nextvec.data.synthetic import PRESETS, scaled, synthesise
-from nextvec.events import read_events
+from nextvec.core.events import read_events
+from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
+from nextvec.monitor.state import read_state
 from nextvec.recipe import make_recipe
 from nextvec.training.loop import train
-from nextvec.training.start import start_run
-from nextvec.watch.state import read_state
+from nextvec.training.setup import start_run
 
 MOST_GROWTH = 0.02
 

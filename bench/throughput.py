@@ -12,7 +12,7 @@ import torch
 from common import arguments, finish, in_turns, open_run, store_path
 from plain_trainer import PlainTrainer
 
-from nextvec.judge.metrics import score_windows
+from nextvec.evaluation.metrics import score_windows
 from nextvec.training import loop
 from nextvec.training.run import Position, Run
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import settings
 
 from nextvec.data.space import Space
-from nextvec.data.split import SPLITS
-from nextvec.data.store import VECTORS, DocumentTable, Store, finish_store, write_documents
+from nextvec.data.splits import SPLITS
+from nextvec.data.store import VECTORS, DocumentTable, Store
+from nextvec.data.store.writer import finish_store, write_documents
 from nextvec.recipe import Recipe, make_recipe
 
 # What must pass before a change lands (.ci/run) must not hang on luck; elsewhere hypothesis finds new cases each time.

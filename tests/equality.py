@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from nextvec.events import Event, read_events
+from nextvec.core.events import Event, read_events
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
 
 TIMES = {"time", "seconds", "windows_per_second", "memory_mb"}

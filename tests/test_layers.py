@@ -1,4 +1,4 @@
-"""The house: a file imports only from its own folder or from lower floors; reading a run never loads torch."""
+"""Layers: a file imports only from its own package or from lower layers; reading a run never loads torch."""
 
 import ast
 import subprocess
@@ -10,66 +10,131 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "nextvec"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-FLOORS = [
-    ["errors", "files", "events", "fields", "lights"],
-    ["recipe", "runtime", "progress", "kernels"],
-    ["data", "models", "objective"],
-    ["judge"],
+LAYERS = [
+    ["errors"],
+    ["core"],
+    ["recipe", "ops"],
+    ["data", "models", "losses"],
+    ["evaluation"],
+    ["guards"],
     ["training"],
-    ["pages"],
-    ["report", "watch"],
-    ["verbs", "cli", "__main__"],
+    ["trackers", "reports"],
+    ["monitor"],
+    ["experiments"],
+    ["commands"],
+    ["cli"],
+    ["__main__"],
 ]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OPEN_FLOORS = (0, len(FLOORS) - 1)
-"""On the ground and under the roof neighbours may import each other: they are single files that build one thing."""
+"""Packages and single files, low to high. Neighbors in one layer do not import each other."""
+
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
-def room(path: Path) -> str:
-    """The folder of a file, or its name where it stands in nextvec itself."""
+def package_of(path: Path) -> str:
+    """Return the top-level package of a file, or its own name if it lies directly in nextvec."""
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Every module that a file imports, wherever in the file."""
-    found = set()
+    """Return every module or name that a file imports, lazy imports included, as `module.name`."""
+    imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return imported
 
 
 def may_import(importer: str, imported: str) -> bool:
-    if importer == imported:
-        return True
-    above, below = FLOOR[importer], FLOOR[imported]
-    return above > below or (above == below and above in OPEN_FLOORS)
+    return importer == imported or LAYER[importer] > LAYER[imported]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_imports_go_down(path):
     if path == SOURCE / "__init__.py":
         return
-    assert room(path) in FLOOR, f"{room(path)} has no floor yet: give it one in FLOORS"
+    assert package_of(path) in LAYER, f"{package_of(path)} has no layer: add it to LAYERS"
     for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
         package, *inside = module.split(".")
         if package == "nextvec" and inside and inside[0] != "__version__":
-            assert inside[0] in FLOOR, f"{path.name} imports the unknown {module}"
-            assert may_import(room(path), inside[0]), f"{path.name} must not import {module}"
+            assert inside[0] in LAYER, f"{path.name} imports the unknown {module}"
+            assert may_import(package_of(path), inside[0]), f"{path.name} must not import {module}"
 
 
 def test_the_rule_itself():
-    assert may_import("training", "judge") and may_import("judge", "judge") and may_import("cli", "verbs")
-    assert not may_import("judge", "training")
-    assert not may_import("data", "models") and not may_import("models", "data") and not may_import("recipe", "runtime")
+    assert may_import("training", "evaluation") and may_import("evaluation", "evaluation")
+    assert may_import("cli", "commands") and not may_import("evaluation", "training")
+    assert not may_import("data", "models") and not may_import("models", "data") and not may_import("recipe", "ops")
     assert imports(ast.parse("def f():\n    from nextvec.training import loop\n    import nextvec.cli")) == {
-        "nextvec.training.loop", "nextvec.cli",
-    }  # fmt: skip
+        "nextvec.training.loop",
+        "nextvec.cli",
+    }
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a source file."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parents(module: str) -> list[str]:
+    """Return the packages around a module, the root package left out."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(2, len(parts))]
+
+
+def import_graph(files: dict[str, str]) -> dict[str, set[str]]:
+    """Return module → imported modules of the same source tree; `files` maps module names to source text.
+
+    Lazy imports count; imports under TYPE_CHECKING do not, since they never run. Importing a module also runs the
+    `__init__` of each package around it, so these count too, apart from packages that the importer lies in itself.
+    """
+    graph: dict[str, set[str]] = {}
+    for name, text in files.items():
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        targets = imports(tree)
+        modules = {target if target in files else target.rpartition(".")[0] for target in targets}
+        around = {package for module in modules for package in parents(module) if not name.startswith(f"{package}.")}
+        graph[name] = {module for module in modules | around if module in files and module != name}
+    return graph
+
+
+def find_cycles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the strongly connected components with more than one module."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for module in graph[waiting.pop()] - seen:
+                seen.add(module)
+                waiting.append(module)
+        return seen
+
+    reach = {name: reachable(name) for name in graph}
+    components = {frozenset(other for other in reach[name] if name in reach[other]) for name in graph}
+    return [set(component) for component in components if len(component) > 1]
+
+
+def test_no_import_cycles():
+    """No two files need each other, not even through an import inside a function."""
+    assert not find_cycles(import_graph({module_name(path): path.read_text(encoding="utf-8") for path in FILES}))
+
+
+def test_cycles_are_found():
+    lazy = {"a": "def f():\n    from b import g", "b": "import c", "c": "from a import f"}
+    assert find_cycles(import_graph(lazy)) == [{"a", "b", "c"}]
+    package = {"r.p": "import r.q", "r.p.m": "", "r.q": "from r.p.m import f"}
+    assert find_cycles(import_graph(package)) == [{"r.p", "r.q"}]
+    types_only = {"a": "if TYPE_CHECKING:\n    import b", "b": "import a"}
+    assert not find_cycles(import_graph(types_only))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
@@ -115,16 +180,16 @@ def test_safe_code_is_let_through():
     "module",
     [
         "nextvec",
-        "nextvec.events",
+        "nextvec.core.events",
         "nextvec.recipe",
-        "nextvec.judge.judgement",
-        "nextvec.judge.gates",
-        "nextvec.report.table",
-        "nextvec.report.leaderboard",
-        "nextvec.report.comparison",
-        "nextvec.pages.curves",
-        "nextvec.watch.terminal",
-        "nextvec.watch.web",
+        "nextvec.evaluation.verdict",
+        "nextvec.guards.gates",
+        "nextvec.reports.tables",
+        "nextvec.reports.leaderboard",
+        "nextvec.reports.comparison",
+        "nextvec.reports.html.panels",
+        "nextvec.monitor.terminal",
+        "nextvec.monitor.web.app",
         "nextvec.cli",
     ],
 )

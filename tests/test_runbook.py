@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextvec.data.interchange import export_npz
-from nextvec.data.synthetic import SyntheticSpec, rehearsal_spec, synthesise
+from nextvec.commands import train as training_commands
+from nextvec.commands.train import OriginalFlags
+from nextvec.core.events import read_events
+from nextvec.core.files import sha256_of
+from nextvec.data.npz.convert import export_npz
+from nextvec.data.synthetic.generate import SyntheticSpec, rehearsal_spec, synthesise
 from nextvec.errors import CheckpointError, InputError, SpaceError, StoppedError
-from nextvec.events import read_events
-from nextvec.files import sha256_of
-from nextvec.verbs import runs
+from nextvec.experiments.single_run import TrainedRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "runbook.md"
@@ -262,15 +264,15 @@ def test_missing_data_is_one_line_that_says_what_to_do(tmp_path: Path):
 
 
 @pytest.fixture
-def train(data: Path, tmp_path: Path) -> Callable[..., runs.TrainedRun]:
+def train(data: Path, tmp_path: Path) -> Callable[..., TrainedRun]:
     """Trains a recipe on the small set, with changes."""
     shutil.copytree(data, tmp_path / "lvm")
     home = tmp_path / "lvm"
 
-    def train(recipe: str, *overrides: str, out: str = "run", **options) -> runs.TrainedRun:
+    def train(recipe: str, *overrides: str, out: str = "run", **options) -> TrainedRun:
         words = [f"data.store={home}/training_sequences_ctx5.npz", f"data.ood={home}/wikipedia_ood_test_ctx5.npz"]
         words += ["training.epochs=3", "training.keep_epochs=false", *FAST.split(), *overrides]
-        return runs.train(recipe, words, out=str(tmp_path / out), quiet=True, **options)
+        return training_commands.train(recipe, words, out=str(tmp_path / out), quiet=True, **options)
 
     return train
 
@@ -369,7 +371,7 @@ def test_a_changed_npz_file_is_not_mistaken_for_the_imported_one(train, tmp_path
 def test_a_warm_start_takes_the_weights_of_another_run(train, tmp_path: Path):
     first = train("amn-790k-production", "training.epochs=1")
     before = sha256_of(first.path / "best_model.pt")
-    flags = runs.OriginalFlags(init_from=str(first.path / "best_model.pt"), lr=2.5e-4, epochs=1)
+    flags = OriginalFlags(init_from=str(first.path / "best_model.pt"), lr=2.5e-4, epochs=1)
     second = train("amn-790k-production", out="warm", flags=flags)
     log = (second.path / "training.log").read_text()
     assert re.search(r"warm start from .*best_model\.pt: (\d+) of \1 tensors loaded", log)

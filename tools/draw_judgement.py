@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nextvec.judge.diagnose import diagnose
-from nextvec.judge.judgement import Judgement
-from nextvec.report.runfacts import case_of
-from nextvec.report.table import diagnoses_view, judgement_view
+from nextvec.evaluation.results import Judgement
+from nextvec.guards.diagnosis import diagnose
+from nextvec.reports.run_summary import case_of
+from nextvec.reports.tables import diagnoses_view, judgement_view
 
 
 def draw(run: Path, picture: Path) -> None:

@@ -22,15 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextvec.data.dataset import Dataset
-from nextvec.data.store import Store, finish_store, write_documents
-from nextvec.data.synthetic import SyntheticSpec, synthesise
+from nextvec.data.store import Store
+from nextvec.data.store.writer import finish_store, write_documents
+from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
 from nextvec.data.windows import WindowSet
-from nextvec.judge.diagnose import Case, Diagnoses, diagnose
-from nextvec.judge.evaluate import judge_predictors
-from nextvec.judge.pathologies import PATHOLOGIES
+from nextvec.evaluation.evaluate import judge_predictors
+from nextvec.guards.diagnosis import PATHOLOGIES, diagnose
+from nextvec.guards.diagnosis.case import Case, Diagnoses
 from nextvec.models.base import LatentModel
 from nextvec.recipe import JudgeRecipe, make_recipe
-from nextvec.training.start import fit_on
+from nextvec.training.setup import fit_on
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "diagnosis.md"
 CPU = torch.device("cpu")

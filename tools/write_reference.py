@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nextvec.cli import VERBS
+from nextvec.commands.train import NO_FLAGS, OriginalFlags
 from nextvec.recipe import METRICS, GateRecipe, Recipe, load_recipe
-from nextvec.verbs.runs import NO_FLAGS, OriginalFlags
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

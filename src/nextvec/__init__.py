@@ -17,36 +17,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show, plot
+    from nextvec.commands.data import data_build, data_check, data_export, data_import, data_synth
+    from nextvec.commands.evaluate import diagnose, eval, gates_suggest
+    from nextvec.commands.experiments import rehearse, suite, sweep
+    from nextvec.commands.train import demo, resume, train
+    from nextvec.commands.watch import watch
+    from nextvec.core.events import read_events
     from nextvec.data.store import Store, open_store
     from nextvec.errors import NextvecError
-    from nextvec.events import read_events
     from nextvec.recipe import Recipe, load_recipe
-    from nextvec.verbs.comparing import compare, leaderboard_add, leaderboard_show
-    from nextvec.verbs.data import data_build, data_check, data_export, data_import, data_synth
-    from nextvec.verbs.diagnosing import diagnose
-    from nextvec.verbs.gates import gates_suggest
-    from nextvec.verbs.plotting import plot
-    from nextvec.verbs.rehearsal import rehearse
-    from nextvec.verbs.runs import demo, eval, resume, train
-    from nextvec.verbs.series import suite
-    from nextvec.verbs.sweeping import sweep
-    from nextvec.verbs.watching import watch
 
 _HOMES = {
+    "nextvec.commands.compare": ("compare", "leaderboard_add", "leaderboard_show", "plot"),
+    "nextvec.commands.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
+    "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
+    "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
+    "nextvec.commands.train": ("demo", "resume", "train"),
+    "nextvec.commands.watch": ("watch",),
+    "nextvec.core.events": ("read_events",),
     "nextvec.data.store": ("Store", "open_store"),
     "nextvec.errors": ("NextvecError",),
-    "nextvec.events": ("read_events",),
     "nextvec.recipe": ("Recipe", "load_recipe"),
-    "nextvec.verbs.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
-    "nextvec.verbs.comparing": ("compare", "leaderboard_add", "leaderboard_show"),
-    "nextvec.verbs.diagnosing": ("diagnose",),
-    "nextvec.verbs.gates": ("gates_suggest",),
-    "nextvec.verbs.plotting": ("plot",),
-    "nextvec.verbs.rehearsal": ("rehearse",),
-    "nextvec.verbs.runs": ("demo", "eval", "resume", "train"),
-    "nextvec.verbs.series": ("suite",),
-    "nextvec.verbs.sweeping": ("sweep",),
-    "nextvec.verbs.watching": ("watch",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

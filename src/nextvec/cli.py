@@ -20,8 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nextvec.core.device import prepare_process
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
-from nextvec.runtime import prepare_process
 
 
 class Verbs(UserDict[str, Any]):
@@ -31,32 +31,32 @@ class Verbs(UserDict[str, Any]):
         """The function; ``{"data build": "data:data_build"}`` is where it stands."""
         if isinstance(self.data[name], str):
             module, _, function = self.data[name].partition(":")
-            self.data[name] = getattr(import_module(f"nextvec.verbs.{module}"), function)
+            self.data[name] = getattr(import_module(f"nextvec.commands.{module}"), function)
         verb: Callable[..., Any] = self.data[name]
         return verb
 
 
 VERBS = Verbs(
     {
-        "demo": "runs:demo",
+        "demo": "train:demo",
         "data build": "data:data_build",
         "data import": "data:data_import",
         "data export": "data:data_export",
         "data check": "data:data_check",
         "data synth": "data:data_synth",
-        "train": "runs:train",
-        "resume": "runs:resume",
-        "eval": "runs:eval",
-        "diagnose": "diagnosing:diagnose",
-        "compare": "comparing:compare",
-        "leaderboard add": "comparing:leaderboard_add",
-        "leaderboard show": "comparing:leaderboard_show",
-        "plot": "plotting:plot",
-        "suite": "series:suite",
-        "sweep": "sweeping:sweep",
-        "rehearse": "rehearsal:rehearse",
-        "watch": "watching:watch",
-        "gates suggest": "gates:gates_suggest",
+        "train": "train:train",
+        "resume": "train:resume",
+        "eval": "evaluate:eval",
+        "diagnose": "evaluate:diagnose",
+        "compare": "compare:compare",
+        "leaderboard add": "compare:leaderboard_add",
+        "leaderboard show": "compare:leaderboard_show",
+        "plot": "compare:plot",
+        "suite": "experiments:suite",
+        "sweep": "experiments:sweep",
+        "rehearse": "experiments:rehearse",
+        "watch": "watch:watch",
+        "gates suggest": "evaluate:gates_suggest",
     }
 )
 
@@ -236,11 +236,11 @@ def _views(result: Any) -> Iterator[Any]:
     if type(result).__name__ == "WatchedRuns":
         yield result.view()
         return
-    from nextvec.report import table  # loads the judgement's types
+    from nextvec.reports import tables as table  # loads the judgement's types
 
     match type(result).__name__:
         case "TrainedRun":
-            from nextvec.verbs.runs import REPORT_FILE
+            from nextvec.experiments.single_run import REPORT_FILE
 
             yield table.judgement_view(result.judgement)
             yield table.diagnoses_view(result.diagnoses)
@@ -252,17 +252,17 @@ def _views(result: Any) -> Iterator[Any]:
         case "CheckReport":
             yield table.check_view(result)
         case "Store":
-            from nextvec.report.stores import store_lines  # loads numpy
+            from nextvec.data.store import store_lines  # loads numpy
 
             yield from store_lines(result)
         case "Diagnoses":
             yield table.diagnoses_view(result)
         case "Comparison":
-            from nextvec.report.comparison import comparison_view
+            from nextvec.reports.comparison import comparison_view
 
             yield comparison_view(result)
         case "Leaderboard":
-            from nextvec.report.leaderboard import leaderboard_view
+            from nextvec.reports.leaderboard import leaderboard_view
 
             yield leaderboard_view(result)
             yield f"leaderboard: {result.table}"

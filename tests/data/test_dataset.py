@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nextvec.data.dataset import open_dataset
-from nextvec.data.interchange import export_npz
+from nextvec.data.npz.convert import export_npz
 from nextvec.data.store import Store
-from nextvec.data.synthetic import PRESETS, synthesise
+from nextvec.data.synthetic.generate import PRESETS, synthesise
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
 

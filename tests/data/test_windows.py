@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextvec.data.split import SPLITS
+from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import WindowSet, epoch_order, gather, index_windows, sample
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from nextvec.data.synthetic import PRESETS, synthesise
+from nextvec.data.synthetic.generate import PRESETS, synthesise
 from nextvec.recipe import make_recipe
 from nextvec.training import loop
-from nextvec.training.start import start_run
+from nextvec.training.setup import start_run
 
 
 def test_amn_goes_nine_tenths_of_the_way_to_the_ceiling(tmp_path: Path) -> None:

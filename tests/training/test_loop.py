@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from equality import assert_same_runs, assert_same_values, events_of
+from nextvec.core.events import read_events
 from nextvec.data.store import Store
 from nextvec.data.windows import Batch, WindowSet
 from nextvec.errors import (
@@ -23,13 +24,12 @@ from nextvec.errors import (
     StoppedError,
     StoreError,
 )
-from nextvec.events import read_events
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
-from nextvec.training.judging import judge_best, judge_checkpoint
+from nextvec.training.evaluate import judge_best, judge_checkpoint
 from nextvec.training.run import Run, restore, save_position
-from nextvec.training.start import resume_run, start_run
+from nextvec.training.setup import resume_run, start_run
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:

@@ -6,13 +6,7 @@ import torch
 from torch import nn
 
 from nextvec.recipe import TrainingRecipe
-from nextvec.training.optimizer import (
-    FLOOR,
-    make_optimizer,
-    plateaus,
-    rate_at,
-    set_rate,
-)
+from nextvec.training.optimizer import FLOOR, make_optimizer, plateaus, rate_at, set_rate
 
 
 def test_cosine_rises_then_falls_to_its_floor() -> None:

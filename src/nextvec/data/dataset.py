@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nextvec.data.check import CheckReport, check_store
-from nextvec.data.encode import LSA, Encoder, open_encoder
-from nextvec.data.interchange import import_npz
-from nextvec.data.lsa import LsaEncoder
-from nextvec.data.npz import npz_fingerprint
+from nextvec.data.checks import CheckReport, check_store
+from nextvec.data.checks.findings import Finding
+from nextvec.data.encoders import LSA, Encoder, open_encoder
+from nextvec.data.encoders.lsa import LsaEncoder
+from nextvec.data.npz.convert import import_npz
+from nextvec.data.npz.format import npz_fingerprint
 from nextvec.data.space import difference
-from nextvec.data.split import SPLITS
+from nextvec.data.splits import SPLITS
 from nextvec.data.store import ENCODER, Store, open_store, verify_store
-from nextvec.data.verdicts import Finding
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe

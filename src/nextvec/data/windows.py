@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nextvec.data.split import SPLITS
+from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
 
 

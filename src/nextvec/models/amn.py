@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextvec import kernels
+from nextvec import ops
 from nextvec.models.base import NormThenDropout
-from nextvec.models.mixture import AGES, KEY, Mixture
-from nextvec.models.products import combine
+from nextvec.models.layers import combine
+from nextvec.models.pooling import AGES, KEY, Mixture
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
 DECAYS = (BASE_DECAY, 0.5, 0.7, 1.0)
@@ -45,7 +45,7 @@ class AttentionMixture(ResidualModel):
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         if len(context_BSD) == 1 and not self.training and not torch.is_grad_enabled():
             sizes = (AGES, len(DECAYS), KEY, WIDE, NARROW)
-            prediction_1D = kernels.predict_one(context_BSD, mask_BS, self._weights, sizes)
+            prediction_1D = ops.predict_one(context_BSD, mask_BS, self._weights, sizes)
             if prediction_1D is not None:
                 return prediction_1D
         by_age_B1S = self.mixture.weights_by_age(context_BSD, mask_BS)
@@ -59,7 +59,7 @@ class AttentionMixture(ResidualModel):
 
     @property
     def _weights(self) -> tuple[Tensor, ...]:
-        """What one prediction reads, in the order of `kernels.predict_one`."""
+        """What one prediction reads, in the order of `ops.predict_one`."""
         mixture = self.mixture
         wide, _, wide_norm, narrow, _, narrow_norm, last = self.residual_net
         modules: tuple[Any, ...] = (mixture.query, wide, wide_norm, narrow, narrow_norm, last)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextvec import kernels
+from nextvec import ops
 
 SHORTEST = 1e-6
 """Length below which a vector counts as having no direction: `unit` divides by at least this."""
@@ -58,7 +58,7 @@ class LatentModel(nn.Module):
         return self._raw(self._ready(context_BSD, mask_BS), mask_BS)
 
     def _ready(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        if self.reads_any_context and kernels.read(context_BSD):
+        if self.reads_any_context and ops.read(context_BSD):
             return context_BSD
         return read_context(context_BSD, mask_BS)
 
@@ -73,7 +73,7 @@ class LatentModel(nn.Module):
     def raw_query(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """The query (B, D) of any length, as training needs it; only where `has_query`."""
         assert self.query_head is not None, f"this {self.name} has no query"
-        context_BSD = context_BSD if kernels.read(context_BSD) else read_context(context_BSD, mask_BS)
+        context_BSD = context_BSD if ops.read(context_BSD) else read_context(context_BSD, mask_BS)
         query_BD: Tensor = self.query_head(context_BSD, mask_BS)
         return query_BD
 

@@ -19,10 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nextvec.core.console import progress
 from nextvec.errors import InputError
 from nextvec.models.base import SHORTEST, LatentModel, mean_of_present, read_context, unit
 from nextvec.models.ridge import Ridge, RidgeFit
-from nextvec.progress import progress
 
 BASELINES = ("copy-last", "context-mean", "decayed-mean", "train-mean", "ridge")
 

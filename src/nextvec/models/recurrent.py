@@ -10,10 +10,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nextvec.models.base import last_present, present_first
-from nextvec.models.mixture import Mixture
-from nextvec.models.originals.recurrent import GRU_BLOCKS, HIDDEN, LSTM_LAYERS, Block
+from nextvec.models.layers import run_recurrent
+from nextvec.models.pooling import Mixture
+from nextvec.models.published import GRU_BLOCKS, LSTM_LAYERS, RECURRENT_HIDDEN, Block
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
-from nextvec.models.steps import run_recurrent
 
 
 class _Recurrent(ResidualModel):
@@ -21,10 +21,10 @@ class _Recurrent(ResidualModel):
 
     def __init__(self, dimensions: int, *, dropout: float, zero_start: bool, query: bool) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
-        self.mixture = Mixture(dimensions, HIDDEN, (BASE_DECAY,))
-        self.norm = nn.LayerNorm(HIDDEN)
+        self.mixture = Mixture(dimensions, RECURRENT_HIDDEN, (BASE_DECAY,))
+        self.norm = nn.LayerNorm(RECURRENT_HIDDEN)
         self.dropout = nn.Dropout(dropout)
-        self.output_proj = nn.Linear(HIDDEN, dimensions)
+        self.output_proj = nn.Linear(RECURRENT_HIDDEN, dimensions)
         if zero_start:
             start_at_zero(self.output_proj)
 
@@ -47,7 +47,7 @@ class LongShortTermMemory(_Recurrent):
 
     def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
-        self.lstm = nn.LSTM(dimensions, HIDDEN, LSTM_LAYERS, batch_first=True, dropout=dropout)
+        self.lstm = nn.LSTM(dimensions, RECURRENT_HIDDEN, LSTM_LAYERS, batch_first=True, dropout=dropout)
 
     def _trunk(self, scaled_BSD: Tensor) -> Tensor:
         return run_recurrent(self.lstm, scaled_BSD)
@@ -60,7 +60,7 @@ class GatedRecurrent(_Recurrent):
 
     def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
-        self.input_proj = nn.Linear(dimensions, HIDDEN)
+        self.input_proj = nn.Linear(dimensions, RECURRENT_HIDDEN)
         self.blocks = nn.ModuleList([Block(dropout) for _ in range(GRU_BLOCKS)])
 
     def _trunk(self, scaled_BSD: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ from nextvec.errors import CheckpointError, RecipeError, did_you_mean
 from nextvec.models.amn import AttentionMixture
 from nextvec.models.base import LatentModel, count_parameters
 from nextvec.models.baselines import BASELINE_CLASSES
-from nextvec.models.originals.amn import OriginalAttentionMixture
-from nextvec.models.originals.recurrent import OriginalGatedRecurrent, OriginalLongShortTermMemory
-from nextvec.models.originals.transformer import OriginalTransformer
+from nextvec.models.published import (
+    OriginalAttentionMixture,
+    OriginalGatedRecurrent,
+    OriginalLongShortTermMemory,
+    OriginalTransformer,
+)
 from nextvec.models.recurrent import GatedRecurrent, LongShortTermMemory
 from nextvec.models.transformer import TransformerEncoder
 from nextvec.recipe import ModelRecipe

@@ -4,6 +4,18 @@
 
 The correction's last layer starts at zero, so that a fresh network is the decayed mean: its first evaluation can't be
 far below that baseline, and what it learns is what the baseline lacks. A second output, the query, is for retrieval.
+
+The small products of a window, with their gradients: `nextvec.kernels` under autograd.
+
+They read a context of any format and write what the next large product takes, so that nothing is converted in between.
+
+Letters in names: B windows of a batch, S context length, D dimensions, H heads.
+
+LSTM and GRU step by step, for processors under autocast.
+
+torch's own recurrent kernels run in float32 there, or raise where the processor has no bfloat16 form of them. With
+plain matrix products, which autocast brings to bfloat16, an epoch takes a third of the time. The formulas are those of
+`torch.nn.LSTM` and `torch.nn.GRU`; gates and states stay in float32.
 """
 
 from __future__ import annotations
@@ -11,7 +23,7 @@ from __future__ import annotations
 from torch import nn
 
 from nextvec.models.base import LatentModel
-from nextvec.models.mixture import QueryHead
+from nextvec.models.pooling import QueryHead
 
 BASE_DECAY = 0.85
 """The decay that the base starts with."""

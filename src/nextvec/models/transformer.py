@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nextvec.models.mixture import Mixture
-from nextvec.models.originals.transformer import FEED_FORWARD, HEADS, HIDDEN, LAYERS, sinusoids
+from nextvec.models.pooling import Mixture
+from nextvec.models.published import FEED_FORWARD, HEADS, LAYERS, TRANSFORMER_HIDDEN, sinusoids
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
 
@@ -21,13 +21,15 @@ class TransformerEncoder(ResidualModel):
 
     def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
-        self.mixture = Mixture(dimensions, HIDDEN, (BASE_DECAY,))
-        self.input_proj = nn.Linear(dimensions, HIDDEN)
+        self.mixture = Mixture(dimensions, TRANSFORMER_HIDDEN, (BASE_DECAY,))
+        self.input_proj = nn.Linear(dimensions, TRANSFORMER_HIDDEN)
         layer = nn.TransformerEncoderLayer(
-            HIDDEN, HEADS, FEED_FORWARD, dropout, activation="gelu", batch_first=True, norm_first=True
+            TRANSFORMER_HIDDEN, HEADS, FEED_FORWARD, dropout, activation="gelu", batch_first=True, norm_first=True
         )
-        self.encoder = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(HIDDEN), enable_nested_tensor=False)
-        self.output_proj = nn.Linear(HIDDEN, dimensions)
+        self.encoder = nn.TransformerEncoder(
+            layer, LAYERS, nn.LayerNorm(TRANSFORMER_HIDDEN), enable_nested_tensor=False
+        )
+        self.output_proj = nn.Linear(TRANSFORMER_HIDDEN, dimensions)
         if zero_start:
             start_at_zero(self.output_proj)
 

@@ -1,7 +1,7 @@
 """The recipe: one TOML file that fully describes a run. `sections` are its fields, `loading` reads it."""
 
-from nextvec.recipe.loading import Recipe, find_recipe, load_recipe, make_recipe, recipe_folders
-from nextvec.recipe.sections import (
+from nextvec.recipe.load import Recipe, find_recipe, load_recipe, make_recipe, recipe_folders
+from nextvec.recipe.schema import (
     METRICS,
     DataRecipe,
     GateRecipe,

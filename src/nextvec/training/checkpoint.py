@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextvec.core.files import keep_copy, sha256_of, write_bytes, write_json
 from nextvec.data.space import Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError
-from nextvec.files import keep_copy, sha256_of, write_bytes, write_json
+from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
-from nextvec.models.weights import load_weights, original_config
 from nextvec.recipe import Recipe, make_recipe
 
 FORMAT_VERSION = 1

@@ -16,21 +16,22 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from nextvec import kernels
+from nextvec import ops
+from nextvec.core.console import progress
+from nextvec.core.device import autocast, peak_memory
 from nextvec.data.windows import Batch, epoch_order, sample
 from nextvec.errors import Interrupted, StoppedError
-from nextvec.judge.diagnose import Case, Diagnosis, diagnose
-from nextvec.judge.gates import GateVerdict, epochs_without_improvement, judge_gates, score
-from nextvec.judge.metrics import score_windows
-from nextvec.judge.sentinel import sentinel_lines
-from nextvec.progress import progress
-from nextvec.runtime import autocast, peak_memory
+from nextvec.evaluation.metrics import score_windows
+from nextvec.guards.diagnosis import diagnose
+from nextvec.guards.diagnosis.case import Case, Diagnosis
+from nextvec.guards.gates import GateVerdict, epochs_without_improvement, judge_gates, score
+from nextvec.guards.sentinel import sentinel_lines
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
-from nextvec.training.finite import FiniteGuard
-from nextvec.training.log import epoch_lines
 from nextvec.training.optimizer import rate_at, set_rate
 from nextvec.training.run import Run, save_position
 from nextvec.training.signals import stop_signals
+from nextvec.training.step import FiniteGuard
+from nextvec.training.text_log import epoch_lines
 
 STEP_EVENTS_PER_EPOCH = 20
 LOSS_WINDOWS = 20_000
@@ -266,7 +267,7 @@ def _best_epoch(run: Run) -> int:
 def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradient down to norm `limit` (0: leave it) and return the norm that it had, 0-dim, on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = kernels.norm(gradients).detach()
+    norm = ops.norm(gradients).detach()
     # On a processor, where looking costs nothing, a gradient that is short enough isn't multiplied by 1.
     if limit and (norm.device.type != "cpu" or norm + 1e-6 > limit):
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)

@@ -17,19 +17,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from nextvec.data.check import CheckReport
+from nextvec.core.events import EVENTS_FILE, EventLog, read_events
+from nextvec.core.files import lock, write_json, writing
+from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError, NotFiniteError
-from nextvec.events import EVENTS_FILE, EventLog, read_events
-from nextvec.files import lock, write_json, writing
-from nextvec.judge.diagnose import Case, diagnose
+from nextvec.guards.diagnosis import diagnose
+from nextvec.guards.diagnosis.case import Case
+from nextvec.losses import Objective
+from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import LatentModel
-from nextvec.models.weights import load_weights
-from nextvec.objective import Objective
 from nextvec.recipe import Recipe
-from nextvec.training.average import Average
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, save_checkpoint
+from nextvec.training.optimizer import Average
 
 RECIPE_FILE, LOG_FILE, SENTINEL_FILE, HISTORY_FILE = (
     "recipe.toml", "training.log", "ood_sentinel.log", "training_history.json",

@@ -1,0 +1,285 @@
+"""What follows a run: the leaderboard, and runs side by side.
+
+Plots of a run for papers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date as day
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from nextvec.evaluation.results import Latency
+    from nextvec.reports.comparison import Comparison
+    from nextvec.reports.html.panels import Panel
+    from nextvec.reports.leaderboard import Entry, Leaderboard
+    from nextvec.reports.run_summary import RunFacts
+
+
+TABLE = "artifacts/lvm/leaderboard.md"
+
+
+def leaderboard_add(
+    run: Positional[str], *, table: str = TABLE, device: str = "auto", name: str = "", date: str = ""
+) -> Leaderboard:
+    """Add a finished run to the leaderboard, with the best baseline of its data beside it.
+
+    Its latency is measured here, for one window at a time. Adding the same run again replaces its row.
+
+    Args:
+        run: Folder of the run.
+        table: The Markdown file; the figures behind it are kept in a .json of the same name beside it.
+        device: Where the latency is measured: auto, cpu, cuda or mps.
+        name: What the row is called; left out, the model and the thousands of vectors, such as AMN_790k.
+        date: Day of the row, such as 2025-10-30; left out, the day on which the run finished.
+    """
+    from nextvec.core.files import make_folder, write_json, write_text
+    from nextvec.errors import InputError
+    from nextvec.reports.leaderboard import FORMAT_VERSION, leaderboard_markdown, with_entry
+    from nextvec.reports.run_summary import read_run
+
+    _require_day(date)
+    facts = read_run(Path(run))
+    if facts.judgement is None or "val" not in facts.judgement.splits:
+        raise InputError(f"run {run}: only finished runs can be added ({facts.state or 'not judged on val'})")
+    board = _read_leaderboard(Path(table), "val")  # before the work: what is wrong with it is told at once
+    board = with_entry(board, _entry(facts, _latency_of(facts, device), name, date))
+    make_folder(Path(table).parent)
+    entries = [entry.to_dict() for entry in board.entries]
+    write_json(_figures_file(Path(table)), {"format": FORMAT_VERSION, "runs": entries})
+    write_text(Path(table), leaderboard_markdown(board))
+    return board
+
+
+def leaderboard_show(
+    *,
+    table: str = TABLE,
+    sort: Literal["val", "ood", "latency", "parameters", "gain", "date", "name"] = "val",
+) -> Leaderboard:
+    """Show the leaderboard, with each run's gain over the best baseline of its data.
+
+    Args:
+        table: The Markdown file.
+        sort: What the rows are sorted by: scores, gain and date from the highest, the others from the lowest.
+    """
+    from nextvec.errors import InputError
+
+    board = _read_leaderboard(Path(table), sort)
+    if not board.entries and not board.own_rows:
+        raise InputError(f"leaderboard {table}: no run in it; add one with 'nextvec leaderboard add RUN'")
+    return board
+
+
+def compare(
+    runs: Positional[tuple[str, ...]],
+    *,
+    baseline: str = "",
+    data: tuple[str, ...] = (),
+    device: str = "auto",
+    out: str = "",
+    quiet: bool = False,
+) -> Comparison:
+    """Put runs side by side, with the baselines of the same windows.
+
+    Args:
+        runs: Folders of runs.
+        baseline: What they are held against: 584k (the published figures) or the folder of a run.
+        data: Stores that every run's best model is judged on; left out, each run's own judgement is used.
+        device: Where models are judged: auto, cpu, cuda or mps.
+        out: File for the result: .html is a page with the curves laid over each other and the charts of the report;
+            every other ending gets Markdown.
+        quiet: Show no progress.
+    """
+    from nextvec.experiments.compare_runs import compare_runs
+
+    return compare_runs(runs, baseline=baseline, data=data, device=device, out=out, quiet=quiet)
+
+
+def _read_leaderboard(table: Path, sort: Any) -> Leaderboard:
+    """The leaderboard as it lies on the disk. Raises InputError if its figures are damaged."""
+    from nextvec.errors import InputError
+    from nextvec.reports.leaderboard import FORMAT_VERSION, Entry, read_board
+
+    if table.suffix != ".md":
+        raise InputError(f"leaderboard {table}: name a Markdown file, such as {TABLE}")
+    figures = _figures_file(table)
+    try:
+        text = table.read_text(encoding="utf-8") if table.exists() else None
+        values = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else None
+        if values is not None and values["format"] != FORMAT_VERSION:
+            raise InputError(f"leaderboard {figures}: format {values['format']}, this nextvec reads {FORMAT_VERSION}")
+        entries = [Entry.from_dict(row) for row in values["runs"]] if values is not None else []
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"leaderboard {table}: can't be read ({' '.join(repr(error).split())[:120]}); repair {figures.name}, or "
+            "remove it and add the runs again"
+        ) from error
+    return read_board(str(table), entries, text, sort)
+
+
+def _figures_file(table: Path) -> Path:
+    """Where the figures behind a table are kept."""
+    return table.with_suffix(".json")
+
+
+def _latency_of(facts: RunFacts, device: str) -> Latency:
+    """What a prediction of the run's best model costs on a device."""
+    from nextvec.core.device import resolve_device
+    from nextvec.evaluation.latency import measure_latency
+    from nextvec.training.checkpoint import BEST, read_checkpoint
+    from nextvec.training.run import show
+
+    chosen, notice = resolve_device(device)
+    if notice:
+        show((notice,))
+    model = read_checkpoint(facts.path / BEST).model().to(chosen)
+    return measure_latency(model, facts.recipe["data"]["context"], chosen)
+
+
+def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
+    """The leaderboard's entry for a finished run."""
+    from nextvec.experiments.compare_runs import own_judgements
+    from nextvec.reports.leaderboard import SYNTHETIC, BestBaseline, Entry, loss_label
+
+    judgement, model = facts.judgement, facts.judgement and facts.judgement.model
+    assert judgement and model and judgement.verdict, facts.path
+    splits = judgement.splits
+    own = {split: figures.predictors[model].cosine.value for split, figures in splits.items()}
+    best = splits["val"].best_baseline or ""
+    ood = splits["ood"].predictors[best].cosine.value if "ood" in splits else None
+    label = _data_label(facts)
+    if name and facts.synthetic and SYNTHETIC not in name:
+        name = f"{name}-{SYNTHETIC}"  # whatever it is called, nobody may take it for real text
+    return Entry(
+        run=f"{facts.started.get('recipe_fingerprint', '')}@{facts.started['time']}",
+        name=name or f"{model.upper()}_{label}",
+        data=own_judgements([facts])[0].windows,
+        data_label=label,
+        val=own["val"],
+        ood=own.get("ood"),
+        latency=latency.batches[0].p50,
+        latency_p95=latency.batches[0].p95,
+        device=latency.device,
+        parameters=latency.parameters,
+        loss=loss_label(facts.recipe["objective"]),
+        date=date or datetime.fromtimestamp(facts.ended).date().isoformat(),
+        light=judgement.verdict.light,
+        gains={split: figures.gain for split, figures in splits.items() if figures.gain},
+        baseline=BestBaseline(best, splits["val"].predictors[best].cosine.value, ood),
+    )
+
+
+def _require_day(text: str) -> None:
+    from nextvec.errors import InputError
+
+    try:
+        if text:
+            day.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"date '{text}': write it as year-month-day, such as 2025-10-30") from error
+
+
+def _data_label(facts: RunFacts) -> str:
+    """The run's data in a word: the vectors of its training sources; if the store is gone, what the recipe's name says.
+
+    Vectors of the ood split don't count: it may lie in the same store or in another one.
+    """
+    from nextvec.data.splits import SPLITS
+    from nextvec.data.store import open_store
+    from nextvec.errors import NextvecError
+    from nextvec.reports.leaderboard import SYNTHETIC, data_label
+
+    path = Path(facts.recipe["data"]["store"])
+    try:
+        store = open_store(path.with_suffix(".store") if path.suffix == ".npz" else path)
+        if store.fingerprint == facts.started["data_fingerprint"]:
+            documents = store.documents
+            rows = documents.rows[documents.splits != SPLITS.index("ood")]
+            return data_label(int(rows.sum()), synthetic=facts.synthetic)
+    except NextvecError:
+        pass
+    found = re.search(r"\d+k\b", facts.recipe["name"])
+    label = found[0] if found else facts.recipe["name"]
+    return f"{label}-{SYNTHETIC}" if facts.synthetic else label
+
+
+What = Literal["curves", "offsets", "retrieval", "spectrum"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot on the disk."""
+
+    path: Path
+    charts: tuple[str, ...]
+    """What it shows, from left to right."""
+
+    def __str__(self) -> str:
+        """What was written, in a line."""
+        return f"plot: {self.path}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        return {"plot": str(self.path), "charts": list(self.charts)}
+
+
+def plot(
+    run: Positional[str],
+    *,
+    what: What = "curves",
+    out: Annotated[str, arg(aliases=("-o",))],
+    quiet: bool = False,
+) -> Plot:
+    """Draw a run for a paper, with the baselines beside it; needs the extra `plots`.
+
+    Args:
+        run: Folder of a run.
+        what: curves: cosines over the epochs; offsets: to which places of the document predictions point; retrieval:
+            how often the true next chunk is among the k nearest; spectrum: how the variance of predictions on val is
+            spread over directions, which needs the run's best checkpoint and its store.
+        out: File to write; its ending says how: .svg, .png or .pdf.
+        quiet: Show no progress.
+    """
+    from nextvec.errors import InputError
+    from nextvec.reports.html.run_report import curve_source
+    from nextvec.reports.plots import curve_panels, draw, judged_only, require_plots
+    from nextvec.reports.run_summary import case_of, read_run
+
+    require_plots(Path(out))
+    facts = read_run(Path(run))
+    if what == "spectrum":
+        panels = [_spectrum(Path(run), quiet=quiet)]
+    elif what == "curves":
+        case = case_of(Path(run))
+        panels = curve_panels(curve_source(facts.recipe["name"], facts.recipe, case.history, case.baselines))
+    else:
+        judgement = facts.judgement.to_dict() if facts.judgement else {}
+        panels = judged_only(curve_source(facts.recipe["name"], facts.recipe, (), {}, judgement), what)
+    if not panels:
+        why = "no epoch is finished" if what == "curves" else facts.state or "its judgement is older than these figures"
+        raise InputError(f"run {run}: no {what} to draw ({why})")
+    draw(panels, Path(out))
+    return Plot(Path(out), tuple(panel.title for panel in panels))
+
+
+def _spectrum(run: Path, *, quiet: bool) -> Panel:
+    """The chart of the best checkpoint's predictions on val, the best baseline's and the targets'."""
+    from nextvec.evaluation.geometry import spectra
+    from nextvec.evaluation.metrics import score_windows
+    from nextvec.reports.plots import spectrum_panel
+    from nextvec.training.evaluate import reopen
+
+    model, baselines, sets = reopen(run, quiet=quiet)
+    val = sets["val"]
+    scores = {name: score_windows(other, val.vectors, val.windows).mean_cosine for name, other in baselines.items()}
+    best = max(scores, key=lambda name: scores[name])
+    return spectrum_panel(spectra({best: baselines[best], model.name: model}, val), model.name, best)

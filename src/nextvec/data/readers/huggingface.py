@@ -1,0 +1,65 @@
+"""Documents from a dataset of the Hugging Face hub, or from a folder that the package `datasets` can load.
+
+    hf:owner/name        hf:owner/name:config        hf:owner/name:config:split        hf:./folder
+
+Rows are streamed: nothing is downloaded beyond what is read. Without a split, `train` is taken, or the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from nextvec.data.documents import Columns, Document
+from nextvec.data.readers._common import one_line
+from nextvec.data.readers.tabular import RowReader
+from nextvec.errors import CorpusError, MissingExtraError, NextvecError
+
+
+def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
+    """The documents of a dataset, one a row; source is the dataset's last name where rows don't name theirs.
+
+    Raises MissingExtraError without the package `datasets`, and CorpusError for whatever it or the hub complains of.
+    """
+    name, config, split = _parse(source)
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "hub", f"reading {source}") from error
+    rows = _rows(datasets, source, name, config, split)
+    reader = RowReader(Path(name).name or name, columns)
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}, row {number}"
+        if not reader.checked:
+            reader.check(row, where)
+        yield reader.document(row, number, where)
+
+
+def _parse(source: str) -> tuple[str, str | None, str | None]:
+    """Name, config and split of ``hf:name[:config[:split]]``."""
+    name, *others = source.removeprefix("hf:").split(":")
+    if not name or len(others) > 2:
+        raise CorpusError(f"{source}: write it as hf:owner/name, hf:owner/name:config or hf:owner/name:config:split")
+    config, split = [*others, "", ""][:2]
+    return name, config or None, split or None
+
+
+def _rows(datasets: Any, source: str, name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
+    """The rows of the dataset. The hub fails in many ways; each becomes one CorpusError."""
+    try:
+        if split is None:
+            splits = datasets.load_dataset(name, config, streaming=True)
+            split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
+            if split is None:
+                raise CorpusError(
+                    f"{source}: which split? There are {', '.join(splits)}; write hf:{name}:{config or ''}:SPLIT"
+                )
+            rows = splits[split]
+        else:
+            rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        yield from rows
+    except NextvecError:
+        raise
+    except Exception as error:
+        raise CorpusError(f"{source}: the dataset can't be read: {one_line(error)}") from error

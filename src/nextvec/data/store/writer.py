@@ -1,0 +1,196 @@
+"""What makers of stores share: a folder that appears whole or not at all, and vectors written row by row.
+
+Vectors go through plain writes, not through a memory map: a full disk is then an error with a name instead of a killed
+process, and memory stays at one block whatever the store's size.
+
+The vector store: a folder that holds each vector of a corpus once, in document order.
+
+    manifest.json       format version, space, chunker, counts, SHA-256 of each file
+    vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled
+    documents.parquet   id, title, source, first_row, rows, split, group
+    chunks.parquet      text (optional)
+    encoder/            what is needed to encode new text (only for encoders that were fitted on this corpus)
+
+`group` names documents that belong together (parts of one document, or documents that share vectors): splits and
+bootstraps never separate a group. Opening a store reads the manifest and maps the vectors; it takes milliseconds at
+any size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from nextvec.core.files import make_folder, sha256_of, sync_folder, write_json, writing
+from nextvec.data.space import Space
+from nextvec.data.splits import SPLITS
+from nextvec.data.store import (
+    CHUNKS,
+    DOCUMENTS,
+    FORMAT_VERSION,
+    MANIFEST,
+    VECTORS,
+    DocumentTable,
+    Store,
+    _checksum,
+    map_vectors,
+    open_store,
+    unfinished_folder,
+)
+from nextvec.errors import OutputError
+
+
+@contextlib.contextmanager
+def unfinished_store(path: Path) -> Iterator[Path]:
+    """A fresh folder to put the store `path` together in; removed if the block fails.
+
+    `finish_store` gives it its name. Raises OutputError if the store, or an unfinished one of that name, is there.
+    """
+    require_new(path)
+    folder = unfinished_folder(path)
+    if folder.exists():
+        raise OutputError(f"{folder} is in the way: remove it, unless a build that you want to resume left it there")
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        if folder.exists():
+            remove_folder(folder)
+        raise
+
+
+class VectorWriter:
+    """Writes the rows of a store's vectors.npy in any order; every row must be written once."""
+
+    def __init__(self, file: IO[bytes], path: Path, dtype: np.dtype[Any], dimensions: int) -> None:
+        self._file, self._path, self._dtype, self._dimensions = file, path, dtype, dimensions
+        self._data_start = file.tell()
+
+    def write(self, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> None:
+        """Write `values` (B, D) to `rows` (B,); runs of consecutive rows cost one write each."""
+        assert values.shape == (len(rows), self._dimensions), (values.shape, len(rows), self._dimensions)
+        content = np.ascontiguousarray(values, dtype=self._dtype).data.cast("B")
+        row_bytes = self._dimensions * self._dtype.itemsize
+        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        with writing(self._path):
+            for start, stop in itertools.pairwise(edges):
+                self._file.seek(self._data_start + int(rows[start]) * row_bytes)
+                run = content[start * row_bytes : stop * row_bytes]
+                while run:  # a disk that fills up takes a part; the next write then says why
+                    run = run[self._file.write(run) :]
+
+    def flush(self) -> None:
+        """Return when all that was written is on disk."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+
+
+@contextlib.contextmanager
+def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -> Iterator[VectorWriter]:
+    """Open vectors.npy of (rows, dimensions) in a store's folder; it is on disk when the block ends.
+
+    What was written into it before stays. There is room for all rows from the start: a disk that is too small says so
+    before the work.
+    """
+    path, kind = folder / VECTORS, np.dtype(dtype).newbyteorder("<")
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
+    with writing(path):
+        file = path.open("rb+" if path.exists() else "wb", buffering=0)
+    with file:
+        with writing(path):
+            np.lib.format.write_array_header_1_0(file, header)
+            size = file.tell() + rows * dimensions * kind.itemsize
+            file.truncate(size)
+            _reserve(file, size)
+        writer = VectorWriter(file, path, kind, dimensions)
+        yield writer
+        writer.flush()
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the disk space of a file; where the system or the disk can't, a full disk shows when it is reached."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+
+
+def require_new(path: Path) -> None:
+    """Raise OutputError if there is something at `path` already: nothing is ever overwritten."""
+    if path.exists():
+        raise OutputError(f"output {path} exists already; choose another folder or remove it")
+
+
+def write_documents(folder: Path, documents: DocumentTable) -> None:
+    """Write documents.parquet into a store's folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "id": pa.array(documents.ids, pa.string()),
+            "title": pa.array(documents.titles, pa.string()),
+            "source": pa.array(documents.sources, pa.string()),
+            "first_row": pa.array(documents.first_row, pa.int64()),
+            "rows": pa.array(documents.rows, pa.int64()),
+            "split": pa.array([SPLITS[int(split)] for split in documents.splits], pa.string()),
+            "group": pa.array(documents.group, pa.int64()),
+        }
+    )
+    with writing(folder / DOCUMENTS):
+        pq.write_table(table, folder / DOCUMENTS, compression="zstd")
+
+
+def write_texts(folder: Path, batches: Iterable[Sequence[str]]) -> None:
+    """Write chunks.parquet into a store's folder from batches of texts in row order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("text", pa.string())])
+    with writing(folder / CHUNKS), pq.ParquetWriter(folder / CHUNKS, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_table(pa.table({"text": pa.array(list(batch), pa.string())}, schema=schema))
+
+
+def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any], **facts: Any) -> Store:
+    """Write the manifest into a complete folder, give the folder its name `path` in one step, and open it.
+
+    `counts` and `facts` (chunker, split plan, origin …) go into the manifest as they are: plain values only.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    vectors = map_vectors(folder / VECTORS)
+    manifest = {
+        "format": FORMAT_VERSION,
+        "space": space.to_dict(),
+        "rows": len(vectors),
+        "dtype": str(vectors.dtype),
+        "counts": counts,
+        **facts,
+        "files": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
+    }
+    del vectors
+    manifest["checksum"] = _checksum(manifest)
+    write_json(folder / MANIFEST, manifest)
+    require_new(path)
+    with writing(path):
+        folder.rename(path)
+    sync_folder(path.parent)
+    return open_store(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an unfinished folder and what is in it."""
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=False)

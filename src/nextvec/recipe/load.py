@@ -1,0 +1,185 @@
+"""The recipe: one TOML file that fully describes a run.
+
+    recipe = load_recipe("wiki-minilm", ["training.epochs=3", "objective.tau=0.05"])
+
+Every field has a default and a sentence that says what it means; unknown fields, bad types and impossible combinations
+are refused when the recipe is made, with one line that names the field. Recipes are frozen: what trained is what stands
+in the run folder. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from nextvec.errors import RecipeError, did_you_mean
+from nextvec.recipe.schema import (
+    DataRecipe,
+    GateRecipe,
+    JudgeRecipe,
+    ModelRecipe,
+    ObjectiveRecipe,
+    RuntimeRecipe,
+    Section,
+    SuccessRecipe,
+    TrainingRecipe,
+)
+
+
+class Recipe(Section):
+    """Everything that a run depends on."""
+
+    name: str = "unnamed"
+    """What the run is called: in its folder's name, in tables and logs."""
+    description: str = ""
+    """One sentence for people."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides the first weights, the order of windows and every sample; same seed, same run."""
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
+    runtime: RuntimeRecipe = RuntimeRecipe()
+    gates: Annotated[
+        tuple[GateRecipe, ...], BeforeValidator(lambda gates: tuple(gates) if isinstance(gates, list) else gates)
+    ] = ()
+    """Stoplights at epochs: a list of [[gates]]."""
+    success: SuccessRecipe = SuccessRecipe()
+
+    def to_toml(self) -> str:
+        """The recipe as TOML; `load_recipe` of that text gives an equal recipe. Fields without a value are left out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name what is learned: name, description and runtime don't count."""
+        content = self.model_dump(exclude={"name", "description", "runtime"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe_folders() -> tuple[Path, ...]:
+    """Where recipes are found by name: in the installed package, or in the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "recipes", package.parents[1] / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by its path, or by name if it comes with nextvec; RecipeError if there is none."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"recipe {path}: no such file; give the path of a TOML file or the name of a recipe")
+        return path
+    known = {file.stem: file for folder in recipe_folders() for file in sorted(folder.glob("*.toml"))}
+    if name not in known:
+        raise RecipeError(f"recipe '{name}' is unknown.{did_you_mean(name, known)}")
+    return known[name]
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe (a path or a known name) and apply overrides such as ``training.epochs=3``.
+
+    A file may begin with ``extends = "another-recipe"`` and then holds only what is different.
+
+    Raises RecipeError, one line that names the file, the field and what is wrong with it.
+    """
+    path = find_recipe(name)
+    values = _read(path, ())
+    values.setdefault("name", path.stem)
+    return make_recipe(values, overrides, where=f"recipe {path}")
+
+
+def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a recipe file, laid over those of the recipe that it extends."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: cannot be read: {error.strerror}") from error
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise RecipeError(f"recipe {path}: extends: give the name or the path of another recipe, got {base!r:.80}")
+    beside = path.parent / base
+    base_path = beside if beside.suffix == ".toml" and beside.is_file() else find_recipe(base)
+    if base_path.resolve() in (path.resolve(), *extended_by):
+        raise RecipeError(f"recipe {path}: extends {base}, which extends it in turn; remove one of the two")
+    inherited = _read(base_path, (path.resolve(), *extended_by))
+    for own in ("name", "description"):
+        inherited.pop(own, None)
+    return _laid_over(inherited, values)
+
+
+def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`base` with each field of `values` in place of its own; sections are merged, lists are replaced."""
+    merged = dict(base)
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _laid_over(merged[name], value) if both else value
+    return merged
+
+
+def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
+    """A recipe from nested values and overrides. Raises RecipeError that begins with `where`."""
+    values = deepcopy(values)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one ``section.field=value`` in `values`. The value is read as TOML; what isn't TOML is taken as text."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"override '{override}': write it as section.field=value, such as training.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"override '{override}': '{section}' is a value, not a section of the recipe")
+    values[field] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a validation in one line, with a suggestion for a field that does not exist."""
+    first = error.errors(include_url=False)[0]
+    place = [str(part) for part in first["loc"]]
+    where = ".".join(place) or "the recipe"
+    if first["type"] == "extra_forbidden":
+        fields = _fields_of(place[:-1])
+        return f"'{where}' is no field of a recipe.{did_you_mean(place[-1], fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] in ("value_error", "missing"):
+        return f"{where}: {message}"
+    return f"{where}: {message}, got {first['input']!r:.80}"
+
+
+def _fields_of(sections: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        if section.isdecimal():  # a place in a list of sections
+            continue
+        annotation = GateRecipe if section == "gates" else model.model_fields[section].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

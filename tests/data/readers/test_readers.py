@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nextvec.data.documents import Columns, Document
+from nextvec.data.readers import SOURCES, read_documents
+from nextvec.errors import CorpusError, InputError
+
+
+def refuse(source: str | Path, columns: Columns = Columns()) -> str:
+    """The one line that a source is refused with."""
+    with pytest.raises(CorpusError) as caught:
+        list(read_documents(str(source), columns))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# --- any source ---
+
+
+def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+    for name in ("missing.jsonl", "missing.txt", "missing", "missing.xml.bz2", "owner/name"):
+        assert refuse(tmp_path / name) == f"{tmp_path / name}: no such file or folder"
+
+
+def test_an_unknown_kind_names_all_that_is_read(tmp_path: Path) -> None:
+    message = refuse(write(tmp_path / "book.pdf", b"%PDF"))
+    assert message.startswith(f"{tmp_path / 'book.pdf'}: not a kind of text that is read; known: ")
+    assert all(kind in message for kind in SOURCES)
+
+
+def test_nothing_is_read_before_the_first_document_is_asked_for(tmp_path: Path) -> None:
+    documents = read_documents(str(tmp_path / "missing.jsonl"))
+    with pytest.raises(CorpusError):
+        next(documents)
+
+
+def test_limit_stops_early(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"text": "one"}\n{"text": "two"}\nbroken\n')
+    assert [d.paragraphs for d in read_documents(str(path), limit=2)] == [("one",), ("two",)]
+    assert len(list(itertools.islice(read_documents(str(path)), 2))) == 2
+    with pytest.raises(CorpusError):
+        list(read_documents(str(path), limit=3))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_an_impossible_limit_is_refused(limit: int) -> None:
+    with pytest.raises(InputError, match=f"limit {limit}: need at least 1 document"):
+        list(read_documents("builtin:python-docs", limit=limit))
+
+
+def test_a_closed_reader_closes_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.jsonl", '{"text": "one"}\n{"text": "two"}\n')
+    opened = []
+    original: Callable[..., object] = Path.open
+
+    def spy(self: Path, *arguments: object, **options: object) -> object:
+        opened.append(original(self, *arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(Path, "open", spy)
+    documents = read_documents(str(path))
+    next(documents)
+    assert not opened[0].closed
+    documents.close()  # type: ignore[attr-defined]
+    assert opened[0].closed
+
+
+# --- folders and files of text ---
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "essays"
+    write(folder / "b.txt", "First block\nwith two lines.\n\n \t\nSecond block.\n")
+    write(folder / "a" / "z.md", "Intro.\n\n# The *real* title #\n\nBody text.\n")
+    write(folder / "B.TXT", "﻿Marked.\r\n\r\nWindows lines.")
+    write(folder / "a.txt", "Plain.")
+    write(folder / "empty.txt", " \n\n")
+    write(folder / "data.json", "{}")
+    write(folder / ".hidden.txt", "hidden")
+    write(folder / ".git" / "x.txt", "hidden")
+    documents = list(read_documents(str(folder)))
+    assert documents == [
+        Document("B.TXT", "B", "essays", ("Marked.", "Windows lines.")),
+        Document("a.txt", "a", "essays", ("Plain.",)),
+        Document("a/z.md", "The *real* title", "essays", ("Intro.", "Body text.")),
+        Document("b.txt", "b", "essays", ("First block\nwith two lines.", "Second block.")),
+    ]
+    assert list(read_documents(f"{folder}/.")) == documents
+
+
+def test_a_single_file_is_one_document(tmp_path: Path) -> None:
+    path = write(tmp_path / "My notes.txt", "# not a heading here\n\nText.")
+    (document,) = read_documents(str(path))
+    assert document == Document("My notes.txt", "My notes", "My notes", ("# not a heading here", "Text."))
+
+
+def test_a_folder_without_text_says_what_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "folder" / "x.jsonl", "{}")
+    message = refuse(tmp_path / "folder")
+    assert message.startswith(f"{tmp_path / 'folder'}: no .txt or .md files in this folder; ")
+    for kind in (".jsonl", ".parquet", ".xml.bz2"):
+        assert kind in message
+
+
+def test_a_folder_of_empty_files_has_no_documents(tmp_path: Path) -> None:
+    write(tmp_path / "x.txt", "\n")
+    assert refuse(tmp_path) == f"{tmp_path}: there are no documents in it; check that it is the right one"
+
+
+def test_an_empty_file_has_no_text(tmp_path: Path) -> None:
+    assert refuse(write(tmp_path / "x.md", "")) == f"{tmp_path / 'x.md'}: the file has no text"
+
+
+def test_invalid_utf8_names_file_and_byte(tmp_path: Path) -> None:
+    write(tmp_path / "folder" / "good.txt", "fine")
+    bad = write(tmp_path / "folder" / "sub" / "latin.txt", "caf\xe9 au lait".encode("latin-1"))
+    assert refuse(tmp_path / "folder") == f"{bad}: not valid UTF-8 (byte 3); save the file as UTF-8"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="permissions don't bind root")
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.txt", "text")
+    path.chmod(0)
+    assert refuse(path) == f"{path}: can't be read: Permission denied"
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "x.txt").mkdir(parents=True)
+    assert "no .txt or .md files" in refuse(tmp_path / "folder")
+
+
+# --- markdown ---
+
+MARKDOWN = """\
+---
+title: front matter
+---
+<!-- a comment
+# with a heading and ``` a fence -->
+The first title
+===============
+
+Prose with a [link](https://example.com/a_b "hint") and an ![image](pic.png "x") in it.
+It goes on here.
+## A heading that ends the paragraph ##
+Text right after it. <!-- gone --> And more.
+
+```python
+# not a heading
+
+code = "<!-- not a comment"
+```
+Text after the fence.
+
+~~~
+``` still code
+~~~
+
+| a | b |
+| - | - |
+| 1 | 2 |
+
+|---|
+| a table without a head |
+
+A paragraph before a table
+a | b
+--|:-:
+1 | 2
+
+Second title
+---
+
+- item one
+- item two
+
+* * *
+
+#no heading, and 5 | 3 is no table
+
+Last words.
+"""
+
+
+def test_markdown_keeps_prose_alone(tmp_path: Path) -> None:
+    (document,) = read_documents(str(write(tmp_path / "x.md", MARKDOWN)))
+    assert document.title == "The first title"
+    assert document.paragraphs == (
+        "Prose with a link and an  in it.\nIt goes on here.",
+        "Text right after it.  And more.",
+        "Text after the fence.",
+        "A paragraph before a table",
+        "- item one\n- item two",
+        "#no heading, and 5 | 3 is no table",
+        "Last words.",
+    )
+
+
+@pytest.mark.parametrize("opening", ["```", "<!--", "~~~ text"])
+def test_what_is_never_closed_reaches_to_the_end(tmp_path: Path, opening: str) -> None:
+    (document,) = read_documents(str(write(tmp_path / "x.md", f"Before.\n\n{opening}\nafter\n\nlast")))
+    assert document.paragraphs == ("Before.",)
+
+
+@pytest.mark.parametrize("text", ["---\n\nText.\n", "---\n\nText.\n\n---\n", "---\nText.\n\n---"])
+def test_a_rule_at_the_top_is_no_front_matter(tmp_path: Path, text: str) -> None:
+    (document,) = read_documents(str(write(tmp_path / "x.md", text)))
+    assert document.paragraphs == ("Text.",)
+    assert document.title == "x"

@@ -1,0 +1,119 @@
+"""ℓ2 and contrastive accuracy equal their definition, and planted predictors get the figures that they must get."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nextvec.data.windows import WindowSet, epoch_order
+from nextvec.evaluation.retrieval import measure_contrast
+
+
+class Noise:
+    """Knows nothing: another random direction for each window."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(3)
+
+    def predict(self, context_BSD, mask_BS=None):
+        return F.normalize(torch.randn(context_BSD[:, 0].shape, generator=self.generator))
+
+
+class Opposite:
+    def __init__(self, other):
+        self.other = other
+
+    def predict(self, context_BSD, mask_BS=None):
+        return -self.other.predict(context_BSD, mask_BS)
+
+
+def judged(world, split="val", least=None) -> WindowSet:
+    return WindowSet(split, world.vectors, world.documents, world.windows(split, 3, least))
+
+
+def reference(world, windows, predictor, batch, seed):
+    """(ℓ2, accuracy) by the words of the paper, one pair at a time, in float64."""
+    count = len(windows)
+    batches = np.array_split(epoch_order(count, seed, 0).numpy(), -(-count // batch))
+    document = np.repeat(np.arange(len(world.documents)), world.documents.rows)
+    distances, shares = [], []
+    for members in batches:
+        rows = [int(windows.targets[member]) for member in members]
+        for member, row in zip(members, rows, strict=True):
+            steps = windows.context if windows.available is None else int(windows.available[member])
+            context = torch.zeros((1, windows.context, world.vectors.shape[1]))
+            context[0, -steps:] = world.vectors[row - steps : row]
+            prediction = predictor.predict(context)[0].double()
+            own = float((prediction - world.vectors[row].double()).norm())
+            distances.append(own)
+            others = [other for other in rows if not (abs(other - row) <= 1 and document[other] == document[row])]
+            further = [float((prediction - world.vectors[other].double()).norm()) > own for other in others]
+            if others:
+                shares.append(sum(further) / len(others))
+    return np.mean(distances), np.mean(shares)
+
+
+@pytest.mark.parametrize("least", [None, 1])
+@pytest.mark.parametrize("name", ["copy-last", "context-mean", "constant"])
+@pytest.mark.parametrize(("batch", "seed"), [(256, 0), (20, 1), (3, 2)])
+def test_figures_equal_the_definition(world, predictors, least, name, batch, seed):
+    windows = judged(world, least=least)
+    found = measure_contrast(predictors[name], windows, batch, seed=seed)
+    l2, accuracy = reference(world, windows.windows, predictors[name], batch, seed)
+    assert found.l2 == pytest.approx(l2, abs=1e-6) and found.accuracy == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_who_knows_the_target_is_perfect_and_its_opposite_is_as_bad_as_can_be(world, predictors):
+    found = measure_contrast(predictors["oracle"], judged(world))
+    assert found.l2 == pytest.approx(0, abs=1e-6) and found.accuracy == 1.0
+    opposite = measure_contrast(Opposite(predictors["oracle"]), judged(world))
+    assert opposite.l2 == pytest.approx(2, abs=1e-6) and opposite.accuracy == 0.0
+
+
+def test_random_directions_are_right_half_of_the_time(worlds):
+    world = worlds([40] * 50, ["val"] * 50)
+    found = measure_contrast(Noise(), judged(world))
+    assert found.accuracy == pytest.approx(0.5, abs=0.03)
+    assert found.l2 == pytest.approx(np.sqrt(2), abs=0.05), "directions at right angles"
+
+
+@pytest.mark.parametrize(("steps", "accuracy"), [(1.9, 1.0), (0.1, 1.0), (3.1, 1 - (3 / 5 + 9 / 4) / 7)])
+def test_the_two_neighbours_of_a_target_do_not_count(worlds, steps, accuracy):
+    """On a circle of equal steps: a prediction 0.9 steps from the target is nearer to a neighbour, which is left out.
+
+    At 2.1 steps the second to fourth targets ahead are nearer and count: 3, 3, 3, 2, 1, 0, 0 of 5, 4, 4, 4, 4, 4, 5.
+    """
+    world = worlds([10], ["val"])
+    angle = 0.2 * torch.arange(10.0)
+    world.vectors = torch.stack([angle.cos(), angle.sin()], dim=1)
+    far = torch.tensor(0.2 * steps)
+    turn = torch.stack([torch.stack([far.cos(), far.sin()]), torch.stack([-far.sin(), far.cos()])])
+
+    class Ahead:
+        def predict(self, context_BSD, mask_BS=None):
+            return context_BSD[:, -1] @ turn
+
+    found = measure_contrast(Ahead(), judged(world))
+    assert found.l2 == pytest.approx(2 * np.sin(0.1 * abs(steps - 1)), abs=1e-5)
+    assert found.accuracy == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_repeats_count_half(worlds, predictors):
+    """Forty targets that are the same text: nobody can be told from another, whatever the rounding."""
+    world = worlds([4] * 40, ["val"] * 40)
+    world.vectors[3::4] = world.vectors[3].clone()
+    assert measure_contrast(predictors["context-mean"], judged(world)).accuracy == 0.5
+
+
+def test_one_window_says_nothing_and_the_seed_decides_the_batches(world, worlds, predictors):
+    assert measure_contrast(predictors["copy-last"], judged(worlds([4], ["val"]))).accuracy == 0.5
+    one, again, other = (measure_contrast(predictors["copy-last"], judged(world), 8, seed=seed) for seed in (1, 1, 2))
+    assert one == again and one.accuracy != other.accuracy and one.l2 == pytest.approx(other.l2, abs=1e-7)
+
+
+def test_half_precision_vectors_are_brought_to_unit_length(worlds, predictors):
+    world = worlds([9] * 30, ["val"] * 30)
+    whole = measure_contrast(predictors["copy-last"], judged(world))
+    world.vectors = (world.vectors * 1.01).half()
+    half = measure_contrast(predictors["copy-last"], judged(world))
+    assert half.l2 == pytest.approx(whole.l2, abs=1e-3) and half.accuracy == pytest.approx(whole.accuracy, abs=1e-2)

@@ -1,0 +1,229 @@
+"""The whole judgement on a small world: who is judged, on what, what comes out, and which verdict it leads to."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nextvec.data.windows import WindowSet
+from nextvec.errors import NotFiniteError
+from nextvec.evaluation.evaluate import Judgement, judge_predictors
+from nextvec.evaluation.metrics import QueryOf
+from nextvec.evaluation.results import Estimate, PredictorScores, Retrieval, SplitJudgement
+from nextvec.evaluation.retrieval import candidates_of, summarise, target_ranks
+from nextvec.evaluation.verdict import conclude
+from nextvec.models.registry import create_model
+from nextvec.recipe import JudgeRecipe, ModelRecipe
+
+RECIPE = JudgeRecipe(resamples=200)
+
+
+def judge(world, predictors, *, splits=("val", "ood"), model="oracle", recipe=RECIPE, seed=0, least=None) -> Judgement:
+    sets = {split: WindowSet(split, world.vectors, world.documents, world.windows(split, 3, least)) for split in splits}
+    return judge_predictors(predictors, sets, recipe, seed=seed, model=model, quiet=True)
+
+
+def test_every_figure_is_there_and_right(world, predictors):
+    judgement = judge(world, predictors)
+    assert list(judgement.splits) == ["val", "ood"] and judgement.notes == ()
+    val = judgement.splits["val"]
+    rows = world.documents.rows[world.documents.splits == 1]
+    assert (val.windows, val.documents, val.groups) == (np.maximum(rows - 3, 0).sum(), 24, 24)
+    assert (val.candidates, val.queries) == (rows.sum(), val.windows)
+    assert list(val.predictors) == ["oracle", "copy-last", "context-mean", "constant"], "the model comes first"
+
+    oracle, constant = val.predictors["oracle"], val.predictors["constant"]
+    assert oracle.cosine.value == pytest.approx(1, abs=1e-6) and oracle.mse == pytest.approx(0, abs=1e-9)
+    assert oracle.retrieval == Retrieval(1.0, 1.0, 1.0, 1.0, 1.0, 1.0) and oracle.margin > 0.2 and oracle.gain is None
+    targets, groups = world.vectors[world.windows("val").targets], world.windows("val").groups
+    expected = F.cosine_similarity(targets, torch.ones(1, 16)).double()
+    assert constant.cosine.value == pytest.approx(float(expected.mean()), abs=1e-6)
+    assert constant.cosine.low < constant.cosine.value < constant.cosine.high
+    by_document = [float(expected[groups == group].mean()) for group in groups.unique()]
+    assert constant.cosine.high - constant.cosine.low == pytest.approx(
+        4 * np.std(by_document) / np.sqrt(24), rel=0.4
+    ), "the interval is about four standard errors over documents"
+
+
+def test_gain_is_the_difference_on_the_same_windows(world, predictors):
+    val = judge(world, predictors).splits["val"]
+    own = val.predictors["oracle"].cosine.value
+    for name in ("copy-last", "context-mean", "constant"):
+        gain = val.predictors[name].gain
+        assert gain.value == pytest.approx(own - val.predictors[name].cosine.value, abs=1e-6)
+        assert gain.low < gain.value < gain.high
+    cosines = {name: scores.cosine.value for name, scores in val.predictors.items() if name != "oracle"}
+    assert val.best_baseline == max(cosines, key=cosines.get)
+    assert val.gain == val.predictors[val.best_baseline].gain
+
+
+def test_a_query_is_judged_beside_the_prediction(world, predictors):
+    model = create_model(ModelRecipe(kind="amn"), 16).eval()
+    val = judge(world, {"amn": model, **predictors}, model="amn").splits["val"]
+    own = val.predictors["amn"]
+    windows, candidates = world.windows("val", 3), candidates_of(world.vectors, world.documents, "val")
+    for found, predictor in ((own.retrieval, model), (own.query, QueryOf(model))):
+        assert found == summarise(target_ranks(predictor, world.vectors, windows, candidates))
+    assert own.query != own.retrieval and own.query_within is not None
+    assert all(scores.query is None for name, scores in val.predictors.items() if name != "amn")
+
+
+def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
+    pytest.importorskip("faiss")
+    exact, found = (
+        judge(world, predictors),
+        judge(world, predictors, recipe=JudgeRecipe(retrieval="faiss", resamples=200)),
+    )
+    for split, figures in found.splits.items():
+        for name, scores in figures.predictors.items():
+            assert scores.retrieval == exact.splits[split].predictors[name].retrieval
+    assert found.notes == ("retrieval: ranks beyond 1,000 count as 1,001 (faiss)",)
+
+
+def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):
+    judgement = judge(world, {"copy-last": predictors["copy-last"], "again": predictors["copy-last"]}, model="again")
+    for split in judgement.splits.values():
+        assert split.gain == Estimate(0.0, 0.0, 0.0)
+    assert judgement.verdict.light == "amber"
+
+
+def test_same_seed_same_judgement_and_queries_are_a_sample(world, predictors):
+    recipe = JudgeRecipe(resamples=200, queries=20)
+    one, again, other = (judge(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
+    assert one == again
+    retrieved = [judgement.splits["val"].predictors["context-mean"].retrieval for judgement in (one, other)]
+    assert retrieved[0] != retrieved[1], "another seed draws other queries"
+    assert one.splits["val"].queries == 20 < one.splits["val"].windows
+    cosines = [judgement.splits["val"].predictors["constant"].cosine.value for judgement in (one, other)]
+    assert cosines[0] == cosines[1], "cosines use all windows, whatever the sample"
+
+
+def test_short_contexts_are_judged_too(world, predictors):
+    whole, short = judge(world, predictors), judge(world, predictors, least=1)
+    assert short.splits["val"].windows > whole.splits["val"].windows
+    assert short.splits["val"].predictors["oracle"].cosine.value == pytest.approx(1, abs=1e-6)
+
+
+def test_json_and_back(world, predictors):
+    for model in ("oracle", None):
+        judgement = judge(world, predictors, model=model)
+        assert Judgement.from_dict(json.loads(json.dumps(judgement.to_dict(), allow_nan=False))) == judgement
+
+
+def test_without_a_model_there_is_no_gain_and_no_verdict(world, predictors):
+    judgement = judge(world, predictors, model=None)
+    val = judgement.splits["val"]
+    assert judgement.verdict is None and val.gain is None and val.best_baseline == "oracle"
+    assert all(scores.gain is None for scores in val.predictors.values())
+
+
+def test_a_split_without_windows_is_left_out_and_said(worlds, predictors):
+    world = worlds([9] * 5 + [3, 2], ["val"] * 5 + ["ood"] * 2)
+    judgement = judge(world, {name: predictors[name] for name in ("copy-last", "context-mean")}, model="copy-last")
+    assert list(judgement.splits) == ["val"]
+    assert judgement.notes == ("ood: not judged, no document is long enough for a window",)
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3])
+def test_tiny_splits_have_wide_intervals_and_prove_nothing(worlds, documents):
+    """A gain on one document is no gain, however large; two barely more."""
+    world = worlds([12] * documents, ["val"] * documents)
+    names = {"better": 0.0, "worse": 0.3}
+
+    class Noisy:
+        def __init__(self, amount):
+            self.amount = amount
+
+        def predict(self, context_BSD, mask_BS=None):
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(context_BSD[:, 0].shape, generator=generator)
+            return F.normalize(context_BSD.sum(dim=1) + self.amount * noise)
+
+    predictors = {name: Noisy(amount) for name, amount in names.items()}
+    judgement = judge(world, predictors, splits=("val",), model="better")
+    gain = judgement.splits["val"].gain
+    assert gain.value > 0
+    if documents == 1:
+        assert (gain.low, gain.high) == (-2.0, 2.0) and judgement.verdict.light == "amber"
+        cosine = judgement.splits["val"].predictors["better"].cosine
+        assert (cosine.low, cosine.high) == (-1.0, 1.0)
+    assert any("only" in reason for reason in judgement.verdict.reasons["val"])
+
+
+def test_documents_of_one_group_are_one_unit(worlds, predictors):
+    world = worlds([9] * 8, ["val"] * 8, groups=[0, 0, 0, 0, 1, 1, 2, 2])
+    val = judge(world, {"copy-last": predictors["copy-last"]}, splits=("val",), model=None).splits["val"]
+    assert (val.documents, val.groups) == (8, 3)
+
+
+def test_a_prediction_that_is_no_number_is_an_error(world, predictors):
+    class Broken:
+        def predict(self, context_BSD, mask_BS=None):
+            return torch.full_like(context_BSD[:, 0], torch.nan)
+
+    with pytest.raises(NotFiniteError, match=r"broken on val: (\d+) of \1 predictions are not finite"):
+        judge(world, {**predictors, "broken": Broken()})
+
+
+def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorScores:
+    return PredictorScores(Estimate(cosine, cosine, cosine), 0.001, margin, Retrieval(0.1, 0.2, 0.3, mrr, 5.0), gain)
+
+
+def split(gain, *, groups=50, **own) -> SplitJudgement:
+    predictors = {
+        "amn": scores(0.5, **own), "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
+        "copy-last": scores(0.3, gain=gain),
+    }  # fmt: skip
+    return SplitJudgement(100, groups, groups, 200, 100, predictors, "ridge", gain)
+
+
+ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), Estimate(-0.02, -0.03, -0.01)
+
+
+@pytest.mark.parametrize(
+    ("val", "ood", "light", "words"),
+    [
+        (ABOVE, None, "green", "amn beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge)."),
+        (ABOVE, ABOVE, "green", "beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge) and on ood ("),
+        (ABOVE, ACROSS, "amber", "on val (+0.0200 [+0.0100, +0.0300] over ridge) but can't be told from it on ood ("),
+        (ABOVE, BELOW, "amber", "beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge) but loses to"),
+        (ACROSS, ABOVE, "amber", "can't be told from the best baseline on val ("),
+        (BELOW, ABOVE, "red", "loses to the best baseline on val (-0.0200 [-0.0300, -0.0100] over ridge) but beats it"),
+        (BELOW, BELOW, "red", "loses to the best baseline on val (-0.0200 [-0.0300, -0.0100] over ridge) and on ood"),
+        (None, ABOVE, "amber", "amn was not compared with a baseline on val: nothing is proved."),
+    ],
+)
+def test_verdict(val, ood, light, words):
+    splits = {name: split(gain) for name, gain in (("val", val), ("ood", ood)) if gain is not None}
+    verdict = conclude("amn", splits)
+    assert verdict.light == light and words in verdict.sentence
+    assert "\n" not in verdict.sentence and verdict.sentence.endswith(".")
+
+
+def test_touching_zero_is_not_beating():
+    assert conclude("amn", {"val": split(Estimate(0.01, 0.0, 0.02))}).light == "amber"
+    assert conclude("amn", {"val": split(Estimate(-0.01, -0.02, 0.0))}).light == "amber"
+
+
+def test_train_is_told_and_decides_nothing():
+    verdict = conclude("amn", {"val": split(ABOVE), "train": split(BELOW)})
+    assert verdict.light == "green" and "train" not in verdict.sentence and verdict.reasons["train"]
+
+
+def test_reasons_tell_what_the_cosine_hides():
+    fine = conclude("amn", {"val": split(ABOVE, mrr=0.3)}).reasons["val"]
+    assert fine == ("cosine 0.5000 against 0.4000 of ridge",)
+    told = " | ".join(conclude("amn", {"val": split(ABOVE, mrr=0.23, margin=-0.05, groups=7)}).reasons["val"])
+    assert "ridge finds the true next chunk better: MRR 0.250 against 0.230" in told
+    assert "closer to the last context vector than to the target: margin -0.050, ridge -0.300" in told
+    assert "only 7 independent documents" in told
+
+
+def test_ranked_puts_the_model_first_and_the_rest_by_cosine():
+    figures = split(BELOW)
+    figures = replace(figures, predictors={**figures.predictors, "best": scores(0.9)})
+    assert [name for name, _ in figures.ranked("amn")] == ["amn", "best", "ridge", "copy-last"]
+    assert [name for name, _ in figures.ranked(None)] == ["best", "amn", "ridge", "copy-last"]

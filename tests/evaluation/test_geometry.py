@@ -1,0 +1,153 @@
+"""Shapes equal brute force over all pairs and known closed forms, and are numbers whatever has collapsed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nextvec.data.windows import WindowSet
+from nextvec.evaluation import geometry as shape
+from nextvec.evaluation.geometry import effective_rank, measure_shape, target_shape, uniformity
+from nextvec.evaluation.metrics import predict_block, score_windows
+from nextvec.models.base import LatentModel
+from nextvec.models.baselines import ContextMean
+
+
+class Longer(LatentModel):
+    """The newest vector, with the length of 2 plus its first coordinate."""
+
+    name = "longer"
+
+    def _raw(self, context_BSD, mask_BS):
+        return F.normalize(context_BSD[:, -1]) * (2 + context_BSD[:, -1, :1])
+
+
+class Fixed:
+    """Says the vectors it was given, in order of the windows."""
+
+    def __init__(self, vectors):
+        self.vectors, self.told = vectors, 0
+
+    def predict(self, context_BSD, mask_BS=None):
+        self.told += len(context_BSD)
+        return self.vectors[self.told - len(context_BSD) : self.told]
+
+
+def judged_in(world, split="val", context=3, least=None) -> WindowSet:
+    return WindowSet(split, world.vectors, world.documents, world.windows(split, context, least))
+
+
+def random_directions(count, dimensions, seed=0):
+    return F.normalize(torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)))
+
+
+def pairs(vectors):
+    """(cosines, squared distances) of all pairs, one by one."""
+    vectors = vectors.double().numpy()
+    both = [(a, b) for position, a in enumerate(vectors) for b in vectors[:position]]
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in both]
+    return np.array(cosines), np.array([((a - b) ** 2).sum() for a, b in both])
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+@pytest.mark.parametrize("least", [None, 1])
+def test_figures_equal_brute_force(world, monkeypatch, block, least):
+    monkeypatch.setattr(shape, "BLOCK", block)
+    judged, model = judged_in(world, least=least), Longer(16).eval()
+    batch, prediction_BD = predict_block(model, judged.vectors, judged.windows, slice(0, len(judged)))
+    found = measure_shape(model, judged)
+    lengths = 2 + batch.context_BSD[:, -1, 0].double().numpy()
+    assert found.norm == pytest.approx(lengths.mean(), abs=1e-6)
+    assert found.norm_spread == pytest.approx(lengths.std() / lengths.mean(), abs=1e-6)
+    cosines, distances = pairs(prediction_BD)
+    assert found.spread == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert found.uniformity == pytest.approx(math.log(np.exp(-2 * distances).mean()), abs=1e-6)
+    centred = prediction_BD.double().numpy() - prediction_BD.double().numpy().mean(axis=0)
+    shares = np.linalg.svd(centred, compute_uv=False) ** 2
+    shares /= shares.sum()
+    assert found.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+    assert found.alignment == pytest.approx(16 * score_windows(model, judged.vectors, judged.windows).mean_mse)
+
+
+def test_targets_are_the_shape_of_who_says_the_targets(world, predictors):
+    judged = judged_in(world)
+    found, expected = target_shape(judged), measure_shape(predictors["oracle"], judged)
+    assert (found.norm, found.norm_spread, found.alignment) == (1.0, 0.0, 0.0)
+    for name in ("spread", "effective_rank", "uniformity"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [4, 90])
+def test_a_constant_is_a_single_point(worlds, predictors, rows):
+    """One window (a document of four) and many."""
+    judged = judged_in(worlds([rows], ["val"]))
+    found = measure_shape(predictors["constant"], judged)
+    assert (found.norm, found.norm_spread, found.spread, found.effective_rank) == (1.0, 0.0, 0.0, 1.0)
+    assert found.uniformity == pytest.approx(0, abs=1e-6)
+    assert found.alignment > 0
+    if rows == 4:
+        assert target_shape(judged).spread == 0 and target_shape(judged).effective_rank == 1
+
+
+def test_rounding_is_no_direction(worlds):
+    """A constant with noise in its last digits has the rank of a constant; ten thousand times the noise has not."""
+    judged = judged_in(worlds([103], ["val"]))
+    constant, noise = F.normalize(torch.ones(16), dim=0), random_directions(100, 16)
+    assert measure_shape(Fixed(F.normalize(constant + 3e-8 * noise)), judged).effective_rank == 1
+    found = measure_shape(Fixed(F.normalize(constant + 3e-4 * noise)), judged)
+    assert found.effective_rank > 12 and 0 < found.spread < 1e-6
+
+
+def test_random_directions_point_everywhere(worlds):
+    """In D dimensions: spread near 1, rank near D, and uniformity near its value −4 + 8/D for many dimensions."""
+    judged = judged_in(worlds([3003], ["val"], dimensions=64))
+    found = measure_shape(Fixed(random_directions(3000, 64)), judged)
+    assert found.spread == pytest.approx(1, abs=0.01)
+    assert 62 < found.effective_rank <= 64
+    assert found.uniformity == pytest.approx(-4 + 8 / 64, abs=0.02)
+    assert found.alignment == pytest.approx(2, abs=0.05)
+
+
+def test_two_opposite_points_are_one_direction(worlds):
+    judged = judged_in(worlds([103], ["val"]))
+    signs = torch.ones(100, 1)
+    signs[::2] = -1
+    found = measure_shape(Fixed(signs * F.normalize(torch.ones(16), dim=0)), judged)
+    assert found.spread == pytest.approx(1 + 1 / 99) and found.effective_rank == pytest.approx(1)
+    assert found.uniformity == pytest.approx(math.log((49 + 50 * math.exp(-8)) / 99), abs=1e-5)
+
+
+def test_rank_by_hand():
+    """Equal variances count fully; shares of ¾ and ¼ have entropy 2 ln 2 − ¾ ln 3."""
+    assert effective_rank(torch.diag(torch.tensor([2.0, 2.0, 2.0, 0.0]).double())) == pytest.approx(3)
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]).double())) == pytest.approx(4 / 3**0.75)
+    assert effective_rank(torch.zeros(5, 5).double()) == 1
+
+
+def test_uniformity_samples_a_large_cloud(worlds, monkeypatch):
+    """At most PAIRED vectors, spread over all windows, the same ones for every predictor."""
+    judged, cloud = judged_in(worlds([1503], ["val"], dimensions=8)), random_directions(1500, 8)
+    every = measure_shape(Fixed(cloud), judged).uniformity
+    assert every == pytest.approx(uniformity(cloud))
+    monkeypatch.setattr(shape, "PAIRED", 500)
+    some = measure_shape(Fixed(cloud), judged).uniformity
+    assert some != every and some == pytest.approx(every, abs=0.05)
+    assert measure_shape(Fixed(cloud), judged).uniformity == some
+    halves = measure_shape(Fixed(torch.cat([cloud[:1].expand(750, -1), cloud[750:]])), judged).uniformity
+    assert halves > some + 0.5, "a sample of the first windows, or the last, would not see both halves"
+
+
+def test_uniformity_of_one_is_zero():
+    assert uniformity(random_directions(1, 4)) == 0
+
+
+def test_a_model_of_zeros_is_a_point(world):
+    class Zeros(ContextMean):
+        def _raw(self, context_BSD, mask_BS):
+            return 0 * context_BSD[:, 0]
+
+    found = measure_shape(Zeros(16).eval(), judged_in(world))
+    assert (found.norm, found.norm_spread, found.spread, found.effective_rank) == (0.0, 0.0, 0.0, 1.0)
+    assert math.isfinite(found.uniformity) and found.alignment == pytest.approx(1)

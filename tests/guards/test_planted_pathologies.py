@@ -1,0 +1,81 @@
+"""Planted faults are named, each by its name; healthy runs get no red word."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from nextvec.commands.train import train
+from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
+from nextvec.guards.diagnosis import PATHOLOGIES, diagnose
+from nextvec.guards.diagnosis.case import Diagnoses
+from nextvec.reports.run_summary import case_of
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("write_diagnosis", ROOT / "tools/write_diagnosis.py")
+assert spec and spec.loader
+planted = importlib.util.module_from_spec(spec)
+sys.modules["write_diagnosis"] = planted
+spec.loader.exec_module(planted)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Diagnoses]:
+    return planted.plant(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.label)
+def test_each_planted_fault_is_named(found: dict[str, Diagnoses], fault):
+    assert fault.name in found[fault.label].names
+
+
+def test_a_sound_predictor_gets_no_diagnosis(found: dict[str, Diagnoses]):
+    assert found[planted.SOUND].found == ()
+
+
+def test_every_pathology_is_planted():
+    assert {fault.name for fault in planted.FAULTS} >= {pathology.name for pathology in PATHOLOGIES} - RARE
+
+
+RARE = {"MSE dominant", "moment term dominant"}
+"""The same rule as two other terms, which are planted."""
+
+
+def test_the_page_has_a_section_for_each_and_the_matrix_of_what_was_found(found: dict[str, Diagnoses]):
+    page = planted.PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [p.name for p in PATHOLOGIES] + ["Confusion matrix"]
+    matrix = planted.page(found).partition("## Confusion matrix")[2]
+    assert matrix == page.partition("## Confusion matrix")[2], "run: python tools/write_diagnosis.py"
+
+
+LARGER = [("lstm", 0), ("lstm", 1), ("lstm", 3), ("gru", 0), ("gru", 2), ("gru", 3)]
+LARGER += [("transformer", 0), ("transformer", 2), ("transformer", 3), ("transformer", 4)]
+HEALTHY = [("amn", data, seed) for data in range(5) for seed in range(2)]
+HEALTHY += [pytest.param(kind, data, 0, marks=pytest.mark.slow) for kind, data in LARGER]
+SPECS = [
+    SyntheticSpec(
+        documents=150, vectors=4_000, dimensions=32, topics=8, forward=forward, val=0.25, coherence=(coherence,),
+        ood_documents=25, ood_windows=300, ood_coherence=(coherence,), seed=seed,
+    )
+    for seed, (forward, coherence) in enumerate([(0.3, 0.5), (0.4, 0.5), (0.3, 0.55), (0.0, 0.5), (0.2, 0.45)])
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("healthy")
+    return [synthesise(folder / str(number), spec, quiet=True).path for number, spec in enumerate(SPECS)]
+
+
+@pytest.mark.parametrize(("kind", "data", "seed"), HEALTHY)
+def test_healthy_runs_get_no_red_word(stores: list[Path], tmp_path: Path, kind: str, data: int, seed: int):
+    words = [
+        f"seed={seed}", f"data.store={stores[data]}", f"model.kind={kind}", "model.dropout=0.1", "training.batch=64",
+        f"training.epochs={3 if kind == 'amn' else 8}", "training.lr=1e-3", "training.keep_epochs=false",
+        "judge.resamples=100", "judge.queries=60", "runtime.device=cpu",
+    ]  # fmt: skip
+    run = train("demo", words, out=str(tmp_path / "run"), quiet=True)
+    assert [item.line for item in run.diagnoses.found if item.light == "red"] == []
+    assert diagnose(case_of(run.path)) == run.diagnoses

@@ -1,0 +1,384 @@
+"""What is shown is a pure function of the events and the time: right figures beside baselines, whatever the log is."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from nextvec.monitor.dashboard import RunView, runs_view, status_words
+from nextvec.monitor.gates import LOWER_IS_BETTER, GateToCome
+from nextvec.monitor.state import RunState, read_state
+from nextvec.monitor.text import bounds, duration, news, sparkline
+from nextvec.recipe import METRICS
+
+Events = list[dict[str, Any]]
+
+
+def show(view: RenderableType, width: int = 100, *, styled: bool = False) -> str:
+    console = Console(width=width, color_system="standard" if styled else None, force_terminal=styled)
+    with console.capture() as captured:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def state_of(events: Events, later: float = 1.0) -> RunState:
+    last = max((item["time"] for item in events if isinstance(item.get("time"), float)), default=0.0)
+    return read_state(events, last + later, "runs/amn_1", "amn_1")
+
+
+def with_end(events: Events, *kinds: str, **fields: Any) -> Events:
+    last = events[-1]
+    ends = [{**fields, "time": last["time"] + n + 1, "kind": kind, "epoch": last["epoch"], "step": last["step"]}
+            for n, kind in enumerate(kinds)]  # fmt: skip
+    return events + ends
+
+
+MID_RUN = """\
+SYNTHETIC DATA  amn-790k-production                                             running · 8 min left
+runs/amn_1
+amn · 1,510,912 parameters · cpu bfloat16
+gtr@1 (768-D) · context 5 · windows: train 100,000, val 9,000
+
+epoch 6 of 10 ━━━━━━━━━━━━━━━━━━━━━━──────────────────  55 %  step 5,500 of 10,000
+              learning rate 8.33e-05 · 1,000 windows/s
+
+cosine          epoch 5       gain   best (4)  trend, epochs 1 to 5  best baseline
+val              0.4900    -0.0426     0.4800  ▁▁▂▃▄                 █ 0.5326 ridge
+ood              0.5500    -0.2500     0.5600  ▂▁▁▁▁                 █ 0.8000 decayed-mean
+train            0.5000                0.4900  ▁▃▄▆█                   train − val +0.0100
+
+loss              train        val      share      asked  trend, epochs 1 to 5
+mse             0.00024     0.0013     25.0 %     50.0 %  █▄▂▁▁
+info                0.5        2.6     75.0 %     50.0 %  █▄▂▁▁
+
+gates
+▲ epoch 3    val cosine 0.4700 < 0.48, red is < 0.45 (best baseline ridge 0.5326)
+             → InfoNCE may not be working: see that tau is 0.07 and its loss is not zero
+
+sentinel, on ood
+● epoch 3    ood cosine 0.5700 ≥ 0.3 (best baseline decayed-mean 0.8000)
+
+to come
+○ epoch 6    val cosine            ● ≥ 0.48  ■ < 0.45
+○ epoch 6    ood cosine            ■ < 0.3  stops the run
+○ epoch 10   val cosine            ● ≥ 0.48  ■ < 0.45
+○ epoch 10   train val distance    ● ≤ 0.02
+
+warnings
+▲ ood has 143 windows from 3 documents; add documents to ood"""
+
+
+def test_a_run_in_the_middle(make_events):
+    assert show(RunView(state_of(make_events(5)))) == MID_RUN
+
+
+def test_position_and_time_left(make_events):
+    state = state_of(make_events(5))
+    assert (state.epochs, state.step, state.part) == (5, 5500, 0.55)
+    assert state.seconds_left == pytest.approx(4.5 * 110), "an epoch takes 110 s, its 100 s of steps and the validation"
+
+
+def test_a_pause_does_not_count_in_the_time_left(make_events):
+    events = make_events(3, half=False)
+    resumed = {**events[-1], "kind": "resumed", "time": events[-1]["time"] + 40_000}
+    later = [{**item, "time": item["time"] + 40_100} for item in make_events(4, half=False)[len(events) :]]
+    state = state_of([*events, resumed, *later])
+    assert state.epochs == 4 and state.seconds_left == pytest.approx(6 * 110, rel=0.1)
+
+
+def test_time_left_in_the_first_epoch_comes_from_its_steps(make_events):
+    state = state_of(make_events(0))
+    assert state.seconds_left == pytest.approx(9.5 * 100) and state.rate == pytest.approx(1000)
+    shown = show(RunView(state))
+    assert "epoch 1 of 10" in shown and "so far" in shown and "info                2.5          –" in shown
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status", "light"),
+    [
+        ((), "running", None), (("trained",), "trained", None), (("trained", "judged", "finished"), "finished", None),
+        (("interrupted",), "interrupted", "amber"), (("stopped",), "stopped", "red"), (("failed",), "failed", "red"),
+        (("stopped", "judged", "finished"), "stopped", "red"), (("failed", "resumed"), "running", None),
+        (("a kind of tomorrow",), "running", None),
+    ],
+)  # fmt: skip
+def test_status(make_events, kinds, status, light):
+    state = state_of(with_end(make_events(5), *kinds))
+    assert state.status == status and status_words(state)[1] == light
+    assert state.ended == (status in ("finished", "interrupted", "stopped", "failed"))
+    assert show(RunView(state)).splitlines()[0].count(status) == 1
+    assert ("○" in show(RunView(state))) == (status == "running"), "an ended run has no gates to come"
+
+
+def test_why_a_run_was_stopped_stands_on_top(make_events):
+    events = with_end(make_events(5), "stopped", reason="ood cosine 0.2100 < 0.3", diagnosis="the ood set itself")
+    top = show(RunView(state_of(events))).splitlines()[:6]
+    assert "■ ood cosine 0.2100 < 0.3" in top and "  diagnosis: the ood set itself" in top
+    resumable = show(RunView(state_of(with_end(make_events(5), "interrupted"))))
+    assert "▲ interrupted" in resumable and "nextvec resume runs/amn_1" in resumable
+
+
+def test_silence_is_seen_after_an_epochs_time_but_not_before_and_not_at_the_end(make_events):
+    running = make_events(5)
+    assert state_of(running, 299).silent_for is None
+    assert status_words(state_of(running, 720)) == ("running? no news for 12 min", "amber")
+    assert "if its process has died, go on with it: nextvec resume" in show(RunView(state_of(running, 720)))
+    slow = [{**item, "time": item["time"] * 10} for item in running]
+    assert state_of(slow, 1000).silent_for is None, "an epoch takes 1,100 s there"
+    assert state_of(make_events(0, half=False), 800).silent_for is None, "the baselines take their time"
+    assert state_of(make_events(0, half=False), 1000).silent_for == 1000
+    assert state_of(with_end(running, "finished"), 10_000).silent_for is None
+
+
+def test_best_baselines_and_best_epoch(make_events):
+    state = state_of(make_events(6))
+    assert state.best_baselines == {"val": ("ridge", 0.5326), "ood": ("decayed-mean", 0.8)}
+    assert state.best["epoch"] == 4, "the last record marked as best, whatever its cosine"
+    without = [item for item in make_events(6) if item["kind"] != "baselines"]
+    assert state_of(without).best_baselines == state.best_baselines, "from the records"
+
+
+def test_a_score_never_stands_without_its_baseline(make_events):
+    events = [item for item in make_events(5) if item["kind"] != "baselines"]
+    for record in events:
+        record.pop("val_best_baseline", None)
+    rows = [line for line in show(RunView(state_of(events))).splitlines() if line.startswith(("val ", "ood "))]
+    assert "not measured" in rows[0] and "0.8000 decayed-mean" in rows[1]
+    assert any("baseline not measured" in line for line in news(None, state_of(events)))
+
+
+def test_the_baseline_is_drawn_on_the_scale_of_the_trend(make_events):
+    events = make_events(5)
+    next(item for item in events if item["kind"] == "baselines")["cosines"]["val"] = {"copy-last": 0.45}
+    row = next(line for line in show(RunView(state_of(events))).splitlines() if line.startswith("val "))
+    assert "▁▃▅▇█" not in row and row.index("█") < row.index("▁ 0.4500 copy-last"), "the model ends high above it"
+
+
+def test_verdicts_from_events_and_from_records_are_one(make_events):
+    events = make_events(5)
+    both = state_of(events).verdicts
+    assert [(v.epoch, v.metric, v.light, v.of_sentinel) for v in both] == [
+        (3, "val_cosine", "amber", False), (3, "ood_cosine", "green", True),
+    ]  # fmt: skip
+    assert state_of([item for item in events if item["kind"] != "gate"]).verdicts == both
+    assert state_of([{k: v for k, v in item.items() if k != "gates"} for item in events]).verdicts == both
+
+
+def test_many_gates_are_counted(make_events):
+    verdict = {"metric": "val_cosine", "light": "green", "green": 0.1, "red": None, "reason": "all is well"}
+    many = [{**verdict, "epoch": epoch, "light": "red" if epoch == 2 else "green"} for epoch in range(1, 31)]
+    events = make_events(30, total=900, verdicts=many)
+    events[0]["recipe"]["gates"] = [{"epoch": list(range(1, 900)), "metric": "val_cosine", "green": 0.5}]
+    shown = show(RunView(state_of(events)))
+    assert "22 earlier ones: ● 21  ■ 1" in shown and "● epoch 30   all is well" in shown
+    assert "and 863 more, epochs 37 to 899" in shown and len(shown.splitlines()) < 50
+
+
+def test_which_side_of_a_threshold_is_good():
+    assert frozenset(name for name, (better, _) in METRICS.items() if better == "lower") == LOWER_IS_BETTER
+    assert GateToCome(1, "unknown_metric", 0.1, 0.2, "warn").lower_is_better
+    assert not GateToCome(1, "train_loss_mse", 0.2, 0.1, "warn").lower_is_better
+
+
+def test_success_and_verdict_are_marked_as_synthetic(make_events):
+    criteria = [
+        {"name": "val cosine", "figure": "0.5712", "wanted": "≥ 0.56", "passed": True, "beside": "best baseline 0.53"},
+        {"name": "ood cosine", "figure": "0.6100", "wanted": "≥ 0.63", "passed": False, "beside": ""},
+    ]
+    judgement = {"verdict": {"light": "red", "sentence": "amn loses to [ridge]."}}
+    events = with_end(make_events(10, half=False), "trained")
+    events = with_end(with_end(events, "judged", judgement=judgement), "success", passed=False, criteria=criteria)
+    shown = show(RunView(state_of(with_end(events, "finished"))))
+    assert "success criteria on synthetic data\n● pass  val cosine  0.5712  ≥ 0.56  best baseline 0.53\n■ FAIL" in shown
+    assert shown.endswith("verdict on synthetic data\n■ amn loses to [ridge].")
+    assert shown.startswith("SYNTHETIC DATA")
+    events[0]["synthetic"] = False
+    assert "ynthetic" not in show(RunView(state_of(events))) and "SYNTHETIC" not in show(RunView(state_of(events)))
+    events[-1]["passed"] = True
+    assert "does not surely beat the best baseline" in show(RunView(state_of(events)))
+
+
+def test_lights_have_shape_and_colour(make_events):
+    shown = show(RunView(state_of(make_events(5))), styled=True)
+    assert "\x1b[33m▲\x1b[0m" in shown and "\x1b[32m●\x1b[0m" in shown and "\x1b[31m■\x1b[0m" in shown
+
+
+def test_figures_that_are_not_finite_are_seen(make_events):
+    events = make_events(5)
+    record = [item for item in events if item["kind"] == "epoch"][-1]
+    record |= {"val_cosine": "nan", "val_gain": "nan", "train_loss_mse": "inf"}
+    rows = {line.split()[0]: line.split()[1:] for line in show(RunView(state_of(events))).splitlines() if line}
+    assert rows["val"][:4] == ["nan", "nan", "0.4800", "▁▁▂▃×"] and rows["mse"][0] == "inf"
+    assert json.dumps(state_of(events).to_dict())
+
+
+def test_ten_thousand_epochs_fit_and_are_quick(make_events):
+    events = make_events(10_000, total=20_000)
+    begin = time.process_time()
+    shown = show(RunView(state_of(events)))
+    assert time.process_time() - begin < 3
+    assert all(len(line) <= 100 for line in shown.splitlines()) and "trend, epochs 1 to 10000" in shown
+    assert "epoch 10001 of 20000" in shown and "10.5 %" not in shown
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 200])
+def test_every_line_fits_and_no_figure_is_cut(make_events, width):
+    lines = show(RunView(state_of(make_events(9))), width).splitlines()
+    assert all(len(line) <= min(width, 100) for line in lines)
+    row = next(line for line in lines if line.startswith("val "))
+    assert all(figure in row for figure in ("0.5300", "-0.0026", "0.4800", "0.5326"))
+
+
+@pytest.mark.parametrize(("height", "lost"), [(32, 0), (31, 1), (27, 1), (24, 2), (20, 3), (17, 4), (14, 5), (9, 6)])
+def test_the_least_important_goes_first_where_there_is_little_room(make_events, height, lost):
+    shown = show(RunView(state_of(make_events(5)), height))
+    assert len(shown.splitlines()) <= height and "running · 8 min left" in shown and "55 %" in shown
+    order = ["to come", "warnings", "loss", "sentinel", "gates", "cosine"]
+    assert [title for title in order if f"\n{title}" not in shown] == order[:lost]
+
+
+def test_several_runs_as_many_as_fit(make_events):
+    states = [state_of(make_events(5))] * 5
+    for height in (30, 45, 60):
+        shown = show(runs_view(states, height))
+        assert shown.count("SYNTHETIC") == height // 15 and len(shown.splitlines()) <= height
+        assert f"and {5 - height // 15} older runs" in shown
+    assert show(runs_view(states)).count(MID_RUN) == 5
+
+
+def test_names_are_text_and_move_no_cursor(make_events):
+    events = make_events(5)
+    events[0]["name"] = "[red]x[/red]\x1b[2J\r\nend" + "長" * 80
+    events[1]["findings"][1]["text"] = "[bold]\x1b]0;title\x07"
+    shown = show(RunView(state_of(events)))
+    assert "[red]x[/red] [2J end長" in shown and "▲ [bold] ]0;title" in shown and "\x1b" not in shown
+    assert "running" in shown.splitlines()[0]
+
+
+JUNK = (None, "words", -1, math.nan, [], {}, [1, "x", {}], {"val": 3}, True, 10**400)
+
+
+def test_a_damaged_log_is_shown_all_the_same(make_events):
+    """Every field of every kind of event, and every field within, missing or of a wrong type."""
+    criteria = [{"name": "c", "figure": "1", "wanted": "2", "passed": True, "beside": "b"}]
+    whole = with_end(make_events(3), "judged", judgement={"verdict": {"light": "red", "sentence": "s"}})
+    whole = with_end(whole, "success", passed=True, criteria=criteria)
+    number_of_logs = 0
+    places = {item["kind"]: number for number, item in enumerate(whole)}
+    for kind, number in places.items():
+        for path in paths_in({k: v for k, v in whole[number].items() if k != "kind"}):
+            for junk in JUNK:
+                events = copy.copy(whole)
+                events[number] = replaced(whole[number], path, junk)
+                state = read_state(events, whole[-1]["time"], "runs/x", "x")
+                assert news(None, state)
+                number_of_logs += 1
+                if number_of_logs % 5 == 0:  # drawing takes longest
+                    assert show(RunView(state)), (kind, path)
+
+
+def paths_in(value: Any) -> list[tuple[Any, ...]]:
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [path for key in keys for path in [(key,), *((key, *rest) for rest in paths_in(value[key]))]]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    changed = copy.copy(value)
+    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    return changed
+
+
+def test_hardly_anything_is_known_yet():
+    empty = read_state([], 0.0, "runs/amn_1", "amn_1")
+    assert show(RunView(empty)).split() == ["amn_1", "no", "events", "yet", "runs/amn_1"]
+    bare = read_state([{"kind": "started"}, {"kind": "epoch"}, {"kind": "gate"}, {"kind": "step"}], 0.0, "r", "r")
+    assert show(RunView(bare)) and bare.status == "running"
+
+
+def test_news_are_told_once(make_events):
+    two, three = state_of(make_events(2)), state_of(make_events(3))
+    assert news(three, three) == []
+    assert news(None, two) == [
+        "amn-790k-production (SYNTHETIC DATA): epoch 2 of 10 · val cosine 0.4600, -0.0726 over ridge 0.5326 · "
+        "ood cosine 0.5800, -0.2200 over decayed-mean 0.8000",
+        "amn-790k-production (SYNTHETIC DATA): running · 13 min left",
+    ]
+    fresh = [line.partition(": ")[2] for line in news(two, three)]
+    assert len(fresh) == 3 and fresh[0].startswith("epoch 3 of 10")
+    assert fresh[1].startswith("▲ gate at epoch 3: val cosine 0.4700 < 0.48") and "see that tau is 0.07" in fresh[1]
+    assert fresh[2].startswith("● sentinel at epoch 3: ood cosine 0.5700")
+    stopped = state_of(with_end(make_events(3), "stopped", reason="too low", diagnosis="a wrong file"))
+    assert [line.partition(": ")[2] for line in news(three, stopped)] == [
+        "■ stopped · trained 5 min · too low · a wrong file"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], 20, "▁▂▃▄▅▆▇█"), ([0, 7, 0, 7], 2, "▅▅"), ([0, None, 7], 9, "▁ █"),
+        ([0, math.nan, 7, math.inf], 9, "▁×█×"), ([], 9, ""), ([3, 3], 9, "▅▅"), ([None], 9, " "),
+    ],
+)  # fmt: skip
+def test_sparkline(values, width, expected):
+    low, high = bounds(values, 7)
+    assert sparkline(values, low, high, width) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3569, "59 min"), (3599, "1 h 00 min"), (7500, "2 h 05 min"),
+     (86_400, "1 d 0 h"), (100_000, "1 d 4 h")],
+)  # fmt: skip
+def test_duration(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_watching_loads_nothing_heavy():
+    heavy = "torch", "numpy", "pydantic", "pyarrow", "plotly"
+    code = (
+        "import sys, nextvec.monitor.terminal, nextvec.commands.watch; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_memory_the_last_warnings_and_the_present_diagnosis_are_shown(make_events):
+    events = make_events(5)
+    record = next(event for event in reversed(events) if event["kind"] == "epoch")
+    found = {
+        "name": "flat",
+        "sureness": "likely",
+        "light": "red",
+        "seen": "val stands still",
+        "advice": "look at the objective",
+    }
+    record |= {"memory_mb": 1843, "diagnoses": [found]}
+    events.insert(4, {**events[3], "kind": "warning", "text": "no ood windows: the sentinel is blind"})
+    shown = show(RunView(state_of(events)))
+    assert "memory 1,843 MB" in shown and "▲ no ood windows: the sentinel is blind" in shown
+    assert "diagnosis: flat (likely): val stands still; look at the objective" in shown
+    later = with_end(events, "diagnosed", diagnoses=[])
+    assert "diagnosis" not in show(RunView(state_of(later))), "what was said at the end counts"
+    many = events[:3] + [{**events[3], "kind": "warning", "text": f"warning {n}"} for n in range(9)] + events[3:]
+    shown = show(RunView(state_of(many)))
+    assert "warning 8" in shown and "warning 1" not in shown and "earlier ones: see training.log" in shown
+
+
+def test_watching_loads_no_more_than_it_needs(make_events, tmp_path):
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in make_events(3)))
+    code = (
+        "import sys; from nextvec.cli import main; main(['watch', sys.argv[1], '--once']); "
+        "print([name for name in ('tyro', 'pydantic', 'numpy', 'torch', 'starlette', 'plotly') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "SYNTHETIC DATA" in done.stdout

@@ -1,0 +1,130 @@
+"""Trains in forked children that get a signal at the n-th thing they do; says on standard output what became of each.
+
+    python killer.py run|suite RECIPE... FOLDER < plan.json
+
+The plan is a list of [name, [[point, signal], ...]]: work in FOLDER/name, killed at each point in turn (counted from 0
+in each process), and at last to the end. Points may be a kind of event: the plan then means its first.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from nextvec.commands.experiments import suite
+from nextvec.core import files
+from nextvec.errors import NextvecError
+from nextvec.recipe import load_recipe
+from nextvec.training import checkpoint, loop
+from nextvec.training.checkpoint import RESUME
+from nextvec.training.setup import resume_run, start_run
+
+mode, *recipes, folder = sys.argv[1:]
+plan_point: int | str = -1
+plan_signal = signal.SIGKILL
+seen: list[str] = []
+write, replace, rate_at = os.write, os.replace, loop.rate_at
+score_windows = loop.score_windows
+
+
+def event(kind: str) -> None:
+    """Count an event; at the planned one tell its kind, and get the signal."""
+    global plan_point
+    seen.append(kind)
+    if plan_point in (len(seen) - 1, kind):
+        plan_point = -1
+        write(report, f"{kind}\n".encode())
+        os.kill(os.getpid(), plan_signal)
+
+
+def write_in_halves(path: Path, content: bytes) -> None:
+    """What `write_bytes` does, with an event in the middle of the file."""
+    half = len(content) // 2
+
+    def both(file) -> None:
+        file.write(content[:half])
+        file.flush()
+        event("inside a save")
+        file.write(content[half:])
+
+    files.write_atomic(path, both)
+
+
+def write_line(descriptor: int, content: bytes) -> int:
+    """What `os.write` does, with an event after half of what is written."""
+    half = write(descriptor, bytes(content[: len(content) // 2]))
+    event("inside a log line")
+    return half + write(descriptor, bytes(content[half:]))
+
+
+def replace_told(source: object, target: object, **options: object) -> None:
+    """What `os.replace` does, with an event before and after it."""
+    event("between temporary file and rename")
+    replace(source, target, **options)
+    event("after a rename")
+
+
+def told(kind: str, function):
+    """The function, with an event before each call."""
+
+    def call(*words, **options):
+        event(kind)
+        return function(*words, **options)
+
+    return call
+
+
+def work(out: Path) -> int:
+    """Train, or go on, and return the exit code; a folder that was left before its first position is begun again."""
+    if mode == "suite":
+        return suite(tuple(recipes), out=str(out), quiet=True).exit_code
+    if (out / RESUME).is_file():
+        run = resume_run(out, quiet=True)
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+        run = start_run(load_recipe(recipes[0]), out, quiet=True)
+    loop.train(run)
+    return 0
+
+
+def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
+    """Exit status of one process, and the kind of event that it was killed at (or all events, where it was not)."""
+    global report, plan_point, plan_signal
+    reader, report = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        plan_point, plan_signal = point, signal.Signals(number)
+        code = 1
+        with contextlib.suppress(NextvecError):
+            try:
+                code = work(out)
+            except NextvecError as error:
+                code = error.exit_code
+                sys.stderr.write(f"{error}\n")
+        if point == -1:
+            write(report, "\n".join(seen).encode())
+        os._exit(code)
+    os.close(report)
+    with os.fdopen(reader) as pipe:
+        kinds = pipe.read().splitlines()
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), kinds
+
+
+report = -1
+torch.set_num_threads(1)
+checkpoint.write_bytes = write_in_halves
+os.write, os.replace = write_line, replace_told
+loop.rate_at, loop.score_windows = told("training", rate_at), told("evaluating", score_windows)
+os.fsync = lambda descriptor: None  # a kill loses nothing that was written; only a power cut would
+answers = []
+for name, kills in json.load(sys.stdin):
+    attempts = [child(Path(folder) / name, point, number) for point, number in [*kills, [-1, 9]]]
+    answers.append([name, attempts])
+print(json.dumps(answers))

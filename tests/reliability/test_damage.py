@@ -1,0 +1,294 @@
+"""Files that rot, lie or come from elsewhere: noticed by their checksums, and the position before stands in."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from equality import assert_same_values, events_of
+from nextvec.cli import main
+from nextvec.data.store import Store
+from nextvec.errors import CheckpointError, DamagedCheckpointError
+from nextvec.recipe import Recipe, make_recipe
+from nextvec.training import checkpoint, loop
+from nextvec.training.checkpoint import (
+    BASELINES,
+    BEST,
+    CHECKSUMS,
+    PREVIOUS,
+    RESUME,
+    read_checkpoint,
+    read_position,
+    save_checkpoint,
+)
+from nextvec.training.evaluate import judge_best
+from nextvec.training.run import Run
+from nextvec.training.setup import resume_run, start_run
+
+Capture = pytest.CaptureFixture[str]
+
+
+def changed(recipe: Recipe, *overrides: str) -> Recipe:
+    return make_recipe(recipe.model_dump(exclude_none=True), overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Path:
+    """The folder of a small run that trained to its end."""
+    values = {
+        "name": "toy",
+        "data": {"store": str(toy_store.path)},
+        "objective": {"mse": 0.5, "info": 0.5},
+        "training": {"epochs": 2, "batch": 64, "precision": "fp32"},
+        "judge": {"resamples": 100, "ridge_windows": 500},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    run = start_run(make_recipe(values), tmp_path_factory.mktemp("finished") / "run", quiet=True)
+    loop.train(run)
+    run.close()
+    return run.path
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def damages(size: int, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, int, int]]:
+    """Seeded places to change a byte (with what it is XORed) and lengths to cut a file to."""
+    dice = random.Random(seed)
+    for _ in range(flips):
+        yield "flip", dice.randrange(size), dice.randrange(1, 256)
+    for _ in range(cuts):
+        yield "cut", dice.randrange(size), 0
+
+
+def damaged(content: bytes, kind: str, place: int, mask: int) -> bytes:
+    """The content with one byte changed, or cut."""
+    if kind == "cut":
+        return content[:place]
+    return content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
+
+
+def check_checkpoints(folder: Path, flips: int, cuts: int) -> int:
+    """Damage resume.pt again and again; each time the position before it is read instead. How often it was noticed."""
+    file, noticed = folder / RESUME, 0
+    content = file.read_bytes()
+    before = read_checkpoint(folder / PREVIOUS).values["step"]
+    assert before < read_checkpoint(file).values["step"]
+    for damage in damages(len(content), flips, cuts, seed=5):
+        file.write_bytes(damaged(content, *damage))
+        saved = read_position(folder)
+        assert saved.path.name == PREVIOUS and saved.values["step"] == before, damage
+        assert "SHA-256 differs" in saved.notice and PREVIOUS in saved.notice, damage
+        noticed += 1
+    file.write_bytes(content)
+    assert read_position(folder).notice == ""
+    return noticed
+
+
+def test_damaged_checkpoints_are_noticed(copy: Path) -> None:
+    assert check_checkpoints(copy, flips=20, cuts=10) == 30
+
+
+@pytest.mark.long
+def test_three_hundred_damaged_checkpoints_are_noticed(copy: Path) -> None:
+    assert check_checkpoints(copy, flips=200, cuts=100) == 300
+
+
+def test_a_run_goes_on_from_the_position_before_a_damaged_one_and_says_so(finished: Path, copy: Path) -> None:
+    file = copy / RESUME
+    file.write_bytes(file.read_bytes()[:-1])
+    run = resume_run(copy, quiet=True)
+    assert run.position.epoch == 1
+    loop.train(run)
+    assert_same_values(read_checkpoint(finished / RESUME).values, read_checkpoint(file).values)
+    (warning,) = [event["text"] for event in events_of(copy, "warning") if "SHA-256" in event["text"]]
+    assert "going on from the position saved before it, resume_previous.pt" in warning
+    log = (copy / "training.log").read_text()
+    assert f"warning: {warning}" in log
+
+
+def test_where_both_positions_are_damaged_nothing_is_trained(copy: Path, capsys: Capture) -> None:
+    for name in (RESUME, PREVIOUS):
+        (copy / name).write_bytes(b"rotten")
+    assert main(["resume", str(copy), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert PREVIOUS in line and "not those that were saved" in line
+
+
+def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finished: Path, copy: Path) -> None:
+    (copy / BEST).write_bytes(b"rotten")
+    found = read_checkpoint(copy)
+    assert found.path.name.startswith("epoch_") and "holds the same and is read instead" in found.notice
+    assert_same_values(read_checkpoint(finished).values, found.values)
+    run = resume_run(copy, quiet=True)
+    judge_best(run)
+    run.close()
+    assert any(found.notice in event["text"] for event in events_of(copy, "warning"))
+    for epoch in (1, 2):
+        (copy / f"epoch_{epoch}.pt").unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"best_model\.pt: its bytes are not those"):
+        read_checkpoint(copy)
+
+
+def test_damaged_baselines_are_fitted_again(finished: Path, copy: Path) -> None:
+    (copy / BASELINES).write_bytes(b"rotten")
+    run = resume_run(copy, quiet=True)
+    run.close()
+    one, other = (read_checkpoint(folder / BASELINES).values for folder in (finished, copy))
+    assert_same_values(one, other)
+    assert any("the baselines were fitted again" in event["text"] for event in events_of(copy, "warning"))
+
+
+def test_a_checkpoint_that_stands_alone_is_checked_by_its_own_sums(finished: Path, tmp_path: Path) -> None:
+    """Without checksums.json a flipped weight would be loaded as it is."""
+    file = Path(shutil.copy(finished / BEST, tmp_path))
+    weights = read_checkpoint(file).weights
+    raw = next(iter(weights.values())).contiguous().numpy().tobytes()
+    content = bytearray(file.read_bytes())
+    content[content.index(raw[:64]) + 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match="the checksum of its part"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"resume.pt": 1}', "\x00"])
+def test_damaged_checksums_harm_nothing(copy: Path, text: str) -> None:
+    (copy / CHECKSUMS).write_text(text)
+    assert read_position(copy).values["step"] > 0
+
+
+# Incomplete, foreign, from another version
+
+
+def test_an_incomplete_newest_checkpoint_is_ignored_and_cleared_away(copy: Path) -> None:
+    (copy / f".{RESUME}.tmp").write_bytes((copy / RESUME).read_bytes()[:1000])
+    run = resume_run(copy, quiet=True)
+    run.close()
+    assert run.position.epoch == 2 and not list(copy.glob(".*.tmp"))
+
+
+def test_a_missing_newest_checkpoint_gives_way_to_the_one_before(copy: Path) -> None:
+    (copy / RESUME).unlink()
+    saved = read_position(copy)
+    assert saved.path.name == PREVIOUS and "no such file" in saved.notice
+
+
+@pytest.mark.parametrize("override", ["seed=1", "model.kind=lstm", "training.lr=0.01", "objective.tau=0.2"])
+def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp_path: Path, override: str) -> None:
+    small = changed(toy_recipe, "training.epochs=2", "training.batch=64", "judge.ridge_windows=500", override)
+    other = start_run(small, tmp_path / "other", quiet=True)
+    other.close()
+    shutil.copy(other.path / RESUME, copy / RESUME)
+    assert read_position(copy).path.name == PREVIOUS, "its bytes are not what this run saved"
+    (copy / CHECKSUMS).unlink()
+    section = override.partition(".")[0].partition("=")[0]
+    with pytest.raises(CheckpointError, match=rf"another recipe than recipe\.toml beside it: {section} differs"):
+        resume_run(copy, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format": 2},
+        {"format": 2, "model_state_dict": 1},
+        {"format": "2.0", "weights": torch.zeros(3)},
+    ],
+)
+def test_a_newer_format_is_refused_not_fallen_back_from(copy: Path, values: dict, capsys: Capture) -> None:
+    """Falling back would throw away what a newer nextvec has trained."""
+    torch.save(values, copy / RESUME)
+    (copy / CHECKSUMS).unlink()
+    assert main(["resume", str(copy), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "resume.pt: format " in line and "upgrade nextvec" in line
+
+
+def test_a_store_of_a_newer_format_is_called_so(other_store, capsys: Capture) -> None:
+    store = other_store()
+    (store.path / "manifest.json").write_text(json.dumps({"format": 2, "rows_now_called": 3}))
+    assert main(["data", "check", str(store.path)]) == 2
+    assert "format 2, this nextvec reads 1; upgrade nextvec or rebuild" in capsys.readouterr().err
+
+
+def test_a_kill_between_checksum_and_rename_leaves_the_old_file_right(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums of old and new both stand there: whichever file is found is right, a third one is not."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = (copy / RESUME).read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "write_bytes", killed)
+        save_checkpoint(copy / RESUME, {"model_state_dict": {}}, keep=copy / PREVIOUS)
+    assert (copy / RESUME).read_bytes() == old and read_position(copy).notice == ""
+    save_checkpoint(copy / RESUME, {**read_checkpoint(copy / RESUME).values, "step": 99}, keep=copy / PREVIOUS)
+    assert read_position(copy).values["step"] == 99 and (copy / PREVIOUS).read_bytes() == old
+
+
+# Stores
+
+
+def check_store_files(folder: Path, flips: int, cuts: int, capsys: Capture) -> int:
+    """Damage each file of a store again and again; how often the check named it."""
+    noticed = 0
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        share = [count // len(files) + (number < count % len(files)) for count in (flips, cuts)]
+        for damage in damages(len(content), *share, seed=number):
+            file.write_bytes(damaged(content, *damage))
+            code = main(["data", "check", str(folder), "--deep", "--quiet"])
+            lines = capsys.readouterr().err.splitlines()
+            assert (code, len(lines)) == (2, 1) and file.name in lines[0], (file.name, damage, lines)
+            noticed += 1
+        file.write_bytes(content)
+    return noticed
+
+
+@pytest.fixture
+def text_store(tmp_path: Path) -> Path:
+    """A store with every kind of file: vectors, documents, texts and an encoder of its own."""
+    from nextvec.data.store.build import build_store
+
+    words = [f"word{number}" for number in range(60)]
+    dice = np.random.default_rng(0)
+    rows = [
+        {"id": f"d{n}", "paragraphs": [" ".join(dice.choice(words, 12)) for _ in range(5)]} for n in range(30)
+    ]  # fmt: skip
+    source = tmp_path / "corpus.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return build_store([str(source)], tmp_path / "store", dimensions=8, quiet=True).path
+
+
+def test_damaged_files_of_a_store_are_named(text_store: Path, capsys: Capture) -> None:
+    assert check_store_files(text_store, flips=32, cuts=16, capsys=capsys) == 48
+    main(["data", "check", str(text_store), "--deep", "--json"])
+    first = json.loads(capsys.readouterr().out)["findings"][0]
+    assert first["name"] == "files" and first["light"] == "green" and "SHA-256" in first["text"]
+
+
+@pytest.mark.long
+def test_three_hundred_damaged_files_of_a_store_are_named(text_store: Path, capsys: Capture) -> None:
+    assert check_store_files(text_store, flips=200, cuts=100, capsys=capsys) == 300
+
+
+def test_a_missing_file_of_a_store_is_named(text_store: Path, capsys: Capture) -> None:
+    (text_store / "chunks.parquet").unlink()
+    assert main(["data", "check", str(text_store), "--deep", "--quiet"]) == 2
+    assert "chunks.parquet can't be read" in capsys.readouterr().err
+
+
+def test_the_lock_is_let_go_of_when_a_run_ends(copy: Path) -> None:
+    run: Run = resume_run(copy, quiet=True)
+    run.close()
+    resume_run(copy, quiet=True).close()

@@ -1,0 +1,186 @@
+"""Run folders in odd places and hands: two trainers, moved, copied, behind links, under a clock that steps back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from equality import assert_same_runs, assert_same_values
+from nextvec.cli import main
+from nextvec.core.events import read_events
+from nextvec.errors import Interrupted, OutputError
+from nextvec.monitor.state import read_state
+from nextvec.recipe import Recipe, make_recipe
+from nextvec.training import loop, setup
+from nextvec.training.checkpoint import RESUME, read_checkpoint
+from nextvec.training.run import Run
+from nextvec.training.setup import resume_run, start_run
+
+BUSY = "another trainer is at work there; wait until it is done, or stop it"
+
+
+@pytest.fixture
+def recipe(toy_recipe: Recipe) -> Recipe:
+    words = ("training.epochs=2", "model.dropout=0.1", 'gates=[{epoch=[1, 2], metric="ood_cosine", red=-2.0}]')
+    return make_recipe(toy_recipe.model_dump(exclude_none=True), words)
+
+
+def train(recipe: Recipe, path: Path) -> Path:
+    run = start_run(recipe, path, quiet=True)
+    loop.train(run)
+    run.close()
+    return path
+
+
+def half_trained(recipe: Recipe, path: Path) -> Path:
+    """A run that was interrupted after its first epoch."""
+
+    def ask(_: Run) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        loop.train(start_run(recipe, path, quiet=True), after_epoch=ask)
+    return path
+
+
+def go_on(path: Path) -> Path:
+    loop.train(run := resume_run(path, quiet=True))
+    run.close()
+    return path
+
+
+def test_a_second_trainer_is_refused_and_harms_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """Other processes, while the first one trains: by its name, by a link, as a new run; all exit with 2."""
+    whole = train(recipe, tmp_path / "whole")
+    run = start_run(recipe, tmp_path / "run", quiet=True)
+    (tmp_path / "link").symlink_to(run.path)
+    refusals = []
+
+    def others(_: Run) -> None:
+        if run.position.epoch == 1:
+            for words in (["resume", str(run.path)], ["resume", str(tmp_path / "link")]):
+                command = [sys.executable, "-m", "nextvec", *words, "--quiet"]
+                refusals.append(subprocess.run(command, capture_output=True, text=True, check=False))
+
+    loop.train(run, after_epoch=others)
+    run.close()
+    assert [done.returncode for done in refusals] == [2, 2]
+    assert all(done.stderr.strip().endswith(BUSY) and done.stderr.count("\n") == 1 for done in refusals)
+    assert_same_runs(whole, run.path)
+    with pytest.raises(OutputError, match="exists already"):
+        start_run(recipe, run.path, quiet=True)
+
+
+def test_a_killed_trainer_leaves_the_folder_free(recipe: Recipe, tmp_path: Path) -> None:
+    path = half_trained(recipe, tmp_path / "run")
+    code = (
+        "import os, sys; from pathlib import Path; from nextvec.training.setup import resume_run\n"
+        "run = resume_run(Path(sys.argv[1]), quiet=True); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
+    resume_run(path, quiet=True).close()
+
+
+def test_two_that_begin_at_once_one_of_them_is_refused(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw that the folder was not there yet."""
+    monkeypatch.setattr(setup, "require_new", lambda _: None)
+    start_run(recipe, tmp_path / "run", quiet=True)
+    with pytest.raises(OutputError, match=r"cannot write .*run: File exists"):
+        start_run(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_moved_a_copied_and_a_linked_folder_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    whole = train(recipe, tmp_path / "whole")
+    path = half_trained(recipe, tmp_path / "run")
+    copied = Path(shutil.copytree(path, tmp_path / "copied"))
+    (tmp_path / "elsewhere").mkdir()
+    moved = Path(shutil.move(path, tmp_path / "elsewhere" / "moved"))
+    (tmp_path / "link").symlink_to(moved)
+    for folder in (copied, tmp_path / "link"):
+        assert_same_runs(whole, go_on(folder))
+    assert not path.exists() and (tmp_path / "link").is_symlink()
+
+
+def test_a_checkpoint_that_is_a_link_is_not_written_through(recipe: Recipe, tmp_path: Path) -> None:
+    path = half_trained(recipe, tmp_path / "run")
+    precious = shutil.copy(path / RESUME, tmp_path / "precious.pt")
+    (path / RESUME).unlink()
+    (path / RESUME).symlink_to(precious)
+    before = Path(precious).read_bytes()
+    go_on(path)
+    assert Path(precious).read_bytes() == before and not (path / RESUME).is_symlink()
+    assert read_checkpoint(path / RESUME).values["training"]["done"]
+
+
+def test_an_output_behind_a_link_that_leads_nowhere_is_one_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy.toml").write_text(recipe.to_toml())
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    assert main(["train", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    assert "Traceback" not in (told := capsys.readouterr().err) and "run" in told.splitlines()[-1]
+
+
+def test_a_clock_that_steps_back_changes_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock shows an hour earlier: same weights, same events in the same order."""
+    whole = train(recipe, tmp_path / "whole")
+    clock = iter(range(2_000_000_000, 0, -3600))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(clock)))
+        path = go_on(half_trained(recipe, tmp_path / "run"))
+    assert_same_runs(whole, path)
+
+
+@pytest.mark.parametrize("kind", ["amn", "lstm"])
+def test_a_watcher_changes_nothing(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+    """Somebody reads the folder all the time, as `nextvec watch` does."""
+    recipe = make_recipe(recipe.model_dump(exclude_none=True), (f"model.kind={kind}",))
+    whole = train(recipe, tmp_path / "whole")
+    looks, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if (tmp_path / "run" / "events.jsonl").is_file():
+                looks.append(read_state(read_events(tmp_path / "run"), time.time()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        path = train(recipe, tmp_path / "run")
+    finally:
+        done.set()
+        watcher.join()
+    assert len(looks) > 3
+    assert_same_runs(whole, path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["amn", "lstm", "gru", "transformer"])
+def test_one_thread_or_two(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+    """The same number of threads gives the same bits; another number adds in another order: equal to TOLERANCE."""
+    (tmp_path / "toy.toml").write_text(recipe.to_toml())
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    weights = []
+    for threads in (1, 2, 2):
+        path = tmp_path / f"run-{len(weights)}"
+        words = [f"model.kind={kind}", f"runtime.threads={threads}", "--out", str(path), "--quiet"]
+        command = [sys.executable, "-m", "nextvec", "train", str(tmp_path / "toy.toml"), *words]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        weights.append(read_checkpoint(path / RESUME).weights)
+    assert_same_values(weights[1], weights[2])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+TOLERANCE = 1e-4

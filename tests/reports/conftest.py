@@ -1,0 +1,48 @@
+"""A judgement with round figures and a preflight, made by hand."""
+
+from collections.abc import Callable
+
+import pytest
+
+from nextvec.data.checks import CheckReport
+from nextvec.data.checks.rules_integrity import Finding
+from nextvec.evaluation.results import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement
+from nextvec.evaluation.verdict import conclude
+
+
+def _scores(cosine: float, margin: float, hits: float, gain: float | None) -> PredictorScores:
+    estimate = None if gain is None else Estimate(gain, gain - 0.001, gain + 0.002)
+    retrieval = Retrieval(hits, 2 * hits, 3 * hits, 1.5 * hits, 9.0)
+    return PredictorScores(Estimate(cosine, cosine - 0.002, cosine + 0.002), 0.001, margin, retrieval, estimate)
+
+
+@pytest.fixture
+def make_judgement() -> Callable[..., Judgement]:
+    def make(model: str | None = "amn", *, gain: float = 0.015, splits: tuple[str, ...] = ("val", "ood")) -> Judgement:
+        judged = {}
+        for split in splits:
+            figures = {
+                "copy-last": (0.484, -0.516, 0.22),
+                "ridge": (0.579, -0.128, 0.18),
+                "train-mean": (0.129, 0.0, 0.0001),
+            }
+            predictors = {} if model is None else {model: _scores(0.579 + gain, -0.091, 0.19, None)}
+            for name, (cosine, margin, hits) in figures.items():
+                predictors[name] = _scores(cosine, margin, hits, None if model is None else 0.579 + gain - cosine)
+            own = None if model is None else predictors["ridge"].gain
+            judged[split] = SplitJudgement(14520, 489, 480, 17241, 10000, predictors, "ridge", own)
+        verdict = None if model is None else conclude(model, judged)
+        return Judgement(model, judged, ("train: not judged",), verdict)
+
+    return make
+
+
+@pytest.fixture
+def report() -> CheckReport:
+    findings = (
+        Finding("numbers", "green", "all vectors are finite"),
+        Finding("ood windows", "amber", "ood has 7 documents"),
+        Finding("val in train", "red", "12 of 90 rows of val are in train too, such as [red]row 3[/red]"),
+    )
+    split = {"documents": 350, "short": 18, "rows": 11533, "windows": 9797, "coherence": [0.5] * 7 + [None]}
+    return CheckReport("wiki.store", 5, findings, {"splits": {"train": split, "val": {**split, "rows": 1223}}})

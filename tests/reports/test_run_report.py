@@ -1,0 +1,172 @@
+"""The report is one file: everything in it, nothing fetched, nothing from outside read as markup or script."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from nextvec.errors import OutputError
+from nextvec.recipe import Recipe
+from nextvec.reports.html.page import charts
+from nextvec.reports.html.panels import Panel
+from nextvec.reports.html.run_report import write_report
+
+EVIL = "<img src=x onerror=\"document.title='hit'\">&amp;</script><script>alert(1)</script>"
+
+
+class Reader(HTMLParser):
+    """Collects tags, their attributes, and the text inside and outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif not self.inside:
+            self.text += data
+
+
+@pytest.fixture
+def write(tmp_path, make_judgement, report, history):
+    def write(**changes) -> str:
+        facts = {
+            "title": "wiki-minilm",
+            "recipe": Recipe(name="wiki", description="a try").model_dump(exclude_none=True),
+            "judgement": make_judgement(),
+            "history": history,
+            "check": report.to_dict(),
+            "versions": {"nextvec": "0.1.0", "torch": "2.13"},
+            "baselines": {split: {"ridge": 0.579, "copy-last": 0.484} for split in ("val", "ood")},
+            **changes,
+        }
+        write_report(tmp_path / "report.html", **facts)
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    return write
+
+
+def test_everything_is_in_it(write):
+    page = Reader(write())
+    for words in (
+        "wiki-minilm",
+        "amn beats the best baseline on val (+0.0150 [+0.0140, +0.0170] over ridge) and on ood",
+        "copy-last finds the true next chunk better",
+        "+0.1100 [+0.1090, +0.1120]",
+        "14,520 windows of 489 documents",
+        "12 of 90 rows of val are in train too",
+        'kind = "amn"',
+        "torch 2.13",
+        "train: not judged",
+    ):
+        assert words in page.text, words
+    figures = [json.loads(text) for attributes, text in page.scripts if attributes.get("type") == "application/json"]
+    assert len(figures) == 7, "retrieval of val and ood, val, ood, MSE, InfoNCE, learning rate"
+    assert figures[2]["data"][1]["y"] == pytest.approx([0.568, 0.576, 0.584])
+    rows = [attributes for tag, attributes in page.tags if tag == "tr" and attributes.get("class") == "model"]
+    assert len(rows) == 2, "the model's row stands out in both tables"
+
+
+def test_nothing_is_fetched_and_only_its_own_scripts_may_run(write):
+    page = Reader(write())
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "img", "base", "form"), tag
+        assert not {"src", "href", "srcset", "action", "style"} & set(attributes), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    (policy,) = (
+        attributes["content"]
+        for _, attributes in page.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
+    run = [text for attributes, text in page.scripts if "type" not in attributes]
+    assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run} == allowed
+    assert policy.startswith("default-src 'none';") and "unsafe-inline" not in policy.split("script-src")[1]
+    assert "unsafe-eval" not in policy and len(run) == 2 and "http" not in policy
+
+
+def test_names_are_text_never_markup(write, make_judgement, report, history):
+    judgement = make_judgement(EVIL)
+    check = report.to_dict()
+    check["findings"][0] |= {"name": EVIL, "text": EVIL}
+    check["figures"]["splits"] = {EVIL: check["figures"]["splits"]["val"]}
+    history[0][EVIL] = EVIL
+    history[1]["val_loss_" + EVIL] = 1.0
+    page = write(
+        title=EVIL, judgement=judgement, check=check, history=history, versions={EVIL: EVIL},
+        recipe=Recipe(name=EVIL, description=EVIL).model_dump(exclude_none=True),
+    )  # fmt: skip
+    read = Reader(page)
+    assert not [tag for tag, _ in read.tags if tag == "img"]
+    assert sum("type" not in attributes for attributes, _ in read.scripts) == 2, "no script was added"
+    assert all(json.loads(text) for attributes, text in read.scripts if "type" in attributes)
+    assert read.text.count(EVIL) >= 10, "and it can be read as what it is"
+    assert "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S), "nor in a title or an attribute"
+
+
+def test_baselines_with_evil_names_stay_text_in_charts(write):
+    read = Reader(write(baselines={"val": {"ridge": 0.579, EVIL: 0.579}}))
+    assert not [tag for tag, _ in read.tags if tag == "img"]
+    figures = [json.loads(text) for attributes, text in read.scripts if "type" in attributes]
+    labels = [label for figure in figures for label in figure["layout"]["annotations"]]
+    assert any(label["text"].startswith("&lt;img src=x") for label in labels), "it is in the chart"
+    assert not [label for label in labels if "<" in label["text"]]
+
+
+def test_no_text_can_end_the_data_of_a_chart():
+    figure = {"data": [{"name": "</script><!--<script>"}], "layout": {}}
+    ((_, text),) = Reader(charts([Panel("x", "x", figure)])).scripts
+    assert json.loads(text) == figure and "<" not in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"judgement": None}, {"history": []}, {"check": {}}, {"versions": {}}, {"recipe": {}}]
+)
+def test_a_run_that_ended_early_has_a_report_too(write, changes):
+    assert "wiki-minilm" in Reader(write(**changes)).text
+    if "judgement" in changes:
+        assert "No model was judged" in write(**changes)
+
+
+def test_colours_of_the_charts_are_defined_for_light_and_dark(write):
+    page = write()
+    style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
+    light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
+    figures = "".join(text for attributes, text in Reader(page).scripts if "type" in attributes)
+    used = set(re.findall(r'"\$(\w+)"', figures))
+    assert used == {"model", "train", "best", "baseline", "muted", "grid", "paper", "ink"}
+    for name in used | {"green", "amber", "red"}:
+        assert f"--{name}: #" in light and f"--{name}: #" in dark, name
+
+
+def test_lights_differ_in_shape_and_have_a_name(write, make_judgement):
+    page = write(judgement=make_judgement(gain=-0.015))
+    assert 'aria-label="red">■</span>' in page and 'aria-label="amber">▲</span>' in page
+    assert '<section class="card verdict red">' in page
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, make_judgement):
+    with pytest.raises(OutputError, match=r"cannot write .*report\.html"):
+        write_report(
+            tmp_path / "gone" / "report.html", title="x", recipe={}, judgement=None, history=[], check={}, versions={}
+        )

@@ -1,0 +1,115 @@
+"""Tables as they appear: fixed-width text, within 100 columns, names as text and never as markup."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from nextvec.evaluation.results import Retrieval
+from nextvec.evaluation.verdict import conclude
+from nextvec.reports.tables import check_view, judgement_markdown, judgement_view, split_table, verdict_view
+
+
+def show(view, width: int = 100, *, styled: bool = False) -> str:
+    console = Console(width=width, color_system="standard" if styled else None, force_terminal=styled, record=True)
+    with console.capture() as captured:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def test_a_split_as_text(make_judgement):
+    expected = """\
+val: 14,520 windows of 489 documents, 10,000 queries among 17,241 chunks
+predictor           cosine         model's gain [95 %]  margin  R@1 %  R@5 %  R@10 %    MRR
+───────────────────────────────────────────────────────────────────────────────────────────
+amn         0.5940 ±0.0020                              -0.091   19.0   38.0    57.0  0.285
+ridge       0.5790 ±0.0020  +0.0150 [+0.0140, +0.0170]  -0.128   18.0   36.0    54.0  0.270
+copy-last   0.4840 ±0.0020  +0.1100 [+0.1090, +0.1120]  -0.516   22.0   44.0    66.0  0.330
+train-mean  0.1290 ±0.0020  +0.4650 [+0.4640, +0.4670]  +0.000    0.0    0.0     0.0  0.000"""
+    assert show(split_table(make_judgement(), "val")) == expected
+
+
+def test_a_query_has_a_row_of_its_own(make_judgement):
+    judgement = make_judgement()
+    val = judgement.splits["val"]
+    query = Retrieval(0.25, 0.45, 0.7, 0.35, 4.0)
+    val.predictors["amn"] = replace(val.predictors["amn"], query=query)
+    lines = show(split_table(judgement, "val"), styled=True).splitlines()
+    row = next(line for line in lines if "amn, query" in line)
+    assert re.sub(r"\x1b\[[\d;]*m", "", row).split() == ["amn,", "query", "25.0", "45.0", "70.0", "0.350"]
+    assert row.count("\x1b[1;36m") == 4, "the best of all four columns"
+    markdown = judgement_markdown(judgement)
+    assert "| amn, query |  |  |  | **25.0** | **45.0** | **70.0** | **0.350** |" in markdown
+    reasons = conclude("amn", judgement.splits).reasons["val"]
+    assert "its query finds the true next chunk best: MRR 0.350, 0.330 of copy-last" in reasons
+
+
+def test_the_whole_judgement_has_every_split_the_notes_and_the_verdict(make_judgement):
+    shown = show(judgement_view(make_judgement()))
+    assert shown.index("val: 14,520") < shown.index("ood: 14,520") < shown.index("note: train: not judged")
+    assert "● amn beats the best baseline on val (+0.0150 [+0.0140, +0.0170] over ridge) and on ood" in shown
+    assert "  val: copy-last finds the true next chunk better: MRR 0.330 against 0.285" in shown
+
+
+@pytest.mark.parametrize(("gain", "light"), [(0.015, "●"), (0.0, "▲"), (-0.015, "■")])
+def test_lights_differ_in_shape(make_judgement, gain, light):
+    assert show(verdict_view(make_judgement(gain=gain).verdict)).startswith(light)
+
+
+def test_best_figures_are_bold_and_the_model_stands_out(make_judgement):
+    lines = show(split_table(make_judgement(), "val"), styled=True).splitlines()
+    ridge, copy = (next(line for line in lines if name in line) for name in ("ridge", "copy-last"))
+    model = next(line for line in lines if "amn" in line)
+    assert re.search(r"\x1b\[1;36m *0\.5940", model) and "\x1b[36mamn" in model
+    assert re.search(r"\x1b\[1m *22\.0", copy) and "\x1b[1m" not in ridge
+
+
+@pytest.mark.parametrize("name", ["[bold]a-model-with-a-very-long-name-indeed", "[/red]", "`x` | <img src=x> **y**"])
+def test_names_are_text_and_every_line_fits(make_judgement, report, name):
+    judgement = make_judgement(name)
+    shown = show(judgement_view(judgement))
+    assert name[:12] in shown and all(len(line) <= 100 for line in shown.splitlines())
+    assert "0.5940 ±0.0020" in shown and "+0.0150 [+0.0140, +0.0170]" in shown, "no figure is cut"
+    assert len(show(split_table(judgement, "val")).splitlines()) == 3 + 4, "one line for each predictor"
+    assert all(len(line) <= 100 for line in show(check_view(report)).splitlines())
+
+
+def test_without_a_model_there_is_no_gain_column(make_judgement):
+    judgement = make_judgement(None)
+    shown = show(judgement_view(judgement))
+    assert "gain" not in shown and "●" not in shown and shown.index("ridge") < shown.index("copy-last")
+    assert "gain" not in judgement_markdown(judgement)
+
+
+def test_preflight_as_text(report):
+    assert (
+        show(check_view(report))
+        == """\
+● numbers      all vectors are finite
+▲ ood windows  ood has 7 documents
+■ val in train 12 of 90 rows of val are in train too, such as [red]row 3[/red]
+
+split  documents  too short    rows  windows  cosine at distance 1      2      4  8
+───────────────────────────────────────────────────────────────────────────────────
+train        350         18  11,533    9,797                 0.500  0.500  0.500  –
+val          350         18   1,223    9,797                 0.500  0.500  0.500  –"""
+    )
+
+
+def test_markdown_of_a_judgement(make_judgement):
+    text = judgement_markdown(make_judgement())
+    assert text.startswith(
+        "● **green**: amn beats the best baseline on val (+0.0150 \\[+0.0140, +0.0170\\] over ridge)"
+    )
+    assert "| amn | **0.5940 ±0.0020** |  | -0.091 | 19.0 | 38.0 | 57.0 | 0.285 |" in text
+    assert "| copy-last | 0.4840 ±0.0020 | +0.1100 [+0.1090, +0.1120] | -0.516 | **22.0** |" in text
+    assert "- ood: copy-last finds the true next chunk better" in text and text.endswith("Note: train: not judged\n")
+
+
+def test_markdown_tables_keep_their_columns_whatever_the_name(make_judgement):
+    text = judgement_markdown(make_judgement("`x` | <img src=x>\n **y**"))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (2 + 4)
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert "\\<img src=x\\> \\*\\*y\\*\\*" in text and "<img" not in text.replace("\\<img", "")

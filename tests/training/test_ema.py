@@ -1,0 +1,50 @@
+"""The running average of the weights: what it is, and that it is what a run validates, saves and is judged by."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextvec.models.registry import create_model
+from nextvec.recipe import ModelRecipe, Recipe, make_recipe
+from nextvec.training import loop
+from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.training.evaluate import judge_best
+from nextvec.training.optimizer import Average
+from nextvec.training.setup import start_run
+
+
+def test_it_is_the_recurrence_of_its_docstring() -> None:
+    model = create_model(ModelRecipe(), 8)
+    average = Average(model, 0.7)
+    expected = {name: value.detach().double() for name, value in model.named_parameters()}
+    for step in range(1, 40):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.follow(step)
+        decay = min(0.7, step / (step + 9))
+        for name, value in model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * value.detach().double()
+    for name, value in average.model.named_parameters():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
+        assert not value.requires_grad
+
+
+def test_a_run_validates_saves_and_judges_the_average(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(toy_recipe.model_dump(exclude_none=True), ["training.average=0.9", "training.lr=0.01"])
+    run = start_run(recipe, tmp_path / "run", quiet=True)
+    steps: list[int] = []
+    follow = Average.follow
+    monkeypatch.setattr(Average, "follow", lambda self, step: steps.append(step) or follow(self, step))
+    loop.train(run)
+    assert steps == list(range(1, run.total_steps + 1))
+
+    last = read_checkpoint(run.path / "epoch_3.pt").weights
+    saved = read_checkpoint(run.path / RESUME)
+    assert all(torch.equal(last[name], value) for name, value in saved.values["training"]["average"].items())
+    assert not all(torch.equal(last[name], value) for name, value in saved.weights.items()), "the model's own differ"
+    judged = judge_best(run).splits["val"].predictors["amn"].cosine.value
+    assert judged == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
