@@ -32,7 +32,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
-smartquotes = False  # -- must stay -- in options
+smartquotes = False  # they would turn the -- of options into a dash
 
 # Docstrings use single backticks for code.
 default_role = "code"
