@@ -1,6 +1,6 @@
 """Draw a run's judgement and diagnosis as they look in a terminal: the picture in README.
 
-python tools/draw_judgement.py RUN docs/demo.svg
+python tools/draw_judgement.py RUN docs/images/demo.svg
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plant every known fault, see what the diagnosis says, and write docs/diagnosis.md from it.
+"""Plant every known fault, see what the diagnosis says, and write docs/reference/diagnosis.md from it.
 
 python tools/write_diagnosis.py
 
@@ -33,7 +33,7 @@ from nextvec.models.base import LatentModel
 from nextvec.recipe import JudgeRecipe, make_recipe
 from nextvec.training.setup import fit_on
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "diagnosis.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "diagnosis.md"
 CPU = torch.device("cpu")
 JUDGE = JudgeRecipe(queries=600, resamples=200, ridge_windows=20_000)
 SPEC = SyntheticSpec(
@@ -269,16 +269,19 @@ SOUND = "nothing: a sound predictor"
 
 
 def page(found: dict[str, Diagnoses]) -> str:
-    """docs/diagnosis.md."""
+    """docs/reference/diagnosis.md."""
     lines = [
         "# Diagnosis",
         "",
-        "`nextvec diagnose RUN` names what is wrong with a run, how sure that is, and what to do next; the same is "
-        "printed where a gate turns red and at the end of a run. It reads what the run's folder holds: recipe, epochs, "
-        "baselines, data check, judgement, events. Each name is a small rule over these figures "
-        "(`judge/pathologies.py`).",
+        "**For:** operators whose run has a red gate, a weak verdict or an error.\\",
+        "**Answers:** what each diagnosis means, what to do about it, and what it looks like on a planted example.",
         "",
-        "This page is written by `tools/write_diagnosis.py`, which plants each fault and diagnoses it.",
+        "`nextvec diagnose RUN` reports what is wrong with a run, with a confidence and a suggested fix. The same "
+        "lines appear below a red gate and at the end of a run. Its input is the run folder: recipe, epochs, "
+        "baselines, data check, evaluation and events. Each diagnosis is a small rule over these numbers.",
+        "",
+        "`tools/write_diagnosis.py` generates this page. It plants each fault and diagnoses it. The most serious "
+        "diagnoses come first.",
     ]
     for pathology in PATHOLOGIES:
         meaning = " ".join((inspect.getdoc(pathology.rule) or "").split())
@@ -293,12 +296,11 @@ def page(found: dict[str, Diagnoses]) -> str:
             example = next((item for item in found[fault.label].found if item.name == pathology.name), None)
             if fault.name == pathology.name and example:
                 lines += ["", f"> {fault.label}: {example.light}, {example.sureness}: {example.seen}"]
-    lines += ["", "## Confusion matrix", "", "Rows: what was planted. ● named first, ○ named too.", ""]
-    names = [pathology.name for pathology in PATHOLOGIES if any(pathology.name in f.names for f in found.values())]
-    lines += ["| planted | " + " | ".join(names) + " |", "| --- |" + " :-: |" * len(names)]
+    lines += ["", "## Planted faults", "", "Each row is one fault and what `nextvec diagnose` reports for it.", ""]
+    lines += ["| planted fault | first diagnosis | also reported |", "| --- | --- | --- |"]
     for label, diagnoses in found.items():
-        marks = ["●" if name in diagnoses.names[:1] else "○" if name in diagnoses.names else "" for name in names]
-        lines.append(f"| {label} | " + " | ".join(marks) + " |")
+        first, *others = diagnoses.names or ["–"]
+        lines.append(f"| {label} | {first} | {', '.join(others) or '–'} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Write docs/commands.md and docs/recipes.md from the code, so that they can't lag behind it.
+"""Write docs/reference/commands.md and docs/reference/recipe.md from the code, so that they can't lag behind it.
 
 python tools/write_reference.py
 """
@@ -24,16 +24,19 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def commands() -> str:
-    """docs/commands.md: every verb with its arguments."""
+    """docs/reference/commands.md: every verb with its arguments."""
     lines = [
         "# Commands",
         "",
-        "Every verb is also a function of the same name and arguments: `nextvec data build` is `nextvec.data_build`. "
-        "Any verb takes `--json` to print its result for machines. Exit codes: 0 done, 1 a fault of nextvec, "
-        "2 bad input, 3 stopped by a "
-        "gate, 4 not finite, 130 interrupted.",
+        "**For:** anyone who types a command or calls its Python function.\\",
+        "**Answers:** which options a command has, with their defaults.",
         "",
-        "This page is written from the code by `tools/write_reference.py`.",
+        "Every command is also a function with the same name and arguments: `nextvec data build` is "
+        "`nextvec.data_build` (see [Python API](python.md)). Every command takes `--json`, which prints its result as "
+        "JSON. Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the sentinel, 4 non-finite, "
+        "130 interrupted.",
+        "",
+        "`tools/write_reference.py` generates this page from the code.",
     ]
     for name, verb in VERBS.items():
         lines += ["", f"## nextvec {name}", "", *_command(verb)]
@@ -60,15 +63,18 @@ def _command(verb: Callable[..., Any]) -> Iterator[str]:
 
 
 def recipes() -> str:
-    """docs/recipes.md: every field of a recipe."""
+    """docs/reference/recipe.md: every field of a recipe."""
     lines = [
-        "# Recipes",
+        "# Recipe",
+        "",
+        "**For:** anyone who writes a recipe or overrides one.\\",
+        "**Answers:** which fields a recipe has, with their types, defaults and meanings.",
         "",
         "A recipe is a TOML file that fully describes a run. `nextvec train RECIPE section.field=value …` takes a "
-        "file, or the name of one that comes with nextvec, and changes any field. What is not a field is refused, "
-        'with a suggestion. A file may begin with `extends = "another-recipe"` and then holds only what is different.',
+        "file, or the name of a recipe that comes with nextvec, and overrides any field. An unknown field is refused, "
+        'with a suggestion. A file may begin with `extends = "another-recipe"` and then contains only the differences.',
         "",
-        "This page is written from the code by `tools/write_reference.py`.",
+        "`tools/write_reference.py` generates this page from the code.",
         "",
         "## Top level",
         "",
@@ -83,7 +89,7 @@ def recipes() -> str:
     lines += [f"| `{metric}` | {better} | {meaning} |" for metric, (better, meaning) in METRICS.items()]
     lines += ["", "## Recipes that come with nextvec", "", "| name | description |", "| --- | --- |"]
     for file in sorted((DOCS.parent / "recipes").glob("*.toml")):
-        lines.append(f"| [{file.stem}](../recipes/{file.name}) | {load_recipe(str(file)).description} |")
+        lines.append(f"| [{file.stem}](../../recipes/{file.name}) | {load_recipe(str(file)).description} |")
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +98,8 @@ def _fields(section: type[BaseModel]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for name, field in section.model_fields.items():
         if not _is_section(field.annotation):
-            yield f"| `{name}` | {_type(field.annotation)} | {_default(field.default)} | {field.description} |"
+            meaning = " ".join((field.description or "").split())  # one line: a line break would end the table's row
+            yield f"| `{name}` | {_type(field.annotation)} | {_default(field.default)} | {meaning} |"
 
 
 def _is_section(annotation: Any) -> bool:
@@ -120,7 +127,7 @@ def _default(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-PAGES = {"commands.md": commands, "recipes.md": recipes}
+PAGES = {"reference/commands.md": commands, "reference/recipe.md": recipes}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -43,11 +43,11 @@ RARE = {"MSE dominant", "moment term dominant"}
 """The same rule as two other terms, which are planted."""
 
 
-def test_the_page_has_a_section_for_each_and_the_matrix_of_what_was_found(found: dict[str, Diagnoses]):
+def test_the_page_has_a_section_for_each_and_the_table_of_planted_faults(found: dict[str, Diagnoses]):
     page = planted.PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [p.name for p in PATHOLOGIES] + ["Confusion matrix"]
-    matrix = planted.page(found).partition("## Confusion matrix")[2]
-    assert matrix == page.partition("## Confusion matrix")[2], "run: python tools/write_diagnosis.py"
+    assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [p.name for p in PATHOLOGIES] + ["Planted faults"]
+    table = planted.page(found).partition("## Planted faults")[2]
+    assert table == page.partition("## Planted faults")[2], "run: python tools/write_diagnosis.py"
 
 
 LARGER = [("lstm", 0), ("lstm", 1), ("lstm", 3), ("gru", 0), ("gru", 2), ("gru", 3)]
