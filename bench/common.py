@@ -27,7 +27,7 @@ from nextvec.training import setup
 from nextvec.training.run import Run
 
 OUT = Path(os.environ.get("NEXTVEC_BENCH", "artifacts/bench"))
-FULL = {"mse": 0.5, "info": 0.5, "moment": 0.001, "variance": 0.001}
+FULL = {"mse": 0.5, "info_nce": 0.5, "moment": 0.001, "variance": 0.001}
 
 
 def arguments(about: str | None) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def store_path(given: str = "", scale: float = 0.02) -> str:
 
 def open_run(store: str, *overrides: str, name: str = "bench") -> Run:
     """A run that trains on a store, without the checks and baselines that come before one; it logs nowhere."""
-    base = {"name": name, "data": {"store": store}, "objective": FULL, "training": {"epochs": 1, "batch": 512}}
+    base = {"name": name, "data": {"store": store}, "objective": FULL, "training": {"epochs": 1, "batch_size": 512}}
     recipe = make_recipe({**base, "runtime": {"threads": torch.get_num_threads()}}, overrides)
     data = open_dataset(recipe.data, quiet=True)
     run = setup._open(OUT / "run", recipe, data, None, quiet=True)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def main():
                 run = open_run(
                     store,
                     f"model.kind={kind}",
-                    f"training.batch={batch}",
+                    f"training.batch_size={batch}",
                     f"model.query={query}",
                     "runtime.device=cuda",
                 )

@@ -64,7 +64,7 @@ def main():
             rate = in_turns({"step": step}, chosen.rounds)["step"]
             found, rest = products_of(run, chosen.steps)
             # Those of InfoNCE have a side of B by B; they give float32, whatever they multiply in.
-            batch = run.recipe.training.batch
+            batch = run.recipe.training.batch_size
             limit = 0.0
             for (_, shapes), count in found.items():
                 of_terms = any(shape[-2:] == (batch, batch) for shape in shapes) or shapes[-2:] == (

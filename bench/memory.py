@@ -54,7 +54,7 @@ def trial(store, limit):
     from nextvec.recipe import make_recipe
     from nextvec.training.setup import start_run
 
-    objective = {"mse": 0.5, "info": 0.5, "moment": 0.001, "variance": 0.001}
+    objective = {"mse": 0.5, "info_nce": 0.5, "moment": 0.001, "variance": 0.001}
     recipe = make_recipe({"name": "memory", "data": {"store": store}, "objective": objective})
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(recipe, Path(folder) / "run", force=True, quiet=True)

@@ -70,8 +70,8 @@ def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
             "name": "soak",
             "data": {"store": str(store.path)},
             "model": {"kind": "gru"},
-            "training": {"epochs": 5, "batch": 64, "save_every": 2.0},
-            "judge": {"resamples": 100, "ridge_windows": 1000},
+            "training": {"epochs": 5, "batch_size": 64, "checkpoint_interval_s": 2.0},
+            "evaluation": {"resamples": 100, "ridge_windows": 1000},
             "runtime": {"device": "cpu", "threads": 1},
         }
     )

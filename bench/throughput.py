@@ -37,7 +37,7 @@ def ours(run, steps):
             run.position = Position(epoch=run.position.epoch + 1)
         run.limit = run.position.step_in_epoch + steps
         loop._train_epoch(run, threading.Event())
-        return steps * run.recipe.training.batch
+        return steps * run.recipe.training.batch_size
 
     return step
 
@@ -99,7 +99,7 @@ def main():
     for kind in [word for word in sys.argv[1:] if word in KINDS] or KINDS:
         with_query = open_run(store, f"model.kind={kind}")
         without = open_run(store, f"model.kind={kind}", "model.query=false")
-        small = open_run(store, f"model.kind={kind}", "training.batch=32")
+        small = open_run(store, f"model.kind={kind}", "training.batch_size=32")
         batch = without.sets["train"].batch(torch.arange(min(MOST, len(without.sets["train"]))))
         contexts, targets = batch.context_BSD.float().numpy(), batch.target_BD.float().numpy()
         plain = PlainTrainer(contexts, targets, kind)

@@ -83,9 +83,9 @@ def toy_recipe(toy_store: Store) -> Recipe:
         {
             "name": "toy",
             "data": {"store": str(toy_store.path)},
-            "objective": {"mse": 0.5, "info": 0.5},
-            "training": {"epochs": 3, "batch": 32, "precision": "fp32"},
-            "judge": {"resamples": 100, "ridge_windows": 1000},
+            "objective": {"mse": 0.5, "info_nce": 0.5},
+            "training": {"epochs": 3, "batch_size": 32, "precision": "fp32"},
+            "evaluation": {"resamples": 100, "ridge_windows": 1000},
             "runtime": {"device": "cpu", "threads": 1},
         }
     )

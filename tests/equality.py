@@ -38,10 +38,10 @@ def events_of(path: Path, kind: str) -> list[Event]:
     return [event for event in read_events(path) if event["kind"] == kind]
 
 
-JUDGING = ("judged", "diagnosed", "success", "finished")
+JUDGING = ("evaluated", "diagnosed", "success", "finished")
 
 
-def assert_same_runs(whole: Path, broken: Path, *, judged: bool = False) -> None:
+def assert_same_runs(whole: Path, broken: Path, *, evaluated: bool = False) -> None:
     """Two finished runs left the same, but for times; where they were `judged`, latencies are times as well."""
     one, other = (read_checkpoint(path / RESUME).values for path in (whole, broken))
     assert_same_values(one, other)
@@ -52,7 +52,7 @@ def assert_same_runs(whole: Path, broken: Path, *, judged: bool = False) -> None
         for path in (whole, broken)
     ]
     assert events[0] == events[1]
-    if judged:
+    if evaluated:
         return
     logs = [(path / "training.log").read_text() for path in (whole, broken)]
     cut = [re.sub(r"windows_per_second=.*?seconds=\S+", "", log) for log in logs]

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nextvec.evaluation.results import Judgement
+from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis import diagnose
 from nextvec.reports.run_summary import case_of
-from nextvec.reports.tables import diagnoses_view, judgement_view
+from nextvec.reports.tables import diagnoses_view, evaluation_view
 
 
 def draw(run: Path, picture: Path) -> None:
     """Write the judgement in a run's folder as an SVG that loads nothing from elsewhere."""
-    judgement = Judgement.from_dict(json.loads((run / "judgement.json").read_text(encoding="utf-8")))
+    evaluation = Evaluation.from_dict(json.loads((run / "evaluation.json").read_text(encoding="utf-8")))
     console = Console(record=True, width=100, force_terminal=True, color_system="truecolor", file=io.StringIO())
-    console.print(judgement_view(judgement))
+    console.print(evaluation_view(evaluation))
     console.print(diagnoses_view(diagnose(case_of(run))))
     svg = console.export_svg(title="nextvec demo")
     picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")

@@ -57,9 +57,9 @@ def main() -> None:
         nextvec(
             "data", "build", "texts", "--out", "store", "--val", "0.2", "--dimensions", "16", "--quiet", folder=folder
         )
-        command = ["train", "demo", "data.store=store", "training.epochs=2", "training.batch=32"]
+        command = ["train", "demo", "data.store=store", "training.epochs=2", "training.batch_size=32"]
         result = json.loads(nextvec(*command, "--out", "run", "--quiet", "--json", folder=folder))
-        assert result["judgement"]["splits"]["val"]["best_baseline"]
+        assert result["evaluation"]["splits"]["val"]["best_baseline"]
         for file in ("recipe.toml", "events.jsonl", "best_model.pt", "report.html", "model_card.md"):
             assert (folder / "run" / file).stat().st_size, f"{file} is empty"
     print("smoke test passed")

@@ -26,21 +26,21 @@ from nextvec.data.store import Store
 from nextvec.data.store.writer import finish_store, write_documents
 from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
 from nextvec.data.windows import WindowSet
-from nextvec.evaluation.evaluate import judge_predictors
+from nextvec.evaluation.evaluate import evaluate_predictors
 from nextvec.guards.diagnosis import PATHOLOGIES, diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnoses
 from nextvec.models.base import LatentModel
-from nextvec.recipe import JudgeRecipe, make_recipe
+from nextvec.recipe import EvaluationRecipe, make_recipe
 from nextvec.training.setup import fit_on
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "diagnosis.md"
 CPU = torch.device("cpu")
-JUDGE = JudgeRecipe(queries=600, resamples=200, ridge_windows=20_000)
+JUDGE = EvaluationRecipe(queries=600, resamples=200, ridge_windows=20_000)
 SPEC = SyntheticSpec(
     documents=240, vectors=7_200, dimensions=32, topics=8, forward=0.3, val=0.2, ood_documents=40, ood_windows=1_000,
     ood_coherence=(0.5,),
 )  # fmt: skip
-RECIPE = {"objective": {"mse": 0.5, "info": 0.5}, "training": {"batch": 32}}
+RECIPE = {"objective": {"mse": 0.5, "info_nce": 0.5}, "training": {"batch_size": 32}}
 
 
 class Planted:
@@ -77,11 +77,11 @@ class World:
 
     def case(self, model: Any, **fields: Any) -> Case:
         """A judged predictor, with the data check."""
-        judged = {split: self.sets[split] for split in ("val", "ood") if split in self.sets}
+        evaluated = {split: self.sets[split] for split in ("val", "ood") if split in self.sets}
         predictors = {"planted": model, **self.baselines}
-        judgement = judge_predictors(predictors, judged, JUDGE, seed=0, model="planted", quiet=True)
+        evaluation = evaluate_predictors(predictors, evaluated, JUDGE, seed=0, model="planted", quiet=True)
         check = self.data.check(5, None).to_dict()
-        return Case(make_recipe(RECIPE), judgement=judgement, check=check, **fields)
+        return Case(make_recipe(RECIPE), evaluation=evaluation, check=check, **fields)
 
 
 def make_world(folder: Path) -> World:
@@ -194,7 +194,7 @@ FAULTS = (
     Fault(
         "variance term a hundred times too heavy", "variance term dominant",
         lambda w, f: Case(
-            make_recipe({"objective": {"mse": 0.5, "variance": 0.5, "balance": "none"}}),
+            make_recipe({"objective": {"mse": 0.5, "variance": 0.5, "loss_weighting": "raw"}}),
             records(0.3, 0.3, share_mse=0.005, share_variance=0.995),
         ),
     ),
@@ -219,7 +219,7 @@ FAULTS = (
     ),
     Fault(
         "another score after reloading", "train–eval mismatch",
-        lambda w, f: Case(events=[{"kind": "mismatch", "trained": 0.57, "judged": 0.41}]),
+        lambda w, f: Case(events=[{"kind": "mismatch", "trained": 0.57, "evaluated": 0.41}]),
     ),
     Fault("flat from the first epoch", "stuck plateau", lambda w, f: Case(history=records(0.425, 0.43, 0.44, 0.445))),
     Fault(
@@ -256,13 +256,13 @@ def plant(folder: Path) -> dict[str, Diagnoses]:
     world = make_world(folder)
     found = {fault.label: diagnose(fault.case(world, folder)) for fault in FAULTS}
     sound = world.case(world.baselines["ridge"])
-    assert sound.judgement is not None
+    assert sound.evaluation is not None
     # Ridge as the model, without itself among the baselines: what a healthy model looks like on these data.
-    judgement = judge_predictors(
+    evaluation = evaluate_predictors(
         {"planted": world.baselines["ridge"], **{n: b for n, b in world.baselines.items() if n != "ridge"}},
         {split: world.sets[split] for split in ("val", "ood")}, JUDGE, seed=0, model="planted", quiet=True,
     )  # fmt: skip
-    return found | {SOUND: diagnose(replace(sound, judgement=judgement))}
+    return found | {SOUND: diagnose(replace(sound, evaluation=evaluation))}
 
 
 SOUND = "nothing: a sound predictor"
@@ -295,7 +295,7 @@ def page(found: dict[str, Diagnoses]) -> str:
         for fault in FAULTS:
             example = next((item for item in found[fault.label].found if item.name == pathology.name), None)
             if fault.name == pathology.name and example:
-                lines += ["", f"> {fault.label}: {example.light}, {example.sureness}: {example.seen}"]
+                lines += ["", f"> {fault.label}: {example.status}, {example.sureness}: {example.seen}"]
     lines += ["", "## Planted faults", "", "Each row is one fault and what `nextvec diagnose` reports for it.", ""]
     lines += ["| planted fault | first diagnosis | also reported |", "| --- | --- | --- |"]
     for label, diagnoses in found.items():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.core.device import prepare_process
+from nextvec.core.formatting import Status
 from nextvec.errors import InputError, Interrupted, NextvecError, did_you_mean
 
 
@@ -107,7 +108,7 @@ def _exit_code(result: Any) -> int:
 
     A data check that ends in red is an answer, but not one to go on from: `check && train` must stop there.
     """
-    red = getattr(result, "light", None) == "red"
+    red = getattr(result, "status", None) == Status.RED
     return int(getattr(result, "exit_code", InputError.exit_code if red else 0))
 
 
@@ -242,13 +243,13 @@ def _views(result: Any) -> Iterator[Any]:
         case "TrainedRun":
             from nextvec.experiments.single_run import REPORT_FILE
 
-            yield table.judgement_view(result.judgement)
+            yield table.evaluation_view(result.evaluation)
             yield table.diagnoses_view(result.diagnoses)
-            yield from result.success.lines(result.judgement.verdict.light)
+            yield from result.success.lines(result.evaluation.verdict.status)
             yield f"run: {result.path}"
             yield f"report: {result.path / REPORT_FILE}"
-        case "Judgement":
-            yield table.judgement_view(result)
+        case "Evaluation":
+            yield table.evaluation_view(result)
         case "CheckReport":
             yield table.check_view(result)
         case "Store":

@@ -59,24 +59,24 @@ def build(source: Path, out: Path, *options: str) -> tuple[str, ...]:
     return ("data", "build", str(source), "--out", str(out), "--dimensions", "16", "--quiet", *options)
 
 
-def test_from_text_to_a_judged_model(notes: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_from_text_to_a_evaluated_model(notes: Path, tmp_path: Path, capsys: Capture) -> None:
     store, run = tmp_path / "store", tmp_path / "run"
     assert main(build(notes, store, "--val", "0.2", "--ood", "0.2")) == 0
     assert "40 documents" in capsys.readouterr().out
     assert main(["data", "check", str(store), "--json"]) == 0
     assert {finding["name"] for finding in json.loads(capsys.readouterr().out)["findings"]}
-    words = [f"data.store={store}", "training.epochs=1", "training.batch=16", "judge.resamples=100"]
+    words = [f"data.store={store}", "training.epochs=1", "training.batch_size=16", "evaluation.resamples=100"]
     assert main(["train", "demo", *words, "--out", str(run), "--quiet", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["run"] == str(run)
     for split in ("val", "ood"):
-        predictors = result["judgement"]["splits"][split]["predictors"]
+        predictors = result["evaluation"]["splits"][split]["predictors"]
         assert next(iter(predictors)) == "amn" and {"copy-last", "context-mean", "decayed-mean", "ridge"} <= set(
             predictors
         )
         assert set(predictors["amn"]["retrieval"]) >= {"r_at_1", "r_at_5", "r_at_10", "mrr"}
-    assert result["judgement"]["verdict"]["sentence"]
-    assert json.loads((run / "judgement.json").read_text()) == result["judgement"]
+    assert result["evaluation"]["verdict"]["sentence"]
+    assert json.loads((run / "evaluation.json").read_text()) == result["evaluation"]
     assert (run / "report.html").stat().st_size > 100_000
     assert main(["eval", str(run), "--quiet", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
@@ -85,7 +85,7 @@ def test_from_text_to_a_judged_model(notes: Path, tmp_path: Path, capsys: Captur
 
 
 def predictors_of(result: dict, split: str) -> dict:
-    return result["judgement"]["splits"][split]["predictors"]
+    return result["evaluation"]["splits"][split]["predictors"]
 
 
 def test_npz_out_and_in_again(notes: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -161,7 +161,15 @@ def test_a_store_with_bad_vectors_is_not_trained_on(
     vectors = np.load(store.path / "vectors.npy")
     vectors[7] = row
     np.save(store.path / "vectors.npy", vectors)
-    words = ("train", "demo", f"data.store={store.path}", "training.batch=16", "--out", tmp_path / "run", "--quiet")
+    words = (
+        "train",
+        "demo",
+        f"data.store={store.path}",
+        "training.batch_size=16",
+        "--out",
+        tmp_path / "run",
+        "--quiet",
+    )
     line = refused(capsys, *words)
     assert message in line.lower() and "7" in line, line
     assert not (tmp_path / "run").exists()
@@ -169,13 +177,13 @@ def test_a_store_with_bad_vectors_is_not_trained_on(
 
 def test_recipes_and_models_that_do_not_exist(toy_store: Store, tmp_path: Path, capsys: Capture) -> None:
     run = ("--out", tmp_path / "run", "--quiet")
-    train = ("train", "demo", f"data.store={toy_store.path}", "training.batch=16")
+    train = ("train", "demo", f"data.store={toy_store.path}", "training.batch_size=16")
     assert "Did you mean 'demo'?" in refused(capsys, "train", "dmeo", *run)
     assert "Did you mean 'epochs'?" in refused(capsys, *train, "training.epoch=2", *run)
     assert "training.epochs" in refused(capsys, *train, "training.epochs=many", *run)
     assert "min_context" in refused(capsys, *train, "data.min_context=0", *run)
     assert "Did you mean 'transformer'?" in refused(capsys, *train, "model.kind=transfomer", *run)
-    assert "training.batch" in refused(capsys, *train, "training.batch=100000", *run)
+    assert "training.batch_size" in refused(capsys, *train, "training.batch_size=100000", *run)
     assert "resume" not in refused(capsys, "resume", tmp_path / "run")
     assert "no such file" in refused(capsys, "eval", tmp_path / "none.pt")
     assert "Did you mean 'train'?" in refused(capsys, "trian")
@@ -209,7 +217,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_run(toy_store: Store, tmp_path: P
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from nextvec.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    words = ["train", "demo", f"data.store={toy_store.path}", "training.batch=16", "--out", str(tmp_path / "run")]
+    words = ["train", "demo", f"data.store={toy_store.path}", "training.batch_size=16", "--out", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("nextvec: ")]
     assert done.returncode == 2 and len(lines) == 1 and "cannot write" in lines[0], done.stderr
@@ -230,8 +238,8 @@ def test_another_space_than_the_stores(
     toy_recipe: Recipe, other_store: Callable[..., Store], tmp_path: Path, capsys: Capture
 ) -> None:
     run = tmp_path / "run"
-    words = ("train", "demo", f"data.store={toy_recipe.data.store}", "training.batch=16", "training.epochs=1")
-    assert main([*words, "judge.resamples=100", "--out", str(run), "--quiet"]) == 0
+    words = ("train", "demo", f"data.store={toy_recipe.data.store}", "training.batch_size=16", "training.epochs=1")
+    assert main([*words, "evaluation.resamples=100", "--out", str(run), "--quiet"]) == 0
     capsys.readouterr()
     line = refused(capsys, "eval", run, "--data", other_store(dimensions=8).path)
     assert "16-D" in line and "8-D" in line
@@ -314,10 +322,10 @@ def bound(verb: Callable[..., object], words: Sequence[object], options: dict[st
 
 def test_overrides_may_follow_flags(toy_store: Store, tmp_path: Path) -> None:
     store, run = f"data.store={toy_store.path}", str(tmp_path / "run")
-    words = ["--quiet", store, "--out", run, "training.epochs=1", "--lr", "0.01", "training.batch=64"]
+    words = ["--quiet", store, "--out", run, "training.epochs=1", "--lr", "0.01", "training.batch_size=64"]
     assert main(["train", "demo", *words]) == 0
     recipe = load_recipe(str(tmp_path / "run" / "recipe.toml"))
-    assert (recipe.training.epochs, recipe.training.batch, recipe.training.lr) == (1, 64, 0.01)
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.lr) == (1, 64, 0.01)
 
 
 @pytest.mark.parametrize("words", [["--every", "soon"], ["--evry", "5"], ["--port"]])

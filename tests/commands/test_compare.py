@@ -31,9 +31,9 @@ def train(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Train:
             recipe = make_recipe(
                 {
                     "name": "toy-7k-run", "data": {"store": str(toy_store.path)},
-                    "objective": {"mse": 0.5, "info": 0.5},
-                    "training": {"epochs": 1, "batch": 32, "precision": "fp32"},
-                    "judge": {"resamples": 100, "ridge_windows": 1000}, "runtime": {"device": "cpu", "threads": 1},
+                    "objective": {"mse": 0.5, "info_nce": 0.5},
+                    "training": {"epochs": 1, "batch_size": 32, "precision": "fp32"},
+                    "evaluation": {"resamples": 100, "ridge_windows": 1000}, "runtime": {"device": "cpu", "threads": 1},
                 },
                 overrides,
             )  # fmt: skip
@@ -50,12 +50,12 @@ def quick_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "WARM_CALLS", 1)
 
 
-def copied(run: Path, path: Path, *, judged: bool = True) -> Path:
+def copied(run: Path, path: Path, *, evaluated: bool = True) -> Path:
     """A run's folder at another place, judged or not."""
     shutil.copytree(run, path)
-    if not judged:
-        (path / "judgement.json").unlink()
-        events = [event for event in read_events(path) if event["kind"] not in ("judged", "success", "finished")]
+    if not evaluated:
+        (path / "evaluation.json").unlink()
+        events = [event for event in read_events(path) if event["kind"] not in ("evaluated", "success", "finished")]
         (path / EVENTS_FILE).write_text("".join(json.dumps(event) + "\n" for event in events))
     return path
 
@@ -78,8 +78,8 @@ def vectors_of(store: Store) -> int:
 def test_a_run_is_added_with_its_best_baseline(train: Train, toy_store: Store, tmp_path: Path) -> None:
     run, table = train(), tmp_path / "new" / "board.md"
     leaderboard_add(str(run), table=str(table), device="cpu")
-    judgement = json.loads((run / "judgement.json").read_text())
-    val, ood = judgement["splits"]["val"], judgement["splits"]["ood"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    val, ood = evaluation["splits"]["val"], evaluation["splits"]["ood"]
     own, best = (row for row in sorted(rows(table), key=lambda row: "baseline" in row[0]))
     assert own[:3] == (
         f"AMN_{vectors_of(toy_store)}",
@@ -143,11 +143,11 @@ def test_a_device_that_is_not_here_is_told(
 
 def test_what_can_not_be_added_is_one_line(train: Train, tmp_path: Path) -> None:
     table = tmp_path / "board.md"
-    unfinished = copied(train(), tmp_path / "unfinished", judged=False)
+    unfinished = copied(train(), tmp_path / "unfinished", evaluated=False)
     broken = copied(train(), tmp_path / "broken")
-    (broken / "judgement.json").write_text("{}")
+    (broken / "evaluation.json").write_text("{}")
     cases = [
-        (unfinished, {}, "only finished runs can be added"), (broken, {}, "judgement.json is damaged"),
+        (unfinished, {}, "only finished runs can be added"), (broken, {}, "evaluation.json is damaged"),
         (tmp_path / "nowhere", {}, "name the folder of a run"), (train(), {"date": "30.10.2025"}, "date '30.10.2025'"),
         (train(), {"table": str(tmp_path / "board.json")}, "Markdown file"),
     ]  # fmt: skip
@@ -184,7 +184,9 @@ def test_other_data_and_other_contexts_are_other_tables(train: Train, other_stor
     ]
 
 
-def test_on_given_stores_all_models_are_judged_on_the_same_windows(train: Train, toy_store: Store, other_store) -> None:
+def test_on_given_stores_all_models_are_evaluated_on_the_same_windows(
+    train: Train, toy_store: Store, other_store
+) -> None:
     elsewhere = other_store(seed=3)
     runs = [str(train()), str(train("model.kind=lstm", "name=an-lstm"))]
     comparison = compare(runs, data=(str(toy_store.path), str(elsewhere.path)), device="cpu", quiet=True)
@@ -195,7 +197,7 @@ def test_on_given_stores_all_models_are_judged_on_the_same_windows(train: Train,
     assert {row.name: row.cosine for row in second.splits[0].rows} != own
 
 
-def test_what_does_not_fit_a_store_is_told_and_the_others_are_judged(
+def test_what_does_not_fit_a_store_is_told_and_the_others_are_evaluated(
     train: Train, toy_store: Store, other_store
 ) -> None:
     small = other_store(dimensions=8)
@@ -206,10 +208,12 @@ def test_what_does_not_fit_a_store_is_told_and_the_others_are_judged(
     assert remark[0] == f"{train()} on {small.path}" and "16-D" in remark[1] and "8-D" in remark[1]
 
 
-def test_stopped_and_unjudged_runs_are_listed_with_their_reason(train: Train, toy_store: Store, tmp_path: Path) -> None:
-    stopped = copied(train(), tmp_path / "stopped", judged=False)
+def test_stopped_and_unevaluated_runs_are_listed_with_their_reason(
+    train: Train, toy_store: Store, tmp_path: Path
+) -> None:
+    stopped = copied(train(), tmp_path / "stopped", evaluated=False)
     EventLog(stopped / EVENTS_FILE).write("stopped", epoch=3, step=9, reason="val cosine 0.41\nis below 0.45")
-    open_run = copied(train(), tmp_path / "open", judged=False)
+    open_run = copied(train(), tmp_path / "open", evaluated=False)
     runs = [str(run) for run in (train(), stopped, open_run)]
     comparison = compare(runs)
     assert comparison.remarks == {
@@ -217,9 +221,9 @@ def test_stopped_and_unjudged_runs_are_listed_with_their_reason(train: Train, to
         str(open_run): f"not judged, it is still running or was killed; go on with 'nextvec resume {open_run}'",
     }
     assert sum(not row.baseline for row in comparison.sets[0].splits[0].rows) == 1
-    judged = compare(runs, data=(str(toy_store.path),), device="cpu", quiet=True)
-    assert sum(not row.baseline for row in judged.sets[0].splits[0].rows) == 3, "its best model so far can be judged"
-    assert str(stopped) in judged.remarks
+    evaluated = compare(runs, data=(str(toy_store.path),), device="cpu", quiet=True)
+    assert sum(not row.baseline for row in evaluated.sets[0].splits[0].rows) == 3, "its best model so far can be judged"
+    assert str(stopped) in evaluated.remarks
 
 
 def test_against_a_run_and_against_the_published_figures(train: Train) -> None:
@@ -236,11 +240,11 @@ def test_against_a_run_and_against_the_published_figures(train: Train) -> None:
 
 
 def test_what_can_not_be_compared_is_one_line(train: Train, tmp_path: Path) -> None:
-    unjudged = copied(train(), tmp_path / "open", judged=False)
+    unevaluated = copied(train(), tmp_path / "open", evaluated=False)
     cases = [
         ((), {}, "no run named"), ((tmp_path,), {}, "name the folder of a run"),
         ((train(),), {"baseline": "790k"}, "neither 584k nor the folder of a run"),
-        ((train(),), {"baseline": str(unjudged)}, "no judgement to compare with"),
+        ((train(),), {"baseline": str(unevaluated)}, "no judgement to compare with"),
         ((train(),), {"data": (str(tmp_path / "none"),)}, "store"),
     ]  # fmt: skip
     for runs, options, message in cases:

@@ -69,16 +69,16 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(
         nextvec.train(recipe_file, (STOP,), out=str(tmp_path / "run"), quiet=True)
 
 
-def test_a_model_is_judged_with_faiss(recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_model_is_evaluated_with_faiss(recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("faiss")
-    words = ("judge.retrieval=faiss", "training.epochs=1")
-    trained = nextvec.train(recipe_file, words, out=str(tmp_path / "run"), quiet=True).judgement
+    words = ("evaluation.retrieval=faiss", "training.epochs=1")
+    trained = nextvec.train(recipe_file, words, out=str(tmp_path / "run"), quiet=True).evaluation
     note = "retrieval: ranks beyond 1,000 count as 1,001 (faiss)"
     assert note in trained.notes and note in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     exact = nextvec.eval(str(tmp_path / "run"), retrieval="exact", quiet=True)
     assert note not in exact.notes
-    for split, judged in exact.splits.items():
-        for name, scores in judged.predictors.items():
+    for split, evaluated in exact.splits.items():
+        for name, scores in evaluated.predictors.items():
             assert scores.retrieval == trained.splits[split].predictors[name].retrieval, "few chunks: the same ranks"
     assert main(["eval", str(tmp_path / "run"), "--retrieval", "faiss", "--quiet"]) == 0
     assert note in capsys.readouterr().out
@@ -90,13 +90,13 @@ def test_missing_faiss_is_told_before_anything_is_done(
     nextvec.train(recipe_file, ("training.epochs=1",), out=str(tmp_path / "run"), quiet=True)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtraError, match=r"faiss-cpu: pip install 'nextvec\[faiss\]'"):
-        nextvec.train(recipe_file, ("judge.retrieval=faiss",), out=str(tmp_path / "other"), quiet=True)
+        nextvec.train(recipe_file, ("evaluation.retrieval=faiss",), out=str(tmp_path / "other"), quiet=True)
     assert not (tmp_path / "other").exists()
     with pytest.raises(MissingExtraError, match=r"faiss-cpu"):
         nextvec.eval(str(tmp_path / "run"), retrieval="faiss", quiet=True)
 
 
-def test_a_single_run_of_windows_without_documents_is_judged_in_blocks(recipe_file: str, tmp_path: Path):
+def test_a_single_run_of_windows_without_documents_is_evaluated_in_blocks(recipe_file: str, tmp_path: Path):
     """2,000 windows that nobody divided: an interval that says something, a note beside it, and groups as they were."""
     rng, vectors = np.random.default_rng(0), np.empty((2005, 16), np.float32)
     state = rng.normal(size=16)
@@ -107,14 +107,14 @@ def test_a_single_run_of_windows_without_documents_is_judged_in_blocks(recipe_fi
     np.savez(tmp_path / "bare.npz", context_sequences=windows[:, :5], target_vectors=windows[:, 5])
     nextvec.train(recipe_file, ("training.epochs=1",), out=str(tmp_path / "run"), quiet=True)
 
-    judgement = nextvec.eval(str(tmp_path / "run"), ood_data=str(tmp_path / "bare.npz"), quiet=True)
-    judged = judgement.splits["ood"]
-    assert (judged.windows, judged.documents, judged.groups) == (2000, 1, 20)
-    cosine = judged.predictors["copy-last"].cosine
+    evaluation = nextvec.eval(str(tmp_path / "run"), ood_data=str(tmp_path / "bare.npz"), quiet=True)
+    evaluated = evaluation.splits["ood"]
+    assert (evaluated.windows, evaluated.documents, evaluated.groups) == (2000, 1, 20)
+    cosine = evaluated.predictors["copy-last"].cosine
     assert cosine.low < cosine.value < cosine.high and 0.01 < cosine.high - cosine.low < 0.1
-    assert judged.gain.low < judged.gain.value < judged.gain.high < judged.gain.low + 0.1
-    assert any("does not say which documents" in note and "blocks" in note for note in judgement.notes)
-    assert len(judged.ablations) == 5 and all(fall.high - fall.low < 1 for fall in judged.ablations.values())
+    assert evaluated.gain.low < evaluated.gain.value < evaluated.gain.high < evaluated.gain.low + 0.1
+    assert any("does not say which documents" in note and "blocks" in note for note in evaluation.notes)
+    assert len(evaluated.ablations) == 5 and all(fall.high - fall.low < 1 for fall in evaluated.ablations.values())
 
     data = DataRecipe(store=recipe_store(recipe_file), ood=str(tmp_path / "bare.npz"))
     kept = open_dataset(data, quiet=True).windows(5, 5, torch.device("cpu"))["ood"].windows.groups

@@ -120,7 +120,7 @@ def test_an_epoch_that_was_killed_at_its_end_is_told_once(log):
     assert [event.get("by") for event in read_events(log.path) if event["kind"] == "epoch"] == ["second"]
 
 
-@pytest.mark.parametrize("end", ["interrupted", "stopped", "failed", "finished", "judged"])
+@pytest.mark.parametrize("end", ["interrupted", "stopped", "failed", "finished", "evaluated"])
 def test_a_resumed_run_has_not_ended(log, end):
     log.write("epoch", step=10)
     log.write(end, step=10)

@@ -1,6 +1,6 @@
 """Lights have an order, and each has a shape of its own."""
 
-from nextvec.core.formatting import LIGHTS, SHAPES, worst
+from nextvec.core.formatting import STATUSES, SYMBOLS, worst
 
 
 def test_the_worst_light_wins():
@@ -10,4 +10,4 @@ def test_the_worst_light_wins():
 
 
 def test_every_light_has_its_own_shape():
-    assert set(SHAPES) == set(LIGHTS) and len(set(SHAPES.values())) == len(LIGHTS)
+    assert set(SYMBOLS) == set(STATUSES) and len(set(SYMBOLS.values())) == len(STATUSES)

@@ -82,9 +82,9 @@ def test_of_a_store_the_ood_split_is_taken_or_all_where_it_has_none(drawn: Store
 def test_the_check_names_rows_of_the_ood_set_that_are_in_train(drawn: Store, files: dict[str, Path]):
     leaking = opened(drawn.path, opened(files["train"]).store.path).check(5, None)
     found = next(finding for finding in leaking.findings if finding.name == "ood in train")
-    assert found.light == "red" and "(100.0%)" in found.text
+    assert found.status == "red" and "(100.0%)" in found.text
     clean = opened(drawn.path, files["ood"]).check(5, None)
-    assert {finding.name: finding.light for finding in clean.findings}["ood in train"] == "green"
+    assert {finding.name: finding.status for finding in clean.findings}["ood in train"] == "green"
 
 
 def test_half_precision_and_single_precision_show_the_rows_they_share(drawn: Store, files: dict[str, Path]):
@@ -100,7 +100,7 @@ def test_a_turned_ood_set_is_of_another_space(drawn: Store, tmp_path: Path, file
         members = {name: file[name] @ turn for name in ("context_sequences", "target_vectors")}
     np.savez(tmp_path / "turned.npz", **members)
     report = opened(drawn.path, tmp_path / "turned.npz").check(5, None)
-    assert report.light == "red" and report.worst.name == "ood space"
+    assert report.status == "red" and report.worst.name == "ood space"
     alignment = report.figures["alignment"]
     assert alignment["val"] > 0.8 > 0.4 > alignment["ood"]
 

@@ -35,7 +35,7 @@ class Witness(Weighted):
         return super().predict(context_BSD, mask_BS)
 
 
-def judged_in(world, split="val", context=3, least=None) -> WindowSet:
+def evaluated_in(world, split="val", context=3, least=None) -> WindowSet:
     return WindowSet(split, world.vectors, world.documents, world.windows(split, context, least))
 
 
@@ -47,12 +47,12 @@ def present(context_SD, mask_S) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("least", [None, 1])
 def test_every_context_is_spoilt_as_its_name_says(world, least):
-    judged, witness = judged_in(world, context=4, least=least), Witness(16).eval()
-    measure_ablations(witness, judged, 10, 0)
+    evaluated, witness = evaluated_in(world, context=4, least=least), Witness(16).eval()
+    measure_ablations(witness, evaluated, 10, 0)
     intact, *spoilt = witness.seen
     assert len(spoilt) == len(ABLATIONS)
     moved = 0
-    for window in range(len(judged)):
+    for window in range(len(evaluated)):
         own = present(intact[0][window], None if intact[1] is None else intact[1][window])
         shuffled, turned, last, younger, foreign = (
             present(context_BSD[window], None if mask_BS is None else mask_BS[window])
@@ -61,7 +61,7 @@ def test_every_context_is_spoilt_as_its_name_says(world, least):
         assert sorted(shuffled) == sorted(own) and turned == own[::-1] and last == own[-1:] and younger == own[1:]
         assert not {*foreign} & {*own} and len(foreign) in range(1, 5)
         moved += shuffled != own
-    assert moved > 0.7 * len(judged)
+    assert moved > 0.7 * len(evaluated)
     for context_BSD, mask_BS in spoilt:
         if mask_BS is not None:
             assert (context_BSD[~mask_BS] == 0).all(), "absent is zero, for who reads no mask"
@@ -70,26 +70,26 @@ def test_every_context_is_spoilt_as_its_name_says(world, least):
 
 @pytest.mark.parametrize("least", [None, 1])
 def test_falls_are_differences_of_scores(world, least):
-    judged, witness = judged_in(world, least=least), Witness(16).eval()
-    found = measure_ablations(witness, judged, 100, 0)
+    evaluated, witness = evaluated_in(world, least=least), Witness(16).eval()
+    found = measure_ablations(witness, evaluated, 100, 0)
     assert tuple(found) == ABLATIONS
-    intact = score_windows(Weighted(16).eval(), judged.vectors, judged.windows).cosine.astype(float)
-    target_BD = F.normalize(judged.batch().target_BD)
+    intact = score_windows(Weighted(16).eval(), evaluated.vectors, evaluated.windows).cosine.astype(float)
+    target_BD = F.normalize(evaluated.batch().target_BD)
     for name, (context_BSD, mask_BS) in zip(ABLATIONS, witness.seen[1:], strict=True):
         spoilt = F.cosine_similarity(Weighted(16).predict(context_BSD, mask_BS), target_BD).numpy()
-        counted = np.ones(len(judged), bool)
+        counted = np.ones(len(evaluated), bool)
         if name == "oldest dropped" and least:
-            counted = judged.windows.available.numpy() > 1
-            assert 0 < counted.sum() < len(judged)
+            counted = evaluated.windows.available.numpy() > 1
+            assert 0 < counted.sum() < len(evaluated)
         assert found[name].value == pytest.approx((intact - spoilt)[counted].mean(), abs=1e-6)
         assert found[name].low < found[name].value < found[name].high
 
 
 @pytest.mark.parametrize("least", [None, 1])
 def test_oracles_lose_what_they_rely_on(world, predictors, least):
-    judged = judged_in(world, least=least)
+    evaluated = evaluated_in(world, least=least)
     mean, last, constant, oracle = (
-        measure_ablations(predictors[name], judged, 200, 0)
+        measure_ablations(predictors[name], evaluated, 200, 0)
         for name in ("context-mean", "copy-last", "constant", "oracle")
     )
     for name in ("shuffled", "reversed"):
@@ -108,12 +108,12 @@ def test_who_looks_back_is_better_off_reversed(world):
         def predict(self, context_BSD, mask_BS=None):
             return F.normalize(context_BSD[:, 0])
 
-    found = measure_ablations(CopyOldest(), judged_in(world), 200, 0)
+    found = measure_ablations(CopyOldest(), evaluated_in(world), 200, 0)
     assert found["reversed"].high < 0 and found["shuffled"].high < 0
 
 
 def test_a_context_of_one_has_no_oldest_and_no_order(world):
-    found = measure_ablations(Weighted(16).eval(), judged_in(world, context=1), 50, 0)
+    found = measure_ablations(Weighted(16).eval(), evaluated_in(world, context=1), 50, 0)
     assert list(found) == ["shuffled", "reversed", "last only", "another document's"]
     assert all(found[name].value == 0 for name in ("shuffled", "reversed", "last only"))
     assert found["another document's"].low > 0
@@ -121,31 +121,31 @@ def test_a_context_of_one_has_no_oldest_and_no_order(world):
 
 def test_a_single_group_has_no_other(worlds):
     world = worlds([9, 9], ["val"] * 2, groups=[3, 3])
-    found = measure_ablations(Weighted(16).eval(), judged_in(world), 50, 0)
+    found = measure_ablations(Weighted(16).eval(), evaluated_in(world), 50, 0)
     assert list(found) == list(ABLATIONS[:-1])
     assert (found["reversed"].low, found["reversed"].high) == (-2.0, 2.0)
 
 
 def test_no_windows_no_falls(world):
-    empty = judged_in(world)
+    empty = evaluated_in(world)
     empty = WindowSet("val", world.vectors, world.documents, empty.windows.take(torch.arange(0)))
     assert measure_ablations(Weighted(16).eval(), empty, 50, 0) == {}
 
 
 def test_blocks_and_repetition_change_nothing_and_the_seed_does(world, monkeypatch):
-    judged, model = judged_in(world, least=1), Weighted(16).eval()
-    first = measure_ablations(model, judged, 50, 7)
-    assert measure_ablations(model, judged, 50, 7) == first
-    other = measure_ablations(model, judged, 50, 8)
+    evaluated, model = evaluated_in(world, least=1), Weighted(16).eval()
+    first = measure_ablations(model, evaluated, 50, 7)
+    assert measure_ablations(model, evaluated, 50, 7) == first
+    other = measure_ablations(model, evaluated, 50, 8)
     assert other["shuffled"].value != first["shuffled"].value and other["reversed"].value == first["reversed"].value
     monkeypatch.setattr(ablation, "BLOCK", 10)
-    for name, fall in measure_ablations(model, judged, 50, 7).items():
+    for name, fall in measure_ablations(model, evaluated, 50, 7).items():
         assert fall.value == pytest.approx(first[name].value, abs=1e-6)
 
 
 def test_contexts_are_predicted_as_windows_are(world):
-    judged, model = judged_in(world, least=1), Weighted(16).eval()
-    batch, expected_BD = predict_block(model, judged.vectors, judged.windows, slice(0, len(judged)))
+    evaluated, model = evaluated_in(world, least=1), Weighted(16).eval()
+    batch, expected_BD = predict_block(model, evaluated.vectors, evaluated.windows, slice(0, len(evaluated)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found_BD = predict_context(model, batch.context_BSD, batch.mask_BS)
     assert torch.equal(found_BD, expected_BD) and found_BD.dtype == torch.float32

@@ -11,7 +11,7 @@ from nextvec.evaluation.breakdown import MOST_SOURCES, break_down, context_coher
 from nextvec.evaluation.results import Estimate
 
 
-def judged(world, least=None, context=3) -> WindowSet:
+def evaluated(world, least=None, context=3) -> WindowSet:
     return WindowSet("val", world.vectors, world.documents, world.windows("val", context, least))
 
 
@@ -52,8 +52,8 @@ def test_winning_everywhere_is_not_certainty(groups, sure):
 
 
 def test_a_draw_with_oneself_is_exactly_half_and_one_group_says_nothing(world):
-    scores = np.random.default_rng(0).random(len(judged(world))).astype(np.float32)
-    found = break_down(scores, scores, judged(world), 200, 0)
+    scores = np.random.default_rng(0).random(len(evaluated(world))).astype(np.float32)
+    found = break_down(scores, scores, evaluated(world), 200, 0)
     assert found.win_rate == Estimate(0.5, 0.5, 0.5)
     assert all(part.gain == Estimate(0, 0, 0) for part in (*found.by_source, *found.by_coherence))
     assert win_rate(np.array([0.1, 0.2]), np.array([3, 3]), 200, 0) == Estimate(1.0, 0.0, 1.0)
@@ -61,7 +61,7 @@ def test_a_draw_with_oneself_is_exactly_half_and_one_group_says_nothing(world):
 
 def test_a_gain_from_one_source_is_seen_there(worlds):
     world = with_sources(worlds([9] * 31, ["val"] * 30 + ["ood"]), ["news"] * 12 + ["books"] * 18 + ["elsewhere"])
-    windows = judged(world)
+    windows = evaluated(world)
     news = windows.windows.targets.numpy() < 12 * 9
     rng = np.random.default_rng(0)
     baseline = rng.normal(0.4, 0.05, len(windows)).astype(np.float32)
@@ -80,21 +80,21 @@ def test_small_sources_share_a_part_and_order_is_by_windows(worlds):
     names = [f"source-{number:02}" for number in range(MOST_SOURCES + 3)]
     rows = [5 + number for number in range(len(names))]
     world = with_sources(worlds([*rows, 50], ["val"] * len(names) + ["ood"]), [*names, "elsewhere"])
-    scores = np.zeros(len(judged(world)), np.float32)
-    found = break_down(scores, scores, judged(world), 100, 0)
+    scores = np.zeros(len(evaluated(world)), np.float32)
+    found = break_down(scores, scores, evaluated(world), 100, 0)
     assert [part.name for part in found.by_source] == [*names[:2:-1], "other sources"]
     assert found.by_source[-1].windows == 2 + 3 + 4 and found.by_source[-1].groups == 3
     assert sum(part.windows for part in found.by_source) == len(scores)
     exactly = with_sources(worlds([9] * MOST_SOURCES, ["val"] * MOST_SOURCES), names[:MOST_SOURCES])
-    scores = np.zeros(len(judged(exactly)), np.float32)
-    found = break_down(scores, scores, judged(exactly), 100, 0)
+    scores = np.zeros(len(evaluated(exactly)), np.float32)
+    found = break_down(scores, scores, evaluated(exactly), 100, 0)
     assert [part.name for part in found.by_source] == names[:MOST_SOURCES], "equal sources in the order of their names"
 
 
 @pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("context", [1, 2, 4])
 def test_coherence_equals_its_definition(world, least, context):
-    windows = judged(world, least, context)
+    windows = evaluated(world, least, context)
     found = context_coherence(windows)
     for position in range(len(windows)):
         row = int(windows.windows.targets[position])
@@ -108,7 +108,7 @@ def test_coherence_equals_its_definition(world, least, context):
 
 
 def test_a_gain_on_coherent_contexts_alone_is_seen_there(world):
-    windows = judged(world)
+    windows = evaluated(world)
     coherence = context_coherence(windows)
     edges = np.quantile(coherence, [0, 0.25, 0.5, 0.75, 1])
     gain = np.where(coherence > edges[3], 0.2, 0.0).astype(np.float32)
@@ -120,30 +120,30 @@ def test_a_gain_on_coherent_contexts_alone_is_seen_there(world):
 
 
 def test_contexts_of_one_vector_are_in_no_quartile(world):
-    short = judged(world, 1)
+    short = evaluated(world, 1)
     known = int((~np.isnan(context_coherence(short))).sum())
     scores = np.zeros(len(short), np.float32)
     found = break_down(scores, scores, short, 100, 0)
     assert 0 < known < len(short) == sum(part.windows for part in found.by_source)
     assert sum(part.windows for part in found.by_coherence) == known
-    alone = judged(world, None, 1)
+    alone = evaluated(world, None, 1)
     assert break_down(scores[: len(alone)], scores[: len(alone)], alone, 100, 0).by_coherence == ()
 
 
 def test_equal_coherence_is_one_part_and_close_ones_have_names_of_their_own(worlds):
     world = worlds([6] * 10, ["val"] * 10)
     world.vectors = torch.eye(16)[:1].repeat(60, 1)
-    scores = np.zeros(len(judged(world)), np.float32)
-    (part,) = break_down(scores, scores, judged(world), 100, 0).by_coherence
+    scores = np.zeros(len(evaluated(world)), np.float32)
+    (part,) = break_down(scores, scores, evaluated(world), 100, 0).by_coherence
     assert part.windows == len(scores) and part.name == "coherence 1.0000–1.0000"
     angle = torch.linspace(0.01, 0.1, 60).cumsum(0)
     world.vectors = torch.stack([angle.cos(), angle.sin()], dim=1)
-    found = break_down(scores, scores, judged(world), 100, 0).by_coherence
+    found = break_down(scores, scores, evaluated(world), 100, 0).by_coherence
     assert len({part.name for part in found}) == len(found) == 4
 
 
 def test_a_split_of_one_window_does_not_crash(worlds):
-    windows = judged(worlds([4], ["val"]))
+    windows = evaluated(worlds([4], ["val"]))
     found = break_down(np.array([0.5], np.float32), np.array([0.4], np.float32), windows, 100, 0)
     assert found.win_rate == Estimate(1.0, 0.0, 1.0)
     (source,), (quartile,) = found.by_source, found.by_coherence

@@ -10,26 +10,28 @@ import torch.nn.functional as F
 
 from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
-from nextvec.evaluation.evaluate import Judgement, judge_predictors
+from nextvec.evaluation.evaluate import Evaluation, evaluate_predictors
 from nextvec.evaluation.metrics import QueryOf
-from nextvec.evaluation.results import Estimate, PredictorScores, Retrieval, SplitJudgement
+from nextvec.evaluation.results import Estimate, PredictorResult, Retrieval, SplitResult
 from nextvec.evaluation.retrieval import candidates_of, summarise, target_ranks
 from nextvec.evaluation.verdict import conclude
 from nextvec.models.registry import create_model
-from nextvec.recipe import JudgeRecipe, ModelRecipe
+from nextvec.recipe import EvaluationRecipe, ModelRecipe
 
-RECIPE = JudgeRecipe(resamples=200)
+RECIPE = EvaluationRecipe(resamples=200)
 
 
-def judge(world, predictors, *, splits=("val", "ood"), model="oracle", recipe=RECIPE, seed=0, least=None) -> Judgement:
+def evaluate(
+    world, predictors, *, splits=("val", "ood"), model="oracle", recipe=RECIPE, seed=0, least=None
+) -> Evaluation:
     sets = {split: WindowSet(split, world.vectors, world.documents, world.windows(split, 3, least)) for split in splits}
-    return judge_predictors(predictors, sets, recipe, seed=seed, model=model, quiet=True)
+    return evaluate_predictors(predictors, sets, recipe, seed=seed, model=model, quiet=True)
 
 
 def test_every_figure_is_there_and_right(world, predictors):
-    judgement = judge(world, predictors)
-    assert list(judgement.splits) == ["val", "ood"] and judgement.notes == ()
-    val = judgement.splits["val"]
+    evaluation = evaluate(world, predictors)
+    assert list(evaluation.splits) == ["val", "ood"] and evaluation.notes == ()
+    val = evaluation.splits["val"]
     rows = world.documents.rows[world.documents.splits == 1]
     assert (val.windows, val.documents, val.groups) == (np.maximum(rows - 3, 0).sum(), 24, 24)
     assert (val.candidates, val.queries) == (rows.sum(), val.windows)
@@ -49,7 +51,7 @@ def test_every_figure_is_there_and_right(world, predictors):
 
 
 def test_gain_is_the_difference_on_the_same_windows(world, predictors):
-    val = judge(world, predictors).splits["val"]
+    val = evaluate(world, predictors).splits["val"]
     own = val.predictors["oracle"].cosine.value
     for name in ("copy-last", "context-mean", "constant"):
         gain = val.predictors[name].gain
@@ -60,9 +62,9 @@ def test_gain_is_the_difference_on_the_same_windows(world, predictors):
     assert val.gain == val.predictors[val.best_baseline].gain
 
 
-def test_a_query_is_judged_beside_the_prediction(world, predictors):
+def test_a_query_is_evaluated_beside_the_prediction(world, predictors):
     model = create_model(ModelRecipe(kind="amn"), 16).eval()
-    val = judge(world, {"amn": model, **predictors}, model="amn").splits["val"]
+    val = evaluate(world, {"amn": model, **predictors}, model="amn").splits["val"]
     own = val.predictors["amn"]
     windows, candidates = world.windows("val", 3), candidates_of(world.vectors, world.documents, "val")
     for found, predictor in ((own.retrieval, model), (own.query, QueryOf(model))):
@@ -74,8 +76,8 @@ def test_a_query_is_judged_beside_the_prediction(world, predictors):
 def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
     pytest.importorskip("faiss")
     exact, found = (
-        judge(world, predictors),
-        judge(world, predictors, recipe=JudgeRecipe(retrieval="faiss", resamples=200)),
+        evaluate(world, predictors),
+        evaluate(world, predictors, recipe=EvaluationRecipe(retrieval="faiss", resamples=200)),
     )
     for split, figures in found.splits.items():
         for name, scores in figures.predictors.items():
@@ -84,47 +86,49 @@ def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
 
 
 def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):
-    judgement = judge(world, {"copy-last": predictors["copy-last"], "again": predictors["copy-last"]}, model="again")
-    for split in judgement.splits.values():
+    evaluation = evaluate(
+        world, {"copy-last": predictors["copy-last"], "again": predictors["copy-last"]}, model="again"
+    )
+    for split in evaluation.splits.values():
         assert split.gain == Estimate(0.0, 0.0, 0.0)
-    assert judgement.verdict.light == "amber"
+    assert evaluation.verdict.status == "amber"
 
 
-def test_same_seed_same_judgement_and_queries_are_a_sample(world, predictors):
-    recipe = JudgeRecipe(resamples=200, queries=20)
-    one, again, other = (judge(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
+def test_same_seed_same_evaluation_and_queries_are_a_sample(world, predictors):
+    recipe = EvaluationRecipe(resamples=200, queries=20)
+    one, again, other = (evaluate(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
     assert one == again
-    retrieved = [judgement.splits["val"].predictors["context-mean"].retrieval for judgement in (one, other)]
+    retrieved = [evaluation.splits["val"].predictors["context-mean"].retrieval for evaluation in (one, other)]
     assert retrieved[0] != retrieved[1], "another seed draws other queries"
     assert one.splits["val"].queries == 20 < one.splits["val"].windows
-    cosines = [judgement.splits["val"].predictors["constant"].cosine.value for judgement in (one, other)]
+    cosines = [evaluation.splits["val"].predictors["constant"].cosine.value for evaluation in (one, other)]
     assert cosines[0] == cosines[1], "cosines use all windows, whatever the sample"
 
 
-def test_short_contexts_are_judged_too(world, predictors):
-    whole, short = judge(world, predictors), judge(world, predictors, least=1)
+def test_short_contexts_are_evaluated_too(world, predictors):
+    whole, short = evaluate(world, predictors), evaluate(world, predictors, least=1)
     assert short.splits["val"].windows > whole.splits["val"].windows
     assert short.splits["val"].predictors["oracle"].cosine.value == pytest.approx(1, abs=1e-6)
 
 
 def test_json_and_back(world, predictors):
     for model in ("oracle", None):
-        judgement = judge(world, predictors, model=model)
-        assert Judgement.from_dict(json.loads(json.dumps(judgement.to_dict(), allow_nan=False))) == judgement
+        evaluation = evaluate(world, predictors, model=model)
+        assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))) == evaluation
 
 
 def test_without_a_model_there_is_no_gain_and_no_verdict(world, predictors):
-    judgement = judge(world, predictors, model=None)
-    val = judgement.splits["val"]
-    assert judgement.verdict is None and val.gain is None and val.best_baseline == "oracle"
+    evaluation = evaluate(world, predictors, model=None)
+    val = evaluation.splits["val"]
+    assert evaluation.verdict is None and val.gain is None and val.best_baseline == "oracle"
     assert all(scores.gain is None for scores in val.predictors.values())
 
 
 def test_a_split_without_windows_is_left_out_and_said(worlds, predictors):
     world = worlds([9] * 5 + [3, 2], ["val"] * 5 + ["ood"] * 2)
-    judgement = judge(world, {name: predictors[name] for name in ("copy-last", "context-mean")}, model="copy-last")
-    assert list(judgement.splits) == ["val"]
-    assert judgement.notes == ("ood: not judged, no document is long enough for a window",)
+    evaluation = evaluate(world, {name: predictors[name] for name in ("copy-last", "context-mean")}, model="copy-last")
+    assert list(evaluation.splits) == ["val"]
+    assert evaluation.notes == ("ood: not judged, no document is long enough for a window",)
 
 
 @pytest.mark.parametrize("documents", [1, 2, 3])
@@ -143,19 +147,19 @@ def test_tiny_splits_have_wide_intervals_and_prove_nothing(worlds, documents):
             return F.normalize(context_BSD.sum(dim=1) + self.amount * noise)
 
     predictors = {name: Noisy(amount) for name, amount in names.items()}
-    judgement = judge(world, predictors, splits=("val",), model="better")
-    gain = judgement.splits["val"].gain
+    evaluation = evaluate(world, predictors, splits=("val",), model="better")
+    gain = evaluation.splits["val"].gain
     assert gain.value > 0
     if documents == 1:
-        assert (gain.low, gain.high) == (-2.0, 2.0) and judgement.verdict.light == "amber"
-        cosine = judgement.splits["val"].predictors["better"].cosine
+        assert (gain.low, gain.high) == (-2.0, 2.0) and evaluation.verdict.status == "amber"
+        cosine = evaluation.splits["val"].predictors["better"].cosine
         assert (cosine.low, cosine.high) == (-1.0, 1.0)
-    assert any("only" in reason for reason in judgement.verdict.reasons["val"])
+    assert any("only" in reason for reason in evaluation.verdict.reasons["val"])
 
 
 def test_documents_of_one_group_are_one_unit(worlds, predictors):
     world = worlds([9] * 8, ["val"] * 8, groups=[0, 0, 0, 0, 1, 1, 2, 2])
-    val = judge(world, {"copy-last": predictors["copy-last"]}, splits=("val",), model=None).splits["val"]
+    val = evaluate(world, {"copy-last": predictors["copy-last"]}, splits=("val",), model=None).splits["val"]
     assert (val.documents, val.groups) == (8, 3)
 
 
@@ -165,26 +169,26 @@ def test_a_prediction_that_is_no_number_is_an_error(world, predictors):
             return torch.full_like(context_BSD[:, 0], torch.nan)
 
     with pytest.raises(NotFiniteError, match=r"broken on val: (\d+) of \1 predictions are not finite"):
-        judge(world, {**predictors, "broken": Broken()})
+        evaluate(world, {**predictors, "broken": Broken()})
 
 
-def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorScores:
-    return PredictorScores(Estimate(cosine, cosine, cosine), 0.001, margin, Retrieval(0.1, 0.2, 0.3, mrr, 5.0), gain)
+def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorResult:
+    return PredictorResult(Estimate(cosine, cosine, cosine), 0.001, margin, Retrieval(0.1, 0.2, 0.3, mrr, 5.0), gain)
 
 
-def split(gain, *, groups=50, **own) -> SplitJudgement:
+def split(gain, *, groups=50, **own) -> SplitResult:
     predictors = {
         "amn": scores(0.5, **own), "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
         "copy-last": scores(0.3, gain=gain),
     }  # fmt: skip
-    return SplitJudgement(100, groups, groups, 200, 100, predictors, "ridge", gain)
+    return SplitResult(100, groups, groups, 200, 100, predictors, "ridge", gain)
 
 
 ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), Estimate(-0.02, -0.03, -0.01)
 
 
 @pytest.mark.parametrize(
-    ("val", "ood", "light", "words"),
+    ("val", "ood", "status", "words"),
     [
         (ABOVE, None, "green", "amn beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge)."),
         (ABOVE, ABOVE, "green", "beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge) and on ood ("),
@@ -196,21 +200,21 @@ ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), 
         (None, ABOVE, "amber", "amn was not compared with a baseline on val: nothing is proved."),
     ],
 )
-def test_verdict(val, ood, light, words):
+def test_verdict(val, ood, status, words):
     splits = {name: split(gain) for name, gain in (("val", val), ("ood", ood)) if gain is not None}
     verdict = conclude("amn", splits)
-    assert verdict.light == light and words in verdict.sentence
+    assert verdict.status == status and words in verdict.sentence
     assert "\n" not in verdict.sentence and verdict.sentence.endswith(".")
 
 
 def test_touching_zero_is_not_beating():
-    assert conclude("amn", {"val": split(Estimate(0.01, 0.0, 0.02))}).light == "amber"
-    assert conclude("amn", {"val": split(Estimate(-0.01, -0.02, 0.0))}).light == "amber"
+    assert conclude("amn", {"val": split(Estimate(0.01, 0.0, 0.02))}).status == "amber"
+    assert conclude("amn", {"val": split(Estimate(-0.01, -0.02, 0.0))}).status == "amber"
 
 
 def test_train_is_told_and_decides_nothing():
     verdict = conclude("amn", {"val": split(ABOVE), "train": split(BELOW)})
-    assert verdict.light == "green" and "train" not in verdict.sentence and verdict.reasons["train"]
+    assert verdict.status == "green" and "train" not in verdict.sentence and verdict.reasons["train"]
 
 
 def test_reasons_tell_what_the_cosine_hides():

@@ -21,17 +21,17 @@ class CopyOldest:
         return F.normalize(context_BSD[:, 0])
 
 
-def judged_in(world, split="val", context=3, least=None, dtype=torch.float32) -> WindowSet:
+def evaluated_in(world, split="val", context=3, least=None, dtype=torch.float32) -> WindowSet:
     return WindowSet(split, world.vectors.to(dtype), world.documents, world.windows(split, context, least))
 
 
-def reference(predictor, judged):
+def reference(predictor, evaluated):
     """(offsets, before of each window that has one, its position), by the words of the definition."""
-    windows, documents = judged.windows, judged.documents
-    vectors = F.normalize(judged.vectors.double())
+    windows, documents = evaluated.windows, evaluated.documents
+    vectors = F.normalize(evaluated.vectors.double())
     offsets, befores = {k: [] for k in OFFSETS}, {}
     for position in range(len(windows)):
-        batch = judged.batch(torch.tensor([position]))
+        batch = evaluated.batch(torch.tensor([position]))
         prediction = predictor.predict(batch.context_BSD.float(), batch.mask_BS)[0].double()
         target = int(windows.targets[position])
         own = next(
@@ -53,14 +53,14 @@ def reference(predictor, judged):
 )
 def test_figures_equal_brute_force(world, predictors, context, least, dtype):
     """Masked contexts and places beyond the curve included: with a context of nine `before` is ten rows back."""
-    judged = judged_in(world, context=context, least=least, dtype=dtype)
-    found = measure_alignment(predictors, judged, 50, 0)
-    _, mean_before = reference(ContextMean(16).eval(), judged)
+    evaluated = evaluated_in(world, context=context, least=least, dtype=dtype)
+    found = measure_alignment(predictors, evaluated, 50, 0)
+    _, mean_before = reference(ContextMean(16).eval(), evaluated)
     assert list(found) == list(predictors)
     for name, predictor in predictors.items():
-        offsets, before = reference(predictor, judged)
+        offsets, before = reference(predictor, evaluated)
         assert found[name].offsets == {k: pytest.approx(value, abs=1e-6) for k, value in offsets.items()}
-        assert found[name].windows == len(before) < len(judged)
+        assert found[name].windows == len(before) < len(evaluated)
         assert found[name].before.value == pytest.approx(np.mean([*before.values()]), abs=1e-6)
         expected = np.mean([before[position] - mean_before[position] for position in before])
         assert found[name].direction.value == pytest.approx(expected, abs=1e-6)
@@ -70,19 +70,19 @@ def test_figures_equal_brute_force(world, predictors, context, least, dtype):
 @pytest.mark.parametrize("least", [None, 1])
 def test_no_figure_looks_into_another_document(world, least):
     """Rows of other documents may be anything, even not a number."""
-    judged = judged_in(world, "val", least=least)
+    evaluated = evaluated_in(world, "val", least=least)
     chosen = torch.from_numpy(np.repeat(world.documents.splits == 1, world.documents.rows))
-    spoilt = dataclasses.replace(judged, vectors=torch.where(chosen[:, None], judged.vectors, torch.nan))
+    spoilt = dataclasses.replace(evaluated, vectors=torch.where(chosen[:, None], evaluated.vectors, torch.nan))
     found, expected = (
-        measure_alignment({"mean": ContextMean(16).eval()}, each, 20, 0)["mean"] for each in (spoilt, judged)
+        measure_alignment({"mean": ContextMean(16).eval()}, each, 20, 0)["mean"] for each in (spoilt, evaluated)
     )
     assert found == expected
     assert all(value is None or np.isfinite(value) for value in found.offsets.values())
 
 
 def test_the_curve_peaks_where_each_oracle_points(world, predictors):
-    judged = judged_in(world)
-    found = measure_alignment(predictors | {"copy-oldest": CopyOldest()}, judged, 200, 0)
+    evaluated = evaluated_in(world)
+    found = measure_alignment(predictors | {"copy-oldest": CopyOldest()}, evaluated, 200, 0)
     for name, place in (("oracle", 0), ("copy-last", -1), ("copy-oldest", -3)):
         offsets = {k: value for k, value in found[name].offsets.items() if value is not None}
         assert max(offsets, key=offsets.__getitem__) == place and offsets[place] == pytest.approx(1, abs=1e-6)
@@ -92,9 +92,9 @@ def test_the_curve_peaks_where_each_oracle_points(world, predictors):
 
 
 def test_the_curve_at_the_target_is_the_score(world, predictors):
-    judged = judged_in(world, least=1)
-    for name, found in measure_alignment(predictors, judged, 10, 0).items():
-        assert found.offsets[0] == score_windows(predictors[name], judged.vectors, judged.windows).mean_cosine
+    evaluated = evaluated_in(world, least=1)
+    for name, found in measure_alignment(predictors, evaluated, 10, 0).items():
+        assert found.offsets[0] == score_windows(predictors[name], evaluated.vectors, evaluated.windows).mean_cosine
 
 
 def central_openings(worlds, seed):
@@ -108,8 +108,8 @@ def central_openings(worlds, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_context_mean_has_no_direction_at_all(worlds, seed):
     """Exactly, though its raw figure is far from 0."""
-    judged = judged_in(central_openings(worlds, seed), least=1)
-    found = measure_alignment({"mean": ContextMean(16).eval()}, judged, 100, seed)["mean"]
+    evaluated = evaluated_in(central_openings(worlds, seed), least=1)
+    found = measure_alignment({"mean": ContextMean(16).eval()}, evaluated, 100, seed)["mean"]
     assert (found.direction.value, found.direction.low, found.direction.high) == (0.0, 0.0, 0.0)
     assert found.before.value < 0
 
@@ -123,14 +123,14 @@ def test_a_direction_alone_does_not_show_that_order_was_learned(worlds):
 
     world = central_openings(worlds, 0)
     world.vectors[:, 15] = 0
-    found = measure_alignment({"mean": ContextMean(16).eval(), "foreign": Foreign()}, judged_in(world), 200, 0)
+    found = measure_alignment({"mean": ContextMean(16).eval(), "foreign": Foreign()}, evaluated_in(world), 200, 0)
     assert found["foreign"].before.value == 0 < found["foreign"].direction.low
     assert found["foreign"].direction.value == -found["mean"].before.value
 
 
 def test_one_document_leaves_everything_open_but_the_zero_of_the_mean(worlds):
     world = worlds([12], ["val"])
-    found = measure_alignment({"mean": ContextMean(16).eval(), "oldest": CopyOldest()}, judged_in(world), 20, 0)
+    found = measure_alignment({"mean": ContextMean(16).eval(), "oldest": CopyOldest()}, evaluated_in(world), 20, 0)
     assert (found["mean"].direction.low, found["mean"].direction.high) == (0.0, 0.0)
     assert (found["mean"].before.low, found["mean"].before.high) == (-2.0, 2.0)
     assert (found["oldest"].direction.low, found["oldest"].direction.high) == (-4.0, 4.0)
@@ -138,14 +138,14 @@ def test_one_document_leaves_everything_open_but_the_zero_of_the_mean(worlds):
 
 def test_documents_of_one_window_have_nothing_before_their_context(worlds):
     world = worlds([4] * 6, ["val"] * 6)
-    found = measure_alignment({"oldest": CopyOldest()}, judged_in(world), 20, 0)["oldest"]
+    found = measure_alignment({"oldest": CopyOldest()}, evaluated_in(world), 20, 0)["oldest"]
     assert (found.before, found.direction, found.windows) == (None, None, 0)
     assert [k for k, value in found.offsets.items() if value is not None] == [-3, -2, -1, 0]
 
 
 def test_bounds_of_documents_skip_empty_ones(worlds):
     world = worlds([5, 0, 4, 0], ["val"] * 4)
-    first_W, end_W = document_bounds(judged_in(world))
+    first_W, end_W = document_bounds(evaluated_in(world))
     assert (first_W.tolist(), end_W.tolist()) == ([0, 0, 5], [5, 5, 9])
 
 
@@ -168,8 +168,8 @@ def test_over_seeds_the_raw_figure_is_zero_within_its_interval(tmp_path):
     for seed in range(20):
         store = synthesise(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
         windows = index_windows(store.documents, None, 5)
-        judged = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
-        found = measure_alignment({"context-mean": ContextMean(32).eval()}, judged, 200, seed)["context-mean"]
+        evaluated = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
+        found = measure_alignment({"context-mean": ContextMean(32).eval()}, evaluated, 200, seed)["context-mean"]
         assert (found.direction.value, found.direction.low, found.direction.high) == (0.0, 0.0, 0.0)
         assert found.before.high - found.before.low < 0.006
         held += found.before.low < 0 < found.before.high
@@ -178,8 +178,8 @@ def test_over_seeds_the_raw_figure_is_zero_within_its_interval(tmp_path):
 
 def test_without_an_arrow_of_time_the_mean_points_nowhere(synthetic):
     """The raw figure of the context mean is 0 within a narrow interval on data that start with nothing special."""
-    forward, judged, predictors = synthetic
-    found = measure_alignment(predictors, judged, 500, 0)
+    forward, evaluated, predictors = synthetic
+    found = measure_alignment(predictors, evaluated, 500, 0)
     raw, blind = found["context-mean"].before, found["train-mean"].direction
     assert raw.low < 0 < raw.high and raw.high - raw.low < 0.03
     assert blind.low < 0 < blind.high and blind.high - blind.low < 0.03

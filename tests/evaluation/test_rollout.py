@@ -25,16 +25,16 @@ class Turn(LatentModel):
         return 3 * context_BSD[:, -1] @ self.turn_DD.T
 
 
-def judged_in(world, split="val", context=3, least=None) -> WindowSet:
+def evaluated_in(world, split="val", context=3, least=None) -> WindowSet:
     return WindowSet(split, world.vectors, world.documents, world.windows(split, context, least))
 
 
-def long_windows(judged, steps):
+def long_windows(evaluated, steps):
     """The positions of windows whose document has all steps, and their targets."""
-    documents = judged.documents
+    documents = evaluated.documents
     ends = {row: int(first + rows) for first, rows in zip(documents.first_row, documents.rows, strict=True)
             for row in range(first, first + rows)}  # fmt: skip
-    targets = judged.windows.targets.tolist()
+    targets = evaluated.windows.targets.tolist()
     positions = [position for position, target in enumerate(targets) if ends[target] - target >= steps]
     return positions, [targets[position] for position in positions]
 
@@ -45,58 +45,58 @@ def test_who_knows_the_process_never_loses_it(worlds):
     for first, rows in zip(world.documents.first_row, world.documents.rows, strict=True):
         for row in range(first + 1, first + rows):
             world.vectors[row] = turn_DD @ world.vectors[row - 1]
-    judged = judged_in(world)
-    assert measure_rollout(Turn(turn_DD).eval(), judged) == pytest.approx([1.0] * 8, abs=1e-5)
-    assert measure_rollout(CopyLast(16).eval(), judged)[0] < 0.9
+    evaluated = evaluated_in(world)
+    assert measure_rollout(Turn(turn_DD).eval(), evaluated) == pytest.approx([1.0] * 8, abs=1e-5)
+    assert measure_rollout(CopyLast(16).eval(), evaluated)[0] < 0.9
 
 
 def test_copy_last_stays_where_it_is(world):
     """At step j its score is cos(last, vector at target + j − 1)."""
-    judged, vectors = judged_in(world, least=1), F.normalize(world.vectors.double())
-    _, targets = long_windows(judged, 4)
+    evaluated, vectors = evaluated_in(world, least=1), F.normalize(world.vectors.double())
+    _, targets = long_windows(evaluated, 4)
     expected = [np.mean([float(vectors[row - 1] @ vectors[row + step]) for row in targets]) for step in range(4)]
-    assert measure_rollout(CopyLast(16).eval(), judged, 4) == pytest.approx(expected, abs=1e-6)
+    assert measure_rollout(CopyLast(16).eval(), evaluated, 4) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("least", [None, 1])
 def test_the_context_slides_and_grows(world, least):
     """The context mean by hand: its own unit predictions take part; a short context grows to S, then slides."""
-    judged, vectors = judged_in(world, context=4, least=least), F.normalize(world.vectors.double())
-    positions, targets = long_windows(judged, 5)
-    assert 0 < len(positions) < len(judged)
+    evaluated, vectors = evaluated_in(world, context=4, least=least), F.normalize(world.vectors.double())
+    positions, targets = long_windows(evaluated, 5)
+    assert 0 < len(positions) < len(evaluated)
     curves = []
     for position, target in zip(positions, targets, strict=True):
-        length = 4 if judged.windows.available is None else int(judged.windows.available[position])
+        length = 4 if evaluated.windows.available is None else int(evaluated.windows.available[position])
         read, curve = [*vectors[target - length : target]], []
         for step in range(5):
             read.append(F.normalize(torch.stack(read[-4:]).mean(dim=0), dim=0))
             curve.append(float(read[-1] @ vectors[target + step]))
         curves.append(curve)
-    found = measure_rollout(ContextMean(16).eval(), judged, 5)
+    found = measure_rollout(ContextMean(16).eval(), evaluated, 5)
     assert found == pytest.approx(np.mean(curves, axis=0), abs=1e-6)
 
 
 @pytest.mark.parametrize("least", [None, 1])
 def test_the_first_step_is_the_score(world, predictors, least):
-    judged = judged_in(world, least=least)
-    positions, _ = long_windows(judged, 3)
-    same = judged.windows.take(torch.tensor(positions))
+    evaluated = evaluated_in(world, least=least)
+    positions, _ = long_windows(evaluated, 3)
+    same = evaluated.windows.take(torch.tensor(positions))
     for predictor in predictors.values():
-        first = measure_rollout(predictor, judged, 3)[0]
+        first = measure_rollout(predictor, evaluated, 3)[0]
         assert first == pytest.approx(score_windows(predictor, world.vectors, same).mean_cosine, abs=1e-12)
-    everything = score_windows(predictors["copy-last"], world.vectors, judged.windows).mean_cosine
-    assert measure_rollout(predictors["copy-last"], judged, 1) == (pytest.approx(everything, abs=1e-12),)
+    everything = score_windows(predictors["copy-last"], world.vectors, evaluated.windows).mean_cosine
+    assert measure_rollout(predictors["copy-last"], evaluated, 1) == (pytest.approx(everything, abs=1e-12),)
 
 
 def test_every_step_counts_the_same_windows(worlds):
     """A document that ends early would otherwise drop out of the later steps only."""
     world = worlds([6, 7, 4], ["val"] * 3)
-    found = measure_rollout(CopyLast(16).eval(), judged_in(world), 4)
+    found = measure_rollout(CopyLast(16).eval(), evaluated_in(world), 4)
     vectors = F.normalize(world.vectors.double())
     assert found == pytest.approx([float(vectors[8] @ vectors[9 + step]) for step in range(4)], abs=1e-6)
 
 
 def test_no_document_is_long_enough(worlds):
     world = worlds([6, 10], ["val"] * 2)
-    assert measure_rollout(CopyLast(16).eval(), judged_in(world)) == (None,) * 8
-    assert None not in measure_rollout(CopyLast(16).eval(), judged_in(world), 7)
+    assert measure_rollout(CopyLast(16).eval(), evaluated_in(world)) == (None,) * 8
+    assert None not in measure_rollout(CopyLast(16).eval(), evaluated_in(world), 7)

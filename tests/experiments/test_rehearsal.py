@@ -22,9 +22,9 @@ SCALE = 0.002
 OVERRIDES = (
     "training.epochs=1",
     "runtime.threads=1",
-    "judge.ridge_windows=500",
-    "judge.resamples=100",
-    "judge.queries=100",
+    "evaluation.ridge_windows=500",
+    "evaluation.resamples=100",
+    "evaluation.queries=100",
 )
 
 
@@ -60,11 +60,11 @@ def write(path: Path, name: str, **data: str) -> str:
 
 def test_the_real_recipe_on_synthetic_sets(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recipe = write(tmp_path, "amn-790k-production", store="real-vectors", ood="real.npz")
-    run = rehearse(recipe, (*OVERRIDES, "training.batch=32"), scale=SCALE, out=str(out))
+    run = rehearse(recipe, (*OVERRIDES, "training.batch_size=32"), scale=SCALE, out=str(out))
     home = out / "scale_0.002"
     assert run.path.parent == home / "runs" and run.path.name.startswith("amn-790k-production_")
     used = load_recipe(str(run.path / "recipe.toml"))
-    assert Path(used.data.store) == home / "production" and used.training.batch == 32
+    assert Path(used.data.store) == home / "production" and used.training.batch_size == 32
     assert Path(used.data.ood).with_suffix(".npz") == home / "wikipedia_ood_test_ctx5.npz"
 
     shown = capsys.readouterr().err

@@ -8,17 +8,17 @@ from nextvec.experiments.search_space import Dimension, parse_space
 
 def test_what_each_form_means():
     found = parse_space(
-        ["training.lr=1e-4..1e-2:log", "model.dropout=0..0.5", "training.epochs=2..8", "training.batch=128, 256"]
+        ["training.lr=1e-4..1e-2:log", "model.dropout=0..0.5", "training.epochs=2..8", "training.batch_size=128, 256"]
     )
     assert found == (
         Dimension("training.lr", (), 1e-4, 1e-2, log=True),
         Dimension("model.dropout", (), 0, 0.5),
         Dimension("training.epochs", (), 2, 8, whole=True),
-        Dimension("training.batch", ("128", "256")),
+        Dimension("training.batch_size", ("128", "256")),
     )
     assert found[0].ends == ("training.lr=0.0001", "training.lr=0.01")
     assert found[2].ends == ("training.epochs=2", "training.epochs=8")
-    assert found[3].ends == ("training.batch=128", "training.batch=256")
+    assert found[3].ends == ("training.batch_size=128", "training.batch_size=256")
 
 
 @pytest.mark.parametrize(

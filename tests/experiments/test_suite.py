@@ -65,7 +65,7 @@ class Trainer:
 
     def _end(self, name: str, run: Path) -> None:
         self._point(name, "in training")
-        verdict = {"light": "green", "sentence": f"{name} beats ridge.", "reasons": {}}
+        verdict = {"status": "green", "sentence": f"{name} beats ridge.", "reasons": {}}
         success = {"passed": False, "criteria": [{"passed": True}, {"passed": False}]}
         history = {"status": "finished", "verdict": verdict, "success": success, "synthetic": name == "drawn"}
         (run / "training_history.json").write_text(json.dumps(history))
@@ -127,7 +127,7 @@ def test_real_recipes_one_after_another(write: Write, toy_recipe: Recipe, tmp_pa
     assert comparison.calls == [(["one", "two"], [toy_recipe.data.store])]
     for step in json.loads((out / "suite.json").read_text())["steps"][:2]:
         assert step["state"] == "complete" and step["started"] <= step["ended"]
-        verdict = json.loads((out / step["run"] / "judgement.json").read_text())["verdict"]["sentence"]
+        verdict = json.loads((out / step["run"] / "evaluation.json").read_text())["verdict"]["sentence"]
         assert verdict in step["verdict"] and f"[x] train {step['name']} → {step['run']} " in log_of(out)
 
 
@@ -137,13 +137,13 @@ def test_a_real_run_is_taken_up_where_it_was(
     """Ctrl-C while the trained model is judged: the run has its last position, and only the judgement is made again."""
     recipe, out = write("one"), tmp_path / "suite"
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(single_run, "_judge_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(single_run, "_evaluate_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt()))
         run_suite((recipe,), out=str(out), quiet=True)
     (run,) = (out / "runs").iterdir()
     trained = (run / "best_model.pt").stat().st_mtime_ns
     assert states(run_suite((recipe,), out=str(out), quiet=True)) == {"one": "complete", "compare": "complete"}
     assert list((out / "runs").iterdir()) == [run]
-    assert (run / "best_model.pt").stat().st_mtime_ns == trained and (run / "judgement.json").is_file()
+    assert (run / "best_model.pt").stat().st_mtime_ns == trained and (run / "evaluation.json").is_file()
 
 
 def test_what_is_complete_is_never_done_again(
@@ -177,11 +177,11 @@ def test_interrupted_anywhere_it_goes_on(
     recipes, out = (write("one"), write("two"), write("three")), tmp_path / "a suite"
     trainer.cut["two"] = (point, error)
     with pytest.raises(Interrupted) as stop:
-        run_suite(recipes, out=str(out), overrides=("training.clip=2",), quiet=True)
-    command = f"nextvec suite {' '.join(recipes)} --out '{out}' --overrides training.clip=2"
+        run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
+    command = f"nextvec suite {' '.join(recipes)} --out '{out}' --overrides training.grad_clip_norm=2"
     assert str(stop.value) == f"suite interrupted; go on with: {command}"
     assert "[x] train one" in log_of(out) and "[~] train two" in log_of(out) and "interrupted" in log_of(out)
-    result = run_suite(recipes, out=str(out), overrides=("training.clip=2",), quiet=True)
+    result = run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
     assert set(states(result).values()) == {"complete"}
     assert trainer.calls == [("train", "one"), *ATTEMPTS[point], ("train", "three")]
 

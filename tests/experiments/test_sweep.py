@@ -16,7 +16,7 @@ from nextvec.training import loop
 
 pytest.importorskip("optuna")
 
-SPACE = ("training.lr=1e-4..1e-2:log", "training.batch=32,64")
+SPACE = ("training.lr=1e-4..1e-2:log", "training.batch_size=32,64")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_best_on_val_wins_and_its_recipe_trains(recipe: str, tmp_path: Path)
         assert trial.val_gain == max(record["val_gain"] for record in history) and trial.epochs == 2
         assert (run / "report.html").is_file()
         chosen = load_recipe(str(run / "recipe.toml"))
-        assert str(chosen.training.batch) == trial.values["training.batch"]
+        assert str(chosen.training.batch_size) == trial.values["training.batch_size"]
         assert repr(chosen.training.lr) == trial.values["training.lr"] and 1e-4 <= chosen.training.lr <= 1e-2
     best = result.path / BEST_RECIPE
     assert best.read_text() == (result.path / f"trial-{result.trials[0].number:03d}/recipe.toml").read_text()
@@ -109,7 +109,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
     for space, message in (
         (("training.lrr=1..2",), "Did you mean 'lr'"),
         (("training.lr=-1..1",), r"training\.lr: input should be greater than 0"),
-        (("training.batch=32,many",), "training.batch"),
+        (("training.batch_size=32,many",), "training.batch_size"),
     ):
         with pytest.raises(RecipeError, match=message) as raised:
             swept(recipe, tmp_path, space=space)

@@ -13,7 +13,7 @@ BASELINES = {
     "val": {"copy-last": 0.45, "context-mean": 0.546, "train-mean": 0.37, "ridge": 0.55},
     "ood": {"copy-last": 0.46, "context-mean": 0.56, "train-mean": 0.36, "ridge": 0.565},
 }
-RECIPE = {"objective": {"mse": 0.5, "info": 0.5}, "training": {"batch": 32}}
+RECIPE = {"objective": {"mse": 0.5, "info_nce": 0.5}, "training": {"batch_size": 32}}
 
 
 def record(epoch: int, val: float, ood: float = 0.57, **fields) -> dict:
@@ -46,7 +46,7 @@ MSE_ONLY = {"objective": {"mse": 1.0}}
 
 
 @pytest.mark.parametrize(
-    ("name", "light", "known"),
+    ("name", "status", "known"),
     [
         ("InfoNCE off", "red", case(*vals(0.43, 0.44, 0.44, train_loss_info=6.93))),
         ("InfoNCE off", "amber", case(*vals(0.43, 0.44, 0.44), recipe=MSE_ONLY)),
@@ -60,7 +60,7 @@ MSE_ONLY = {"objective": {"mse": 1.0}}
         ("stuck plateau", "red", case(*vals(0.425, 0.43, 0.435, 0.435))),
         ("non-finite", "red", case(events=[{"kind": "failed", "reason": "the gradient is not finite"}])),
         ("non-finite", "red", case(*vals(0.5, train_loss_mse=math.nan))),
-        ("train–eval mismatch", "red", case(events=[{"kind": "mismatch", "trained": 0.57, "judged": 0.41}])),
+        ("train–eval mismatch", "red", case(events=[{"kind": "mismatch", "trained": 0.57, "evaluated": 0.41}])),
         ("sign flip", "red", case(*vals(-0.4))),
         ("orthogonal collapse", "red", case(*vals(0.01))),
         ("other space", "red", case(*vals(0.56, ood=0.01))),
@@ -74,14 +74,14 @@ MSE_ONLY = {"objective": {"mse": 1.0}}
         ),
         (
             "leak between splits", "red",
-            case(check={"findings": [{"name": "val in train", "light": "red", "text": "9 rows of val are in train"}]}),
+            case(check={"findings": [{"name": "val in train", "status": "red", "text": "9 rows of val are in train"}]}),
         ),
     ],
 )  # fmt: skip
-def test_each_pathology_is_named_with_its_figures(name: str, light: str, known: Case):
+def test_each_pathology_is_named_with_its_figures(name: str, status: str, known: Case):
     found = {item.name: item for item in diagnose(known).found}
     assert name in found, list(found)
-    assert found[name].light == light and found[name].seen and found[name].advice
+    assert found[name].status == status and found[name].seen and found[name].advice
     assert "\n" not in found[name].line
 
 
@@ -92,8 +92,8 @@ def test_a_run_that_falls_is_no_plateau():
 
 def test_the_worst_and_surest_comes_first():
     diagnoses = diagnose(case(*vals(0.43, 0.43, 0.43, 0.42, ood=0.2)))
-    lights = [item.light for item in diagnoses.found]
-    assert lights == sorted(lights, key=["red", "amber"].index) and diagnoses.light == "red"
+    statuses = [item.status for item in diagnoses.found]
+    assert statuses == sorted(statuses, key=["red", "amber"].index) and diagnoses.status == "red"
     assert diagnoses.names[0] == "stuck plateau"
 
 
@@ -125,6 +125,6 @@ def test_the_flat_run_of_the_record_is_named():
 
 def test_the_mismatch_of_the_record_is_named():
     """An LSTM at 0.57 in training and 0.41 in the benchmark."""
-    assert diagnose(case(events=[{"kind": "mismatch", "trained": 0.57, "judged": 0.41}])).names == [
+    assert diagnose(case(events=[{"kind": "mismatch", "trained": 0.57, "evaluated": 0.41}])).names == [
         "train–eval mismatch"
     ]

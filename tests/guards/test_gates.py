@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from nextvec.guards.gates import GateVerdict, judge_gates
+from nextvec.guards.gates import GateVerdict, evaluate_gates
 from nextvec.guards.sentinel import sentinel_lines, warnings_of
-from nextvec.guards.success import judge_success
+from nextvec.guards.success import evaluate_success
 from nextvec.guards.suggest import suggest_gates
 from nextvec.recipe import METRICS, load_recipe, make_recipe
 
@@ -39,27 +39,27 @@ def history_of(cosines: dict[int, float], **fields) -> list[dict]:
 def one_gate(metric: str, value_or_history, **fields) -> GateVerdict:
     history = value_or_history if isinstance(value_or_history, list) else [record(3, 0.5, **{metric: value_or_history})]
     gate = {"epoch": history[-1]["epoch"], "metric": metric, **fields}
-    (verdict,) = judge_gates(make_recipe({"gates": [gate]}), history, BASELINES)
+    (verdict,) = evaluate_gates(make_recipe({"gates": [gate]}), history, BASELINES)
     return verdict
 
 
 @pytest.mark.parametrize(
-    ("value", "light"), [(0.48, "green"), (0.4799, "amber"), (0.45, "amber"), (0.4499, "red"), (-1.0, "red")]
+    ("value", "status"), [(0.48, "green"), (0.4799, "amber"), (0.45, "amber"), (0.4499, "red"), (-1.0, "red")]
 )
-def test_thresholds_belong_to_the_better_light(value, light):
+def test_thresholds_belong_to_the_better_light(value, status):
     verdict = one_gate("val_margin", value, green=0.48, red=0.45, advice="look")
-    assert verdict.light == light and verdict.advice == ("" if light == "green" else "look")
+    assert verdict.status == status and verdict.advice == ("" if status == "green" else "look")
 
 
-@pytest.mark.parametrize(("value", "light"), [(2.0, "green"), (2.1, "amber"), (3.0, "amber"), (3.1, "red")])
-def test_lower_is_better_for_losses(value, light):
-    assert one_gate("val_loss", value, green=2.0, red=3.0).light == light
+@pytest.mark.parametrize(("value", "status"), [(2.0, "green"), (2.1, "amber"), (3.0, "amber"), (3.1, "red")])
+def test_lower_is_better_for_losses(value, status):
+    assert one_gate("val_loss", value, green=2.0, red=3.0).status == status
 
 
 def test_one_threshold_is_enough():
-    assert one_gate("val_margin", 0.1, red=0.2).light == "red"
-    assert one_gate("val_margin", 0.3, red=0.2).light == "green"
-    assert one_gate("val_margin", 0.1, green=0.2).light == "amber"
+    assert one_gate("val_margin", 0.1, red=0.2).status == "red"
+    assert one_gate("val_margin", 0.3, red=0.2).status == "green"
+    assert one_gate("val_margin", 0.1, green=0.2).status == "amber"
 
 
 def test_a_score_is_told_beside_its_baseline_and_not_by_the_name_that_greps_look_for():
@@ -70,7 +70,7 @@ def test_a_score_is_told_beside_its_baseline_and_not_by_the_name_that_greps_look
 
 def test_what_was_not_measured_is_amber_and_never_stops():
     verdict = one_gate("ood_cosine", [record(3, 0.5, None)], red=0.3, action="stop")
-    assert (verdict.light, verdict.value, verdict.stops) == ("amber", None, False)
+    assert (verdict.status, verdict.value, verdict.stops) == ("amber", None, False)
     assert verdict.reason == "ood cosine was not measured"
 
 
@@ -82,34 +82,34 @@ def test_only_red_with_the_action_stop_stops():
 
 def test_gates_stand_at_their_epochs_only():
     recipe = make_recipe({"gates": [{"epoch": [3, 6], "metric": "val_cosine", "green": 0.5}]})
-    seen = [epoch for epoch in range(1, 9) if judge_gates(recipe, history_of({1: 0.5, epoch: 0.5}), BASELINES)]
+    seen = [epoch for epoch in range(1, 9) if evaluate_gates(recipe, history_of({1: 0.5, epoch: 0.5}), BASELINES)]
     assert seen == [3, 6]
 
 
 @pytest.mark.parametrize(
     ("metric", "history", "value"),
     [
-        ("train_val_distance", [record(1, 0.5, train_cosine=0.53)], 0.03),
+        ("generalization_gap", [record(1, 0.5, train_cosine=0.53)], 0.03),
         ("epochs_since_best", [record(1, 0.4), record(2, 0.5), record(3, 0.49), record(4, 0.48)], 2),
-        ("catch_up", [record(1, 0.446), record(6, 0.471)], 0.25),
-        ("catch_up", [record(1, 0.53), record(6, 0.528)], 1.0),
-        ("balance", [record(1, 0.5, share_mse=0.01, share_info=0.99)], 0.02),
-        ("balance", [record(1, 0.5, share_mse=0.5, share_info=0.5)], 1.0),
-        ("target_share", [record(1, 0.5, share_mse=0.25, share_info=0.5, share_variance=0.25)], 0.75),
+        ("baseline_gap_closed", [record(1, 0.446), record(6, 0.471)], 0.25),
+        ("baseline_gap_closed", [record(1, 0.53), record(6, 0.528)], 1.0),
+        ("min_gradient_share_ratio", [record(1, 0.5, share_mse=0.01, share_info=0.99)], 0.02),
+        ("min_gradient_share_ratio", [record(1, 0.5, share_mse=0.5, share_info=0.5)], 1.0),
+        ("supervised_gradient_share", [record(1, 0.5, share_mse=0.25, share_info=0.5, share_variance=0.25)], 0.75),
     ],
 )
 def test_trends(metric, history, value):
-    recipe = {"objective": {"mse": 0.5, "info": 0.5, "moment": 0.001}}
+    recipe = {"objective": {"mse": 0.5, "info_nce": 0.5, "moment": 0.001}}
     gate = {"epoch": history[-1]["epoch"], "metric": metric, "green": value}
-    (verdict,) = judge_gates(make_recipe(recipe | {"gates": [gate]}), history, BASELINES)
+    (verdict,) = evaluate_gates(make_recipe(recipe | {"gates": [gate]}), history, BASELINES)
     assert verdict.value == pytest.approx(value, abs=0.002)
 
 
-def test_every_metric_of_the_table_can_be_judged():
+def test_every_metric_of_the_table_can_be_evaluated():
     history = [record(1, 0.5, share_mse=1.0, train_loss_info=1.0, val_margin=0.1, ood_margin=0.1)]
     for metric, (better, _) in METRICS.items():
         verdict = one_gate(metric, history, green=-9.0 if better == "higher" else 9.0)
-        assert verdict.light == "green", metric
+        assert verdict.status == "green", metric
 
 
 # The production recipe against the runbook's own figures.
@@ -118,40 +118,40 @@ HEALTHY = {1: 0.45, 3: 0.48, 6: 0.50, 10: 0.52, 20: 0.55, 30: 0.57}
 UNHEALTHY = {1: 0.425, 3: 0.435, 6: 0.445, 10: 0.45}
 
 
-def lights(cosines: dict[int, float], **fields) -> dict[tuple[int, str], str]:
+def statuses(cosines: dict[int, float], **fields) -> dict[tuple[int, str], str]:
     history = history_of(cosines, share_mse=0.5, share_info=0.5, train_loss_info=1.5, **fields)
     recipe = load_recipe("amn-790k-production")
     found = {}
     for count in range(1, len(history) + 1):
-        for verdict in judge_gates(recipe, history[:count], BASELINES):
-            found[verdict.epoch, verdict.metric] = verdict.light
+        for verdict in evaluate_gates(recipe, history[:count], BASELINES):
+            found[verdict.epoch, verdict.metric] = verdict.status
             if verdict.stops:
                 return found | {"stopped": verdict.metric}
     return found
 
 
 def test_a_healthy_run_passes_the_runbooks_gates():
-    found = lights(HEALTHY)
-    assert {light for (_, metric), light in found.items() if metric != "val_gain"} == {"green"}
+    found = statuses(HEALTHY)
+    assert {status for (_, metric), status in found.items() if metric != "val_gain"} == {"green"}
     assert found[30, "val_gain"] == "green" and found[10, "val_gain"] == "amber"  # 0.52 is below the ridge's 0.55
 
 
 def test_an_unhealthy_run_is_red_at_3_and_6_and_stopped_as_flat():
-    found = lights(UNHEALTHY)
-    assert found[3, "val_cosine"] == found[6, "val_cosine"] == "red" and found["stopped"] == "catch_up"
+    found = statuses(UNHEALTHY)
+    assert found[3, "val_cosine"] == found[6, "val_cosine"] == "red" and found["stopped"] == "baseline_gap_closed"
 
 
 def test_the_sentinel_stops_below_the_runbooks_thresholds():
-    assert lights(HEALTHY, ood=0.299)["stopped"] == "ood_cosine"
-    assert "stopped" not in lights({1: 0.5, 3: 0.5}, ood=0.301)
-    assert lights({1: 0.45, 6: 0.5}, ood=0.449)["stopped"] == "ood_cosine"
+    assert statuses(HEALTHY, ood=0.299)["stopped"] == "ood_cosine"
+    assert "stopped" not in statuses({1: 0.5, 3: 0.5}, ood=0.301)
+    assert statuses({1: 0.45, 6: 0.5}, ood=0.449)["stopped"] == "ood_cosine"
 
 
 def test_the_failed_runs_loss_scale_is_stopped_after_the_first_epoch():
     recipe = load_recipe("amn-790k-production")
     history = [record(1, 0.27, share_mse=0.0014, share_info=0.9986)]
-    verdict, _ = judge_gates(recipe, history, BASELINES)
-    assert verdict.stops and verdict.metric == "balance" and "outweighs" in verdict.advice
+    verdict, _ = evaluate_gates(recipe, history, BASELINES)
+    assert verdict.stops and verdict.metric == "min_gradient_share_ratio" and "outweighs" in verdict.advice
 
 
 # The sentinel.
@@ -160,7 +160,7 @@ def test_the_failed_runs_loss_scale_is_stopped_after_the_first_epoch():
 def test_one_line_of_the_sentinels_log_for_each_check_on_ood():
     recipe = load_recipe("amn-790k-production")
     history = history_of({1: 0.5, 3: 0.5}, ood=0.2)
-    history[-1]["gates"] = [verdict.to_dict() for verdict in judge_gates(recipe, history, BASELINES)]
+    history[-1]["gates"] = [verdict.to_dict() for verdict in evaluate_gates(recipe, history, BASELINES)]
     lines = sentinel_lines(history[-1])
     assert [line.split(":")[0] for line in lines] == ["epoch 3 ■ red gate", "epoch 3 ■ red gate"]
     assert all("ood" in line and "\n" not in line for line in lines)
@@ -171,7 +171,7 @@ def test_what_a_recipe_is_warned_of_before_the_first_step():
     assert warnings_of(healthy, True) == []
     assert "there is no ood set" in warnings_of(healthy, False)[0]
     assert "InfoNCE has no weight" in warnings_of(load_recipe("amn-790k-broken-mse-only"), True)[0]
-    assert "weights are no shares" in warnings_of(load_recipe("amn-790k-unbalanced"), True)[0]
+    assert "weights are not gradient shares" in warnings_of(load_recipe("amn-790k-unbalanced"), True)[0]
 
 
 # Success.
@@ -182,7 +182,7 @@ def events(*kinds: str) -> list[dict]:
 
 
 def outcome(history, kinds=("started", "epoch", "trained")):
-    return judge_success(load_recipe("amn-790k-production"), history, events(*kinds))
+    return evaluate_success(load_recipe("amn-790k-production"), history, events(*kinds))
 
 
 def test_success_is_four_criteria_with_their_figures():
@@ -223,7 +223,7 @@ def test_losses_that_rise_do_not_converge():
         (("started", "interrupted", "resumed", "interrupted", "resumed", "trained"), "0 crashes, 0 failures, 0 aborts"),
         (("started", "step", "resumed", "trained"), "1 crash, 0 failures, 0 aborts"),
         (("started", "stopped", "resumed", "trained"), "0 crashes, 0 failures, 1 abort"),
-        (("started", "trained", "resumed", "judged"), "0 crashes, 0 failures, 0 aborts"),
+        (("started", "trained", "resumed", "evaluated"), "0 crashes, 0 failures, 0 aborts"),
     ],
 )
 def test_crashes_are_told_from_interruptions(kinds, figure):

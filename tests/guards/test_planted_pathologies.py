@@ -72,10 +72,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize(("kind", "data", "seed"), HEALTHY)
 def test_healthy_runs_get_no_red_word(stores: list[Path], tmp_path: Path, kind: str, data: int, seed: int):
     words = [
-        f"seed={seed}", f"data.store={stores[data]}", f"model.kind={kind}", "model.dropout=0.1", "training.batch=64",
+        f"seed={seed}", f"data.store={stores[data]}", f"model.kind={kind}", "model.dropout=0.1",
+        "training.batch_size=64",
         f"training.epochs={3 if kind == 'amn' else 8}", "training.lr=1e-3", "training.keep_epochs=false",
-        "judge.resamples=100", "judge.queries=60", "runtime.device=cpu",
+        "evaluation.resamples=100", "evaluation.queries=60", "runtime.device=cpu",
     ]  # fmt: skip
     run = train("demo", words, out=str(tmp_path / "run"), quiet=True)
-    assert [item.line for item in run.diagnoses.found if item.light == "red"] == []
+    assert [item.line for item in run.diagnoses.found if item.status == "red"] == []
     assert diagnose(case_of(run.path)) == run.diagnoses

@@ -38,6 +38,8 @@ def pure_terms(tau: float = 0.3, group_B: Tensor | None = None) -> dict[str, Cal
 
 
 def objective(**fields: object) -> Objective:
+    if "info" in fields:  # terms have short names, fields of a recipe long ones
+        fields["info_nce"] = fields.pop("info")
     return Objective(ObjectiveRecipe.model_validate({"mse": 0.0, **fields}))
 
 
@@ -167,21 +169,21 @@ def test_terms_do_not_depend_on_order_or_axes(seed: int, batch: int, dimensions:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), length=st.floats(1e-3, 1e3))
 def test_figures_do_not_depend_on_the_raw_predictions_length(seed: int, length: float) -> None:
-    chosen = objective(mse=0.4, info=0.4, moment=0.1, variance=0.1)
+    chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1)
     one = chosen.values(*(vectors.float() for vectors in pair(seed=seed)))
     other = chosen.values(*(vectors.float() for vectors in pair(seed=seed, length=length)))
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("balance", ["gradient", "none"])
-def test_golden_values(balance: str) -> None:
+@pytest.mark.parametrize("loss_weighting", ["gradient_norm", "raw"])
+def test_golden_values(loss_weighting: str) -> None:
     """Numbers from the definitions in numpy, shares of `none` from central differences."""
     prediction_BD = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 4.0], [1.0, 1.0, 1.0], [0.0, 0.0, -1.0]])
     target_BD = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.6, 0.0, -0.8]])
-    chosen = objective(mse=0.5, info=0.5, moment=0.25, variance=0.25, tau=0.5, balance=balance)
+    chosen = objective(mse=0.5, info_nce=0.5, moment=0.25, variance=0.25, tau=0.5, loss_weighting=loss_weighting)
     _, figures = backward(chosen, prediction_BD, target_BD, torch.tensor([0, 1, 1, 2]))
-    shares = {"gradient": (1 / 3, 1 / 3, 1 / 6, 1 / 6), "none": (0.19739944, 0.65375250, 0.05111833, 0.09772973)}
+    shares = {"gradient_norm": (1 / 3, 1 / 3, 1 / 6, 1 / 6), "raw": (0.19739944, 0.65375250, 0.05111833, 0.09772973)}
     assert figures == pytest.approx(
         {
             "loss_mse": 0.13710829,
@@ -189,7 +191,7 @@ def test_golden_values(balance: str) -> None:
             "loss_moment": 0.02004811,
             "loss_variance": 0.14615252,
             "cosine": 0.79433757,
-            **{f"share_{term}": share for term, share in zip(TERMS, shares[balance], strict=True)},
+            **{f"share_{term}": share for term, share in zip(TERMS, shares[loss_weighting], strict=True)},
         },
         rel=1e-5,
     )
@@ -246,7 +248,7 @@ def test_the_gradients_size_is_that_of_one_minus_cosine_for_every_mix() -> None:
 def test_balance_none_is_the_gradient_of_the_raw_sum(weights: tuple[float, ...]) -> None:
     prediction_BD, target_BD = pair()
     group_B = torch.arange(12) // 2
-    chosen = objective(**dict(zip(TERMS, weights, strict=True)), tau=0.3, balance="none")
+    chosen = objective(**dict(zip(TERMS, weights, strict=True)), tau=0.3, loss_weighting="raw")
     gradient_BD, figures = backward(chosen, prediction_BD, target_BD, group_B)
     terms = pure_terms(0.3, group_B)
 
@@ -268,8 +270,8 @@ def test_balance_none_is_the_gradient_of_the_raw_sum(weights: tuple[float, ...])
 
 def test_the_failed_runs_weights_were_no_halves() -> None:
     prediction_BD, target_BD = pair(32, 768)
-    weights = {"mse": 0.5, "info": 0.5}
-    raw = backward(objective(**weights, balance="none"), prediction_BD, target_BD)[1]
+    weights = {"mse": 0.5, "info_nce": 0.5}
+    raw = backward(objective(**weights, loss_weighting="raw"), prediction_BD, target_BD)[1]
     balanced = backward(objective(**weights), prediction_BD, target_BD)[1]
     assert raw["share_mse"] < 0.01
     assert balanced["share_mse"] == pytest.approx(0.5, abs=1e-5)
@@ -279,7 +281,7 @@ def test_a_term_without_a_gradient_adds_nothing() -> None:
     prediction_BD, target_BD = pair()
     alone, _ = backward(objective(mse=0.5), prediction_BD, target_BD)
     same_document = torch.zeros(12)
-    mixed, figures = backward(objective(mse=0.5, info=0.5), prediction_BD, target_BD, same_document)
+    mixed, figures = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD, same_document)
     torch.testing.assert_close(mixed, alone / 2)
     assert (figures["share_mse"], figures["share_info"]) == (1.0, 0.0)
 
@@ -288,7 +290,7 @@ def test_a_vanishing_gradient_is_not_blown_up() -> None:
     # Two windows whose predictions are nearly told apart by InfoNCE: what is left of its gradient is far below MSE's.
     prediction_BD = torch.tensor([[1.0, 0.02], [-1.0, 0.02]])
     target_BD = unit(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-    chosen = objective(mse=0.5, info=0.5, tau=0.07)
+    chosen = objective(mse=0.5, info_nce=0.5, tau=0.07)
     _, figures = backward(chosen, prediction_BD, target_BD)
     weak = gradient_of(lambda p, t: info_nce(p, t, 0.07), prediction_BD, target_BD).norm() / 2
     strong = gradient_of(lambda p, t: 1 - (p * t).sum(dim=1).mean(), prediction_BD, target_BD).norm()
@@ -297,10 +299,10 @@ def test_a_vanishing_gradient_is_not_blown_up() -> None:
     assert figures["share_mse"] > 0.9
 
 
-@pytest.mark.parametrize("balance", ["gradient", "none"])
+@pytest.mark.parametrize("loss_weighting", ["gradient_norm", "raw"])
 @pytest.mark.parametrize("batch", [1, 12])
 @pytest.mark.parametrize("case", ["identical", "opposite", "zero", "one zero", "tiny", "all the same"])
-def test_everything_stays_finite(balance: str, batch: int, case: str) -> None:
+def test_everything_stays_finite(loss_weighting: str, batch: int, case: str) -> None:
     _, target_BD = pair(batch)
     predictions = {
         "identical": target_BD,
@@ -310,7 +312,7 @@ def test_everything_stays_finite(balance: str, batch: int, case: str) -> None:
         "tiny": 1e-30 * target_BD,
         "all the same": target_BD[:1].expand(batch, -1),
     }
-    chosen = objective(mse=0.4, info=0.4, moment=0.1, variance=0.1, balance=balance)
+    chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1, loss_weighting=loss_weighting)
     for group_B in (None, torch.arange(batch), torch.zeros(batch)):
         gradient_BD, figures = backward(chosen, predictions[case], target_BD, group_B)
         assert torch.isfinite(gradient_BD).all()
@@ -333,7 +335,7 @@ def test_directions_are_those_that_models_predict() -> None:
 def test_not_a_number_is_not_hidden() -> None:
     prediction_BD, target_BD = pair()
     prediction_BD[3, 3] = torch.nan
-    gradient_BD, figures = backward(objective(mse=0.5, info=0.5), prediction_BD, target_BD)
+    gradient_BD, figures = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD)
     assert gradient_BD.isnan().any()
     assert math.isnan(figures["loss_mse"])
 
@@ -341,8 +343,8 @@ def test_not_a_number_is_not_hidden() -> None:
 def test_same_document_mask_is_the_recipes_choice() -> None:
     prediction_BD, target_BD = (vectors.float() for vectors in pair())
     group_B = torch.arange(12) // 4
-    masked = objective(info=1.0).values(prediction_BD, target_BD, group_B)["loss_info"]
-    unmasked = objective(info=1.0, mask_same_document=False).values(prediction_BD, target_BD, group_B)["loss_info"]
+    masked = objective(info_nce=1.0).values(prediction_BD, target_BD, group_B)["loss_info"]
+    unmasked = objective(info_nce=1.0, mask_same_document=False).values(prediction_BD, target_BD, group_B)["loss_info"]
     torch.testing.assert_close(masked, info_nce(unit(prediction_BD), target_BD, 0.07, group_B))
     torch.testing.assert_close(unmasked, info_nce(unit(prediction_BD), target_BD, 0.07))
     assert masked < unmasked
@@ -350,9 +352,9 @@ def test_same_document_mask_is_the_recipes_choice() -> None:
 
 def test_figures_are_those_of_weighted_terms_and_mse() -> None:
     prediction_BD, target_BD = pair()
-    _, figures = backward(objective(info=1.0), prediction_BD, target_BD)
+    _, figures = backward(objective(info_nce=1.0), prediction_BD, target_BD)
     assert list(figures) == ["loss_mse", "loss_info", "cosine", "share_info"]
-    chosen = objective(mse=0.4, info=0.4, moment=0.1, variance=0.1)
+    chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1)
     values = chosen.values(prediction_BD.float(), target_BD.float())
     assert list(values) == [*(f"loss_{term}" for term in TERMS), "cosine"]
     _, figures = backward(chosen, prediction_BD, target_BD)
@@ -362,12 +364,12 @@ def test_figures_are_those_of_weighted_terms_and_mse() -> None:
 
 
 def test_balanced_loss_is_on_the_scale_of_one() -> None:
-    chosen = objective(mse=2.0, info=1.0, moment=0.5, variance=0.5)
+    chosen = objective(mse=2.0, info_nce=1.0, moment=0.5, variance=0.5)
     values = {"loss_mse": 0.9 / 768, "loss_info": 3.0, "loss_moment": 0.1, "loss_variance": 0.02, "cosine": 0.55}
     assert chosen.loss(values) == pytest.approx((2.0 * 0.45 + 1.0 * 1.5 + 0.5 * 0.1 + 0.5 * 0.02) / 4)
     tensors = {name: torch.tensor(value) for name, value in values.items()}
     assert isinstance(chosen.loss(tensors), Tensor)
-    assert float(objective(info=1.0).loss(tensors)) == pytest.approx(1.5)
+    assert float(objective(info_nce=1.0).loss(tensors)) == pytest.approx(1.5)
     prediction_BD, target_BD = pair()
     single = objective(mse=1.0)
     figures = single.values(prediction_BD, target_BD)
@@ -377,7 +379,7 @@ def test_balanced_loss_is_on_the_scale_of_one() -> None:
 def test_half_precision_predictions_are_weighed_in_float32() -> None:
     prediction_BD, target_BD = (vectors.float() for vectors in pair(16, 64))
     weights = torch.eye(64, requires_grad=True)
-    chosen = objective(mse=0.5, info=0.5)
+    chosen = objective(mse=0.5, info_nce=0.5)
     with torch.autocast("cpu", torch.bfloat16):
         raw_BD = prediction_BD @ weights
         figures = chosen.backward(raw_BD, target_BD)  # even inside autocast
@@ -397,7 +399,7 @@ def test_backward_never_reads_a_value_back(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(Tensor, method, refuse)
     prediction_BD, target_BD = pair()
     weights = torch.ones(10, requires_grad=True)
-    chosen = objective(mse=0.4, info=0.4, moment=0.1, variance=0.1)
+    chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1)
     assert len(chosen.backward(prediction_BD.float() * weights, target_BD.float(), torch.arange(12))) == 9
     assert len(chosen.values(prediction_BD.float(), target_BD.float(), torch.arange(12))) == 5
 

@@ -23,16 +23,16 @@ STEPS, EPOCH_SECONDS = 1000, 110.0
 GATES = [
     {"epoch": [3, 6, 10], "metric": "val_cosine", "green": 0.48, "red": 0.45, "action": "warn", "advice": "see tau"},
     {"epoch": [3, 6], "metric": "ood_cosine", "red": 0.30, "action": "stop", "advice": "diagnose first"},
-    {"epoch": [10], "metric": "train_val_distance", "green": 0.02, "action": "warn", "advice": ""},
+    {"epoch": [10], "metric": "generalization_gap", "green": 0.02, "action": "warn", "advice": ""},
 ]
 VERDICTS = [
     {
-        "epoch": 3, "metric": "val_cosine", "value": 0.47, "light": "amber", "green": 0.48, "red": 0.45,
+        "epoch": 3, "metric": "val_cosine", "value": 0.47, "status": "amber", "green": 0.48, "red": 0.45,
         "action": "warn", "reason": "val cosine 0.4700 < 0.48, red is < 0.45 (best baseline ridge 0.5326)",
         "advice": "InfoNCE may not be working: see that tau is 0.07 and its loss is not zero",
     },
     {
-        "epoch": 3, "metric": "ood_cosine", "value": 0.57, "light": "green", "green": None, "red": 0.30,
+        "epoch": 3, "metric": "ood_cosine", "value": 0.57, "status": "green", "green": None, "red": 0.30,
         "action": "stop", "reason": "ood cosine 0.5700 ≥ 0.3 (best baseline decayed-mean 0.8000)", "advice": "",
     },
 ]  # fmt: skip
@@ -45,19 +45,23 @@ def event(kind: str, at: float, epoch: int, step: int, **fields: Any) -> dict[st
 def beginning(total: int) -> Events:
     recipe = {
         "name": "amn-790k-production", "data": {"store": "s", "context": 5}, "model": {"kind": "amn"},
-        "objective": {"mse": 0.5, "info": 0.5, "moment": 0.0, "variance": 0.0},
-        "training": {"epochs": total, "batch": 100}, "gates": GATES,
+        "objective": {"mse": 0.5, "info_nce": 0.5, "moment": 0.0, "variance": 0.0},
+        "training": {"epochs": total, "batch_size": 100}, "gates": GATES,
     }  # fmt: skip
     findings = [
-        {"name": "numbers", "light": "green", "text": "all vectors are finite"},
-        {"name": "ood windows", "light": "amber", "text": "ood has 143 windows from 3 documents; add documents to ood"},
+        {"name": "numbers", "status": "green", "text": "all vectors are finite"},
+        {
+            "name": "ood windows",
+            "status": "amber",
+            "text": "ood has 143 windows from 3 documents; add documents to ood",
+        },
     ]
     baselines = {"val": {"copy-last": 0.45, "ridge": 0.5326}, "ood": {"ridge": 0.76, "decayed-mean": 0.8}}
     facts = {"space": "gtr@1 (768-D)", "windows": {"train": 100_000, "val": 9000}, "parameters": 1_510_912}
     return [
         event("started", 0, 0, 0, name="amn-790k-production", recipe=recipe, steps_per_epoch=STEPS, device="cpu",
               precision="bfloat16", synthetic=True, **facts),
-        event("checked", 0, 0, 0, findings=findings, light="amber"),
+        event("checked", 0, 0, 0, findings=findings, status="amber"),
         event("baselines", 10, 0, 0, cosines=baselines),
     ]  # fmt: skip
 

@@ -100,17 +100,18 @@ def test_time_left_in_the_first_epoch_comes_from_its_steps(make_events):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "status", "light"),
+    ("kinds", "status", "stoplight"),
     [
-        ((), "running", None), (("trained",), "trained", None), (("trained", "judged", "finished"), "finished", None),
+        ((), "running", None), (("trained",), "trained", None),
+        (("trained", "evaluated", "finished"), "finished", None),
         (("interrupted",), "interrupted", "amber"), (("stopped",), "stopped", "red"), (("failed",), "failed", "red"),
-        (("stopped", "judged", "finished"), "stopped", "red"), (("failed", "resumed"), "running", None),
+        (("stopped", "evaluated", "finished"), "stopped", "red"), (("failed", "resumed"), "running", None),
         (("a kind of tomorrow",), "running", None),
     ],
 )  # fmt: skip
-def test_status(make_events, kinds, status, light):
+def test_status(make_events, kinds, status, stoplight):
     state = state_of(with_end(make_events(5), *kinds))
-    assert state.status == status and status_words(state)[1] == light
+    assert state.status == status and status_words(state)[1] == stoplight
     assert state.ended == (status in ("finished", "interrupted", "stopped", "failed"))
     assert show(RunView(state)).splitlines()[0].count(status) == 1
     assert ("○" in show(RunView(state))) == (status == "running"), "an ended run has no gates to come"
@@ -163,7 +164,7 @@ def test_the_baseline_is_drawn_on_the_scale_of_the_trend(make_events):
 def test_verdicts_from_events_and_from_records_are_one(make_events):
     events = make_events(5)
     both = state_of(events).verdicts
-    assert [(v.epoch, v.metric, v.light, v.of_sentinel) for v in both] == [
+    assert [(v.epoch, v.metric, v.status, v.of_sentinel) for v in both] == [
         (3, "val_cosine", "amber", False), (3, "ood_cosine", "green", True),
     ]  # fmt: skip
     assert state_of([item for item in events if item["kind"] != "gate"]).verdicts == both
@@ -171,8 +172,8 @@ def test_verdicts_from_events_and_from_records_are_one(make_events):
 
 
 def test_many_gates_are_counted(make_events):
-    verdict = {"metric": "val_cosine", "light": "green", "green": 0.1, "red": None, "reason": "all is well"}
-    many = [{**verdict, "epoch": epoch, "light": "red" if epoch == 2 else "green"} for epoch in range(1, 31)]
+    verdict = {"metric": "val_cosine", "status": "green", "green": 0.1, "red": None, "reason": "all is well"}
+    many = [{**verdict, "epoch": epoch, "status": "red" if epoch == 2 else "green"} for epoch in range(1, 31)]
     events = make_events(30, total=900, verdicts=many)
     events[0]["recipe"]["gates"] = [{"epoch": list(range(1, 900)), "metric": "val_cosine", "green": 0.5}]
     shown = show(RunView(state_of(events)))
@@ -191,9 +192,9 @@ def test_success_and_verdict_are_marked_as_synthetic(make_events):
         {"name": "val cosine", "figure": "0.5712", "wanted": "≥ 0.56", "passed": True, "beside": "best baseline 0.53"},
         {"name": "ood cosine", "figure": "0.6100", "wanted": "≥ 0.63", "passed": False, "beside": ""},
     ]
-    judgement = {"verdict": {"light": "red", "sentence": "amn loses to [ridge]."}}
+    evaluation = {"verdict": {"status": "red", "sentence": "amn loses to [ridge]."}}
     events = with_end(make_events(10, half=False), "trained")
-    events = with_end(with_end(events, "judged", judgement=judgement), "success", passed=False, criteria=criteria)
+    events = with_end(with_end(events, "evaluated", evaluation=evaluation), "success", passed=False, criteria=criteria)
     shown = show(RunView(state_of(with_end(events, "finished"))))
     assert "success criteria on synthetic data\n● pass  val cosine  0.5712  ≥ 0.56  best baseline 0.53\n■ FAIL" in shown
     assert shown.endswith("verdict on synthetic data\n■ amn loses to [ridge].")
@@ -267,7 +268,7 @@ JUNK = (None, "words", -1, math.nan, [], {}, [1, "x", {}], {"val": 3}, True, 10*
 def test_a_damaged_log_is_shown_all_the_same(make_events):
     """Every field of every kind of event, and every field within, missing or of a wrong type."""
     criteria = [{"name": "c", "figure": "1", "wanted": "2", "passed": True, "beside": "b"}]
-    whole = with_end(make_events(3), "judged", judgement={"verdict": {"light": "red", "sentence": "s"}})
+    whole = with_end(make_events(3), "evaluated", evaluation={"verdict": {"status": "red", "sentence": "s"}})
     whole = with_end(whole, "success", passed=True, criteria=criteria)
     number_of_logs = 0
     places = {item["kind"]: number for number, item in enumerate(whole)}
@@ -358,7 +359,7 @@ def test_memory_the_last_warnings_and_the_present_diagnosis_are_shown(make_event
     found = {
         "name": "flat",
         "sureness": "likely",
-        "light": "red",
+        "status": "red",
         "seen": "val stands still",
         "advice": "look at the objective",
     }

@@ -35,7 +35,7 @@ def test_a_run_that_grows_while_the_page_is_open(serve, visit, make_events, writ
     assert "sentinel, on ood" in text.lower() and "0.5326 ridge" in text and "SYNTHETIC" in text
     assert found.page.evaluate("document.querySelector('[data-key=val_cosine] .annotation-text') !== null")
     assert set(
-        found.page.evaluate("[...document.querySelectorAll('.light[role=img]')].map((l) => l.textContent)")
+        found.page.evaluate("[...document.querySelectorAll('.status[role=img]')].map((l) => l.textContent)")
     ) <= set("●▲■")
 
 

@@ -64,13 +64,13 @@ def test_recipes_are_frozen():
         ({"trainning": {}}, "'trainning' is no field of a recipe. Did you mean 'training'?"),
         (
             {"objective": {"xyz": 1}},
-            "'objective.xyz' is no field of a recipe. Known: balance, info, mask_same_document",
+            "'objective.xyz' is no field of a recipe. Known: info_nce, loss_weighting, mask_same_document",
         ),
         ({"training": {"epochs": "3"}}, "training.epochs: input should be a valid integer, got '3'"),
         ({"training": {"epochs": 3.0}}, "training.epochs: input should be a valid integer, got 3.0"),
         ({"training": {"epochs": True}}, "training.epochs: input should be a valid integer, got True"),
         ({"training": {"epochs": 0}}, "training.epochs: input should be greater than 0, got 0"),
-        ({"training": {"batch": 1}}, "training.batch: input should be greater than or equal to 2, got 1"),
+        ({"training": {"batch_size": 1}}, "training.batch_size: input should be greater than or equal to 2, got 1"),
         ({"training": {"lr": float("nan")}}, "training.lr: input should be"),
         ({"training": {"lr": float("inf")}}, "training.lr: input should be a finite number, got inf"),
         ({"training": {"schedule": "cosin"}}, "training.schedule: input should be 'cosine', 'plateau' or 'constant'"),
@@ -80,7 +80,10 @@ def test_recipes_are_frozen():
         ({"objective": {"mse": -1.0}}, "objective.mse: input should be greater than or equal to 0, got -1.0"),
         ({"seed": -1}, "seed: input should be greater than or equal to 0, got -1"),
         ({"data": {"min_context": 0}}, "data.min_context: input should be greater than 0, got 0"),
-        ({"objective": {"mse": 0.0}}, "objective: all weights are zero: nothing to learn; give mse or info a weight"),
+        (
+            {"objective": {"mse": 0.0}},
+            "objective: all weights are zero: nothing to learn; give mse or info_nce a weight",
+        ),
         ({"name": 3}, "name: input should be a valid string, got 3"),
     ],
 )
@@ -120,8 +123,10 @@ def test_overrides_are_toml_or_else_text(override, section, field, value):
 
 
 def test_overrides_reach_the_top_win_over_the_file_and_the_last_one_counts():
-    recipe = make_recipe({"training": {"epochs": 9, "batch": 7}}, ["training.epochs=3", "seed=5", "training.epochs=4"])
-    assert (recipe.training.epochs, recipe.training.batch, recipe.seed) == (4, 7, 5)
+    recipe = make_recipe(
+        {"training": {"epochs": 9, "batch_size": 7}}, ["training.epochs=3", "seed=5", "training.epochs=4"]
+    )
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.seed) == (4, 7, 5)
 
 
 @pytest.mark.parametrize(
@@ -258,10 +263,10 @@ def test_a_recipe_that_extends_another_holds_only_what_is_different(tmp_path):
         'description = "Base."\n[objective]\nmse = 0.5\ninfo = 0.5\n'
         '[[gates]]\nepoch = 1\nmetric = "val_gain"\ngreen = 0.0\n'
     )
-    (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[objective]\ninfo = 0.0\n[training]\nepochs = 2\n')
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[objective]\ninfo_nce = 0.0\n[training]\nepochs = 2\n')
     recipe = load_recipe(str(tmp_path / "mine.toml"), ["training.epochs=4"])
     assert (recipe.name, recipe.description) == ("mine", ""), "what a recipe is called is not inherited"
-    assert (recipe.objective.mse, recipe.objective.info, recipe.training.epochs) == (0.5, 0.0, 4)
+    assert (recipe.objective.mse, recipe.objective.info_nce, recipe.training.epochs) == (0.5, 0.0, 4)
     assert len(recipe.gates) == 1
     (tmp_path / "mine.toml").write_text('extends = "base.toml"\ngates = []\n')
     assert load_recipe(str(tmp_path / "mine.toml")).gates == ()
@@ -288,7 +293,7 @@ def test_the_production_family_differs_only_where_it_says():
         assert recipe.model.kind == kind
         same = {"model": production.model, "name": production.name, "description": production.description}
         assert recipe.model_copy(update=same) == production
-    assert load_recipe("amn-790k-unbalanced").objective.balance == "none"
+    assert load_recipe("amn-790k-unbalanced").objective.loss_weighting == "raw"
     assert load_recipe("amn-790k-broken-mse-only").objective.weights == {"mse": 1.0}
 
 
@@ -340,7 +345,8 @@ def test_the_fingerprint_ignores_what_does_not_change_the_result(override):
 
 
 @pytest.mark.parametrize(
-    "override", ["seed=1", "data.store=x", "training.lr=0.1", "objective.tau=0.1", "model.kind=gru", "judge.queries=5"]
+    "override",
+    ["seed=1", "data.store=x", "training.lr=0.1", "objective.tau=0.1", "model.kind=gru", "evaluation.queries=5"],
 )
 def test_the_fingerprint_sees_what_does(override):
     assert make_recipe({}, [override]).fingerprint != Recipe().fingerprint

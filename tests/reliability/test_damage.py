@@ -26,7 +26,7 @@ from nextvec.training.checkpoint import (
     read_position,
     save_checkpoint,
 )
-from nextvec.training.evaluate import judge_best
+from nextvec.training.evaluate import evaluate_best
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -43,9 +43,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Path
     values = {
         "name": "toy",
         "data": {"store": str(toy_store.path)},
-        "objective": {"mse": 0.5, "info": 0.5},
-        "training": {"epochs": 2, "batch": 64, "precision": "fp32"},
-        "judge": {"resamples": 100, "ridge_windows": 500},
+        "objective": {"mse": 0.5, "info_nce": 0.5},
+        "training": {"epochs": 2, "batch_size": 64, "precision": "fp32"},
+        "evaluation": {"resamples": 100, "ridge_windows": 500},
         "runtime": {"device": "cpu", "threads": 1},
     }
     run = start_run(make_recipe(values), tmp_path_factory.mktemp("finished") / "run", quiet=True)
@@ -129,7 +129,7 @@ def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finishe
     assert found.path.name.startswith("epoch_") and "holds the same and is read instead" in found.notice
     assert_same_values(read_checkpoint(finished).values, found.values)
     run = resume_run(copy, quiet=True)
-    judge_best(run)
+    evaluate_best(run)
     run.close()
     assert any(found.notice in event["text"] for event in events_of(copy, "warning"))
     for epoch in (1, 2):
@@ -183,7 +183,7 @@ def test_a_missing_newest_checkpoint_gives_way_to_the_one_before(copy: Path) -> 
 
 @pytest.mark.parametrize("override", ["seed=1", "model.kind=lstm", "training.lr=0.01", "objective.tau=0.2"])
 def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp_path: Path, override: str) -> None:
-    small = changed(toy_recipe, "training.epochs=2", "training.batch=64", "judge.ridge_windows=500", override)
+    small = changed(toy_recipe, "training.epochs=2", "training.batch_size=64", "evaluation.ridge_windows=500", override)
     other = start_run(small, tmp_path / "other", quiet=True)
     other.close()
     shutil.copy(other.path / RESUME, copy / RESUME)
@@ -274,7 +274,7 @@ def test_damaged_files_of_a_store_are_named(text_store: Path, capsys: Capture) -
     assert check_store_files(text_store, flips=32, cuts=16, capsys=capsys) == 48
     main(["data", "check", str(text_store), "--deep", "--json"])
     first = json.loads(capsys.readouterr().out)["findings"][0]
-    assert first["name"] == "files" and first["light"] == "green" and "SHA-256" in first["text"]
+    assert first["name"] == "files" and first["status"] == "green" and "SHA-256" in first["text"]
 
 
 @pytest.mark.long

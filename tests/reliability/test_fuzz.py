@@ -21,7 +21,14 @@ from nextvec.data.npz.format import open_windows
 from nextvec.data.readers import read_documents
 from nextvec.errors import InputError, NextvecError
 from nextvec.recipe import Recipe, load_recipe, make_recipe
-from nextvec.recipe.schema import DataRecipe, JudgeRecipe, ModelRecipe, ObjectiveRecipe, RuntimeRecipe, TrainingRecipe
+from nextvec.recipe.schema import (
+    DataRecipe,
+    EvaluationRecipe,
+    ModelRecipe,
+    ObjectiveRecipe,
+    RuntimeRecipe,
+    TrainingRecipe,
+)
 
 QUICK, LONG = 40, 2_500
 
@@ -31,7 +38,7 @@ ODD = st.sampled_from(
 )  # fmt: skip
 SECTIONS: dict[str, Any] = {
     "data": DataRecipe, "model": ModelRecipe, "objective": ObjectiveRecipe, "training": TrainingRecipe,
-    "judge": JudgeRecipe, "runtime": RuntimeRecipe,
+    "evaluation": EvaluationRecipe, "runtime": RuntimeRecipe,
 }  # fmt: skip
 FIELDS = st.sampled_from(
     [f"{name}.{field}" for name, kind in SECTIONS.items() for field in kind.model_fields] + list(Recipe.model_fields)

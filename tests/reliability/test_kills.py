@@ -34,8 +34,8 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, toy_store: Any) -> list[st
                 "name": kind,
                 "data": {"store": str(toy_store.path)},
                 "model": {"kind": kind, "dropout": 0.1},
-                "training": {"epochs": 2, "batch": 64, "precision": "fp32", "save_every": 0.001},
-                "judge": {"resamples": 100, "ridge_windows": 500},
+                "training": {"epochs": 2, "batch_size": 64, "precision": "fp32", "checkpoint_interval_s": 0.001},
+                "evaluation": {"resamples": 100, "ridge_windows": 500},
                 "runtime": {"device": "cpu", "threads": 1},
                 "gates": [{"epoch": [1, 2], "metric": "ood_cosine", "red": -2.0}],
             }
@@ -118,7 +118,7 @@ def check_suite(recipes: Sequence[str], folder: Path, points: Sequence[int]) -> 
             (whole,) = (folder / "unbroken" / "runs").glob(f"{kind}_*")
             begun = [run for run in (folder / name / "runs").glob(f"{kind}_*") if (run / "resume.pt").is_file()]
             assert len(begun) == 1, "nothing is done twice"
-            assert_same_runs(whole, begun[0], judged=True)
+            assert_same_runs(whole, begun[0], evaluated=True)
             assert len(events_of(begun[0], "finished")) == 1
 
 

@@ -120,7 +120,7 @@ def test_a_rate_of_1e20_ends_a_run(
 
 def test_weights_that_are_not_finite_are_never_saved(toy_recipe: Recipe, tmp_path: Path) -> None:
     """The last update before a save made one infinite; the gradient could not tell it yet."""
-    recipe = changed(toy_recipe, "training.epochs=1", "training.save_every=0.0001")
+    recipe = changed(toy_recipe, "training.epochs=1", "training.checkpoint_interval_s=0.0001")
     run = start_run(recipe, tmp_path / "run", quiet=True)
     step = run.optimizer.step
 

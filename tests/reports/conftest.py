@@ -6,20 +6,20 @@ import pytest
 
 from nextvec.data.checks import CheckReport
 from nextvec.data.checks.rules_integrity import Finding
-from nextvec.evaluation.results import Estimate, Judgement, PredictorScores, Retrieval, SplitJudgement
+from nextvec.evaluation.results import Estimate, Evaluation, PredictorResult, Retrieval, SplitResult
 from nextvec.evaluation.verdict import conclude
 
 
-def _scores(cosine: float, margin: float, hits: float, gain: float | None) -> PredictorScores:
+def _scores(cosine: float, margin: float, hits: float, gain: float | None) -> PredictorResult:
     estimate = None if gain is None else Estimate(gain, gain - 0.001, gain + 0.002)
     retrieval = Retrieval(hits, 2 * hits, 3 * hits, 1.5 * hits, 9.0)
-    return PredictorScores(Estimate(cosine, cosine - 0.002, cosine + 0.002), 0.001, margin, retrieval, estimate)
+    return PredictorResult(Estimate(cosine, cosine - 0.002, cosine + 0.002), 0.001, margin, retrieval, estimate)
 
 
 @pytest.fixture
-def make_judgement() -> Callable[..., Judgement]:
-    def make(model: str | None = "amn", *, gain: float = 0.015, splits: tuple[str, ...] = ("val", "ood")) -> Judgement:
-        judged = {}
+def make_evaluation() -> Callable[..., Evaluation]:
+    def make(model: str | None = "amn", *, gain: float = 0.015, splits: tuple[str, ...] = ("val", "ood")) -> Evaluation:
+        evaluated = {}
         for split in splits:
             figures = {
                 "copy-last": (0.484, -0.516, 0.22),
@@ -30,9 +30,9 @@ def make_judgement() -> Callable[..., Judgement]:
             for name, (cosine, margin, hits) in figures.items():
                 predictors[name] = _scores(cosine, margin, hits, None if model is None else 0.579 + gain - cosine)
             own = None if model is None else predictors["ridge"].gain
-            judged[split] = SplitJudgement(14520, 489, 480, 17241, 10000, predictors, "ridge", own)
-        verdict = None if model is None else conclude(model, judged)
-        return Judgement(model, judged, ("train: not judged",), verdict)
+            evaluated[split] = SplitResult(14520, 489, 480, 17241, 10000, predictors, "ridge", own)
+        verdict = None if model is None else conclude(model, evaluated)
+        return Evaluation(model, evaluated, ("train: not judged",), verdict)
 
     return make
 

@@ -12,7 +12,7 @@ from nextvec.reports.html.charts import spread, thinned
 from nextvec.reports.html.panels import (
     CurveSource,
     cosine_chart,
-    judged_panels,
+    evaluated_panels,
     loss_charts,
     overlay_panels,
     run_panels,
@@ -131,7 +131,7 @@ def test_damaged_figures_leave_their_charts_out(history):
 
 def test_a_query_has_its_own_line_of_retrieval():
     scores = {"retrieval": {"r_at_1": 0.1, "r_at_50": 0.5}, "query": {"r_at_1": 0.2, "r_at_50": 0.6}}
-    (panel,) = judged_panels(
+    (panel,) = evaluated_panels(
         {"model": "amn", "splits": {"val": {"predictors": {"amn": scores}, "best_baseline": None}}}
     )
     assert {line["name"]: line["y"] for line in panel.figure["data"]} == {"amn": [0.1, 0.5], "amn, query": [0.2, 0.6]}

@@ -6,9 +6,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nextvec.evaluation.results import Judgement
-from nextvec.reports.comparison import PUBLISHED_584K, Comparison, compare_judged, comparison_markdown, comparison_view
-from nextvec.reports.run_summary import JudgedRun
+from nextvec.evaluation.results import Evaluation
+from nextvec.reports.comparison import (
+    PUBLISHED_584K,
+    Comparison,
+    compare_evaluated,
+    comparison_markdown,
+    comparison_view,
+)
+from nextvec.reports.run_summary import EvaluatedRun
 
 
 def show(comparison: Comparison, width: int = 100) -> str:
@@ -19,17 +25,17 @@ def show(comparison: Comparison, width: int = 100) -> str:
 
 
 @pytest.fixture
-def judged(make_judgement):
+def evaluated(make_evaluation):
     """One judged run; baselines of the fixture: ridge 0.579, copy-last 0.484, train-mean 0.129."""
 
-    def make(name: str, gain: float, *, kind: str = "amn", data: str = "d1 s", **changes) -> JudgedRun:
-        judgement = replace(make_judgement(kind, gain=gain, splits=changes.pop("splits", ("val", "ood"))), notes=())
-        ridge = {split: figures.predictors["ridge"] for split, figures in judgement.splits.items()}
-        for split, figures in judgement.splits.items():
+    def make(name: str, gain: float, *, kind: str = "amn", data: str = "d1 s", **changes) -> EvaluatedRun:
+        evaluation = replace(make_evaluation(kind, gain=gain, splits=changes.pop("splits", ("val", "ood"))), notes=())
+        ridge = {split: figures.predictors["ridge"] for split, figures in evaluation.splits.items()}
+        for split, figures in evaluation.splits.items():
             figures.predictors["context-mean"] = ridge[split]
-        return JudgedRun(**{
+        return EvaluatedRun(**{
             "run": f"runs/{name}", "name": name, "data": data, "data_label": data, "synthetic": False, "context": 5,
-            "judgement": judgement, **changes,
+            "evaluation": evaluation, **changes,
         })  # fmt: skip
 
     return make
@@ -40,15 +46,15 @@ def rows(comparison: Comparison, split: str = "val", number: int = 0) -> list[st
     return [row.name for row in scores.rows]
 
 
-def test_runs_on_the_same_windows_share_a_table_with_their_baselines(judged):
-    comparison = compare_judged([judged("worse", -0.015), judged("better", 0.015)])
+def test_runs_on_the_same_windows_share_a_table_with_their_baselines(evaluated):
+    comparison = compare_evaluated([evaluated("worse", -0.015), evaluated("better", 0.015)])
     assert len(comparison.sets) == 1 and comparison.notes == ()
     assert rows(comparison) == ["better", "ridge", "context-mean", "worse", "copy-last", "train-mean"]
     assert rows(comparison, "ood") == rows(comparison), "both tables have the order of val"
 
 
-def test_a_model_that_loses_is_red_by_shape_and_word(judged):
-    shown = show(compare_judged([judged("worse", -0.015), judged("even", 0.0005), judged("better", 0.015)]))
+def test_a_model_that_loses_is_red_by_shape_and_word(evaluated):
+    shown = show(compare_evaluated([evaluated("worse", -0.015), evaluated("even", 0.0005), evaluated("better", 0.015)]))
     lines = {line.split()[0]: line for line in shown.partition("ood:")[0].splitlines() if line.strip()}
     assert "■ loses to it" in lines["worse"] and "-0.0150 [-0.0160, -0.0130]" in lines["worse"]
     assert "▲ not told from it" in lines["even"] and "● beats it" in lines["better"]
@@ -56,21 +62,23 @@ def test_a_model_that_loses_is_red_by_shape_and_word(judged):
 
 
 @pytest.mark.parametrize("change", [{"data": "d2 s"}, {"context": 7}, {"splits": ("val",)}])
-def test_other_windows_get_another_table_and_a_warning(judged, change):
-    comparison = compare_judged([judged("one", 0.01), judged("other", 0.02, **change)])
+def test_other_windows_get_another_table_and_a_warning(evaluated, change):
+    comparison = compare_evaluated([evaluated("one", 0.01), evaluated("other", 0.02, **change)])
     assert len(comparison.sets) == 2 and "one" in rows(comparison) and "other" in rows(comparison, number=1)
     assert "scores can't be compared from one to another, only gains" in comparison.notes[0]
 
 
-def test_other_counts_of_windows_are_other_windows(judged):
-    fewer = judged("other", 0.01)
-    val = replace(fewer.judgement.splits["val"], windows=99)
-    judgement = replace(fewer.judgement, splits={**fewer.judgement.splits, "val": val})
-    assert len(compare_judged([judged("one", 0.01), replace(fewer, judgement=judgement)]).sets) == 2
+def test_other_counts_of_windows_are_other_windows(evaluated):
+    fewer = evaluated("other", 0.01)
+    val = replace(fewer.evaluation.splits["val"], windows=99)
+    evaluation = replace(fewer.evaluation, splits={**fewer.evaluation.splits, "val": val})
+    assert len(compare_evaluated([evaluated("one", 0.01), replace(fewer, evaluation=evaluation)]).sets) == 2
 
 
-def test_beside_the_published_figures_only_gains_over_the_context_mean_count(judged):
-    comparison = compare_judged([judged("mine", 0.02), judged("odd", 0.01, kind="mlp")], reference=PUBLISHED_584K)
+def test_beside_the_published_figures_only_gains_over_the_context_mean_count(evaluated):
+    comparison = compare_evaluated(
+        [evaluated("mine", 0.02), evaluated("odd", 0.01, kind="mlp")], reference=PUBLISHED_584K
+    )
     beside = {line.name: line for line in comparison.sets[0].beside}
     assert list(beside) == [
         "GRU 584k (published)", "TRANSFORMER 584k (published)", "LSTM 584k (published)", "mine",
@@ -84,9 +92,9 @@ def test_beside_the_published_figures_only_gains_over_the_context_mean_count(jud
     assert "published figures on other data" in shown and "0.546" in shown and "+0.0063" in shown
 
 
-def test_beside_a_run_the_gains_are_subtracted(judged):
-    items = [judged("base", 0.01), judged("up", 0.03), judged("elsewhere", -0.02, data="d2 s")]
-    comparison = compare_judged(items, reference="runs/base")
+def test_beside_a_run_the_gains_are_subtracted(evaluated):
+    items = [evaluated("base", 0.01), evaluated("up", 0.03), evaluated("elsewhere", -0.02, data="d2 s")]
+    comparison = compare_evaluated(items, reference="runs/base")
     assert comparison.reference == "base"
     here, there = ({line.name: line.than_reference for line in one.beside} for one in comparison.sets)
     assert here == {"up": pytest.approx(0.02), "base": None}
@@ -94,48 +102,48 @@ def test_beside_a_run_the_gains_are_subtracted(judged):
     assert any("has no interval" in note for note in comparison.notes)
 
 
-def test_on_several_sets_the_reference_is_the_one_of_the_same_set(judged):
-    items = [judged(name, gain, data=data) for data, name, gain in
+def test_on_several_sets_the_reference_is_the_one_of_the_same_set(evaluated):
+    items = [evaluated(name, gain, data=data) for data, name, gain in
              [("a", "base", 0.01), ("a", "up", 0.02), ("b", "base", 0.05), ("b", "up", 0.02)]]  # fmt: skip
-    first, second = compare_judged(items, reference="runs/base").sets
+    first, second = compare_evaluated(items, reference="runs/base").sets
     assert [line.than_reference for line in first.beside] == [pytest.approx(0.01), None]
     assert [line.than_reference for line in second.beside] == [None, pytest.approx(-0.03)]
 
 
-def test_a_reference_alone_has_nothing_beside_it(judged):
-    assert compare_judged([judged("base", 0.01)], reference="runs/base").sets[0].beside == ()
+def test_a_reference_alone_has_nothing_beside_it(evaluated):
+    assert compare_evaluated([evaluated("base", 0.01)], reference="runs/base").sets[0].beside == ()
 
 
-def test_what_is_left_out_and_what_judgements_note_is_told(judged):
-    one, other = judged("one", 0.01), judged("other", 0.01)
-    noted = [replace(item, judgement=replace(item.judgement, notes=("val leaks",))) for item in (one, other)]
-    comparison = compare_judged(noted, remarks={"runs/x": "stopped at epoch 3: red"})
+def test_what_is_left_out_and_what_evaluations_note_is_told(evaluated):
+    one, other = evaluated("one", 0.01), evaluated("other", 0.01)
+    noted = [replace(item, evaluation=replace(item.evaluation, notes=("val leaks",))) for item in (one, other)]
+    comparison = compare_evaluated(noted, remarks={"runs/x": "stopped at epoch 3: red"})
     assert comparison.notes == ("one, other on d1: val leaks",)
     for text in (show(comparison), comparison_markdown(comparison)):
         assert "runs/x: stopped at epoch 3: red" in text and "val leaks" in text
 
 
-def test_nothing_judged_is_still_an_answer():
-    comparison = compare_judged([], remarks={"runs/x": "not judged"})
+def test_nothing_evaluated_is_still_an_answer():
+    comparison = compare_evaluated([], remarks={"runs/x": "not judged"})
     assert comparison.sets == () and show(comparison) == "runs/x: not judged"
     assert "- runs/x: not judged" in comparison_markdown(comparison)
 
 
-def test_synthetic_sets_say_so(judged):
-    comparison = compare_judged([judged("one", 0.01, synthetic=True)])
+def test_synthetic_sets_say_so(evaluated):
+    comparison = compare_evaluated([evaluated("one", 0.01, synthetic=True)])
     for text in (show(comparison), comparison_markdown(comparison)):
         assert "synthetic data" in text and "synthetic vectors prove nothing about real text" in text
-    item = judged("one", 0.01, synthetic=True)
-    said = replace(item, judgement=replace(item.judgement, notes=("SYNTHETIC data",)))
-    assert compare_judged([said]).notes == ("one on d1: SYNTHETIC data",), "it is said once"
+    item = evaluated("one", 0.01, synthetic=True)
+    said = replace(item, evaluation=replace(item.evaluation, notes=("SYNTHETIC data",)))
+    assert compare_evaluated([said]).notes == ("one on d1: SYNTHETIC data",), "it is said once"
 
 
 @pytest.mark.parametrize("name", ["[bold]a-run-with-a-very-long-name-of-all-things", "[/red]", "a|b\nc <b>*x*</b>"])
 @pytest.mark.parametrize("reference", ["", "584k", "run"])
-def test_names_are_text_and_every_line_fits(judged, name, reference):
-    item = judged(name, 0.01)
-    items = [item, judged("another", 0.02)]
-    comparison = compare_judged(items, reference=item.run if reference == "run" else reference)
+def test_names_are_text_and_every_line_fits(evaluated, name, reference):
+    item = evaluated(name, 0.01)
+    items = [item, evaluated("another", 0.02)]
+    comparison = compare_evaluated(items, reference=item.run if reference == "run" else reference)
     shown = show(comparison)
     assert all(len(line) <= 100 for line in shown.splitlines()) and name[:3] in shown
     assert "0.5890 ±0.0020" in shown and "+0.0100 [+0.0090, +0.0120]" in shown, "no figure is cut"
@@ -144,20 +152,20 @@ def test_names_are_text_and_every_line_fits(judged, name, reference):
     assert all(len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1 for table in tables)
 
 
-def test_markdown_of_a_comparison(judged):
-    text = comparison_markdown(compare_judged([judged("mine", -0.015)]))
+def test_markdown_of_a_comparison(evaluated):
+    text = comparison_markdown(compare_evaluated([evaluated("mine", -0.015)]))
     assert text.startswith("# Comparison\n\n## d1 s · context 5\n\n**val**: 14,520 windows of 489 documents")
     assert "| mine | 0.5640 ±0.0020 | -0.0150 [-0.0160, -0.0130] | ■ loses to it | -0.091 | 0.285 |" in text
     assert "| ridge | 0.5790 ±0.0020 |  |  | -0.128 | 0.270 |" in text
 
 
-def test_to_dict_is_plain(judged):
-    values = compare_judged([judged("mine", 0.015)], reference=PUBLISHED_584K).to_dict()
+def test_to_dict_is_plain(evaluated):
+    values = compare_evaluated([evaluated("mine", 0.015)], reference=PUBLISHED_584K).to_dict()
     first = values["sets"][0]["splits"][0]["rows"][0]
-    assert first["name"] == "mine" and first["light"] == "green" and first["gain"]["value"] == pytest.approx(0.015)
+    assert first["name"] == "mine" and first["status"] == "green" and first["gain"]["value"] == pytest.approx(0.015)
 
 
-def test_a_judgement_made_again_from_json_gives_the_same_tables(judged):
-    item = judged("mine", 0.015)
-    again = replace(item, judgement=Judgement.from_dict(item.judgement.to_dict()))
-    assert compare_judged([again]) == compare_judged([item])
+def test_a_evaluation_made_again_from_json_gives_the_same_tables(evaluated):
+    item = evaluated("mine", 0.015)
+    again = replace(item, evaluation=Evaluation.from_dict(item.evaluation.to_dict()))
+    assert compare_evaluated([again]) == compare_evaluated([item])

@@ -25,13 +25,13 @@ from nextvec.reports.leaderboard import (
 
 AMN = Entry(
     run="a", name="AMN_790k", data="first", data_label="790k", val=0.5601, ood=0.6409, latency=0.5512, latency_p95=0.9,
-    device="mps", parameters=1_510_912, loss="MSE+InfoNCE", date="2025-10-30", light="green",
+    device="mps", parameters=1_510_912, loss="MSE+InfoNCE", date="2025-10-30", status="green",
     gains={"val": Estimate(0.009, 0.007, 0.011), "ood": Estimate(0.001, -0.001, 0.003)},
     baseline=BestBaseline("ridge", 0.5511, 0.6399),
 )  # fmt: skip
 GRU = replace(
     AMN, run="g", name="GRU_790k", val=0.5502, ood=0.6501, latency=2.08, parameters=7_095_552, date="2025-10-31",
-    light="red", gains={"val": Estimate(-0.001, -0.002, -0.0005)},
+    status="red", gains={"val": Estimate(-0.001, -0.002, -0.0005)},
 )  # fmt: skip
 OTHER = replace(
     AMN, run="o", name="LSTM_22k-synthetic", data="second", data_label="22k-synthetic", val=0.71, ood=None,
@@ -185,7 +185,9 @@ def test_to_dict_has_the_runs_in_the_order_shown():
     ],
 )  # fmt: skip
 def test_the_loss_in_a_word(weights, label):
-    assert loss_label(dict(zip(("mse", "info", "moment", "variance"), weights, strict=True)) | {"tau": 0.07}) == label
+    assert (
+        loss_label(dict(zip(("mse", "info_nce", "moment", "variance"), weights, strict=True)) | {"tau": 0.07}) == label
+    )
 
 
 def test_counts_in_a_word():

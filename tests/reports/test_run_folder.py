@@ -38,9 +38,9 @@ def recipe_of(texts_store: Store) -> Callable[..., dict[str, Any]]:
         return {
             "name": name,
             "data": {"store": str(texts_store.path)},
-            "objective": {"mse": 0.5, "info": 0.5},
-            "training": {"epochs": 2, "batch": 32, "precision": "fp32", **training},
-            "judge": {"resamples": 100, "ridge_windows": 1000},
+            "objective": {"mse": 0.5, "info_nce": 0.5},
+            "training": {"epochs": 2, "batch_size": 32, "precision": "fp32", **training},
+            "evaluation": {"resamples": 100, "ridge_windows": 1000},
             "runtime": {"device": "cpu", "threads": 1},
         }
 
@@ -109,12 +109,12 @@ def test_the_model_card_has_metadata_that_the_hub_can_read(run: Path) -> None:
     top, body = card.removeprefix("---\n").split("\n---\n", 1)
     fields = {name: json.loads(value) for name, value in (line.split(": ", 1) for line in top.splitlines())}
     assert fields["library_name"] == "nextvec" and fields["pipeline_tag"] == "feature-extraction"
-    judgement = json.loads((run / "judgement.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text())
     val = next(item for item in fields["model-index"][0]["results"] if item["dataset"]["split"] == "val")
     metrics = {metric["type"]: metric["value"] for metric in val["metrics"]}
-    assert metrics["cosine_similarity"] == judgement["splits"]["val"]["predictors"]["amn"]["cosine"]["value"]
-    assert metrics["gain"] == judgement["splits"]["val"]["gain"]["value"]
-    assert judgement["verdict"]["sentence"].split(" on ")[0] in body.replace("\\", "") and "text of row" not in card
+    assert metrics["cosine_similarity"] == evaluation["splits"]["val"]["predictors"]["amn"]["cosine"]["value"]
+    assert metrics["gain"] == evaluation["splits"]["val"]["gain"]["value"]
+    assert evaluation["verdict"]["sentence"].split(" on ")[0] in body.replace("\\", "") and "text of row" not in card
     hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
     read = hub.ModelCard(card).data
     assert read.library_name == "nextvec" and read.eval_results[0].metric_type == "cosine_similarity"
@@ -129,7 +129,7 @@ def test_tensorboard_gets_scalars_and_hyperparameters_and_changes_nothing(run: P
     assert written == {record["epoch"]: pytest.approx(record["val_cosine"]) for record in history}
     assert {"train/loss_mse", "share/info", "run/lr", "best/val_cosine"} <= set(found.Tags()["scalars"])
     plugin = found.PluginTagToContent("hparams")
-    assert b"training.batch" in plugin["_hparams_/session_start_info"]
+    assert b"training.batch_size" in plugin["_hparams_/session_start_info"]
     weights = [torch.load(folder / "best_model.pt", weights_only=True)["model_state_dict"] for folder in (run, boarded)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not (run / "tensorboard").exists()

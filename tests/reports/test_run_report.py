@@ -48,12 +48,12 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture
-def write(tmp_path, make_judgement, report, history):
+def write(tmp_path, make_evaluation, report, history):
     def write(**changes) -> str:
         facts = {
             "title": "wiki-minilm",
             "recipe": Recipe(name="wiki", description="a try").model_dump(exclude_none=True),
-            "judgement": make_judgement(),
+            "evaluation": make_evaluation(),
             "history": history,
             "check": report.to_dict(),
             "versions": {"nextvec": "0.1.0", "torch": "2.13"},
@@ -105,15 +105,15 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(write):
     assert "unsafe-eval" not in policy and len(run) == 2 and "http" not in policy
 
 
-def test_names_are_text_never_markup(write, make_judgement, report, history):
-    judgement = make_judgement(EVIL)
+def test_names_are_text_never_markup(write, make_evaluation, report, history):
+    evaluation = make_evaluation(EVIL)
     check = report.to_dict()
     check["findings"][0] |= {"name": EVIL, "text": EVIL}
     check["figures"]["splits"] = {EVIL: check["figures"]["splits"]["val"]}
     history[0][EVIL] = EVIL
     history[1]["val_loss_" + EVIL] = 1.0
     page = write(
-        title=EVIL, judgement=judgement, check=check, history=history, versions={EVIL: EVIL},
+        title=EVIL, evaluation=evaluation, check=check, history=history, versions={EVIL: EVIL},
         recipe=Recipe(name=EVIL, description=EVIL).model_dump(exclude_none=True),
     )  # fmt: skip
     read = Reader(page)
@@ -140,33 +140,33 @@ def test_no_text_can_end_the_data_of_a_chart():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"judgement": None}, {"history": []}, {"check": {}}, {"versions": {}}, {"recipe": {}}]
+    "changes", [{"evaluation": None}, {"history": []}, {"check": {}}, {"versions": {}}, {"recipe": {}}]
 )
 def test_a_run_that_ended_early_has_a_report_too(write, changes):
     assert "wiki-minilm" in Reader(write(**changes)).text
-    if "judgement" in changes:
+    if "evaluation" in changes:
         assert "No model was judged" in write(**changes)
 
 
 def test_colours_of_the_charts_are_defined_for_light_and_dark(write):
     page = write()
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
-    light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
+    status, dark = style.split("@media (prefers-color-scheme: dark)", 1)
     figures = "".join(text for attributes, text in Reader(page).scripts if "type" in attributes)
     used = set(re.findall(r'"\$(\w+)"', figures))
     assert used == {"model", "train", "best", "baseline", "muted", "grid", "paper", "ink"}
     for name in used | {"green", "amber", "red"}:
-        assert f"--{name}: #" in light and f"--{name}: #" in dark, name
+        assert f"--{name}: #" in status and f"--{name}: #" in dark, name
 
 
-def test_lights_differ_in_shape_and_have_a_name(write, make_judgement):
-    page = write(judgement=make_judgement(gain=-0.015))
+def test_lights_differ_in_shape_and_have_a_name(write, make_evaluation):
+    page = write(evaluation=make_evaluation(gain=-0.015))
     assert 'aria-label="red">■</span>' in page and 'aria-label="amber">▲</span>' in page
     assert '<section class="card verdict red">' in page
 
 
-def test_a_folder_that_is_gone_is_one_line(tmp_path, make_judgement):
+def test_a_folder_that_is_gone_is_one_line(tmp_path, make_evaluation):
     with pytest.raises(OutputError, match=r"cannot write .*report\.html"):
         write_report(
-            tmp_path / "gone" / "report.html", title="x", recipe={}, judgement=None, history=[], check={}, versions={}
+            tmp_path / "gone" / "report.html", title="x", recipe={}, evaluation=None, history=[], check={}, versions={}
         )

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from nextvec.evaluation.results import Retrieval
 from nextvec.evaluation.verdict import conclude
-from nextvec.reports.tables import check_view, judgement_markdown, judgement_view, split_table, verdict_view
+from nextvec.reports.tables import check_view, evaluation_markdown, evaluation_view, split_table, verdict_view
 
 
 def show(view, width: int = 100, *, styled: bool = False) -> str:
@@ -18,7 +18,7 @@ def show(view, width: int = 100, *, styled: bool = False) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def test_a_split_as_text(make_judgement):
+def test_a_split_as_text(make_evaluation):
     expected = """\
 val: 14,520 windows of 489 documents, 10,000 queries among 17,241 chunks
 predictor           cosine         model's gain [95 %]  margin  R@1 %  R@5 %  R@10 %    MRR
@@ -27,38 +27,38 @@ amn         0.5940 ±0.0020                              -0.091   19.0   38.0   
 ridge       0.5790 ±0.0020  +0.0150 [+0.0140, +0.0170]  -0.128   18.0   36.0    54.0  0.270
 copy-last   0.4840 ±0.0020  +0.1100 [+0.1090, +0.1120]  -0.516   22.0   44.0    66.0  0.330
 train-mean  0.1290 ±0.0020  +0.4650 [+0.4640, +0.4670]  +0.000    0.0    0.0     0.0  0.000"""
-    assert show(split_table(make_judgement(), "val")) == expected
+    assert show(split_table(make_evaluation(), "val")) == expected
 
 
-def test_a_query_has_a_row_of_its_own(make_judgement):
-    judgement = make_judgement()
-    val = judgement.splits["val"]
+def test_a_query_has_a_row_of_its_own(make_evaluation):
+    evaluation = make_evaluation()
+    val = evaluation.splits["val"]
     query = Retrieval(0.25, 0.45, 0.7, 0.35, 4.0)
     val.predictors["amn"] = replace(val.predictors["amn"], query=query)
-    lines = show(split_table(judgement, "val"), styled=True).splitlines()
+    lines = show(split_table(evaluation, "val"), styled=True).splitlines()
     row = next(line for line in lines if "amn, query" in line)
     assert re.sub(r"\x1b\[[\d;]*m", "", row).split() == ["amn,", "query", "25.0", "45.0", "70.0", "0.350"]
     assert row.count("\x1b[1;36m") == 4, "the best of all four columns"
-    markdown = judgement_markdown(judgement)
+    markdown = evaluation_markdown(evaluation)
     assert "| amn, query |  |  |  | **25.0** | **45.0** | **70.0** | **0.350** |" in markdown
-    reasons = conclude("amn", judgement.splits).reasons["val"]
+    reasons = conclude("amn", evaluation.splits).reasons["val"]
     assert "its query finds the true next chunk best: MRR 0.350, 0.330 of copy-last" in reasons
 
 
-def test_the_whole_judgement_has_every_split_the_notes_and_the_verdict(make_judgement):
-    shown = show(judgement_view(make_judgement()))
+def test_the_whole_evaluation_has_every_split_the_notes_and_the_verdict(make_evaluation):
+    shown = show(evaluation_view(make_evaluation()))
     assert shown.index("val: 14,520") < shown.index("ood: 14,520") < shown.index("note: train: not judged")
     assert "● amn beats the best baseline on val (+0.0150 [+0.0140, +0.0170] over ridge) and on ood" in shown
     assert "  val: copy-last finds the true next chunk better: MRR 0.330 against 0.285" in shown
 
 
-@pytest.mark.parametrize(("gain", "light"), [(0.015, "●"), (0.0, "▲"), (-0.015, "■")])
-def test_lights_differ_in_shape(make_judgement, gain, light):
-    assert show(verdict_view(make_judgement(gain=gain).verdict)).startswith(light)
+@pytest.mark.parametrize(("gain", "status"), [(0.015, "●"), (0.0, "▲"), (-0.015, "■")])
+def test_lights_differ_in_shape(make_evaluation, gain, status):
+    assert show(verdict_view(make_evaluation(gain=gain).verdict)).startswith(status)
 
 
-def test_best_figures_are_bold_and_the_model_stands_out(make_judgement):
-    lines = show(split_table(make_judgement(), "val"), styled=True).splitlines()
+def test_best_figures_are_bold_and_the_model_stands_out(make_evaluation):
+    lines = show(split_table(make_evaluation(), "val"), styled=True).splitlines()
     ridge, copy = (next(line for line in lines if name in line) for name in ("ridge", "copy-last"))
     model = next(line for line in lines if "amn" in line)
     assert re.search(r"\x1b\[1;36m *0\.5940", model) and "\x1b[36mamn" in model
@@ -66,20 +66,20 @@ def test_best_figures_are_bold_and_the_model_stands_out(make_judgement):
 
 
 @pytest.mark.parametrize("name", ["[bold]a-model-with-a-very-long-name-indeed", "[/red]", "`x` | <img src=x> **y**"])
-def test_names_are_text_and_every_line_fits(make_judgement, report, name):
-    judgement = make_judgement(name)
-    shown = show(judgement_view(judgement))
+def test_names_are_text_and_every_line_fits(make_evaluation, report, name):
+    evaluation = make_evaluation(name)
+    shown = show(evaluation_view(evaluation))
     assert name[:12] in shown and all(len(line) <= 100 for line in shown.splitlines())
     assert "0.5940 ±0.0020" in shown and "+0.0150 [+0.0140, +0.0170]" in shown, "no figure is cut"
-    assert len(show(split_table(judgement, "val")).splitlines()) == 3 + 4, "one line for each predictor"
+    assert len(show(split_table(evaluation, "val")).splitlines()) == 3 + 4, "one line for each predictor"
     assert all(len(line) <= 100 for line in show(check_view(report)).splitlines())
 
 
-def test_without_a_model_there_is_no_gain_column(make_judgement):
-    judgement = make_judgement(None)
-    shown = show(judgement_view(judgement))
+def test_without_a_model_there_is_no_gain_column(make_evaluation):
+    evaluation = make_evaluation(None)
+    shown = show(evaluation_view(evaluation))
     assert "gain" not in shown and "●" not in shown and shown.index("ridge") < shown.index("copy-last")
-    assert "gain" not in judgement_markdown(judgement)
+    assert "gain" not in evaluation_markdown(evaluation)
 
 
 def test_preflight_as_text(report):
@@ -97,8 +97,8 @@ val          350         18   1,223    9,797                 0.500  0.500  0.500
     )
 
 
-def test_markdown_of_a_judgement(make_judgement):
-    text = judgement_markdown(make_judgement())
+def test_markdown_of_a_evaluation(make_evaluation):
+    text = evaluation_markdown(make_evaluation())
     assert text.startswith(
         "● **green**: amn beats the best baseline on val (+0.0150 \\[+0.0140, +0.0170\\] over ridge)"
     )
@@ -107,8 +107,8 @@ def test_markdown_of_a_judgement(make_judgement):
     assert "- ood: copy-last finds the true next chunk better" in text and text.endswith("Note: train: not judged\n")
 
 
-def test_markdown_tables_keep_their_columns_whatever_the_name(make_judgement):
-    text = judgement_markdown(make_judgement("`x` | <img src=x>\n **y**"))
+def test_markdown_tables_keep_their_columns_whatever_the_name(make_evaluation):
+    text = evaluation_markdown(make_evaluation("`x` | <img src=x>\n **y**"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 * (2 + 4)
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1

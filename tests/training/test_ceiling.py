@@ -18,7 +18,7 @@ def test_amn_goes_nine_tenths_of_the_way_to_the_ceiling(tmp_path: Path) -> None:
             "model": {"dropout": 0.2, "query": False},
             "objective": {"mse": 1.0},
             "training": {
-                "epochs": 8, "batch": 256, "lr": 2e-3, "weight_decay": 0.1, "average": 0.99, "precision": "fp32",
+                "epochs": 8, "batch_size": 256, "lr": 2e-3, "weight_decay": 0.1, "ema_decay": 0.99, "precision": "fp32",
                 "keep_epochs": False,
             },
             "runtime": {"device": "cpu", "threads": 1},

@@ -9,7 +9,7 @@ from nextvec.models.registry import create_model
 from nextvec.recipe import ModelRecipe, Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
-from nextvec.training.evaluate import judge_best
+from nextvec.training.evaluate import evaluate_best
 from nextvec.training.optimizer import Average
 from nextvec.training.setup import start_run
 
@@ -34,7 +34,7 @@ def test_it_is_the_recurrence_of_its_docstring() -> None:
 def test_a_run_validates_saves_and_judges_the_average(
     toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(toy_recipe.model_dump(exclude_none=True), ["training.average=0.9", "training.lr=0.01"])
+    recipe = make_recipe(toy_recipe.model_dump(exclude_none=True), ["training.ema_decay=0.9", "training.lr=0.01"])
     run = start_run(recipe, tmp_path / "run", quiet=True)
     steps: list[int] = []
     follow = Average.follow
@@ -46,5 +46,5 @@ def test_a_run_validates_saves_and_judges_the_average(
     saved = read_checkpoint(run.path / RESUME)
     assert all(torch.equal(last[name], value) for name, value in saved.values["training"]["average"].items())
     assert not all(torch.equal(last[name], value) for name, value in saved.weights.items()), "the model's own differ"
-    judged = judge_best(run).splits["val"].predictors["amn"].cosine.value
-    assert judged == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
+    evaluated = evaluate_best(run).splits["val"].predictors["amn"].cosine.value
+    assert evaluated == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]

@@ -27,7 +27,7 @@ from nextvec.errors import (
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
-from nextvec.training.evaluate import judge_best, judge_checkpoint
+from nextvec.training.evaluate import evaluate_best, evaluate_checkpoint
 from nextvec.training.run import Run, restore, save_position
 from nextvec.training.setup import resume_run, start_run
 
@@ -129,8 +129,8 @@ def test_halves_are_halves_all_along_and_cost_little(
 ) -> None:
     """The contract's weights 0.5 and 0.5: each term has half of the influence at every look, val stays close."""
     epochs = ("training.epochs=6", "training.lr=0.003", "model.query=false")
-    halves = unbroken(changed(toy_recipe, "objective.mse=0.5", "objective.info=0.5", *epochs))
-    alone = unbroken(changed(toy_recipe, "objective.mse=1", "objective.info=0", *epochs))
+    halves = unbroken(changed(toy_recipe, "objective.mse=0.5", "objective.info_nce=0.5", *epochs))
+    alone = unbroken(changed(toy_recipe, "objective.mse=1", "objective.info_nce=0", *epochs))
     steps = events_of(halves.path, "step") + events_of(halves.path, "epoch")
     assert len(steps) > 20
     for event in steps:
@@ -139,7 +139,7 @@ def test_halves_are_halves_all_along_and_cost_little(
     assert best[0] > best[1] - 0.005
 
 
-def test_short_windows_teach_but_are_not_judged_and_fit_no_baseline(
+def test_short_windows_teach_but_are_not_evaluated_and_fit_no_baseline(
     toy_recipe: Recipe, tmp_path: Path, unbroken: Callable[[Recipe], Run]
 ) -> None:
     plain = unbroken(toy_recipe)
@@ -154,7 +154,9 @@ def test_short_windows_teach_but_are_not_judged_and_fit_no_baseline(
 
 
 def test_mirrored_steps_are_the_first_ones(toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_run(changed(toy_recipe, "training.mirror=0.5", "training.epochs=2"), tmp_path / "run", quiet=True)
+    run = start_run(
+        changed(toy_recipe, "training.reverse_augmentation=0.5", "training.epochs=2"), tmp_path / "run", quiet=True
+    )
     counts: list[int] = []
     batch = WindowSet.batch
 
@@ -165,7 +167,7 @@ def test_mirrored_steps_are_the_first_ones(toy_recipe: Recipe, tmp_path: Path, m
 
     monkeypatch.setattr(WindowSet, "batch", counted)
     loop.train(run)
-    half = run.recipe.training.batch // 2
+    half = run.recipe.training.batch_size // 2
     assert counts == [half] * (run.total_steps // 2) + [0] * (run.total_steps - run.total_steps // 2)
 
 
@@ -173,7 +175,7 @@ def test_mirrored_steps_are_the_first_ones(toy_recipe: Recipe, tmp_path: Path, m
 def test_the_query_learns_from_its_share_of_windows_that_look_ahead(
     toy_recipe: Recipe, tmp_path: Path, share: str, mirror: str, learned: int
 ) -> None:
-    changes = f"objective.query_share={share}", f"training.mirror={mirror}", "training.epochs=1"
+    changes = f"objective.query_batch_fraction={share}", f"training.reverse_augmentation={mirror}", "training.epochs=1"
     run = start_run(changed(toy_recipe, *changes), tmp_path / "run", quiet=True)
     backward, counts = run.objective.backward_query, set()
 
@@ -199,7 +201,7 @@ def test_a_run_interrupted_three_times_equals_an_unbroken_one(
     assert_same_runs(whole.path, broken.path)
 
 
-HELPS = ("training.average=0.9", "training.mirror=0.5", "data.train_min_context=1")
+HELPS = ("training.ema_decay=0.9", "training.reverse_augmentation=0.5", "data.train_min_context=1")
 
 GATES = (
     'gates=[{epoch=[1, 2], metric="val_cosine", green=2.0, red=1.5}, {epoch=[1, 2, 3], metric="ood_cosine", red=-2.0}]'
@@ -223,8 +225,8 @@ def test_the_reloaded_checkpoint_scores_as_in_training_to_the_last_digit(
     toy_recipe: Recipe, unbroken: Callable[[Recipe], Run]
 ) -> None:
     run = unbroken(toy_recipe)
-    judged = judge_best(run).splits["val"].predictors["amn"].cosine.value
-    assert judged == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
+    evaluated = evaluate_best(run).splits["val"].predictors["amn"].cosine.value
+    assert evaluated == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
 
 
 def test_a_red_gate_saves_stops_and_says_why(
@@ -240,7 +242,7 @@ def test_a_red_gate_saves_stops_and_says_why(
     assert "gate out of reach (certain): ood cosine below 0.99 is red" in str(stop.value)
     history = json.loads((run.path / "training_history.json").read_text())
     assert history["status"] == "stopped" and history["stopped"] in str(stop.value)
-    assert [gate["light"] for gate in history["epochs"][-1]["gates"]] == ["red"]
+    assert [gate["status"] for gate in history["epochs"][-1]["gates"]] == ["red"]
     last = read_events(run.path)[-1]
     assert last["kind"] == "stopped" and last["diagnosis"].startswith("gate out of reach")
     checks = (run.path / "ood_sentinel.log").read_text().splitlines()
@@ -265,9 +267,9 @@ def test_a_red_gate_that_only_warns_goes_on(toy_recipe: Recipe, tmp_path: Path) 
 
 
 def test_what_a_recipe_is_warned_of_is_logged_before_the_first_epoch(toy_recipe: Recipe, tmp_path: Path) -> None:
-    run = trained(changed(toy_recipe, "objective.balance=none", "training.epochs=1"), tmp_path / "run")
+    run = trained(changed(toy_recipe, "objective.loss_weighting=raw", "training.epochs=1"), tmp_path / "run")
     opening = (run.path / "training.log").read_text().partition("Epoch 1/")[0]
-    assert "warning: balance is none" in opening
+    assert "warning: loss_weighting is raw" in opening
     assert [event["text"] for event in read_events(run.path) if event["kind"] == "warning"]
 
 
@@ -346,7 +348,7 @@ def test_a_fresh_original_amn_scores_as_the_context_mean(toy_recipe: Recipe, tmp
 
 def test_training_learns_from_nothing(toy_recipe: Recipe, tmp_path: Path) -> None:
     """An LSTM starts at random; what it reaches on unseen documents it can only have learned."""
-    recipe = changed(toy_recipe, "model.kind=lstm", "training.lr=0.003", "training.epochs=4", "objective.info=0")
+    recipe = changed(toy_recipe, "model.kind=lstm", "training.lr=0.003", "training.epochs=4", "objective.info_nce=0")
     run = trained(recipe, tmp_path / "run")
     assert run.position.history[-1]["val_cosine"] > run.baseline_cosines["val"]["train-mean"] + 0.3
 
@@ -356,8 +358,8 @@ def test_the_best_checkpoint_is_the_best_epoch_and_scores_as_logged(toy_recipe: 
     best = max(run.position.history, key=lambda record: record["val_cosine"])
     saved = read_checkpoint(run.path / BEST)
     assert saved.values["epoch"] == best["epoch"] and saved.values["metrics"]["val_cosine"] == best["val_cosine"]
-    judgement = judge_best(run)
-    assert judgement.splits["val"].predictors["amn"].cosine.value == best["val_cosine"]
+    evaluation = evaluate_best(run)
+    assert evaluation.splits["val"].predictors["amn"].cosine.value == best["val_cosine"]
     assert "mismatch" not in [event["kind"] for event in read_events(run.path)]
 
 
@@ -392,7 +394,7 @@ def test_warm_start_begins_where_the_other_run_ended(toy_recipe: Recipe, tmp_pat
     assert "warm start from" in (second.path / "training.log").read_text()
 
 
-def test_warm_start_and_judgement_of_the_original_trainers_file(toy_recipe: Recipe, tmp_path: Path) -> None:
+def test_warm_start_and_evaluation_of_the_original_trainers_file(toy_recipe: Recipe, tmp_path: Path) -> None:
     """A file as the original trainer wrote it: three keys, no space, no recipe, layers under other numbers."""
     recipe = changed(toy_recipe, "model.variant=original")
     first = trained(changed(recipe, "training.epochs=1"), tmp_path / "first")
@@ -408,10 +410,10 @@ def test_warm_start_and_judgement_of_the_original_trainers_file(toy_recipe: Reci
         start_run(changed(toy_recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
     second = start_run(changed(recipe, f"training.init_from='{file}'"), tmp_path / "second", quiet=True)
     assert_same_values(second.model.state_dict(), weights)
-    judgement = judge_checkpoint(file, data=toy_recipe.data.store, context=None, device="cpu", quiet=True)
-    assert judgement.splits["val"].predictors["amn"].cosine.value == first.position.history[-1]["val_cosine"]
+    evaluation = evaluate_checkpoint(file, data=toy_recipe.data.store, context=None, device="cpu", quiet=True)
+    assert evaluation.splits["val"].predictors["amn"].cosine.value == first.position.history[-1]["val_cosine"]
     with pytest.raises(CheckpointError, match="give --data"):
-        judge_checkpoint(file, data="", context=None, device="cpu", quiet=True)
+        evaluate_checkpoint(file, data="", context=None, device="cpu", quiet=True)
 
 
 def test_warm_start_refuses_another_model_or_dimension(
@@ -449,7 +451,7 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
 ) -> None:
     path = tmp_path / "run"
     for override, message in (
-        ("training.batch=5000", "training.batch is 5000, but there are only"),
+        ("training.batch_size=5000", "training.batch_size is 5000, but there are only"),
         ("data.store=''", "data.store is empty"),
         ("data.min_context=19", "no .* windows with context|val has"),
         ("model.kind=lstn", "Did you mean 'lstm'"),
@@ -466,7 +468,8 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
 def test_the_query_learns_apart_from_the_prediction(toy_recipe: Recipe, tmp_path: Path) -> None:
     """Its loss falls, and a run without it moves the prediction just the same."""
     recipe = changed(
-        toy_recipe, "model.dropout=0", "objective.info=0", "objective.query_tau=0.3", "objective.query_share=1",
+        toy_recipe, "model.dropout=0", "objective.info_nce=0", "objective.query_tau=0.3",
+        "objective.query_batch_fraction=1",
         "training.lr=0.005", "training.epochs=6",
     )  # fmt: skip
     run = trained(recipe, tmp_path / "with")

@@ -47,8 +47,8 @@ def leaderboard_add(
 
     _require_day(date)
     facts = read_run(Path(run))
-    if facts.judgement is None or "val" not in facts.judgement.splits:
-        raise InputError(f"run {run}: only finished runs can be added ({facts.state or 'not judged on val'})")
+    if facts.evaluation is None or "val" not in facts.evaluation.splits:
+        raise InputError(f"run {run}: only finished runs can be added ({facts.state or 'not evaluated on val'})")
     board = _read_leaderboard(Path(table), "val")  # before the work: what is wrong with it is told at once
     board = with_entry(board, _entry(facts, _latency_of(facts, device), name, date))
     make_folder(Path(table).parent)
@@ -147,12 +147,12 @@ def _latency_of(facts: RunFacts, device: str) -> Latency:
 
 def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
     """The leaderboard's entry for a finished run."""
-    from nextvec.experiments.compare_runs import own_judgements
+    from nextvec.experiments.compare_runs import own_evaluations
     from nextvec.reports.leaderboard import SYNTHETIC, BestBaseline, Entry, loss_label
 
-    judgement, model = facts.judgement, facts.judgement and facts.judgement.model
-    assert judgement and model and judgement.verdict, facts.path
-    splits = judgement.splits
+    evaluation, model = facts.evaluation, facts.evaluation and facts.evaluation.model
+    assert evaluation and model and evaluation.verdict, facts.path
+    splits = evaluation.splits
     own = {split: figures.predictors[model].cosine.value for split, figures in splits.items()}
     best = splits["val"].best_baseline or ""
     ood = splits["ood"].predictors[best].cosine.value if "ood" in splits else None
@@ -162,7 +162,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
     return Entry(
         run=f"{facts.started.get('recipe_fingerprint', '')}@{facts.started['time']}",
         name=name or f"{model.upper()}_{label}",
-        data=own_judgements([facts])[0].windows,
+        data=own_evaluations([facts])[0].windows,
         data_label=label,
         val=own["val"],
         ood=own.get("ood"),
@@ -172,7 +172,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
         parameters=latency.parameters,
         loss=loss_label(facts.recipe["objective"]),
         date=date or datetime.fromtimestamp(facts.ended).date().isoformat(),
-        light=judgement.verdict.light,
+        status=evaluation.verdict.status,
         gains={split: figures.gain for split, figures in splits.items() if figures.gain},
         baseline=BestBaseline(best, splits["val"].predictors[best].cosine.value, ood),
     )
@@ -251,7 +251,7 @@ def plot(
     """
     from nextvec.errors import InputError
     from nextvec.reports.html.run_report import curve_source
-    from nextvec.reports.plots import curve_panels, draw, judged_only, require_plots
+    from nextvec.reports.plots import curve_panels, draw, evaluated_only, require_plots
     from nextvec.reports.run_summary import case_of, read_run
 
     require_plots(Path(out))
@@ -262,8 +262,8 @@ def plot(
         case = case_of(Path(run))
         panels = curve_panels(curve_source(facts.recipe["name"], facts.recipe, case.history, case.baselines))
     else:
-        judgement = facts.judgement.to_dict() if facts.judgement else {}
-        panels = judged_only(curve_source(facts.recipe["name"], facts.recipe, (), {}, judgement), what)
+        evaluation = facts.evaluation.to_dict() if facts.evaluation else {}
+        panels = evaluated_only(curve_source(facts.recipe["name"], facts.recipe, (), {}, evaluation), what)
     if not panels:
         why = "no epoch is finished" if what == "curves" else facts.state or "its judgement is older than these figures"
         raise InputError(f"run {run}: no {what} to draw ({why})")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from nextvec.evaluation.results import Judgement
+    from nextvec.evaluation.results import Evaluation
     from nextvec.guards.diagnosis.case import Diagnoses
     from nextvec.guards.suggest import GateSuggestion
 
@@ -28,7 +28,7 @@ def eval(
     retrieval: Literal["exact", "faiss"] | None = None,
     device: str = "auto",
     quiet: bool = False,
-) -> Judgement:
+) -> Evaluation:
     """Judge a checkpoint beside every baseline on the val and ood splits of a store.
 
     Args:
@@ -42,9 +42,9 @@ def eval(
         device: auto, cpu, cuda or mps.
         quiet: Show no progress.
     """
-    from nextvec.training.evaluate import judge_checkpoint
+    from nextvec.training.evaluate import evaluate_checkpoint
 
-    return judge_checkpoint(
+    return evaluate_checkpoint(
         Path(checkpoint),
         data=data,
         ood_data=ood_data,

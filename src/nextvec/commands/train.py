@@ -24,7 +24,7 @@ class OriginalFlags:
     epochs: int | None = None
     """training.epochs."""
     batch_size: int | None = None
-    """training.batch."""
+    """training.batch_size."""
     lr: float | None = None
     """training.lr."""
     device: str | None = None
@@ -32,7 +32,7 @@ class OriginalFlags:
     lambda_mse: float | None = None
     """objective.mse."""
     lambda_info: float | None = None
-    """objective.info."""
+    """objective.info_nce."""
     lambda_moment: float | None = None
     """objective.moment."""
     lambda_variance: float | None = None
@@ -53,8 +53,8 @@ class OriginalFlags:
 
 _FIELD_OF_FLAG = {
     "model_type": "model.kind", "data": "data.store", "ood_data": "data.ood", "epochs": "training.epochs",
-    "batch_size": "training.batch", "lr": "training.lr", "device": "runtime.device", "lambda_mse": "objective.mse",
-    "lambda_info": "objective.info", "lambda_moment": "objective.moment", "lambda_variance": "objective.variance",
+    "batch_size": "training.batch_size", "lr": "training.lr", "device": "runtime.device", "lambda_mse": "objective.mse",
+    "lambda_info": "objective.info_nce", "lambda_moment": "objective.moment", "lambda_variance": "objective.variance",
     "tau": "objective.tau", "init_from": "training.init_from",
 }  # fmt: skip
 

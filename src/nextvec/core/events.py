@@ -126,7 +126,7 @@ def _without_old_steps(events: list[Event]) -> list[Event]:
     return [event for number, event in enumerate(events) if number >= kept or event["kind"] != "step"]
 
 
-_ENDS = ("interrupted", "stopped", "failed", "finished", "judged", "success", "diagnosed")
+_ENDS = ("interrupted", "stopped", "failed", "finished", "evaluated", "success", "diagnosed")
 
 
 def _position(event: Event) -> tuple[float, float]:

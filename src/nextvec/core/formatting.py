@@ -1,24 +1,30 @@
-"""Stoplights: the three words in which every check and verdict speaks, from the best to the worst.
+"""The stoplight status of every check and verdict, and how it is shown.
 
-A light always differs in shape as well as in colour, for those who can't tell red from green.
+A status always differs in shape as well as in color, for readers who cannot distinguish red from green.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
-
-Light = Literal["green", "amber", "red"]
-
-LIGHTS: tuple[Light, ...] = ("green", "amber", "red")
-
-SHAPES: dict[Light, str] = {"green": "●", "amber": "▲", "red": "■"}
+from enum import StrEnum
 
 
-COLOURS: dict[Light, str] = {"green": "green", "amber": "yellow", "red": "red"}
-"""How a terminal colours them."""
+class Status(StrEnum):
+    """Stoplight status, from the best to the worst. Equal to its name in JSON: `Status.RED == "red"`."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
 
 
-def worst(lights: Iterable[Light]) -> Light:
-    """The worst of some lights; green if there are none."""
-    return max(lights, key=LIGHTS.index, default="green")
+STATUSES = tuple(Status)
+
+SYMBOLS: dict[Status, str] = {Status.GREEN: "●", Status.AMBER: "▲", Status.RED: "■"}
+
+COLORS: dict[Status, str] = {Status.GREEN: "green", Status.AMBER: "yellow", Status.RED: "red"}
+"""Their colors in a terminal."""
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """Return the worst status; green if there is none."""
+    return max(statuses, key=STATUSES.index, default=Status.GREEN)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nextvec.core.formatting import Status
 from nextvec.data.checks import CheckReport, check_store
 from nextvec.data.checks.findings import Finding
 from nextvec.data.encoders import LSA, Encoder, open_encoder
@@ -121,7 +122,7 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
         path = Path(name) if Path(name).suffix != NPZ else Path(name).with_suffix(".store")
         if Path(name).suffix != NPZ or path.exists():
             text = f"{verify_store(path)} files of {path} are what was written (SHA-256)"
-            findings.append(Finding("files", "green", text))
+            findings.append(Finding("files", Status.GREEN, text))
     return tuple(findings)
 
 

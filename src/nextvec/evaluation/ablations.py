@@ -36,14 +36,14 @@ _STREAM = 2**63 + 2  # keeps these draws apart from those of windows.py and boot
 
 
 @torch.inference_mode()
-def measure_ablations(predictor: Predictor, judged: WindowSet, resamples: int, seed: int) -> dict[str, Estimate]:
+def measure_ablations(predictor: Predictor, evaluated: WindowSet, resamples: int, seed: int) -> dict[str, Estimate]:
     """The fall in mean cosine of each ablation, with paired intervals over groups of documents, in ABLATIONS' order.
 
     Windows with a single context vector don't count for `oldest dropped`, which is left out where all have only one;
     `another document's` is left out where there is only one group, everything where there are no windows. A pure
     function of its arguments.
     """
-    vectors, windows = judged.vectors, judged.windows
+    vectors, windows = evaluated.vectors, evaluated.windows
     groups_W = windows.groups.cpu().numpy()
     random = np.random.Generator(np.random.Philox(key=np.array([seed, _STREAM], dtype=np.uint64)))
     keys_WS = torch.from_numpy(random.random((len(windows), windows.context), dtype=np.float32)).to(vectors.device)
@@ -66,7 +66,7 @@ def measure_ablations(predictor: Predictor, judged: WindowSet, resamples: int, s
             falls_AW[ABLATIONS.index(name), positions] = intact_B - cosine(prediction_BD, target_BD)
 
     counted_AW = np.ones(falls_AW.shape, bool)
-    counted_AW[ABLATIONS.index("oldest dropped")] = _lengths(judged) > 1
+    counted_AW[ABLATIONS.index("oldest dropped")] = _lengths(evaluated) > 1
     counted_AW[ABLATIONS.index("another document's")] = others is not None
     return {
         name: paired_estimates(falls_W[None, counted_W], groups_W[counted_W], resamples, seed, bound=2)[0]
@@ -123,9 +123,9 @@ def _in_order_of(keys_BS: Tensor, context_BSD: Tensor, present_BS: Tensor) -> Te
     return context_BSD.take_along_dim(order_BS[:, :, None], dim=1)
 
 
-def _lengths(judged: WindowSet) -> NDArray[np.int32]:
+def _lengths(evaluated: WindowSet) -> NDArray[np.int32]:
     """(W,) how many context vectors each window has."""
-    windows = judged.windows
+    windows = evaluated.windows
     if windows.available is None:
         return np.full(len(windows), windows.context, np.int32)
     lengths: NDArray[np.int32] = windows.available.cpu().numpy()

@@ -25,21 +25,21 @@ MOST_SOURCES = 8
 
 
 def break_down(
-    model_W: NDArray[np.floating], baseline_W: NDArray[np.floating], judged: WindowSet, resamples: int, seed: int
+    model_W: NDArray[np.floating], baseline_W: NDArray[np.floating], evaluated: WindowSet, resamples: int, seed: int
 ) -> Breakdown:
     """The cosines of a model and of the split's best baseline, (W,) each in the order of the set's windows, by part.
 
     W is at least 1. Intervals come from resampling groups of documents, within each part.
     """
-    assert len(model_W) == len(baseline_W) == len(judged) > 0, (len(model_W), len(baseline_W), len(judged))
+    assert len(model_W) == len(baseline_W) == len(evaluated) > 0, (len(model_W), len(baseline_W), len(evaluated))
     rows_PW = np.stack([model_W, model_W - baseline_W])
-    groups_W = judged.windows.groups.cpu().numpy()
+    groups_W = evaluated.windows.groups.cpu().numpy()
 
     def part(name: str, chosen_W: NDArray[np.bool_]) -> Part:
         return _part(name, rows_PW[:, chosen_W], groups_W[chosen_W], resamples, seed)
 
-    sources = _by_source(judged)
-    coherences = _by_coherence(context_coherence(judged))
+    sources = _by_source(evaluated)
+    coherences = _by_coherence(context_coherence(evaluated))
     return Breakdown(
         win_rate(rows_PW[1], groups_W, resamples, seed),
         tuple(part(name, chosen_W) for name, chosen_W in sources),
@@ -67,12 +67,12 @@ def win_rate(gain_W: NDArray[np.floating], groups_W: NDArray[np.integer], resamp
 
 
 @torch.inference_mode()
-def context_coherence(judged: WindowSet) -> NDArray[np.float32]:
+def context_coherence(evaluated: WindowSet) -> NDArray[np.float32]:
     """(W,) mean cosine of neighbouring vectors of each window's context; NaN where there is but one vector."""
-    windows = judged.windows
-    coherence_W = torch.empty(len(windows), device=judged.vectors.device)
-    for index in torch.arange(len(windows), device=judged.vectors.device).split(BLOCK):
-        batch = judged.batch(index)
+    windows = evaluated.windows
+    coherence_W = torch.empty(len(windows), device=evaluated.vectors.device)
+    for index in torch.arange(len(windows), device=evaluated.vectors.device).split(BLOCK):
+        batch = evaluated.batch(index)
         context_BSD = F.normalize(batch.context_BSD.float(), dim=2)  # masked vectors are zero and add nothing
         total_B = (context_BSD[:, 1:] * context_BSD[:, :-1]).sum(dim=(1, 2))
         there_B = windows.context if batch.mask_BS is None else batch.mask_BS.sum(dim=1)
@@ -80,10 +80,10 @@ def context_coherence(judged: WindowSet) -> NDArray[np.float32]:
     return coherence_W.cpu().numpy()
 
 
-def _by_source(judged: WindowSet) -> list[tuple[str, NDArray[np.bool_]]]:
+def _by_source(evaluated: WindowSet) -> list[tuple[str, NDArray[np.bool_]]]:
     """Which windows are of each source: the largest first, by name where equal, the smallest together."""
-    names, source_M = np.unique(np.array(judged.documents.sources, dtype=object), return_inverse=True)
-    source_W = source_M[documents_of(judged.windows, judged.documents)]
+    names, source_M = np.unique(np.array(evaluated.documents.sources, dtype=object), return_inverse=True)
+    source_W = source_M[documents_of(evaluated.windows, evaluated.documents)]
     counts = np.bincount(source_W, minlength=len(names))
     order = [number for number in np.argsort(-counts, kind="stable").tolist() if counts[number]]
     parts = [(str(names[number]), source_W == number) for number in order[:MOST_SOURCES]]

@@ -25,7 +25,7 @@ from nextvec.evaluation.breakdown import break_down
 from nextvec.evaluation.geometry import measure_shape, target_shape
 from nextvec.evaluation.metrics import Predictor, QueryOf, WindowScores, score_windows
 from nextvec.evaluation.offsets import measure_alignment
-from nextvec.evaluation.results import Estimate, Judgement, Latency, PredictorScores, Retrieval, SplitJudgement
+from nextvec.evaluation.results import Estimate, Evaluation, Latency, PredictorResult, Retrieval, SplitResult
 from nextvec.evaluation.retrieval import (
     Candidates,
     candidates_of,
@@ -38,25 +38,25 @@ from nextvec.evaluation.retrieval_faiss import NEIGHBOURS, approximate_ranks, re
 from nextvec.evaluation.rollout import measure_rollout
 from nextvec.evaluation.verdict import conclude
 from nextvec.models.base import LatentModel
-from nextvec.recipe import JudgeRecipe
+from nextvec.recipe import EvaluationRecipe
 
-__all__ = ["Judgement", "judge_predictors"]
+__all__ = ["Evaluation", "evaluate_predictors"]
 
 REPEATED = 2_000
 """Most windows for rollouts and ablations, which predict each of them many times."""
 
 
-def judge_predictors(
+def evaluate_predictors(
     predictors: Mapping[str, Predictor],
     sets: Mapping[str, WindowSet],
-    recipe: JudgeRecipe,
+    recipe: EvaluationRecipe,
     *,
     seed: int,
     model: str | None,
     notes: Sequence[str] = (),
     latency: Latency | None = None,
     quiet: bool = False,
-) -> Judgement:
+) -> Evaluation:
     """Judge predictors on the windows of some splits; `model` names the one that the others are baselines of.
 
     `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given;
@@ -71,30 +71,30 @@ def judge_predictors(
     if recipe.retrieval == "faiss":
         require_faiss()
         told.append(f"retrieval: ranks beyond {NEIGHBOURS:,} count as {NEIGHBOURS + 1:,} (faiss)")
-    with progress("judging", total, unit="windows", quiet=quiet) as task:
+    with progress("evaluating", total, unit="windows", quiet=quiet) as task:
         for split, windows in sets.items():
             if len(windows) == 0:
                 told.append(f"{split}: not judged, no document is long enough for a window")
                 continue
             ordered = {name: predictors[name] for name in names}
-            splits[split] = _judge_split(ordered, windows, recipe, seed, model, task)
+            splits[split] = _evaluate_split(ordered, windows, recipe, seed, model, task)
     verdict = None if model is None else conclude(model, splits)
-    return Judgement(model, splits, tuple(told), verdict, latency)
+    return Evaluation(model, splits, tuple(told), verdict, latency)
 
 
-def _judge_split(
+def _evaluate_split(
     predictors: Mapping[str, Predictor],
-    judged: WindowSet,
-    recipe: JudgeRecipe,
+    evaluated: WindowSet,
+    recipe: EvaluationRecipe,
     seed: int,
     model: str | None,
     task: Task,
-) -> SplitJudgement:
-    vectors, documents, windows, split = judged.vectors, judged.documents, judged.windows, judged.split
+) -> SplitResult:
+    vectors, documents, windows, split = evaluated.vectors, evaluated.documents, evaluated.windows, evaluated.split
     candidates = candidates_of(vectors, documents, split)
     queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
-    sampled = replace(judged, windows=queries)
-    few = replace(judged, windows=queries.take(sample(len(queries), REPEATED, seed).to(vectors.device)))
+    sampled = replace(evaluated, windows=queries)
+    few = replace(evaluated, windows=queries.take(sample(len(queries), REPEATED, seed).to(vectors.device)))
     ranks_of = partial(_ranks, recipe=recipe, vectors=vectors, windows=queries, candidates=candidates)
     alignments = measure_alignment(predictors, sampled, recipe.resamples, seed)
     scores: dict[str, WindowScores] = {}
@@ -123,14 +123,14 @@ def _judge_split(
     cosines, gains = _estimates(scores, groups_W, recipe.resamples, seed, model)
     baselines = [name for name in predictors if name != model]
     best = max(baselines, key=lambda name: cosines[name].value, default=None)
-    return SplitJudgement(
+    return SplitResult(
         windows=len(windows),
         documents=_count_documents(windows, documents),
         groups=len(np.unique(groups_W)),
         candidates=len(candidates),
         queries=len(queries),
         predictors={
-            name: PredictorScores(
+            name: PredictorResult(
                 cosines[name],
                 scores[name].mean_mse,
                 scores[name].mean_margin,
@@ -146,12 +146,12 @@ def _judge_split(
         ablations={} if model is None else measure_ablations(predictors[model], few, recipe.resamples, seed),
         parts=None
         if model is None or best is None
-        else break_down(scores[model].cosine, scores[best].cosine, judged, recipe.resamples, seed),
+        else break_down(scores[model].cosine, scores[best].cosine, evaluated, recipe.resamples, seed),
     )
 
 
 def _ranks(
-    predictor: Predictor, *, recipe: JudgeRecipe, vectors: Tensor, windows: Windows, candidates: Candidates
+    predictor: Predictor, *, recipe: EvaluationRecipe, vectors: Tensor, windows: Windows, candidates: Candidates
 ) -> Tensor:
     """(Q,) the rank of each window's target, as the recipe wants it found."""
     find = approximate_ranks if recipe.retrieval == "faiss" else target_ranks

@@ -46,18 +46,18 @@ class Example:
 
 @torch.inference_mode()
 def nearest_examples(
-    model: Predictor, judged: WindowSet, store: Store, count: int = 5, seed: int = 0
+    model: Predictor, evaluated: WindowSet, store: Store, count: int = 5, seed: int = 0
 ) -> tuple[Example, ...]:
     """`count` windows of a split of `store` in words; none where the store holds no texts.
 
     Memory: 4·C·D bytes for the candidates. Raises StoreError or an error of pyarrow for texts that can't be read.
     """
-    if not store.has_texts or not len(judged):
+    if not store.has_texts or not len(evaluated):
         return ()
-    index_E = sample(len(judged), count, seed).to(judged.vectors.device)
-    windows = judged.windows.take(index_E)
-    candidates = candidates_of(judged.vectors, judged.documents, judged.split)
-    _, prediction_ED = predict_block(model, judged.vectors, judged.windows, index_E)
+    index_E = sample(len(evaluated), count, seed).to(evaluated.vectors.device)
+    windows = evaluated.windows.take(index_E)
+    candidates = candidates_of(evaluated.vectors, evaluated.documents, evaluated.split)
+    _, prediction_ED = predict_block(model, evaluated.vectors, evaluated.windows, index_E)
     target_E = candidates.positions(windows.targets)
     context_ES = context_positions(windows, target_E)
     cosines_EC = prediction_ED @ candidates.vectors_CD.T
@@ -70,7 +70,7 @@ def nearest_examples(
     rows_ES = candidates.rows[context_ES].cpu().tolist()
     nearest_rows, target_rows = (candidates.rows[at].cpu().tolist() for at in (nearest.indices, target_E))
     texts = _texts(store, [*nearest_rows, *target_rows, *(row for rows in rows_ES for row in rows)])
-    titles = [judged.documents.titles[number] for number in documents_of(windows, judged.documents)]
+    titles = [evaluated.documents.titles[number] for number in documents_of(windows, evaluated.documents)]
     return tuple(
         Example(
             title=titles[number],

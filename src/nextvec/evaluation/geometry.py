@@ -40,7 +40,7 @@ ROUNDING = torch.finfo(torch.float32).eps ** 2
 """Variance of unit vectors in float32 that is mere rounding: no directions are to be counted in it."""
 
 
-def measure_shape(predictor: Predictor, judged: WindowSet) -> Shape:
+def measure_shape(predictor: Predictor, evaluated: WindowSet) -> Shape:
     """The shape of the predictions for all W ≥ 1 windows of `judged`, which must be finite numbers.
 
     The raw output is that of the model itself where the predictor is an nn.Module; else only unit-length predictions
@@ -49,24 +49,24 @@ def measure_shape(predictor: Predictor, judged: WindowSet) -> Shape:
     """
 
     def read(positions: slice) -> tuple[Tensor, Tensor, Tensor]:
-        batch, prediction_BD = predict_block(predictor, judged.vectors, judged.windows, positions)
+        batch, prediction_BD = predict_block(predictor, evaluated.vectors, evaluated.windows, positions)
         length_B = torch.ones(len(prediction_BD))
         if isinstance(predictor, nn.Module):
-            with torch.autocast(judged.vectors.device.type, enabled=False):
+            with torch.autocast(evaluated.vectors.device.type, enabled=False):
                 length_B = predictor(batch.context_BSD, batch.mask_BS).float().norm(dim=1)
         return prediction_BD, F.normalize(batch.target_BD), length_B
 
-    return _shape(read, len(judged))
+    return _shape(read, len(evaluated))
 
 
-def target_shape(judged: WindowSet) -> Shape:
+def target_shape(evaluated: WindowSet) -> Shape:
     """The shape of the targets of all W ≥ 1 windows of `judged`: what predictions are to be laid beside."""
 
     def read(positions: slice) -> tuple[Tensor, Tensor, Tensor]:
-        target_BD = F.normalize(judged.vectors.index_select(0, judged.windows.targets[positions]).float())
+        target_BD = F.normalize(evaluated.vectors.index_select(0, evaluated.windows.targets[positions]).float())
         return target_BD, target_BD, torch.ones(len(target_BD))
 
-    return _shape(read, len(judged))
+    return _shape(read, len(evaluated))
 
 
 @torch.inference_mode()
@@ -131,20 +131,20 @@ SAMPLED = 10_000
 TARGETS = "targets"
 
 
-def spectra(predictors: Mapping[str, Predictor], judged: WindowSet, seed: int = 0) -> dict[str, list[float]]:
+def spectra(predictors: Mapping[str, Predictor], evaluated: WindowSet, seed: int = 0) -> dict[str, list[float]]:
     """The shares (D, descending, sum 1) of each predictor's cloud and of the `targets`.
 
     All zero for a cloud that does not vary. Memory: 8·D² bytes for each, and 4·W·D for the sampled windows.
     """
-    index_W = sample(len(judged), SAMPLED, seed).to(judged.vectors.device)
-    clouds = {name: _shares(_predictions(predictor, judged, index_W)) for name, predictor in predictors.items()}
-    targets = (judged.batch(part_B).target_BD.float() for part_B in index_W.split(BLOCK))
+    index_W = sample(len(evaluated), SAMPLED, seed).to(evaluated.vectors.device)
+    clouds = {name: _shares(_predictions(predictor, evaluated, index_W)) for name, predictor in predictors.items()}
+    targets = (evaluated.batch(part_B).target_BD.float() for part_B in index_W.split(BLOCK))
     return {TARGETS: _shares(targets), **clouds}
 
 
-def _predictions(predictor: Predictor, judged: WindowSet, index_W: Tensor) -> Iterator[Tensor]:
+def _predictions(predictor: Predictor, evaluated: WindowSet, index_W: Tensor) -> Iterator[Tensor]:
     for part_B in index_W.split(BLOCK):
-        yield predict_block(predictor, judged.vectors, judged.windows, part_B)[1]
+        yield predict_block(predictor, evaluated.vectors, evaluated.windows, part_B)[1]
 
 
 @torch.inference_mode()

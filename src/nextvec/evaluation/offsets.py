@@ -39,7 +39,7 @@ OFFSETS = tuple(range(-8, 5))
 
 
 def measure_alignment(
-    predictors: Mapping[str, Predictor], judged: WindowSet, resamples: int, seed: int
+    predictors: Mapping[str, Predictor], evaluated: WindowSet, resamples: int, seed: int
 ) -> dict[str, Alignment]:
     """Offset curve, `before` and `direction` of each predictor on all windows of `judged`.
 
@@ -48,11 +48,11 @@ def measure_alignment(
     `direction`; a window with a shorter, masked context starts with its document and has none. The direction of the
     context mean is exactly 0. Memory: 4·P·K·W bytes, K = 13 or 14.
     """
-    place_before = -judged.windows.context - 1
+    place_before = -evaluated.windows.context - 1
     places = sorted({*OFFSETS, place_before})
-    rows_KW, has_KW = _rows_at(judged, places)
-    reference = ContextMean(judged.vectors.shape[1]).eval()
-    cosines_PKW = _cosines([*predictors.values(), reference], judged, rows_KW)
+    rows_KW, has_KW = _rows_at(evaluated, places)
+    reference = ContextMean(evaluated.vectors.shape[1]).eval()
+    cosines_PKW = _cosines([*predictors.values(), reference], evaluated, rows_KW)
 
     has_before_W = has_KW[places.index(place_before)]
     counted = int(has_before_W.sum())
@@ -61,7 +61,7 @@ def measure_alignment(
     if counted and predictors:
         to_both_P2W = cosines_PKW[:, [places.index(0), places.index(place_before)]][:, :, has_before_W].astype(float)
         before_PW = to_both_P2W[:, 0] - to_both_P2W[:, 1]
-        groups_W = judged.windows.groups.cpu().numpy()[has_before_W]
+        groups_W = evaluated.windows.groups.cpu().numpy()[has_before_W]
         befores[:] = paired_estimates(before_PW[:-1], groups_W, resamples, seed, bound=2)
         directions[:] = paired_estimates(before_PW[:-1] - before_PW[-1], groups_W, resamples, seed, bound=4)
 
@@ -93,28 +93,28 @@ def paired_estimates(
     ]
 
 
-def document_bounds(judged: WindowSet) -> tuple[Tensor, Tensor]:
+def document_bounds(evaluated: WindowSet) -> tuple[Tensor, Tensor]:
     """The first row of each window's document, and the row behind its last: two (W,) int64 on the windows' device."""
-    documents, targets = judged.documents, judged.windows.targets
+    documents, targets = evaluated.documents, evaluated.windows.targets
     number_W = np.searchsorted(documents.first_row, targets.cpu().numpy(), side="right") - 1
     first_W = torch.from_numpy(documents.first_row[number_W].astype(np.int64))
     rows_W = torch.from_numpy(documents.rows[number_W].astype(np.int64))
     return first_W.to(targets.device), (first_W + rows_W).to(targets.device)
 
 
-def _rows_at(judged: WindowSet, places: Sequence[int]) -> tuple[Tensor, NDArray[np.bool_]]:
+def _rows_at(evaluated: WindowSet, places: Sequence[int]) -> tuple[Tensor, NDArray[np.bool_]]:
     """(K, W) int64 rows at each target + place, and whether the document has them; the target's own where not."""
-    first_W, end_W = document_bounds(judged)
-    target_W = judged.windows.targets.long()
+    first_W, end_W = document_bounds(evaluated)
+    target_W = evaluated.windows.targets.long()
     rows_KW = target_W + torch.tensor(places, device=target_W.device)[:, None]
     has_KW = (rows_KW >= first_W) & (rows_KW < end_W)
     return torch.where(has_KW, rows_KW, target_W), has_KW.cpu().numpy()
 
 
 @torch.inference_mode()
-def _cosines(predictors: Sequence[Predictor], judged: WindowSet, rows_KW: Tensor) -> NDArray[np.float32]:
+def _cosines(predictors: Sequence[Predictor], evaluated: WindowSet, rows_KW: Tensor) -> NDArray[np.float32]:
     """(P, K, W) cosines between the predictions and some rows of vectors."""
-    vectors, windows = judged.vectors, judged.windows
+    vectors, windows = evaluated.vectors, evaluated.windows
     cosines_PKW = torch.empty((len(predictors), *rows_KW.shape), device=vectors.device)
     for start in range(0, len(windows), BLOCK):
         positions = slice(start, start + BLOCK)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nextvec.core.formatting import Light
+from nextvec.core.formatting import Status
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Breakdown:
 
 
 @dataclass(frozen=True)
-class PredictorScores:
+class PredictorResult:
     """One predictor's figures on one split."""
 
     cosine: Estimate
@@ -154,7 +154,7 @@ class PredictorScores:
 
 
 @dataclass(frozen=True)
-class SplitJudgement:
+class SplitResult:
     """All predictors on one split."""
 
     windows: int
@@ -164,7 +164,7 @@ class SplitJudgement:
     """Independent groups of documents: what the intervals resample."""
     candidates: int
     queries: int
-    predictors: dict[str, PredictorScores]
+    predictors: dict[str, PredictorResult]
     """By name; the model first, then the baselines in the order given."""
     best_baseline: str | None
     """The baseline of the highest cosine on this split."""
@@ -177,7 +177,7 @@ class SplitJudgement:
     parts: Breakdown | None = None
     """The model beside the best baseline by document, source and coherence of the context."""
 
-    def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorScores]]:
+    def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorResult]]:
         """Predictors as tables show them: the model, then the others from the highest cosine to the lowest."""
         return iter(sorted(self.predictors.items(), key=lambda item: (item[0] != model, -item[1].cosine.value)))
 
@@ -186,18 +186,18 @@ class SplitJudgement:
 class Verdict:
     """The judgement in words."""
 
-    light: Light
+    status: Status
     sentence: str
     reasons: dict[str, tuple[str, ...]]
     """By split: the facts behind it, and what else a reader should know."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """A model beside the baselines on the same windows."""
 
     model: str | None
-    splits: dict[str, SplitJudgement]
+    splits: dict[str, SplitResult]
     notes: tuple[str, ...]
     """What was left out, and why."""
     verdict: Verdict | None
@@ -210,7 +210,7 @@ class Judgement:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Judgement:
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
         """The inverse of `to_dict`, also after a way through JSON. Raises ValueError for anything else."""
         from pydantic import TypeAdapter, ValidationError
 

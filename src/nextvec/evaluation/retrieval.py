@@ -232,7 +232,7 @@ def _repeats(vectors_CD: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArra
 
 
 @torch.inference_mode()
-def measure_contrast(predictor: Predictor, judged: WindowSet, batch: int = 256, *, seed: int = 0) -> Contrast:
+def measure_contrast(predictor: Predictor, evaluated: WindowSet, batch: int = 256, *, seed: int = 0) -> Contrast:
     """ℓ2 and contrastive accuracy (CA) over the windows of a set, at least one.
 
         ℓ2 = mean of |prediction − target|, from 0 to 2 between unit-length vectors
@@ -242,7 +242,7 @@ def measure_contrast(predictor: Predictor, judged: WindowSet, batch: int = 256, 
     A batch holds the targets of at most `batch` windows in an order shuffled by the seed; batches are of like size.
     A window without any other target to compare with is not counted; CA is 0.5, which is chance, if none has one.
     """
-    vectors, windows = judged.vectors, judged.windows
+    vectors, windows = evaluated.vectors, evaluated.windows
     order = epoch_order(len(windows), seed, 0).to(vectors.device)
     distances, shares = [], []
     for unsorted_index in order.tensor_split(-(-len(windows) // batch)):

@@ -21,16 +21,16 @@ from nextvec.evaluation.offsets import document_bounds
 
 
 @torch.inference_mode()
-def measure_rollout(predictor: Predictor, judged: WindowSet, steps: int = 8) -> tuple[float | None, ...]:
+def measure_rollout(predictor: Predictor, evaluated: WindowSet, steps: int = 8) -> tuple[float | None, ...]:
     """The mean cosine at each of `steps` steps, from −1 to 1, summed in float64.
 
     Only windows whose document has a vector for every step count, the same at each step, so that the curve compares
     like with like; all None if there are none. A shorter, masked context grows with each step until it is full.
     """
     assert steps >= 1, steps
-    vectors = judged.vectors
-    _, end_W = document_bounds(judged)
-    windows = judged.windows.take((end_W - judged.windows.targets >= steps).nonzero()[:, 0])
+    vectors = evaluated.vectors
+    _, end_W = document_bounds(evaluated)
+    windows = evaluated.windows.take((end_W - evaluated.windows.targets >= steps).nonzero()[:, 0])
     if len(windows) == 0:
         return (None,) * steps
     cosines_JW = torch.empty((steps, len(windows)), device=vectors.device)

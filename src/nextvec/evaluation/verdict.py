@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nextvec.core.formatting import LIGHTS, Light, worst
+from nextvec.core.formatting import STATUSES, Status, worst
 from nextvec.data.checks.rules_integrity import FEW_GROUPS
-from nextvec.evaluation.results import Estimate, SplitJudgement, Verdict
+from nextvec.evaluation.results import Estimate, SplitResult, Verdict
 
 
-def conclude(model: str, splits: Mapping[str, SplitJudgement]) -> Verdict:
+def conclude(model: str, splits: Mapping[str, SplitResult]) -> Verdict:
     """The verdict on a model: green where its gain is surely above zero on val, and on ood where there is one.
 
     Red where the gain on val is surely below zero; amber for everything between, and where val was not judged.
@@ -21,35 +21,39 @@ def conclude(model: str, splits: Mapping[str, SplitJudgement]) -> Verdict:
     reasons = {name: tuple(_reasons(model, split)) for name, split in splits.items()}
     deciding = {name: split.gain for name, split in splits.items() if name != "train" and split.gain is not None}
     if "val" not in deciding:
-        rest = "".join(f" It {_OUTCOMES[light_of(gain)]} on {name} ({gain})." for name, gain in deciding.items())
-        light: Light = worst([*map(light_of, deciding.values()), "amber"])
-        return Verdict(light, f"{model} was not compared with a baseline on val: nothing is proved.{rest}", reasons)
-    lights = {name: light_of(gain) for name, gain in deciding.items()}
+        rest = "".join(f" It {_OUTCOMES[status_of(gain)]} on {name} ({gain})." for name, gain in deciding.items())
+        status: Status = worst([*map(status_of, deciding.values()), Status.AMBER])
+        return Verdict(status, f"{model} was not compared with a baseline on val: nothing is proved.{rest}", reasons)
+    statuses = {name: status_of(gain) for name, gain in deciding.items()}
     # Losing on unseen documents of the training sources is failure; losing only on other sources is a limit to know.
-    light = lights["val"] if lights["val"] == "red" else min(worst(lights.values()), "amber", key=LIGHTS.index)
+    status = (
+        statuses["val"]
+        if statuses["val"] == Status.RED
+        else min(worst(statuses.values()), Status.AMBER, key=STATUSES.index)
+    )
     told: list[str] = []
     for name, gain in deciding.items():
-        outcome = _OUTCOMES[lights[name]]
+        outcome = _OUTCOMES[statuses[name]]
         if told:  # the second time "the best baseline" is "it", and left out where the outcome is the same
-            same = next(iter(lights.values())) == lights[name]
+            same = next(iter(statuses.values())) == statuses[name]
             outcome = "and" if same else f"but {outcome.replace('the best baseline', 'it')}"
         told.append(f"{outcome} on {name} ({gain} over {splits[name].best_baseline})")
-    return Verdict(light, f"{model} {' '.join(told)}.", reasons)
+    return Verdict(status, f"{model} {' '.join(told)}.", reasons)
 
 
-_OUTCOMES: dict[Light, str] = {
-    "green": "beats the best baseline",
-    "amber": "can't be told from the best baseline",
-    "red": "loses to the best baseline",
+_OUTCOMES: dict[Status, str] = {
+    Status.GREEN: "beats the best baseline",
+    Status.AMBER: "can't be told from the best baseline",
+    Status.RED: "loses to the best baseline",
 }
 
 
-def light_of(gain: Estimate) -> Light:
+def status_of(gain: Estimate) -> Status:
     """Green where a gain is surely above zero, red where it is surely below, amber where nobody can tell."""
-    return "green" if gain.low > 0 else "red" if gain.high < 0 else "amber"
+    return Status.GREEN if gain.low > 0 else Status.RED if gain.high < 0 else Status.AMBER
 
 
-def _reasons(model: str, split: SplitJudgement) -> Iterator[str]:
+def _reasons(model: str, split: SplitResult) -> Iterator[str]:
     """Facts about a model on a split that its cosine alone hides."""
     if split.gain is None or split.best_baseline is None:
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nextvec.reports.comparison import Comparison
-    from nextvec.reports.run_summary import JudgedRun, RunFacts
+    from nextvec.reports.run_summary import EvaluatedRun, RunFacts
 
 
 def compare_runs(
@@ -23,7 +23,7 @@ def compare_runs(
     """Put runs side by side, with the baselines of the same windows."""
     from nextvec.core.files import make_folder, write_text
     from nextvec.errors import InputError
-    from nextvec.reports.comparison import PUBLISHED_584K, compare_judged, comparison_markdown
+    from nextvec.reports.comparison import PUBLISHED_584K, compare_evaluated, comparison_markdown
     from nextvec.reports.html.comparison_report import write_comparison
     from nextvec.reports.run_summary import case_of, names_of, read_run
 
@@ -35,12 +35,12 @@ def compare_runs(
     paths = [Path(run) for run in (*runs, *((baseline,) if baseline and not published else ()))]
     facts = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     remarks = {str(run.path): run.state for run in facts if run.state}
-    judged = _judge_on(data, facts, remarks, device, quiet) if data else own_judgements(facts)
+    evaluated = _evaluate_on(data, facts, remarks, device, quiet) if data else own_evaluations(facts)
     reference = str(Path(baseline).resolve()) if baseline and not published else baseline
-    if baseline and not published and not any(item.run == reference for item in judged):
+    if baseline and not published and not any(item.run == reference for item in evaluated):
         reason = remarks.get(str(Path(baseline)), "it could not be judged")
         raise InputError(f"baseline {baseline}: no judgement to compare with ({reason}); choose another run")
-    comparison = compare_judged(judged, reference=reference, remarks=remarks)
+    comparison = compare_evaluated(evaluated, reference=reference, remarks=remarks)
     if out:
         make_folder(Path(out).parent)
         if Path(out).suffix.lower() in (".html", ".htm"):
@@ -53,39 +53,41 @@ def compare_runs(
     return comparison
 
 
-def own_judgements(facts: Sequence[RunFacts]) -> list[JudgedRun]:
+def own_evaluations(facts: Sequence[RunFacts]) -> list[EvaluatedRun]:
     """The judgements that runs left themselves."""
-    from nextvec.reports.run_summary import JudgedRun, names_of
+    from nextvec.reports.run_summary import EvaluatedRun, names_of
 
-    judged = []
+    evaluated = []
     for run, name in zip(facts, names_of(facts), strict=True):
-        if run.judgement is None:
+        if run.evaluation is None:
             continue
         label = f"{Path(run.recipe['data']['store']).name} · {run.started.get('space', '')}"
         context = run.recipe["data"]["context"]
-        judged.append(JudgedRun(str(run.path.resolve()), name, run.data, label, run.synthetic, context, run.judgement))
-    return judged
+        evaluated.append(
+            EvaluatedRun(str(run.path.resolve()), name, run.data, label, run.synthetic, context, run.evaluation)
+        )
+    return evaluated
 
 
-def _judge_on(
+def _evaluate_on(
     data: Sequence[str], facts: Sequence[RunFacts], remarks: dict[str, str], device: str, quiet: bool
-) -> list[JudgedRun]:
+) -> list[EvaluatedRun]:
     """Every run's best model, judged on each of some stores. What can't be judged there is told in `remarks`."""
     from nextvec.data.dataset import open_data
     from nextvec.errors import InputError, NotFiniteError
-    from nextvec.reports.run_summary import JudgedRun, names_of
+    from nextvec.reports.run_summary import EvaluatedRun, names_of
     from nextvec.training.checkpoint import BEST
-    from nextvec.training.evaluate import judge_checkpoint
+    from nextvec.training.evaluate import evaluate_checkpoint
 
     stores = {name: open_data(name, quiet=quiet) for name in dict.fromkeys(data)}
     # A set whose ood windows lie in a file of their own is judged with the file that the runs on it were trained with.
     ood_sets = {Path(run.recipe["data"]["store"]).resolve(): run.recipe["data"].get("ood", "") for run in facts}
-    judged = []
+    evaluated = []
     for place, store in stores.items():
         ood = ood_sets.get(Path(place).resolve(), "")
         for run, name in zip(facts, names_of(facts), strict=True):
             try:
-                judgement = judge_checkpoint(
+                evaluation = evaluate_checkpoint(
                     run.path / BEST, data=place, ood_data=ood, context=None, device=device, quiet=quiet
                 )
             except (InputError, NotFiniteError) as error:
@@ -93,5 +95,5 @@ def _judge_on(
                 continue
             label, context = f"{Path(place).name} · {store.space}", run.recipe["data"]["context"]
             where = str(run.path.resolve())
-            judged.append(JudgedRun(where, name, place, label, store.synthetic, context, judgement))
-    return judged
+            evaluated.append(EvaluatedRun(where, name, place, label, store.synthetic, context, evaluation))
+    return evaluated

@@ -3,7 +3,7 @@
 training.lr=1e-4..1e-2:log       numbers between two ends, evenly on a log scale
 model.dropout=0..0.5             numbers between two ends
 training.epochs=2..8             whole numbers, where both ends are
-training.batch=128,256,512       one of these
+training.batch_size=128,256,512       one of these
 """
 
 from __future__ import annotations

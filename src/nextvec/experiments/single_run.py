@@ -14,7 +14,7 @@ from nextvec.errors import NextvecError
 
 if TYPE_CHECKING:
     from nextvec.evaluation.examples import Example
-    from nextvec.evaluation.results import Judgement
+    from nextvec.evaluation.results import Evaluation
     from nextvec.guards.diagnosis.case import Diagnoses
     from nextvec.guards.success import Success
     from nextvec.training.run import Run
@@ -28,7 +28,7 @@ class TrainedRun:
     """What training leaves: the run's folder and the judgement of its best model."""
 
     path: Path
-    judgement: Judgement
+    evaluation: Evaluation
     success: Success
     diagnoses: Diagnoses
 
@@ -36,7 +36,7 @@ class TrainedRun:
         """Plain values, for --json."""
         return {
             "run": str(self.path),
-            "judgement": self.judgement.to_dict(),
+            "evaluation": self.evaluation.to_dict(),
             "success": self.success.to_dict(),
             **self.diagnoses.to_dict(),
         }
@@ -63,7 +63,7 @@ def train_recipe(
     folder = Path(out) if out else new_folder(Path("artifacts/runs"), loaded.name)
     run = start_run(loaded, folder, force=force, quiet=quiet)
     with board(run, wanted=tensorboard) as after_epoch:
-        return train_and_judge(run, after_epoch)
+        return train_and_evaluate(run, after_epoch)
 
 
 def resume_folder(run: str, *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
@@ -76,10 +76,10 @@ def resume_folder(run: str, *, force: bool = False, tensorboard: bool = False, q
 
     opened = resume_run(Path(run), force=force, quiet=quiet)
     with board(opened, wanted=tensorboard) as after_epoch:
-        return train_and_judge(opened, after_epoch)
+        return train_and_evaluate(opened, after_epoch)
 
 
-def train_and_judge(run: Run, after_epoch: Callable[[Run], None] | None = None) -> TrainedRun:
+def train_and_evaluate(run: Run, after_epoch: Callable[[Run], None] | None = None) -> TrainedRun:
     """Train to the end and judge; a run that a gate or a number that is none ends leaves a report as well.
 
     `after_epoch` is called when an epoch is finished and saved, and may raise to end the run there.
@@ -89,7 +89,7 @@ def train_and_judge(run: Run, after_epoch: Callable[[Run], None] | None = None) 
 
     try:
         train_loop(run, after_epoch)
-        return _judge_run(run)
+        return _evaluate_run(run)
     except (StoppedError, NotFiniteError) as error:
         _report_end(run, str(error))
         raise
@@ -108,35 +108,35 @@ def _report_end(run: Run, ended: str) -> None:
         write_report(run.path / REPORT_FILE, **facts, ended=ended)
 
 
-def _judge_run(run: Run) -> TrainedRun:
+def _evaluate_run(run: Run) -> TrainedRun:
     """Judge the best checkpoint as it lies on the disk, and write what the run leaves for people."""
     from nextvec.core.events import read_events
     from nextvec.core.files import write_json, write_text
     from nextvec.guards.diagnosis import diagnose
-    from nextvec.guards.success import judge_success
+    from nextvec.guards.success import evaluate_success
     from nextvec.reports.html.run_report import write_report
     from nextvec.reports.model_card import CARD_FILE, model_card
-    from nextvec.reports.run_summary import JUDGEMENT_FILE, case_of, read_run
-    from nextvec.reports.tables import judgement_markdown
-    from nextvec.training.evaluate import judge_best
+    from nextvec.reports.run_summary import EVALUATION_FILE, case_of, read_run
+    from nextvec.reports.tables import evaluation_markdown
+    from nextvec.training.evaluate import evaluate_best
 
-    judgement = judge_best(run)
-    write_json(run.path / JUDGEMENT_FILE, judgement.to_dict())
-    run.event("judged", judgement=judgement.to_dict())
-    run.say("", *judgement_markdown(judgement).splitlines(), shown=False)
-    success = judge_success(run.recipe, run.position.history, read_events(run.path, everything=True))
+    evaluation = evaluate_best(run)
+    write_json(run.path / EVALUATION_FILE, evaluation.to_dict())
+    run.event("evaluated", evaluation=evaluation.to_dict())
+    run.say("", *evaluation_markdown(evaluation).splitlines(), shown=False)
+    success = evaluate_success(run.recipe, run.position.history, read_events(run.path, everything=True))
     diagnoses = diagnose(case_of(run.path))
-    facts = _report_facts(run, judgement, success, diagnoses)
+    facts = _report_facts(run, evaluation, success, diagnoses)
     write_report(run.path / REPORT_FILE, **facts, examples=_examples(run))
-    write_text(run.path / CARD_FILE, model_card(read_run(run.path), judgement))
+    write_text(run.path / CARD_FILE, model_card(read_run(run.path), evaluation))
     run.event("diagnosed", **diagnoses.to_dict())
     run.say(*(f"diagnosis: {item.line}" for item in diagnoses.found), shown=False)
     run.event("success", **success.to_dict())
-    assert judgement.verdict is not None
-    run.say("", *success.lines(judgement.verdict.light), shown=False)
+    assert evaluation.verdict is not None
+    run.say("", *success.lines(evaluation.verdict.status), shown=False)
     run.event("finished")
-    run.write_history("finished", verdict=judgement.to_dict()["verdict"], success=success.to_dict())
-    return TrainedRun(run.path, judgement, success, diagnoses)
+    run.write_history("finished", verdict=evaluation.to_dict()["verdict"], success=success.to_dict())
+    return TrainedRun(run.path, evaluation, success, diagnoses)
 
 
 def _examples(run: Run) -> tuple[Example, ...]:
@@ -153,7 +153,7 @@ def _examples(run: Run) -> tuple[Example, ...]:
 
 
 def _report_facts(
-    run: Run, judgement: Judgement | None, success: Success | None, diagnoses: Diagnoses
+    run: Run, evaluation: Evaluation | None, success: Success | None, diagnoses: Diagnoses
 ) -> dict[str, Any]:
     from nextvec.core.events import read_events
 
@@ -161,7 +161,7 @@ def _report_facts(
     return {
         "title": run.recipe.name,
         "recipe": run.recipe.model_dump(exclude_none=True),
-        "judgement": judgement,
+        "evaluation": evaluation,
         "history": run.position.history,
         "check": run.check.to_dict(),
         "versions": started["versions"],

@@ -195,7 +195,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
     """Train one trial, or take it up again, and tell the study how it ended."""
     import optuna
 
-    from nextvec.experiments.single_run import train_and_judge
+    from nextvec.experiments.single_run import train_and_evaluate
     from nextvec.training.checkpoint import RESUME
     from nextvec.training.setup import resume_run, start_run
 
@@ -213,7 +213,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
         shutil.rmtree(folder, ignore_errors=True)  # it ended before its first saved position: nothing to keep
         run = start_run(recipe, folder, quiet=quiet)
     try:
-        train_and_judge(run, after_epoch=prune)
+        train_and_evaluate(run, after_epoch=prune)
     except (StoppedError, NotFiniteError, _LagsBehindError) as error:
         trial.set_user_attr("reason", str(error).partition("; everything is saved")[0])
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -235,8 +235,8 @@ def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]
         _none_finished(folder, found)
     best = _run_folder(folder, found[0].number)
     write_text(folder / BEST_RECIPE, (best / "recipe.toml").read_text(encoding="utf-8"))
-    judgement = json.loads((best / "judgement.json").read_text(encoding="utf-8"))
-    ood = judgement["splits"].get("ood")
+    evaluation = json.loads((best / "evaluation.json").read_text(encoding="utf-8"))
+    ood = evaluation["splits"].get("ood")
     told = ""
     if ood and ood["gain"]:
         gain = ood["gain"]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nextvec.core.formatting import SHAPES, Light
+from nextvec.core.formatting import SYMBOLS, Status
+from nextvec.core.loss_terms import SUPERVISED_TERMS
 from nextvec.recipe import METRICS, GateRecipe, Recipe
 
 Record = Mapping[str, Any]
@@ -21,11 +22,11 @@ Cosines = Mapping[str, Mapping[str, float]]
 """Split → baseline → mean cosine."""
 
 SMALL_SHARE = 0.05
-"""Terms that are to have less influence than this are not looked at by `balance`."""
+"""Terms that are to have less influence than this are not looked at by `min_gradient_share_ratio`."""
 
 
 BESIDE = 0.02
-"""A cosine is beside the context mean's, for `catch_up`, when it is at most this much lower."""
+"""A cosine is beside the context mean's, for `baseline_gap_closed`, when it is at most this much lower."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class GateVerdict:
     metric: str
     value: float | None
     """None where it was not measured."""
-    light: Light
+    status: Status
     green: float | None
     red: float | None
     action: str
@@ -48,7 +49,7 @@ class GateVerdict:
     @property
     def stops(self) -> bool:
         """Whether the run must end here."""
-        return self.light == "red" and self.action == "stop"
+        return self.status == Status.RED and self.action == "stop"
 
     @property
     def of_sentinel(self) -> bool:
@@ -59,48 +60,48 @@ class GateVerdict:
     def line(self) -> str:
         """The verdict in a line, without the metric's name as logs spell it: a grep for that finds figures only."""
         advice = f"; {self.advice}" if self.advice else ""
-        return f"{SHAPES[self.light]} {self.light} gate: {self.reason}{advice}"
+        return f"{SYMBOLS[self.status]} {self.status} gate: {self.reason}{advice}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for events and history."""
-        return asdict(self)
+        return asdict(self) | {"status": self.status.value}  # checkpoints keep plain values only
 
 
-def judge_gates(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> list[GateVerdict]:
+def evaluate_gates(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> list[GateVerdict]:
     """The verdicts of all gates that stand at the last epoch of the history, in the recipe's order."""
     epoch = history[-1]["epoch"]
-    return [_judge(gate, recipe, history, baselines) for gate in recipe.gates if epoch in gate.epoch]
+    return [_evaluate(gate, recipe, history, baselines) for gate in recipe.gates if epoch in gate.epoch]
 
 
-def _judge(gate: GateRecipe, recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> GateVerdict:
+def _evaluate(gate: GateRecipe, recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> GateVerdict:
     record = history[-1]
     trend = TRENDS.get(gate.metric)
     value = trend(recipe, history, baselines) if trend else record.get(gate.metric)
     name = gate.metric.replace("_", " ")
     if value is None:
-        light: Light = "amber"
+        status: Status = Status.AMBER
         reason = f"{name} was not measured"
     else:
-        light, compared = _compare(value, gate)
+        status, compared = _compare(value, gate)
         reason = f"{name} {value if isinstance(value, int) else f'{value:.4f}'} {compared}"
     split = gate.metric.partition("_")[0]
     if gate.metric.endswith("_cosine") and f"{split}_best_baseline" in record:
         reason += f" (best baseline {record[f'{split}_best_baseline']})"
-    advice = "" if light == "green" else gate.advice
-    return GateVerdict(record["epoch"], gate.metric, value, light, gate.green, gate.red, gate.action, reason, advice)
+    advice = "" if status == Status.GREEN else gate.advice
+    return GateVerdict(record["epoch"], gate.metric, value, status, gate.green, gate.red, gate.action, reason, advice)
 
 
-def _compare(value: float, gate: GateRecipe) -> tuple[Light, str]:
+def _compare(value: float, gate: GateRecipe) -> tuple[Status, str]:
     """The light of a value, and how it compares, in signs."""
     higher = METRICS[gate.metric][0] == "higher"
     reaches, at_least, beyond = (operator.ge, "≥", "<") if higher else (operator.le, "≤", ">")
     if gate.green is not None and reaches(value, gate.green):
-        return "green", f"{at_least} {gate.green:g}"
+        return Status.GREEN, f"{at_least} {gate.green:g}"
     if gate.red is not None and not reaches(value, gate.red):
-        return "red", f"{beyond} {gate.red:g}"
+        return Status.RED, f"{beyond} {gate.red:g}"
     if gate.green is None:
-        return "green", f"{at_least} {gate.red:g}"
-    return "amber", f"{beyond} {gate.green:g}" + ("" if gate.red is None else f", red is {beyond} {gate.red:g}")
+        return Status.GREEN, f"{at_least} {gate.red:g}"
+    return Status.AMBER, f"{beyond} {gate.green:g}" + ("" if gate.red is None else f", red is {beyond} {gate.red:g}")
 
 
 def score(recipe: Recipe, record: Record) -> float:
@@ -131,28 +132,26 @@ def _catch_up(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> 
     return 1.0 if max(first, last) >= mean - BESIDE else (last - first) / (mean - first)
 
 
-def _balance(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float | None:
-    weights = recipe.objective.weights
-    total = sum(weights.values())
+def _min_gradient_share_ratio(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float | None:
     parts = [
-        float(history[-1][f"share_{term}"]) / (weight / total)
-        for term, weight in weights.items()
-        if weight / total >= SMALL_SHARE and f"share_{term}" in history[-1]
+        float(history[-1][f"share_{term}"]) / requested
+        for term, requested in recipe.objective.requested_shares.items()
+        if requested >= SMALL_SHARE and f"share_{term}" in history[-1]
     ]
     return min(parts, default=None)
 
 
 def _target_share(recipe: Recipe, history: Sequence[Record], baselines: Cosines) -> float | None:
-    shares = [history[-1].get(f"share_{term}") for term in ("mse", "info")]
+    shares = [history[-1].get(f"share_{term}") for term in SUPERVISED_TERMS]
     measured = [float(share) for share in shares if share is not None]
     return sum(measured) if measured else None
 
 
 TRENDS: dict[str, Callable[[Recipe, Sequence[Record], Cosines], float | None]] = {
-    "balance": _balance,
-    "catch_up": _catch_up,
+    "min_gradient_share_ratio": _min_gradient_share_ratio,
+    "baseline_gap_closed": _catch_up,
     "epochs_since_best": _epochs_since_best,
-    "target_share": _target_share,
-    "train_val_distance": _train_val_distance,
+    "supervised_gradient_share": _target_share,
+    "generalization_gap": _train_val_distance,
 }
 """Figures that are worked out from the records: see METRICS for what they are."""

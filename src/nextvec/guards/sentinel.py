@@ -23,15 +23,16 @@ def warnings_of(recipe: Recipe, has_ood: bool) -> list[str]:
     if not has_ood and any(metric.startswith("ood_") for metric in {gate.metric for gate in recipe.gates}):
         warnings.append("there is no ood set, so the sentinel sees nothing; name one with data.ood (--ood-data)")
     objective = recipe.objective
-    if objective.info == 0 and objective.balance == "none":
+    if objective.info_nce == 0 and objective.loss_weighting == "raw":
         warnings.append(
             "InfoNCE has no weight, as in the failed run: nothing keeps predictions of different windows apart, and "
             "they drift towards the mean of their contexts; look at retrieval and gain, not at the cosine"
         )
-    if objective.balance == "none" and len(objective.weights) > 1:
+    if objective.loss_weighting == "raw" and len(objective.weights) > 1:
         warnings.append(
-            "balance is none, so weights are no shares: raw InfoNCE is about a thousand times as strong as raw MSE; "
-            "set objective.balance=gradient"
+            "loss_weighting is raw, so weights are not gradient shares: raw InfoNCE is "
+            "about a thousand times as strong as raw MSE; "
+            "set objective.loss_weighting=gradient_norm"
         )
     case = Case(recipe)
     for rule in (wrong_temperature, unmasked_neighbours):

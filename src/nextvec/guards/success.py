@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nextvec.core.events import Event
-from nextvec.core.formatting import Light
+from nextvec.core.formatting import Status
 from nextvec.guards.gates import Record, score
 from nextvec.recipe import Recipe
 
@@ -47,11 +47,11 @@ class Success:
         """Whether all are met."""
         return all(criterion.passed for criterion in self.criteria)
 
-    def lines(self, verdict: Light | None) -> list[str]:
+    def lines(self, verdict: Status | None) -> list[str]:
         """The criteria and what they come to, beside the judgement's light (None: there is no judgement)."""
         met = sum(criterion.passed for criterion in self.criteria)
         summary = f"success criteria: {met} of {len(self.criteria)} met"
-        if self.passed and verdict not in ("green", None):
+        if self.passed and verdict not in (Status.GREEN, None):
             summary += "; but the model does not surely beat the best baseline: see the verdict"
         return [summary, *(f"  {criterion.line}" for criterion in self.criteria)]
 
@@ -60,7 +60,7 @@ class Success:
         return {"passed": self.passed, "criteria": [asdict(criterion) for criterion in self.criteria]}
 
 
-def judge_success(recipe: Recipe, history: Sequence[Record], events: Sequence[Event]) -> Success:
+def evaluate_success(recipe: Recipe, history: Sequence[Record], events: Sequence[Event]) -> Success:
     """The criteria on a run's epochs (at least one) and all its events, also those before an interruption."""
     return Success(
         (*_scores(recipe, history), _unbroken(events), _converged(recipe, history)),

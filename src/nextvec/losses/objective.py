@@ -3,7 +3,7 @@
 Each term is a pure function of unit-length predictions and targets. Their raw sizes have nothing to do with each
 other: at D = 768 and cosine 0.55 the mean squared error is 0.0012 and InfoNCE about 2, so that raw weights 0.5 / 0.5
 are 1 : 1,000 in truth. By default a weight is therefore a share of influence: the terms' gradients at the prediction
-are brought to one norm, then mixed by the weights. `balance = "none"` adds raw values instead.
+are brought to one norm, then mixed by the weights. `loss_weighting = "raw"` adds raw values instead.
 
 Letters in names: B windows of a batch, Q of them that the query learns from, K negatives of a window, D dimensions.
 """
@@ -43,10 +43,10 @@ Number = TypeVar("Number", float, Tensor)
 class Objective:
     """The weighted terms of a recipe. Figures are 0-dim tensors on the predictions' device; nothing waits for it.
 
-    balance = "none": the gradient is that of Σ wᵢ·Lᵢ.
+    loss_weighting = "raw": the gradient is that of Σ wᵢ·Lᵢ.
 
-    balance = "gradient": it is n · Σ sᵢ · gᵢ / |gᵢ| with gᵢ the gradient of a term at the raw prediction (all windows
-    and dimensions of the batch as one vector), sᵢ = wᵢ / Σw its share, and n the norm of the gradient of
+    loss_weighting = "gradient_norm": it is n · Σ sᵢ · gᵢ / |gᵢ| with gᵢ the gradient of a term at the raw prediction
+    (all windows and dimensions of the batch as one vector), sᵢ = wᵢ / Σw its share, and n the norm of the gradient of
     mean(1 − cosine). So the gradient is at most n long whatever D and the mix are, and one learning rate and clipping
     suit them all; with MSE alone it is the gradient of 1 − cosine.
 
@@ -58,11 +58,14 @@ class Objective:
 
     def __init__(self, recipe: ObjectiveRecipe, products: torch.dtype = torch.float32) -> None:
         self.products = products
-        self.balance, self.tau, self.mask_same_document = recipe.balance, recipe.tau, recipe.mask_same_document
+        self.loss_weighting, self.tau, self.mask_same_document = (
+            recipe.loss_weighting,
+            recipe.tau,
+            recipe.mask_same_document,
+        )
         self.weights = recipe.weights
         self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
-        total = sum(self.weights.values())
-        self.shares = {term: weight / total for term, weight in self.weights.items()}
+        self.shares = recipe.requested_shares
 
     def backward(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:
         """Send the gradient of the objective at the raw prediction back into the model.
@@ -75,7 +78,11 @@ class Objective:
             target_BD, _ = ops.normalise(target_BD, SHORTEST)
             gradients, cosine = self._gradients(raw, target_BD, group_B)
             norms = {term: gradient.norm(raw) for term, gradient in gradients.items()}
-            factors = self._balanced(norms, target_BD.shape[1]) if self.balance == "gradient" else self.weights
+            factors = (
+                self._gradient_norm_factors(norms, target_BD.shape[1])
+                if self.loss_weighting == "gradient_norm"
+                else self.weights
+            )
             mixed_BD = mix(raw, target_BD, ((gradients[term], factor) for term, factor in factors.items()))
             influences = torch.stack([norms[term] * factor for term, factor in factors.items()])
             shares = influences / influences.sum().clamp(min=_TINY)
@@ -94,7 +101,7 @@ class Objective:
             found |= batch_gradients(raw.unit_BD, target_BD, self.weights)
         return found, cosine_B.mean()
 
-    def _balanced(self, norms: Mapping[str, Tensor], dimensions: int) -> dict[str, Tensor]:
+    def _gradient_norm_factors(self, norms: Mapping[str, Tensor], dimensions: int) -> dict[str, Tensor]:
         """What each weighted term's gradient is multiplied by, so that its share of influence is its weight's."""
         scale = {"mse": dimensions / 2, "info": 0.5}
         reference = norms["mse"] * scale["mse"]
@@ -134,11 +141,11 @@ class Objective:
     def loss(self, values: Mapping[str, Number]) -> Number:
         """One number to compare models by, from `values` or from averages of them over batches.
 
-        balance = "none": Σ wᵢ·Lᵢ. balance = "gradient": Σ sᵢ·Lᵢ with MSE and InfoNCE on the scale of one: MSE as
-        1 − cosine (D/2 times it), InfoNCE as the mean of its directions (half of it).
+        loss_weighting = "raw": Σ wᵢ·Lᵢ. loss_weighting = "gradient_norm": Σ sᵢ·Lᵢ with MSE as 1 − cosine
+        (D/2 times it) and InfoNCE as the mean of its directions (half of it).
         """
         losses = {term: values[f"loss_{term}"] for term in self.weights}
-        if self.balance == "none":
+        if self.loss_weighting == "raw":
             return reduce(add, [losses[term] * weight for term, weight in self.weights.items()])
         if "mse" in losses:
             losses["mse"] = 1 - values["cosine"]

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nextvec.core.events import Event, count, finite, number, words
-from nextvec.core.formatting import COLOURS, SHAPES, Light
+from nextvec.core.formatting import COLORS, SYMBOLS, Status
 from nextvec.monitor.gates import GateToCome, Verdict
 from nextvec.monitor.state import RunState
 from nextvec.monitor.text import bar, bounds, figure, sparkline, status_words
@@ -94,10 +94,10 @@ def run_blocks(state: RunState, width: int = WIDTH) -> Iterator[Block]:
 
 
 def _heading(state: RunState) -> Iterator[RenderableType]:
-    sentence, light = status_words(state)
+    sentence, stoplight = status_words(state)
     status = Text(sentence, style="bold")
-    if light is not None:
-        status = Text.assemble((SHAPES[light], COLOURS[light]), " ", (sentence, f"bold {COLOURS[light]}"))
+    if stoplight is not None:
+        status = Text.assemble((SYMBOLS[stoplight], COLORS[stoplight]), " ", (sentence, f"bold {COLORS[stoplight]}"))
     title = Text(words(state.name) or "a run", style="bold", overflow="ellipsis", no_wrap=True)
     if state.synthetic:
         title = Text.assemble(("SYNTHETIC DATA", "reverse"), "  ", title, overflow="ellipsis", no_wrap=True)
@@ -153,15 +153,15 @@ def _verdicts(title: str, verdicts: Sequence[Verdict]) -> Group:
     shown, older = verdicts[-MOST_VERDICTS:], verdicts[:-MOST_VERDICTS]
     lines: list[RenderableType] = [Text(title, style="bold")]
     if older:
-        lights = "  ".join(
-            f"{SHAPES[light]} {sum(verdict.light == light for verdict in older)}"
-            for light in SHAPES
-            if any(verdict.light == light for verdict in older)
+        statuses = "  ".join(
+            f"{SYMBOLS[stoplight]} {sum(verdict.status == stoplight for verdict in older)}"
+            for stoplight in SYMBOLS
+            if any(verdict.status == stoplight for verdict in older)
         )
-        lines.append(Text(f"{len(older)} earlier ones: {lights}", style="dim"))
+        lines.append(Text(f"{len(older)} earlier ones: {statuses}", style="dim"))
     for verdict in shown:
-        lines.append(_row(SHAPES[verdict.light], COLOURS[verdict.light], f"epoch {verdict.epoch}", verdict.reason))
-        if verdict.advice and verdict.light != "green":
+        lines.append(_row(SYMBOLS[verdict.status], COLORS[verdict.status], f"epoch {verdict.epoch}", verdict.reason))
+        if verdict.advice and verdict.status != Status.GREEN:
             lines.append(_row(" ", "", "", f"→ {verdict.advice}"))
     return Group(*lines)
 
@@ -180,18 +180,21 @@ def _to_come(gates: Sequence[GateToCome]) -> Group:
 def _thresholds(gate: GateToCome) -> Text:
     at_least, beyond = ("≤", ">") if gate.lower_is_better else ("≥", "<")
     text = Text(f"{gate.metric.replace('_', ' '):<20}")
-    limits: tuple[tuple[Light, str, float | None], ...] = ("green", at_least, gate.green), ("red", beyond, gate.red)
-    for light, sign, limit in limits:
+    limits: tuple[tuple[Status, str, float | None], ...] = (
+        (Status.GREEN, at_least, gate.green),
+        (Status.RED, beyond, gate.red),
+    )
+    for stoplight, sign, limit in limits:
         if limit is not None:
-            text.append("  ").append(SHAPES[light], COLOURS[light]).append(f" {sign} {limit:g}")
+            text.append("  ").append(SYMBOLS[stoplight], COLORS[stoplight]).append(f" {sign} {limit:g}")
     return text.append("  stops the run" if gate.action == "stop" else "")
 
 
-def _warnings(warnings: Sequence[tuple[Light, str]]) -> Group:
+def _warnings(warnings: Sequence[tuple[Status, str]]) -> Group:
     lines: list[RenderableType] = [Text("warnings", style="bold")]
     if len(warnings) > MOST_WARNINGS:
         lines.append(Text(f"{len(warnings) - MOST_WARNINGS} earlier ones: see training.log", style="dim"))
-    lines += [_row(SHAPES[light], COLOURS[light], text) for light, text in warnings[-MOST_WARNINGS:]]
+    lines += [_row(SYMBOLS[stoplight], COLORS[stoplight], text) for stoplight, text in warnings[-MOST_WARNINGS:]]
     return Group(*lines)
 
 
@@ -202,16 +205,16 @@ def _outcome(state: RunState) -> Iterator[RenderableType]:
         yield Text(f"success criteria{on_synthetic}", style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
         for item in state.criteria:
-            light: Light = "green" if item.passed else "red"
-            met = Text.assemble((SHAPES[light], COLOURS[light]), " pass" if item.passed else " FAIL")
+            stoplight: Status = Status.GREEN if item.passed else Status.RED
+            met = Text.assemble((SYMBOLS[stoplight], COLORS[stoplight]), " pass" if item.passed else " FAIL")
             table.add_row(met, Text(item.name), Text(item.figure), Text(item.wanted), Text(item.beside, style="dim"))
         yield table
-        if state.success and state.verdict is not None and state.verdict[0] != "green":
+        if state.success and state.verdict is not None and state.verdict[0] != Status.GREEN:
             yield Text("all met, but the model does not surely beat the best baseline: see the verdict", style="dim")
     if state.verdict is not None:
-        light, sentence = state.verdict
+        stoplight, sentence = state.verdict
         yield Text(f"verdict{on_synthetic}", style="bold")
-        yield _row(SHAPES[light], COLOURS[light], sentence)
+        yield _row(SYMBOLS[stoplight], COLORS[stoplight], sentence)
 
 
 def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:

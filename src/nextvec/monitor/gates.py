@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextvec.core.events import Event, count, finite, number, objects, words
-from nextvec.core.formatting import LIGHTS, Light
+from nextvec.core.formatting import STATUSES, Status
 
 LOWER_IS_BETTER = frozenset(
-    {"val_loss", "train_loss_mse", "train_loss_info", "epochs_since_best", "train_val_distance"}
+    {"val_loss", "train_loss_mse", "train_loss_info", "epochs_since_best", "generalization_gap"}
 )  # as recipe.METRICS says, which would cost a quarter of a second to import
 
 
@@ -20,7 +20,7 @@ class Verdict:
 
     epoch: int
     metric: str
-    light: Light
+    status: Status
     reason: str
     advice: str
 
@@ -54,11 +54,11 @@ def read_verdicts(events: Sequence[Event], records: Sequence[Event]) -> tuple[Ve
     found += [verdict for record in records for verdict in objects(record.get("gates"))]
     verdicts: dict[tuple[Any, ...], Verdict] = {}
     for item in found:
-        if item.get("light") in LIGHTS:
+        if item.get("status") in STATUSES:
             epoch, metric = count(item.get("epoch")), words(item.get("metric"))
             reason = words(item.get("reason")) or metric.replace("_", " ")
             key = (epoch, metric, number(item.get("green")), number(item.get("red")))
-            verdicts[key] = Verdict(epoch, metric, item["light"], reason, words(item.get("advice")))
+            verdicts[key] = Verdict(epoch, metric, item["status"], reason, words(item.get("advice")))
     return tuple(sorted(verdicts.values(), key=lambda verdict: verdict.epoch))
 
 

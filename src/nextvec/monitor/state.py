@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nextvec.core.events import Event, count, finite, mapping, objects, words
-from nextvec.core.formatting import LIGHTS, Light
+from nextvec.core.formatting import STATUSES, Status
+from nextvec.core.loss_terms import requested_shares
 from nextvec.monitor.eta import rate, seconds_per_epoch, silence
 from nextvec.monitor.gates import GateToCome, Verdict, gates_to_come, read_verdicts
 
-Status = Literal["waiting", "starting", "running", "trained", "finished", "interrupted", "stopped", "failed"]
+RunStatus = Literal["waiting", "starting", "running", "trained", "finished", "interrupted", "stopped", "failed"]
 
-ENDED: tuple[Status, ...] = ("finished", "interrupted", "stopped", "failed")
+ENDED: tuple[RunStatus, ...] = ("finished", "interrupted", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RunState:
     path: str
     name: str
     synthetic: bool = False
-    status: Status = "waiting"
+    status: RunStatus = "waiting"
     reason: str = ""
     """Why it was stopped or failed."""
     diagnosis: str = ""
@@ -82,13 +83,13 @@ class RunState:
     """The recipe's gates."""
     verdicts: tuple[Verdict, ...] = ()
     to_come: tuple[GateToCome, ...] = ()
-    warnings: tuple[tuple[Light, str], ...] = ()
+    warnings: tuple[tuple[Status, str], ...] = ()
     """What the data check and the run itself warned of, the latest last."""
     success: bool | None = None
     criteria: tuple[Criterion, ...] = ()
-    verdict: tuple[Light, str] | None = None
+    verdict: tuple[Status, str] | None = None
     """The judgement's light and sentence."""
-    judgement: Event = field(default_factory=dict)
+    evaluation: Event = field(default_factory=dict)
     """All of the judgement, as its event holds it."""
 
     @property
@@ -120,7 +121,7 @@ def read_state(events: Sequence[Event], now: float, path: str = "", name: str = 
         rest = max(0.0, total_epochs - epochs - min(1.0, max(0.0, begun)))
     pace = seconds_per_epoch(events, records, steps, steps_per_epoch)
     last_figures = steps[-1] if steps and count(steps[-1].get("step")) > count(_step_of(records)) else _tail(records)
-    judgement = mapping(_last(events, "judged").get("judgement"))
+    evaluation = mapping(_last(events, "evaluated").get("evaluation"))
     success = _last(events, "success")
     return RunState(
         path=path,
@@ -140,13 +141,13 @@ def read_state(events: Sequence[Event], now: float, path: str = "", name: str = 
         part=1 - rest / total_epochs if rest is not None and total_epochs else None,
         seconds_left=rest * pace if status == "running" and rest is not None and pace is not None else None,
         seconds_trained=sum(finite(record.get("seconds")) or 0.0 for record in records),
-        rate=rate(records, pace, steps_per_epoch * count(training.get("batch"))),
+        rate=rate(records, pace, steps_per_epoch * count(training.get("batch_size"))),
         lr=finite(last_figures.get("lr")),
         memory=finite(_tail(records).get("memory_mb")),
         records=records,
         latest=_tail(records) or last_figures,
         best=_best(records),
-        asked=_asked(objective),
+        asked=requested_shares(objective),
         best_baselines=_best_baselines(_last(events, "baselines"), records),
         baselines=_baselines(_last(events, "baselines")),
         gates=tuple(objects(recipe.get("gates"))),
@@ -155,8 +156,8 @@ def read_state(events: Sequence[Event], now: float, path: str = "", name: str = 
         warnings=_warnings(_last(events, "checked"), events),
         success=success["passed"] if isinstance(success.get("passed"), bool) else None,
         criteria=_criteria(success),
-        verdict=_lit(mapping(judgement.get("verdict"))),
-        judgement=judgement,
+        verdict=_lit(mapping(evaluation.get("verdict"))),
+        evaluation=evaluation,
     )
 
 
@@ -178,15 +179,15 @@ def _records(events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
 
-_STATUS_AFTER: dict[str, Status] = {
+_STATUS_AFTER: dict[str, RunStatus] = {
     "started": "starting", "resumed": "running", "step": "running", "epoch": "running", "trained": "trained",
     "finished": "finished", "interrupted": "interrupted", "stopped": "stopped", "failed": "failed",
 }  # fmt: skip
 
 
-def _status(events: Iterable[Event]) -> tuple[Status, Event]:
+def _status(events: Iterable[Event]) -> tuple[RunStatus, Event]:
     """The status, and the event that stopped the run. One that was stopped or failed stays so until it is resumed."""
-    status: Status = "waiting"
+    status: RunStatus = "waiting"
     cause: Event = {}
     for event in events:
         kind = event["kind"]
@@ -225,12 +226,6 @@ def _best(records: Sequence[Event]) -> Event:
     return max(scored, key=lambda record: finite(record["val_cosine"]) or -math.inf, default={})
 
 
-def _asked(objective: dict[str, Any]) -> dict[str, float]:
-    weights = {term: max(0.0, finite(objective.get(term)) or 0.0) for term in ("mse", "info", "moment", "variance")}
-    total = sum(weights.values())
-    return {term: weight / total for term, weight in weights.items() if weight}
-
-
 def _best_baselines(event: Event, records: Sequence[Event]) -> dict[str, tuple[str, float]]:
     """The best baseline of each split, as measured before training or, if that is missing, as the last record says."""
     best = {}
@@ -265,16 +260,16 @@ def _diagnosis(events: Sequence[Event], records: Sequence[Event]) -> str:
     return "; ".join(filter(None, (told, words(found[0].get("advice")))))
 
 
-def _lit(item: dict[str, Any], key: str = "sentence") -> tuple[Light, str] | None:
-    return (item["light"], words(item.get(key))) if item.get("light") in LIGHTS else None
+def _lit(item: dict[str, Any], key: str = "sentence") -> tuple[Status, str] | None:
+    return (item["status"], words(item.get(key))) if item.get("status") in STATUSES else None
 
 
-def _warnings(checked: Event, events: Iterable[Event]) -> tuple[tuple[Light, str], ...]:
+def _warnings(checked: Event, events: Iterable[Event]) -> tuple[tuple[Status, str], ...]:
     lit = (_lit(finding, "text") for finding in objects(checked.get("findings")))
     own = (words(event.get("text")) for event in events if event["kind"] == "warning")
     return (
-        *(item for item in lit if item is not None and item[0] != "green"),
-        *(("amber", text) for text in own if text),
+        *(item for item in lit if item is not None and item[0] != Status.GREEN),
+        *((Status.AMBER, text) for text in own if text),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from nextvec.core.events import Event, count, number, words
-from nextvec.core.formatting import SHAPES, Light
+from nextvec.core.formatting import SYMBOLS, Status
 from nextvec.monitor.state import RunState
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -65,10 +65,10 @@ def figure(value: float | None, form: str) -> str:
     return "–" if value is None else "nan" if math.isnan(value) else f"{value:{form}}"
 
 
-def status_words(state: RunState) -> tuple[str, Light | None]:
+def status_words(state: RunState) -> tuple[str, Status | None]:
     """A run's status in words, and the light before it where it has one."""
     if state.silent_for is not None:
-        return f"{state.status}? no news for {duration(state.silent_for)}", "amber"
+        return f"{state.status}? no news for {duration(state.silent_for)}", Status.AMBER
     took = f" · trained {duration(state.seconds_trained)}" if state.seconds_trained else ""
     match state.status:
         case "waiting":
@@ -82,9 +82,9 @@ def status_words(state: RunState) -> tuple[str, Light | None]:
         case "finished":
             return f"finished{took}", None
         case "interrupted":
-            return f"interrupted{took}", "amber"
+            return f"interrupted{took}", Status.AMBER
         case ended:
-            return f"{ended}{took}", "red"
+            return f"{ended}{took}", Status.RED
 
 
 def news(before: RunState | None, now: RunState) -> list[str]:
@@ -102,19 +102,19 @@ def _lines(before: RunState | None, now: RunState) -> Iterator[str]:
     for verdict in now.verdicts:
         if verdict not in known_verdicts:
             kind = "sentinel" if verdict.of_sentinel else "gate"
-            advice = f"; {verdict.advice}" if verdict.advice and verdict.light != "green" else ""
-            yield f"{SHAPES[verdict.light]} {kind} at epoch {verdict.epoch}: {verdict.reason}{advice}"
+            advice = f"; {verdict.advice}" if verdict.advice and verdict.status != Status.GREEN else ""
+            yield f"{SYMBOLS[verdict.status]} {kind} at epoch {verdict.epoch}: {verdict.reason}{advice}"
     if before is None or (before.status, before.silent_for is None) != (now.status, now.silent_for is None):
-        sentence, light = status_words(now)
+        sentence, stoplight = status_words(now)
         yield " · ".join(
-            filter(None, (f"{SHAPES[light]} {sentence}" if light else sentence, now.reason, now.diagnosis))
+            filter(None, (f"{SYMBOLS[stoplight]} {sentence}" if stoplight else sentence, now.reason, now.diagnosis))
         )
     if now.verdict and (before is None or before.verdict is None):
         on_synthetic = " on synthetic data" if now.synthetic else ""
-        yield f"{SHAPES[now.verdict[0]]} verdict{on_synthetic}: {now.verdict[1]}"
+        yield f"{SYMBOLS[now.verdict[0]]} verdict{on_synthetic}: {now.verdict[1]}"
     if before is None or not before.criteria:
         for item in now.criteria:
-            sign = SHAPES["green" if item.passed else "red"]
+            sign = SYMBOLS[Status.GREEN if item.passed else Status.RED]
             beside = f" ({item.beside})" if item.beside else ""
             yield f"{sign} {'pass' if item.passed else 'FAIL'} {item.name}: {item.figure}, wanted {item.wanted}{beside}"
 

@@ -4,8 +4,8 @@ from nextvec.recipe.load import Recipe, find_recipe, load_recipe, make_recipe, r
 from nextvec.recipe.schema import (
     METRICS,
     DataRecipe,
+    EvaluationRecipe,
     GateRecipe,
-    JudgeRecipe,
     ModelRecipe,
     ObjectiveRecipe,
     RuntimeRecipe,
@@ -16,8 +16,8 @@ from nextvec.recipe.schema import (
 __all__ = [
     "METRICS",
     "DataRecipe",
+    "EvaluationRecipe",
     "GateRecipe",
-    "JudgeRecipe",
     "ModelRecipe",
     "ObjectiveRecipe",
     "Recipe",

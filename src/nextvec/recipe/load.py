@@ -23,8 +23,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from nextvec.errors import RecipeError, did_you_mean
 from nextvec.recipe.schema import (
     DataRecipe,
+    EvaluationRecipe,
     GateRecipe,
-    JudgeRecipe,
     ModelRecipe,
     ObjectiveRecipe,
     RuntimeRecipe,
@@ -47,7 +47,7 @@ class Recipe(Section):
     model: ModelRecipe = ModelRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     training: TrainingRecipe = TrainingRecipe()
-    judge: JudgeRecipe = JudgeRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
     runtime: RuntimeRecipe = RuntimeRecipe()
     gates: Annotated[
         tuple[GateRecipe, ...], BeforeValidator(lambda gates: tuple(gates) if isinstance(gates, list) else gates)

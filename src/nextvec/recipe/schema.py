@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from nextvec.core.loss_terms import requested_shares, term_weights
 from nextvec.errors import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -70,7 +71,7 @@ class ObjectiveRecipe(Section):
 
     mse: Weight = 1.0
     """Weight of the mean squared error between unit-length prediction and target."""
-    info: Weight = 0.0
+    info_nce: Weight = 0.0
     """Weight of the symmetric InfoNCE loss over the batch."""
     moment: Weight = 0.0
     """Weight of the distance between the batch's means and variances of predictions and of targets."""
@@ -80,11 +81,11 @@ class ObjectiveRecipe(Section):
     """Temperature of InfoNCE: cosines are divided by it."""
     mask_same_document: bool = True
     """Leave targets of the same document out of InfoNCE's negatives: they are near-duplicates, not mistakes."""
-    balance: Literal["gradient", "none"] = "gradient"
-    """gradient: a weight is the term's share of the gradient norm at the prediction; none: raw values are added."""
+    loss_weighting: Literal["gradient_norm", "raw"] = "gradient_norm"
+    """gradient_norm: a weight is the term's share of the gradient norm at the prediction; raw: raw values are added."""
     query_negatives: Annotated[int, Field(ge=0)] = 16
     """Chunks of the window's own document that the query must tell the target from, beside the batch's targets."""
-    query_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    query_batch_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of each batch that the query learns from: it is small, and all windows would make a step far longer."""
     query_tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Temperature of the query's InfoNCE."""
@@ -92,13 +93,17 @@ class ObjectiveRecipe(Section):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each term that has one."""
-        weights = {"mse": self.mse, "info": self.info, "moment": self.moment, "variance": self.variance}
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        return term_weights(self.model_dump())
+
+    @property
+    def requested_shares(self) -> dict[str, float]:
+        """The fraction of the gradient norm that each weight asks for."""
+        return requested_shares(self.model_dump())
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.weights:
-            raise ValueError("all weights are zero: nothing to learn; give mse or info a weight")
+            raise ValueError("all weights are zero: nothing to learn; give mse or info_nce a weight")
         return self
 
 
@@ -107,7 +112,7 @@ class TrainingRecipe(Section):
 
     epochs: Positive = 30
     """Passes over the training windows."""
-    batch: Annotated[int, Field(ge=2)] = 512
+    batch_size: Annotated[int, Field(ge=2)] = 512
     """Windows in a step; an epoch's last, smaller batch is left out."""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-4
     """Highest learning rate of AdamW."""
@@ -115,14 +120,14 @@ class TrainingRecipe(Section):
     """Decoupled weight decay of AdamW, on matrices only (not on biases and norms)."""
     query_weight_decay: Weight = 5.0
     """The same for the query output, which starts as a good one and soon learns the training documents by heart."""
-    clip: Weight = 1.0
+    grad_clip_norm: Weight = 1.0
     """Largest gradient norm; longer gradients are scaled down to it. 0 turns clipping off."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """cosine: down to 1 % of lr over the run; plateau: halved when validation stops improving; constant."""
-    mirror: Annotated[float, Field(ge=0, le=1)] = 0.0
+    reverse_augmentation: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the steps, from the first on, in which half of each batch is read backwards: what comes before a chunk
     is much like what comes after it, and a network with little text learns from both."""
-    average: Fraction = 0.0
+    ema_decay: Fraction = 0.0
     """Decay of the running average of the weights that is validated, saved and judged (EMA, Polyak & Juditsky 1992):
     0.998 averages about 500 steps. 0 takes the weights as they are."""
     warmup: Fraction = 0.02
@@ -139,11 +144,11 @@ class TrainingRecipe(Section):
     """Checkpoint that the weights come from (of nextvec or of the original trainer); empty starts from the seed."""
     keep_epochs: bool = True
     """Keep epoch_N.pt for every epoch."""
-    save_every: Annotated[float, Field(gt=0)] = 300.0
+    checkpoint_interval_s: Annotated[float, Field(gt=0)] = 300.0
     """Seconds between resume points within an epoch; one is made after each epoch as well."""
 
 
-class JudgeRecipe(Section):
+class EvaluationRecipe(Section):
     """How the trained model is judged."""
 
     queries: Annotated[int, Field(ge=1)] = 10_000
@@ -180,14 +185,17 @@ METRICS: dict[str, tuple[Literal["higher", "lower"], str]] = {
     "train_cosine": ("higher", "mean cosine over the epoch's training batches"),
     "train_loss_mse": ("lower", "mean squared error over the epoch's training batches"),
     "train_loss_info": ("lower", "InfoNCE over the epoch's training batches"),
-    "balance": ("higher", "smallest share of influence of a term, in parts of the share that its weight asks for"),
-    "target_share": ("higher", "share of influence of the terms that know the target (MSE, InfoNCE)"),
-    "catch_up": (
+    "min_gradient_share_ratio": (
+        "higher",
+        "smallest share of influence of a term, in parts of the share that its weight asks for",
+    ),
+    "supervised_gradient_share": ("higher", "share of influence of the terms that know the target (MSE, InfoNCE)"),
+    "baseline_gap_closed": (
         "higher",
         "part of the way from epoch 1's val_cosine to the context mean's that is done; 1 when beside it",
     ),
     "epochs_since_best": ("lower", "epochs since training.best_metric was best"),
-    "train_val_distance": ("lower", "train_cosine minus val_cosine: how much better known windows are predicted"),
+    "generalization_gap": ("lower", "train_cosine minus val_cosine: how much better known windows are predicted"),
 }
 """What a gate can look at: whether higher or lower is better, and what it is."""
 

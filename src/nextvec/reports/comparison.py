@@ -15,11 +15,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLOURS, SHAPES, Light
+from nextvec.core.formatting import COLORS, SYMBOLS, Status
 from nextvec.evaluation.results import Estimate
-from nextvec.evaluation.verdict import light_of
+from nextvec.evaluation.verdict import status_of
 from nextvec.reports.leaderboard import ABSENT, SYNTHETIC, escaped
-from nextvec.reports.run_summary import JudgedRun
+from nextvec.reports.run_summary import EvaluatedRun
 from nextvec.reports.tables import describe_split
 
 PUBLISHED_584K = "584k"
@@ -28,7 +28,7 @@ PUBLISHED = {"amn": (0.5597, 0.6375), "lstm": (0.5792, 0.6046), "gru": (0.592, 0
 PUBLISHED_CONTEXT_MEAN = 0.546
 """What the plain mean of the context reaches there, on val."""
 
-OUTCOMES: dict[Light, str] = {"green": "beats it", "amber": "not told from it", "red": "loses to it"}
+OUTCOMES: dict[Status, str] = {Status.GREEN: "beats it", Status.AMBER: "not told from it", Status.RED: "loses to it"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Score:
     cosine: Estimate
     gain: Estimate | None
     """Over the best baseline of the split; None for baselines."""
-    light: Light | None
+    status: Status | None
     """Green where the gain is surely above zero, red where it is surely below."""
     margin: float
     mrr: float
@@ -95,17 +95,17 @@ class Comparison:
         return asdict(self)
 
 
-def compare_judged(
-    judged: Sequence[JudgedRun], *, reference: str = "", remarks: dict[str, str] | None = None
+def compare_evaluated(
+    evaluated: Sequence[EvaluatedRun], *, reference: str = "", remarks: dict[str, str] | None = None
 ) -> Comparison:
     """Runs side by side, held against a `reference`: 584k, or the `run` of one of those judged."""
-    groups: dict[str, list[JudgedRun]] = {}
-    for item in judged:
+    groups: dict[str, list[EvaluatedRun]] = {}
+    for item in evaluated:
         groups.setdefault(item.windows, []).append(item)
-    own = next((item for item in judged if item.run == reference), None)
+    own = next((item for item in evaluated if item.run == reference), None)
     sets = tuple(_compared_set(group, reference, own) for group in groups.values())
     name = own.name if own else reference
-    told = tuple(_notes_of(judged))
+    told = tuple(_notes_of(evaluated))
     notes = (*_notes(sets, name, told, bool(reference) and own is None), *told)
     return Comparison(sets, name, remarks or {}, notes)
 
@@ -119,8 +119,8 @@ def comparison_view(comparison: Comparison) -> Group:
             table = _table(f"{scores.split}: {scores.windows}", HEADINGS)
             for row in scores.rows:
                 name, cosine, gain, outcome, *figures = (Text(cell) for cell in score_cells(row))
-                if row.light:
-                    outcome.stylize(COLOURS[row.light])
+                if row.status:
+                    outcome.stylize(COLORS[row.status])
                 table.add_row(name, cosine, gain, outcome, *figures, style="" if row.baseline else "cyan")
             parts += [table, ""]
         if compared.beside:
@@ -150,17 +150,17 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _compared_set(group: Sequence[JudgedRun], reference: str, own: JudgedRun | None) -> ComparedSet:
+def _compared_set(group: Sequence[EvaluatedRun], reference: str, own: EvaluatedRun | None) -> ComparedSet:
     """Runs of the same windows."""
     first = group[0]
     title = f"{first.data_label} · context {first.context}" + (f" · {SYNTHETIC} data" if first.synthetic else "")
-    splits = {split: _scores(group, split) for split in first.judgement.splits}
+    splits = {split: _scores(group, split) for split in first.evaluation.splits}
     leading = next(iter(splits.values()), [])  # val, where it was judged: all tables have its order
     order = {row.name: row.cosine.value for row in leading}
     tables = tuple(
         SplitScores(
             split,
-            describe_split(first.judgement.splits[split]),
+            describe_split(first.evaluation.splits[split]),
             tuple(sorted(rows, key=lambda row: -order[row.name])),
         )
         for split, rows in splits.items()
@@ -172,16 +172,16 @@ def _compared_set(group: Sequence[JudgedRun], reference: str, own: JudgedRun | N
     return ComparedSet(title, first.synthetic, tables, tuple(beside))
 
 
-def _scores(group: Sequence[JudgedRun], split: str) -> list[Score]:
+def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
     """The rows of a split: each run's model, and each baseline once, at the best that it reached in any of the runs."""
     models, baselines = [], dict[str, Score]()
     for item in group:
-        figures = item.judgement.splits[split]
+        figures = item.evaluation.splits[split]
         for name, scores in figures.predictors.items():
-            of_model = name == item.judgement.model
+            of_model = name == item.evaluation.model
             gain = figures.gain if of_model else None
             row = Score(
-                item.name if of_model else name, not of_model, scores.cosine, gain, light_of(gain) if gain else None,
+                item.name if of_model else name, not of_model, scores.cosine, gain, status_of(gain) if gain else None,
                 scores.margin, scores.retrieval.mrr,
             )  # fmt: skip
             if of_model:
@@ -191,7 +191,7 @@ def _scores(group: Sequence[JudgedRun], split: str) -> list[Score]:
     return [*models, *baselines.values()]
 
 
-def _beside_published(group: Sequence[JudgedRun]) -> list[Beside]:
+def _beside_published(group: Sequence[EvaluatedRun]) -> list[Beside]:
     """Runs and the published models, each with its gain over the context mean of its own data."""
     gains = {kind: val - PUBLISHED_CONTEXT_MEAN for kind, (val, _) in PUBLISHED.items()}
     lines = [
@@ -199,16 +199,16 @@ def _beside_published(group: Sequence[JudgedRun]) -> list[Beside]:
         for kind, (val, ood) in PUBLISHED.items()
     ]
     for item in group:
-        val = item.judgement.splits.get("val")
+        val = item.evaluation.splits.get("val")
         gain = val.predictors["context-mean"].gain if val and "context-mean" in val.predictors else None
-        lines.append(_beside(item, gain, gains.get(item.judgement.model or "")))
+        lines.append(_beside(item, gain, gains.get(item.evaluation.model or "")))
     return lines
 
 
-def _beside_run(group: Sequence[JudgedRun], reference: JudgedRun) -> list[Beside]:
+def _beside_run(group: Sequence[EvaluatedRun], reference: EvaluatedRun) -> list[Beside]:
     """Runs and the one they are held against, each with its gain over the best baseline of its own data."""
     here = next((item for item in group if item.run == reference.run), reference)
-    gains = [item.judgement.splits["val"].gain if "val" in item.judgement.splits else None for item in (*group, here)]
+    gains = [item.evaluation.splits["val"].gain if "val" in item.evaluation.splits else None for item in (*group, here)]
     than = gains[-1].value if gains[-1] else None
     lines = [_beside(item, gain, than) for item, gain in zip(group, gains, strict=False) if item is not here]
     return [*lines, _beside(here, gains[-1], None)] if lines else []
@@ -218,12 +218,12 @@ def _gain_of(line: Beside) -> float:
     return line.gain.value if isinstance(line.gain, Estimate) else line.gain or 0.0
 
 
-def _beside(item: JudgedRun, gain: Estimate | None, than: float | None) -> Beside:
+def _beside(item: EvaluatedRun, gain: Estimate | None, than: float | None) -> Beside:
     cosines = []
     for split in ("val", "ood"):
-        figures = item.judgement.splits.get(split)
+        figures = item.evaluation.splits.get(split)
         cosines.append(
-            figures.predictors[item.judgement.model].cosine.value if figures and item.judgement.model else None
+            figures.predictors[item.evaluation.model].cosine.value if figures and item.evaluation.model else None
         )
     difference = None if gain is None or than is None else gain.value - than
     return Beside(item.name, cosines[0], cosines[1], gain, difference)
@@ -244,11 +244,11 @@ def _notes(sets: Sequence[ComparedSet], reference: str, told: Sequence[str], pub
         yield f"{SYNTHETIC} vectors prove nothing about real text"
 
 
-def _notes_of(judged: Sequence[JudgedRun]) -> Iterable[str]:
+def _notes_of(evaluated: Sequence[EvaluatedRun]) -> Iterable[str]:
     """What the judgements note, such as a leak; each note once, with the runs that it is about."""
     about: dict[str, dict[str, None]] = {}
-    for item in judged:
-        for note in item.judgement.notes:
+    for item in evaluated:
+        for note in item.evaluation.notes:
             about.setdefault(f"{item.data_label.partition(' ')[0]}: {note}", {})[item.name] = None
     return (f"{', '.join(names)} on {note}" for note, names in about.items())
 
@@ -258,7 +258,7 @@ HEADINGS = ("predictor", "cosine", "gain [95 %]", "best baseline", "margin", "MR
 
 def score_cells(row: Score) -> tuple[str, ...]:
     """A row as text, a cell for each of `HEADINGS`."""
-    outcome = f"{SHAPES[row.light]} {OUTCOMES[row.light]}" if row.light else ""
+    outcome = f"{SYMBOLS[row.status]} {OUTCOMES[row.status]}" if row.status else ""
     cosine = f"{row.cosine.value:.4f} ±{(row.cosine.high - row.cosine.low) / 2:.4f}"
     return row.name, cosine, str(row.gain or ""), outcome, f"{row.margin:+.3f}", f"{row.mrr:.3f}"
 

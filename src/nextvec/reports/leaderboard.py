@@ -16,7 +16,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLOURS, SHAPES, Light
+from nextvec.core.formatting import COLORS, SYMBOLS, Status
+from nextvec.core.loss_terms import LOSS_TERMS, requested_shares
 from nextvec.evaluation.results import Estimate
 
 HEADINGS = ("model", "val cosine", "ood cosine", "latency", "parameters", "loss", "date")
@@ -64,7 +65,7 @@ class Entry:
     parameters: int
     loss: str
     date: str
-    light: Light
+    status: Status
     """The verdict's."""
     gains: dict[str, Estimate]
     """By split: the gain over the split's best baseline."""
@@ -178,11 +179,10 @@ def data_label(vectors: int, *, synthetic: bool) -> str:
     return f"{label}-{SYNTHETIC}" if synthetic else label
 
 
-def loss_label(weights: Mapping[str, float]) -> str:
+def loss_label(objective: Mapping[str, Any]) -> str:
     """The loss in a word: the terms that have at least 5 % of all weight, such as MSE+InfoNCE."""
-    names = {"mse": "MSE", "info": "InfoNCE", "moment": "Moment", "variance": "Variance"}
-    total = sum(weights[term] for term in names)
-    return "+".join(name for term, name in names.items() if weights[term] >= 0.05 * total and weights[term] > 0)
+    shares = requested_shares(objective)
+    return "+".join(term.label for term in LOSS_TERMS if shares.get(term.name, 0.0) >= 0.05)
 
 
 def escaped(text: str) -> str:
@@ -264,7 +264,7 @@ def _gain_cell(row: Row) -> Text:
     if row.kind != "run" or row.entry is None:
         return Text("baseline" if row.kind == "baseline" else "by hand")
     gain = row.entry.gains.get("val")
-    return Text.assemble((SHAPES[row.entry.light], COLOURS[row.entry.light]), f" {gain or ABSENT}")
+    return Text.assemble((SYMBOLS[row.entry.status], COLORS[row.entry.status]), f" {gain or ABSENT}")
 
 
 def short_count(count: int) -> str:

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextvec.reports.leaderboard import SYNTHETIC, escaped
-from nextvec.reports.tables import judgement_markdown
+from nextvec.reports.tables import evaluation_markdown
 
 if TYPE_CHECKING:
-    from nextvec.evaluation.results import Judgement, SplitJudgement
+    from nextvec.evaluation.results import Evaluation, SplitResult
     from nextvec.reports.run_summary import RunFacts
 
 
 CARD_FILE = "model_card.md"
 
 
-def model_card(facts: RunFacts, judgement: Judgement) -> str:
+def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
     """The card of a judged run's best model, as Markdown."""
     recipe, started = facts.recipe, facts.started
     name, kind = recipe["name"], recipe["model"]["kind"]
     blocks = [
-        "\n".join(["---", *_yaml(metadata(facts, judgement)), "---"]),
+        "\n".join(["---", *_yaml(metadata(facts, evaluation)), "---"]),
         f"# {escaped(name)}",
         f"A {kind.upper()} of {started.get('parameters', 0):,} parameters that reads the embeddings of a document's "
         f"last {recipe['data']['context']} chunks and predicts the embedding of the next one, in the space "
@@ -37,7 +37,7 @@ def model_card(facts: RunFacts, judgement: Judgement) -> str:
         blocks.append(f"**Trained on {SYNTHETIC} vectors: a rehearsal, its scores say nothing about real text.**")
     blocks += [
         "## How good it is",
-        judgement_markdown(judgement).strip(),
+        evaluation_markdown(evaluation).strip(),
         "## How to use it",
         "```python\nfrom nextvec.training.checkpoint import read_checkpoint\n\n"
         'model = read_checkpoint("best_model.pt").model()\n'
@@ -51,7 +51,7 @@ def model_card(facts: RunFacts, judgement: Judgement) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def metadata(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
+def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     """The card's metadata as plain values."""
     recipe = facts.recipe
     data = Path(recipe["data"]["store"]).name
@@ -60,9 +60,9 @@ def metadata(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
         {
             "task": {"type": "feature-extraction", "name": "next-embedding prediction"},
             "dataset": {"type": data, "name": data, "split": split},
-            "metrics": list(_metrics(judgement.model or "", figures)),
+            "metrics": list(_metrics(evaluation.model or "", figures)),
         }
-        for split, figures in judgement.splits.items()
+        for split, figures in evaluation.splits.items()
     ]
     return {
         "library_name": "nextvec",
@@ -73,7 +73,7 @@ def metadata(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _metrics(model: str, figures: SplitJudgement) -> Iterator[dict[str, Any]]:
+def _metrics(model: str, figures: SplitResult) -> Iterator[dict[str, Any]]:
     scores = figures.predictors[model]
     best = figures.best_baseline or ""
     yield {"type": "cosine_similarity", "name": "mean cosine to the next chunk", "value": scores.cosine.value}

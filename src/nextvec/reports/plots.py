@@ -16,7 +16,7 @@ from nextvec.core.files import make_folder, write_bytes
 from nextvec.errors import InputError, MissingExtraError, did_you_mean
 from nextvec.reports.html.charts import Axes, Figure, Line, chart, span
 from nextvec.reports.html.page import asset
-from nextvec.reports.html.panels import CurveSource, Panel, judged_panels, run_panels
+from nextvec.reports.html.panels import CurveSource, Panel, evaluated_panels, run_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as PlotAxes
@@ -52,9 +52,9 @@ def curve_panels(run: CurveSource) -> list[Panel]:
     return [panel for panel in run_panels(run) if panel.key in ("val_cosine", "ood_cosine")]
 
 
-def judged_only(run: CurveSource, what: str) -> list[Panel]:
+def evaluated_only(run: CurveSource, what: str) -> list[Panel]:
     """The charts of a judgement: its `offsets`, or its `retrieval`."""
-    return [panel for panel in judged_panels(run.judgement) if panel.key.startswith(what)]
+    return [panel for panel in evaluated_panels(run.evaluation) if panel.key.startswith(what)]
 
 
 def spectrum_panel(shares: dict[str, list[float]], model: str, best_baseline: str) -> Panel:
@@ -100,8 +100,8 @@ def draw(panels: Sequence[Panel], out: Path) -> None:
 
 def _colours() -> dict[str, str]:
     """Name → colour, as the pages have them on white."""
-    light = asset("page.css").partition("@media")[0]
-    return {f"${name}": colour for name, colour in re.findall(r"--(\w+): (#\w{6})", light)}
+    status = asset("page.css").partition("@media")[0]
+    return {f"${name}": colour for name, colour in re.findall(r"--(\w+): (#\w{6})", status)}
 
 
 def _draw_chart(plot: PlotAxes, figure: Figure, colours: dict[str, str]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from nextvec.core.events import Event, read_events
 from nextvec.errors import InputError
-from nextvec.evaluation.results import Judgement
+from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis.case import Case
 from nextvec.guards.gates import Cosines
 from nextvec.recipe import make_recipe
 
-JUDGEMENT_FILE = "judgement.json"
+EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RunFacts:
 
     path: Path
     started: Event
-    judgement: Judgement | None
+    evaluation: Evaluation | None
     state: str
     """Why the run is not finished and judged, in words; empty if it is."""
     ended: float
@@ -49,7 +49,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class JudgedRun:
+class EvaluatedRun:
     """One run's best model, judged on one set of windows."""
 
     run: str
@@ -62,12 +62,12 @@ class JudgedRun:
     """The data in words."""
     synthetic: bool
     context: int
-    judgement: Judgement
+    evaluation: Evaluation
 
     @property
     def windows(self) -> str:
         """Names the windows; judgements on the same ones can stand in one table."""
-        splits = self.judgement.splits.items()
+        splits = self.evaluation.splits.items()
         counts = (f"{split} {figures.windows}/{figures.documents}" for split, figures in splits)
         return f"{self.data} context {self.context} " + " ".join(counts)
 
@@ -78,15 +78,15 @@ def read_run(path: Path) -> RunFacts:
     started = next((event for event in events if event["kind"] == "started"), None)
     if started is None or not {"recipe", "data_fingerprint"} <= set(started):
         raise InputError(f"run {path}: its event log doesn't say how it started; name the folder of a run")
-    judgement = None
-    if (path / JUDGEMENT_FILE).is_file():
+    evaluation = None
+    if (path / EVALUATION_FILE).is_file():
         try:
-            judgement = Judgement.from_dict(json.loads((path / JUDGEMENT_FILE).read_text(encoding="utf-8")))
+            evaluation = Evaluation.from_dict(json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"run {path}: {JUDGEMENT_FILE} is damaged ({error!r}); make it again with 'nextvec resume {path}'"
+                f"run {path}: {EVALUATION_FILE} is damaged ({error!r}); make it again with 'nextvec resume {path}'"
             ) from error
-    return RunFacts(path, started, judgement, _state(path, events, judgement), events[-1]["time"])
+    return RunFacts(path, started, evaluation, _state(path, events, evaluation), events[-1]["time"])
 
 
 def case_of(path: Path) -> Case:
@@ -96,16 +96,16 @@ def case_of(path: Path) -> Case:
     baselines: Cosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
     check = next((event for event in events if event["kind"] == "checked"), {})
     recipe = make_recipe(facts.recipe, where=f"run {path}: the recipe in its event log")
-    return Case(recipe, history, baselines, facts.judgement, check, events)
+    return Case(recipe, history, baselines, facts.evaluation, check, events)
 
 
-def _state(path: Path, events: Sequence[Event], judgement: Judgement | None) -> str:
+def _state(path: Path, events: Sequence[Event], evaluation: Evaluation | None) -> str:
     """Why a run is not finished and judged, from its last words."""
     end = next((event for event in reversed(events) if event["kind"] in ("stopped", "failed", "interrupted")), None)
     if end is not None:
         reason = " ".join(str(end.get("reason", "")).split())
         return f"{end['kind']} at epoch {end.get('epoch', 0)}" + (f": {reason}" if reason else "")
-    if judgement is not None:
+    if evaluation is not None:
         return ""
     return f"not judged, it is still running or was killed; go on with 'nextvec resume {path}'"
 

@@ -20,18 +20,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLOURS, SHAPES, Light
+from nextvec.core.formatting import COLORS, SYMBOLS, Status
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.evaluation.results import (
         Alignment,
         Estimate,
-        Judgement,
+        Evaluation,
         Latency,
         Part,
-        PredictorScores,
-        SplitJudgement,
+        PredictorResult,
+        SplitResult,
         Verdict,
     )
     from nextvec.guards.diagnosis.case import Diagnoses
@@ -42,8 +42,8 @@ class Column:
     """One figure of the table: its heading, its text, and the number that decides which predictor is best."""
 
     heading: str
-    text: Callable[[PredictorScores], str]
-    rank: Callable[[PredictorScores], float] | None = None
+    text: Callable[[PredictorResult], str]
+    rank: Callable[[PredictorResult], float] | None = None
     """Higher is better; None where no predictor is best."""
     of_query: bool = False
     """Whether a model's query output has it, too."""
@@ -74,33 +74,33 @@ COLUMNS = (
 )
 
 
-def judgement_view(judgement: Judgement) -> Group:
+def evaluation_view(evaluation: Evaluation) -> Group:
     """The whole judgement for a terminal: tables for each split, notes, and the verdict with its reasons."""
     from nextvec.reports.tables import MEASURES, is_measured, model_lines
 
     parts: list[RenderableType] = []
-    for split, figures in judgement.splits.items():
-        parts += [split_table(judgement, split), ""]
-        if is_measured(judgement):
-            parts.append(split_table(judgement, split, MEASURES, "what the predictions are like"))
+    for split, figures in evaluation.splits.items():
+        parts += [split_table(evaluation, split), ""]
+        if is_measured(evaluation):
+            parts.append(split_table(evaluation, split, MEASURES, "what the predictions are like"))
             parts += [Text(line, style="dim") for line in model_lines(figures)]
             parts.append("")
-    if judgement.latency is not None:
-        parts.append(Text(describe_latency(judgement.latency), style="dim"))
-    parts += [Text(f"note: {note}", style="dim") for note in judgement.notes]
-    if judgement.verdict is not None:
-        parts.append(verdict_view(judgement.verdict))
+    if evaluation.latency is not None:
+        parts.append(Text(describe_latency(evaluation.latency), style="dim"))
+    parts += [Text(f"note: {note}", style="dim") for note in evaluation.notes]
+    if evaluation.verdict is not None:
+        parts.append(verdict_view(evaluation.verdict))
     return Group(*parts)
 
 
-def split_table(judgement: Judgement, split: str, columns: Sequence[Column] = (), title: str = "") -> Table:
+def split_table(evaluation: Evaluation, split: str, columns: Sequence[Column] = (), title: str = "") -> Table:
     """All predictors on one split: the model first, then the baselines from the highest cosine to the lowest.
 
     Left out, the columns are the scores and the title says what they rest on.
     """
-    columns = columns or columns_of(judgement)
+    columns = columns or columns_of(evaluation)
     table = Table(
-        title=Text(f"{split}: {title or describe_split(judgement.splits[split])}"),
+        title=Text(f"{split}: {title or describe_split(evaluation.splits[split])}"),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -111,8 +111,8 @@ def split_table(judgement: Judgement, split: str, columns: Sequence[Column] = ()
     table.add_column("predictor", no_wrap=True, max_width=17, overflow="ellipsis")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
-    own = (judgement.model, f"{judgement.model}, {QUERY}")
-    for name, cells in rows_of(judgement, split, columns):
+    own = (evaluation.model, f"{evaluation.model}, {QUERY}")
+    for name, cells in rows_of(evaluation, split, columns):
         texts = [Text(cell, style="bold" if best else "") for cell, best in cells]
         table.add_row(Text(name), *texts, style="cyan" if name in own else "")
     return table
@@ -120,7 +120,7 @@ def split_table(judgement: Judgement, split: str, columns: Sequence[Column] = ()
 
 def verdict_view(verdict: Verdict) -> Group:
     """The light, the sentence, and the reasons of each split, for a terminal."""
-    lines: list[RenderableType] = [_lit(verdict.light, verdict.sentence)]
+    lines: list[RenderableType] = [_lit(verdict.status, verdict.sentence)]
     for split, reasons in verdict.reasons.items():
         lines += [Padding(Text(f"{split}: {reason}"), (0, 0, 0, 2)) for reason in reasons]
     return Group(*lines)
@@ -129,10 +129,10 @@ def verdict_view(verdict: Verdict) -> Group:
 def diagnoses_view(diagnoses: Diagnoses) -> Group:
     """What is wrong with a run, the worst first: what was seen, how sure it is, and what to do."""
     if not diagnoses.found:
-        return Group(_lit("green", "nothing is wrong that is known to go wrong"))
+        return Group(_lit(Status.GREEN, "nothing is wrong that is known to go wrong"))
     parts: list[RenderableType] = []
     for item in diagnoses.found:
-        parts.append(_lit(item.light, f"{item.name} ({item.sureness})"))
+        parts.append(_lit(item.status, f"{item.name} ({item.sureness})"))
         parts += [Padding(Text(text), (0, 0, 0, 2)) for text in (item.seen, f"→ {item.advice}")]
     return Group(*parts)
 
@@ -144,8 +144,8 @@ def check_view(report: CheckReport) -> Group:
     findings.add_column(no_wrap=True)
     findings.add_column(overflow="fold")
     for finding in report.findings:
-        light = Text(SHAPES[finding.light], style=COLOURS[finding.light])
-        findings.add_row(light, Text(finding.name, style="bold"), Text(finding.text))
+        status = Text(SYMBOLS[finding.status], style=COLORS[finding.status])
+        findings.add_row(status, Text(finding.name, style="bold"), Text(finding.text))
     splits = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     splits.add_column("split")
     headings = ("documents", "too short", "rows", "windows", "cosine at distance 1", "2", "4", "8")
@@ -158,33 +158,33 @@ def check_view(report: CheckReport) -> Group:
     return Group(findings, "", splits)
 
 
-def judgement_markdown(judgement: Judgement) -> str:
+def evaluation_markdown(evaluation: Evaluation) -> str:
     """The whole judgement as Markdown: the verdict, tables for each split, and the notes."""
     from nextvec.reports.tables import MEASURES, is_measured, model_lines
 
     blocks = []
-    if judgement.verdict is not None:
-        verdict = judgement.verdict
-        blocks.append(f"{SHAPES[verdict.light]} **{verdict.light}**: {_markdown(verdict.sentence)}")
+    if evaluation.verdict is not None:
+        verdict = evaluation.verdict
+        blocks.append(f"{SYMBOLS[verdict.status]} **{verdict.status}**: {_markdown(verdict.sentence)}")
         reasons = [f"- {split}: {_markdown(reason)}" for split, found in verdict.reasons.items() for reason in found]
         if reasons:
             blocks.append("\n".join(reasons))
-    for split, figures in judgement.splits.items():
+    for split, figures in evaluation.splits.items():
         blocks.append(f"**{_markdown(split)}**: {describe_split(figures)}")
-        blocks.append(_markdown_table(judgement, split, columns_of(judgement)))
-        if is_measured(judgement):
-            blocks.append(_markdown_table(judgement, split, MEASURES))
+        blocks.append(_markdown_table(evaluation, split, columns_of(evaluation)))
+        if is_measured(evaluation):
+            blocks.append(_markdown_table(evaluation, split, MEASURES))
             blocks.append("\n".join(f"- {_markdown(line)}" for line in model_lines(figures)))
-    if judgement.latency is not None:
-        blocks.append(_markdown(describe_latency(judgement.latency)))
-    blocks += [f"Note: {_markdown(note)}" for note in judgement.notes]
+    if evaluation.latency is not None:
+        blocks.append(_markdown(describe_latency(evaluation.latency)))
+    blocks += [f"Note: {_markdown(note)}" for note in evaluation.notes]
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_table(judgement: Judgement, split: str, columns: Sequence[Column]) -> str:
+def _markdown_table(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> str:
     headings = [column.heading for column in columns]
     lines = ["| predictor | " + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
-    for name, cells in rows_of(judgement, split, columns):
+    for name, cells in rows_of(evaluation, split, columns):
         texts = [f"**{cell}**" if best and cell else cell for cell, best in cells]
         lines.append(f"| {_markdown(name)} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
@@ -196,7 +196,7 @@ def describe_latency(latency: Latency) -> str:
     return f"latency on {latency.device}: {times}; {latency.parameters:,} parameters"
 
 
-def describe_split(figures: SplitJudgement) -> str:
+def describe_split(figures: SplitResult) -> str:
     """What a split's figures rest on, in words."""
     return (
         f"{figures.windows:,} windows of {figures.documents:,} documents, "
@@ -204,18 +204,18 @@ def describe_split(figures: SplitJudgement) -> str:
     )
 
 
-def columns_of(judgement: Judgement) -> tuple[Column, ...]:
+def columns_of(evaluation: Evaluation) -> tuple[Column, ...]:
     """The columns that a judgement fills: without a model there are no gains."""
-    return tuple(column for column in COLUMNS if judgement.model is not None or column.heading != _GAIN)
+    return tuple(column for column in COLUMNS if evaluation.model is not None or column.heading != _GAIN)
 
 
-def rows_of(judgement: Judgement, split: str, columns: Sequence[Column]) -> list[tuple[str, list[tuple[str, bool]]]]:
+def rows_of(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> list[tuple[str, list[tuple[str, bool]]]]:
     """The table of a split as text: (predictor, a (text, is it the best of its column) for each of the columns).
 
     A model with a query output has a second row, of the figures that are the query's.
     """
-    rows: list[tuple[str, PredictorScores, bool]] = []
-    for name, scores in judgement.splits[split].ranked(judgement.model):
+    rows: list[tuple[str, PredictorResult, bool]] = []
+    for name, scores in evaluation.splits[split].ranked(evaluation.model):
         rows.append((name, scores, False))
         if scores.query is not None:
             rows.append((f"{name}, {QUERY}", replace(scores, retrieval=scores.query, within=scores.query_within), True))
@@ -237,9 +237,9 @@ def rows_of(judgement: Judgement, split: str, columns: Sequence[Column]) -> list
     ]
 
 
-def _lit(light: Light, sentence: str) -> Text:
+def _lit(status: Status, sentence: str) -> Text:
     """A sentence behind its light."""
-    return Text.assemble((SHAPES[light], COLOURS[light]), " ", (sentence, "bold"))
+    return Text.assemble((SYMBOLS[status], COLORS[status]), " ", (sentence, "bold"))
 
 
 def _with_spread(estimate: Estimate) -> str:
@@ -259,7 +259,7 @@ def _markdown(text: str) -> str:
 
 
 def _offset(k: int) -> Column:
-    def text(scores: PredictorScores) -> str:
+    def text(scores: PredictorResult) -> str:
         value = scores.alignment.offsets.get(k) if scores.alignment else None
         return "–" if value is None else f"{value:.3f}"
 
@@ -273,7 +273,7 @@ def _direction(alignment: Alignment | None) -> str:
     return f"{alignment.direction.value:+.4f} ±{spread:.4f}"
 
 
-def _rollout(scores: PredictorScores) -> str:
+def _rollout(scores: PredictorResult) -> str:
     last = scores.rollout[-1] if scores.rollout else None
     return "–" if last is None else f"{last:.3f}"
 
@@ -299,12 +299,12 @@ LEGEND = (
 )
 
 
-def is_measured(judgement: Judgement) -> bool:
+def is_measured(evaluation: Evaluation) -> bool:
     """Whether the judgement holds these measures; older ones don't."""
-    return any(scores.alignment for figures in judgement.splits.values() for scores in figures.predictors.values())
+    return any(scores.alignment for figures in evaluation.splits.values() for scores in figures.predictors.values())
 
 
-def model_lines(figures: SplitJudgement, *, ablations: bool = True) -> Iterator[str]:
+def model_lines(figures: SplitResult, *, ablations: bool = True) -> Iterator[str]:
     """What is known of the model alone on a split, in lines; without `ablations` where a table has them."""
     if figures.target_shape is not None:
         shape = figures.target_shape

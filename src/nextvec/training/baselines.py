@@ -30,7 +30,7 @@ def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, 
 
 def fit_and_save(run: Run) -> dict[str, LatentModel]:
     """Fit the baselines of a run and save them."""
-    baselines = fit_on(run.sets["train"], run.recipe.judge.ridge_windows, run.recipe.seed, quiet=run.quiet)
+    baselines = fit_on(run.sets["train"], run.recipe.evaluation.ridge_windows, run.recipe.seed, quiet=run.quiet)
     states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
     save_checkpoint(run.path / BASELINES, {"baselines": states, "model_state_dict": {}, "model_config": {}})
     return baselines

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from nextvec.core.device import resolve_device
+from nextvec.core.formatting import Status
 from nextvec.data.checks.statistics import shared_rows
 from nextvec.data.dataset import Dataset, open_data, open_ood
 from nextvec.data.space import require_same
@@ -17,9 +18,9 @@ from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
 from nextvec.evaluation.bootstrap import blocks
-from nextvec.evaluation.evaluate import judge_predictors
+from nextvec.evaluation.evaluate import evaluate_predictors
 from nextvec.evaluation.latency import measure_latency
-from nextvec.evaluation.results import Judgement
+from nextvec.evaluation.results import Evaluation
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.recipe import DataRecipe
@@ -27,22 +28,22 @@ from nextvec.training.baselines import fit_on, load_baselines
 from nextvec.training.checkpoint import BASELINES, BEST, Checkpoint, read_checkpoint
 from nextvec.training.run import Run, show
 
-JUDGED_SPLITS = ("val", "ood")
+EVALUATED_SPLITS = ("val", "ood")
 LATENCY_BATCHES = (1, 64)
 """Windows at a time for which the judgement tells the latency."""
 
 
-def judge_best(run: Run) -> Judgement:
+def evaluate_best(run: Run) -> Evaluation:
     """Judge the best checkpoint of a run beside its baselines, and check that it scores as it did in training."""
     checkpoint = read_checkpoint(run.path / BEST)
     if checkpoint.notice:
         run.warn(checkpoint.notice)
     model = checkpoint.model().to(run.device)
     latency = measure_latency(model, run.recipe.data.context, run.device, batches=LATENCY_BATCHES, repeats=50)
-    judgement = judge_predictors(
+    evaluation = evaluate_predictors(
         {run.recipe.model.kind: model, **run.baselines},
-        _judged_sets(run.data, run.sets, JUDGED_SPLITS),
-        run.recipe.judge,
+        _evaluated_sets(run.data, run.sets, EVALUATED_SPLITS),
+        run.recipe.evaluation,
         seed=run.recipe.seed,
         model=run.recipe.model.kind,
         notes=run.data.notes,
@@ -50,14 +51,14 @@ def judge_best(run: Run) -> Judgement:
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
-    judged = judgement.splits["val"].predictors[run.recipe.model.kind].cosine.value
-    if abs(trained - judged) > 1e-6:
-        run.event("mismatch", trained=trained, judged=judged)
-        run.say(f"warning: best_model.pt scores {judged:.6f} on val, in training it scored {trained:.6f}")
-    return judgement
+    evaluated = evaluation.splits["val"].predictors[run.recipe.model.kind].cosine.value
+    if abs(trained - evaluated) > 1e-6:
+        run.event("mismatch", trained=trained, evaluated=evaluated)
+        run.say(f"warning: best_model.pt scores {evaluated:.6f} on val, in training it scored {trained:.6f}")
+    return evaluation
 
 
-def judge_checkpoint(
+def evaluate_checkpoint(
     path: Path,
     *,
     data: str = "",
@@ -67,7 +68,7 @@ def judge_checkpoint(
     retrieval: Literal["exact", "faiss"] | None = None,
     device: str = "auto",
     quiet: bool = False,
-) -> Judgement:
+) -> Evaluation:
     """Judge a checkpoint beside the baselines on the val and ood splits of a store, or on an ood set alone.
 
     `data` and `ood_data` are stores or .npz files of windows. With `ood_data` alone only that set is judged, beside the
@@ -97,14 +98,16 @@ def judge_checkpoint(
     notes += [checkpoint.notice] if checkpoint.notice else []
     if dataset.ood is not None and dataset.store is not dataset.ood:
         notes += [
-            item.text for item in dataset.check(steps, least).findings if item.light == "red" and "ood" in item.name
+            item.text
+            for item in dataset.check(steps, least).findings
+            if item.status == Status.RED and "ood" in item.name
         ]
     baselines = _baselines(checkpoint, dataset, sets, steps, notes, chosen, quiet=quiet)
-    judged = ("ood",) if ood_data and not data else JUDGED_SPLITS
-    return judge_predictors(
+    evaluated = ("ood",) if ood_data and not data else EVALUATED_SPLITS
+    return evaluate_predictors(
         {model.name: model, **baselines},
-        _judged_sets(dataset, sets, judged),
-        recipe.judge if retrieval is None else recipe.judge.model_copy(update={"retrieval": retrieval}),
+        _evaluated_sets(dataset, sets, evaluated),
+        recipe.evaluation if retrieval is None else recipe.evaluation.model_copy(update={"retrieval": retrieval}),
         seed=recipe.seed,
         model=model.name,
         notes=notes,
@@ -113,14 +116,14 @@ def judge_checkpoint(
     )
 
 
-def _judged_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tuple[str, ...]) -> dict[str, WindowSet]:
+def _evaluated_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tuple[str, ...]) -> dict[str, WindowSet]:
     """The splits to judge, with blocks of windows for documents where these are not known."""
-    judged = {split: sets[split] for split in splits if split in sets}
-    for split, windows in judged.items():
+    evaluated = {split: sets[split] for split in splits if split in sets}
+    for split, windows in evaluated.items():
         if not dataset.knows_documents(split):
             groups_W = torch.from_numpy(blocks(windows.windows.groups.cpu().numpy())).to(windows.windows.groups)
-            judged[split] = replace(windows, windows=replace(windows.windows, groups=groups_W))
-    return judged
+            evaluated[split] = replace(windows, windows=replace(windows.windows, groups=groups_W))
+    return evaluated
 
 
 def _trained_on(checkpoint: Checkpoint) -> Store | None:
@@ -156,7 +159,7 @@ def _leaks(trained_on: Store | None, dataset: Dataset) -> list[str]:
         return []
     if trained_on.dimensions != dataset.store.dimensions:
         return []
-    shares = {split: shared_rows(trained_on, dataset.store, split) for split in JUDGED_SPLITS}
+    shares = {split: shared_rows(trained_on, dataset.store, split) for split in EVALUATED_SPLITS}
     return [
         f"{share:.1%} of the rows of {split} were in the model's training set: its score there is too high"
         for split, share in shares.items()
@@ -188,7 +191,7 @@ def _baselines(
         notes.append("no train windows here and no baselines beside the checkpoint: only those that need no fitting")
         plain = (CopyLast(dataset.store.dimensions), ContextMean(dataset.store.dimensions))
         return {baseline.name: baseline.to(device).eval() for baseline in plain}
-    return fit_on(sets["train"], recipe.judge.ridge_windows, recipe.seed, quiet=quiet)
+    return fit_on(sets["train"], recipe.evaluation.ridge_windows, recipe.seed, quiet=quiet)
 
 
 def reopen(path: Path, *, quiet: bool = False) -> tuple[LatentModel, dict[str, LatentModel], dict[str, WindowSet]]:

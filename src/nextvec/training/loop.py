@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from nextvec import ops
 from nextvec.core.console import progress
 from nextvec.core.device import autocast, peak_memory
+from nextvec.core.formatting import Status
 from nextvec.data.windows import Batch, epoch_order, sample
 from nextvec.errors import Interrupted, StoppedError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnosis
-from nextvec.guards.gates import GateVerdict, epochs_without_improvement, judge_gates, score
+from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates, score
 from nextvec.guards.sentinel import sentinel_lines
 from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
 from nextvec.training.optimizer import rate_at, set_rate
@@ -62,25 +63,25 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
     order = epoch_order(len(windows), run.recipe.seed, position.epoch).to(run.device)
     scores, guard = _scores(run), FiniteGuard(run.optimizer, run.device)
     parameters = run.model.prediction_parameters()
-    mirrored_steps = round(recipe.mirror * run.total_steps)
+    mirrored_steps = round(recipe.reverse_augmentation * run.total_steps)
     event_every = max(1, run.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
     saved_at = clock = time.monotonic()
     run.model.train()
     name = f"epoch {position.epoch + 1}/{recipe.epochs}"
-    with progress(name, run.steps_per_epoch * recipe.batch, unit="windows", quiet=run.quiet) as shown:
-        shown.advance(position.step_in_epoch * recipe.batch)
+    with progress(name, run.steps_per_epoch * recipe.batch_size, unit="windows", quiet=run.quiet) as shown:
+        shown.advance(position.step_in_epoch * recipe.batch_size)
         while position.step_in_epoch < run.steps_per_epoch:
-            start = position.step_in_epoch * recipe.batch
-            index = order[start : start + recipe.batch]
-            mirrored = recipe.batch // 2 if position.step < mirrored_steps else 0
+            start = position.step_in_epoch * recipe.batch_size
+            index = order[start : start + recipe.batch_size]
+            mirrored = recipe.batch_size // 2 if position.step < mirrored_steps else 0
             batch = windows.batch(index, mirrored)
             with autocast(run.device, run.precision):
                 prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
             figures = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
-            norms = [_clip(parameters, recipe.clip)]
+            norms = [_clip(parameters, recipe.grad_clip_norm)]
             if run.model.has_query:
-                figures |= _learn_query(run, index, batch, recipe.batch - mirrored)
-                norms.append(_clip(run.model.query_parameters(), recipe.clip))
+                figures |= _learn_query(run, index, batch, recipe.batch_size - mirrored)
+                norms.append(_clip(run.model.query_parameters(), recipe.grad_clip_norm))
             figures["grad_norm"] = norms[0]
             losses = [value for name, value in figures.items() if name.startswith("loss")]
             guard.look([*losses, *norms], position.step)
@@ -95,7 +96,7 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             _add_up(position.sums, figures)
             position.step += 1
             position.step_in_epoch += 1
-            shown.advance(recipe.batch)
+            shown.advance(recipe.batch_size)
             now = time.monotonic()
             position.seconds, clock = position.seconds + now - clock, now
 
@@ -103,7 +104,7 @@ def _train_epoch(run: Run, stop: threading.Event) -> None:
             if logged:
                 run.event("step", lr=run.optimizer.param_groups[0]["lr"], **_train_means(run))
             # Now and then: a place to resume from.
-            if now - saved_at > recipe.save_every:
+            if now - saved_at > recipe.checkpoint_interval_s:
                 _require_finite(run, guard.broken_at(logged=True))
                 save_position(run)
                 saved_at = now
@@ -128,7 +129,7 @@ def _learn_query(run: Run, index: Tensor, batch: Batch, straight: int) -> dict[s
 
     A query always looks ahead, so that it learns from the first `straight` windows at most: the others are mirrored.
     """
-    some = slice(max(1, min(straight, round(run.recipe.objective.query_share * len(index)))))
+    some = slice(max(1, min(straight, round(run.recipe.objective.query_batch_fraction * len(index)))))
     mask_QS = None if batch.mask_BS is None else batch.mask_BS[some]
     with autocast(run.device, run.precision):
         query_QD = run.model.raw_query(batch.context_BSD[some], mask_QS)
@@ -148,7 +149,7 @@ def _finish_epoch(run: Run) -> None:
     record["lr"] = run.optimizer.param_groups[0]["lr"]
     record["best"] = score(run.recipe, record) > max(_scores(run), default=-math.inf)
     record["seconds"] = position.seconds
-    record["windows_per_second"] = run.steps_per_epoch * recipe.batch / position.seconds
+    record["windows_per_second"] = run.steps_per_epoch * recipe.batch_size / position.seconds
     record["memory_mb"] = peak_memory(run.device)
 
     position.epoch += 1
@@ -156,9 +157,9 @@ def _finish_epoch(run: Run) -> None:
     position.seconds = 0.0
     position.sums = {}
     position.history.append(record)
-    verdicts = judge_gates(run.recipe, position.history, run.baseline_cosines)
+    verdicts = evaluate_gates(run.recipe, position.history, run.baseline_cosines)
     record["gates"] = [verdict.to_dict() for verdict in verdicts]
-    if any(verdict.light == "red" for verdict in verdicts):
+    if any(verdict.status == Status.RED for verdict in verdicts):
         record["diagnoses"] = [item.to_dict() for item in _diagnose(run)]
     waited = epochs_without_improvement(_scores(run))
     stopped_early = bool(recipe.early_stop) and waited >= recipe.early_stop
@@ -188,7 +189,7 @@ def _finish_epoch(run: Run) -> None:
 def _stop(run: Run, red: GateVerdict) -> NoReturn:
     """End a run at a red gate: say why, save everything, and raise StoppedError."""
     position = run.position
-    diagnosis = next((item.line for item in _diagnose(run) if item.light == "red"), "")
+    diagnosis = next((item.line for item in _diagnose(run) if item.status == Status.RED), "")
     position.stopped = "; ".join(part for part in (red.reason, diagnosis or red.advice) if part)
     who = "the sentinel" if red.of_sentinel else "a gate"
     line = f"stopped by {who} after epoch {position.epoch}: {position.stopped}"
@@ -228,7 +229,7 @@ def _validate(run: Run, split: str) -> dict[str, Any]:
 @torch.inference_mode()
 def _validation_loss(run: Run) -> dict[str, float]:
     """The terms of the objective on a fixed shuffled sample of the validation windows, batched as in training."""
-    windows, size = run.sets["val"], run.recipe.training.batch
+    windows, size = run.sets["val"], run.recipe.training.batch_size
     chosen = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
     chosen = chosen[epoch_order(len(chosen), run.recipe.seed, 0)].to(run.device)
     losses: dict[str, list[Tensor]] = {}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nextvec.core.events import EVENTS_FILE, EventLog, read_events
 from nextvec.core.files import lock, write_json, writing
+from nextvec.core.formatting import Status
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
@@ -126,7 +127,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training windows."""
-        return len(self.train_windows) // self.recipe.training.batch
+        return len(self.train_windows) // self.recipe.training.batch_size
 
     @property
     def result(self) -> LatentModel:
@@ -169,7 +170,7 @@ class Run:
         found = diagnose(
             Case(self.recipe, self.position.history, self.baseline_cosines, events=read_events(self.path))
         ).found
-        named = next((f"diagnosis: {item.name} ({item.sureness}); " for item in found if item.light == "red"), "")
+        named = next((f"diagnosis: {item.name} ({item.sureness}); " for item in found if item.status == Status.RED), "")
         raise NotFiniteError(f"{reason}; {named}the last good weights are kept in {self.path}; {advice}")
 
     def require_finite_weights(self) -> None:

@@ -24,6 +24,7 @@ from nextvec.core.device import (
 )
 from nextvec.core.events import Event
 from nextvec.core.files import make_folder, remove_leftovers, write_text
+from nextvec.core.formatting import Status
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
@@ -38,7 +39,7 @@ from nextvec.losses import Objective
 from nextvec.models.base import count_parameters
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import create_model
-from nextvec.recipe import DataRecipe, JudgeRecipe, Recipe, load_recipe
+from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, load_recipe
 from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
 from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
 from nextvec.training.optimizer import Average, make_optimizer
@@ -63,13 +64,13 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     nothing is written before these checks are over.
     """
     require_new(path)
-    if recipe.judge.retrieval == "faiss":
+    if recipe.evaluation.retrieval == "faiss":
         require_faiss()
     data = open_dataset(recipe.data, quiet=quiet)
     recipe = _with_whole_paths(recipe, data)
     store = data.store
     report = data.check(recipe.data.context, recipe.data.least_context)
-    if report.light == "red" and not force:
+    if report.status == Status.RED and not force:
         raise StoreError(f"store {store.path}: {report.worst.text}; see 'nextvec data check', or use --force")
     warm = _warm_start(recipe, store)
     run = _open(path, recipe, data, report, quiet=quiet)
@@ -87,8 +88,8 @@ def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
     run.event("checked", **run.check.to_dict())
     run.say(*header_lines(run.recipe, _facts(run)))
     for finding in run.check.findings:
-        if finding.light != "green":
-            run.say(f"data check {finding.light}: {finding.text}")
+        if finding.status != Status.GREEN:
+            run.say(f"data check {finding.status}: {finding.text}")
     for warning in warnings_of(run.recipe, "ood" in run.sets):
         run.warn(warning)
 
@@ -212,9 +213,9 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
         least = recipe.data.train_min_context
         index = index_windows(data.store.documents, "train", recipe.data.context, least)
         train_windows = replace(train_windows, windows=index.to(device))
-    if len(train_windows) < recipe.training.batch:
+    if len(train_windows) < recipe.training.batch_size:
         raise RecipeError(
-            f"recipe {recipe.name}: training.batch is {recipe.training.batch}, but there are only "
+            f"recipe {recipe.name}: training.batch_size is {recipe.training.batch_size}, but there are only "
             f"{len(train_windows)} training windows; make the batch smaller"
         )
     keep_memory()
@@ -231,7 +232,7 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
         train_windows=train_windows,
         check=report,
         model=model,
-        average=Average(model, recipe.training.average) if recipe.training.average else None,
+        average=Average(model, recipe.training.ema_decay) if recipe.training.ema_decay else None,
         optimizer=make_optimizer(model, recipe.training),
         objective=Objective(recipe.objective, precision),
         baselines={},
@@ -303,5 +304,5 @@ def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool
     for split in ("train", "val"):
         if split not in sets:
             raise StoreError(f"store {data.store.path}: no {split} windows with context {context}; add documents")
-    judge = JudgeRecipe()
-    return baseline_cosines(fit_on(sets["train"], judge.ridge_windows, 0, quiet=quiet), sets)
+    evaluation = EvaluationRecipe()
+    return baseline_cosines(fit_on(sets["train"], evaluation.ridge_windows, 0, quiet=quiet), sets)

@@ -23,7 +23,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     windows = ", ".join(f"{split} {count:,}" for split, count in facts["windows"].items())
     if facts["train_windows"] != facts["windows"]["train"]:
         windows += f", trained on {facts['train_windows']:,}"
-    weights = recipe.objective.model_dump(include={"mse", "info", "moment", "variance"})
+    weights = recipe.objective.model_dump(include={"mse", "info_nce", "moment", "variance"})
     terms = " ".join(f"{name}={weight:g}" for name, weight in weights.items() if weight)
     lines = [SYNTHETIC_LINE] if facts["synthetic"] else []
     return [
@@ -31,7 +31,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
         f"nextvec {facts['versions']['nextvec']} · run {recipe.name} · recipe {recipe.fingerprint}",
         f"model {recipe.model.kind}, {facts['parameters']:,} parameters, seed {recipe.seed}",
         f"data {recipe.data.store} · {facts['space']} · context {recipe.data.context} · windows: {windows}",
-        f"objective {terms} tau={recipe.objective.tau:g} balance={recipe.objective.balance}",
+        f"objective {terms} tau={recipe.objective.tau:g} loss_weighting={recipe.objective.loss_weighting}",
         f"device {facts['device']}, {facts['precision']}, {facts['threads']} threads, passes by {facts['passes']}",
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextvec.data.checks import CheckReport, check_store, duplicates, judge_figures
+from nextvec.data.checks import CheckReport, check_statistics, check_store, duplicates
 from nextvec.data.checks.rules_integrity import FEW_GROUPS, Finding
 from nextvec.data.checks.sampling import sample_documents
 from nextvec.data.space import Space
@@ -63,14 +63,14 @@ def finding(report: CheckReport, name: str) -> Finding:
 
 def only(report: CheckReport) -> Finding:
     """The one finding that is not green."""
-    (found,) = (found for found in report.findings if found.light != "green")
+    (found,) = (found for found in report.findings if found.status != "green")
     return found
 
 
 def test_sound_data_is_green_in_both_formats(make_store, sound):
     for dtype in (np.float16, np.float32):
         report = check_store(make_store(*sound, PLAN, dtype=dtype), 5)
-        assert report.light == "green", report.worst
+        assert report.status == "green", report.worst
     val = report.figures["splits"]["val"]
     assert (val["documents"], val["groups"], val["short"], val["repeats"], val["in_train"]) == (30, 30, 0, 0, 0)
     assert val["rows"] == sum(sound[1][60:90]) and val["windows"] == val["rows"] - 30 * 5
@@ -82,7 +82,7 @@ def test_report_is_plain_and_repeatable(make_store, sound):
     one, again = check_store(store, 5), check_store(open_store(store.path), 5)
     assert one == again
     assert json.loads(json.dumps(one.to_dict(), allow_nan=False)) == one.to_dict()
-    assert one.to_dict()["light"] == one.light and all("\n" not in found.text for found in one.findings)
+    assert one.to_dict()["status"] == one.status and all("\n" not in found.text for found in one.findings)
 
 
 @pytest.mark.parametrize(
@@ -104,24 +104,24 @@ def test_bad_vectors_are_red_with_their_place(make_store, sound, name, fault, wo
 
 
 def only_red(report: CheckReport) -> Finding:
-    (found,) = (found for found in report.findings if found.light == "red")
-    assert report.light == "red" and report.worst == found
+    (found,) = (found for found in report.findings if found.status == "red")
+    assert report.status == "red" and report.worst == found
     return found
 
 
 def test_rounding_to_float16_is_no_fault_but_a_percent_is(make_store, sound):
     vectors, rows = sound
-    assert finding(check_store(make_store(vectors, rows, PLAN), 5), "length").light == "green"
+    assert finding(check_store(make_store(vectors, rows, PLAN), 5), "length").status == "green"
     assert only(check_store(make_store(vectors * 0.99, rows, PLAN), 5)).name == "length"
 
 
-@pytest.mark.parametrize(("leaked", "light"), [(1, "amber"), (20, "red")])
+@pytest.mark.parametrize(("leaked", "status"), [(1, "amber"), (20, "red")])
 @pytest.mark.parametrize(("split", "start"), [("val", 600), ("ood", 900)])
-def test_rows_of_train_in_other_splits(make_store, sound, leaked, light, split, start):
+def test_rows_of_train_in_other_splits(make_store, sound, leaked, status, split, start):
     vectors, rows = sound
     vectors[start + 50 : start + 50 + leaked] = vectors[100 : 100 + leaked]
     found = only(check_store(make_store(vectors, rows, PLAN), 5))
-    assert (found.name, found.light) == (f"{split} in train", light)
+    assert (found.name, found.status) == (f"{split} in train", status)
     assert (
         f"{leaked} of 300 rows of {split} ({leaked / 3:.1f}%) {'is' if leaked == 1 else 'are'} in train" in found.text
     )
@@ -133,10 +133,10 @@ def test_repeats_within_a_split(make_store, sound):
     vectors, rows = sound
     vectors[1] = vectors[0]
     report = check_store(make_store(vectors, rows, PLAN), 5)
-    assert report.light == "green" and "train 1 of 600" in finding(report, "repeats").text
+    assert report.status == "green" and "train 1 of 600" in finding(report, "repeats").text
     vectors[:8] = vectors[0]
     found = only(check_store(make_store(vectors, rows, PLAN), 5))
-    assert (found.name, found.light) == ("repeats", "amber") and "train 7 of 600" in found.text
+    assert (found.name, found.status) == ("repeats", "amber") and "train 7 of 600" in found.text
 
 
 def test_a_group_in_two_splits_is_red(make_store, sound):
@@ -161,34 +161,34 @@ def test_documents_too_short_are_counted_not_a_fault(make_store, sound):
     report = check_store(make_store(vectors, rows, PLAN), 8)
     short = sum(count <= 8 for count in rows[:60])
     assert finding(report, "train windows").text.endswith(f"from {60 - short} documents, {short} more are too short")
-    assert finding(report, "train windows").light == "green" and finding(report, "val windows").light == "green"
+    assert finding(report, "train windows").status == "green" and finding(report, "val windows").status == "green"
     assert report.figures["splits"]["train"]["groups"] == 60 - short, "groups without windows don't count"
     too_long = check_store(make_store(vectors, rows, PLAN), 12)
-    assert finding(too_long, "val windows").light == "red"
+    assert finding(too_long, "val windows").status == "red"
     assert "none of its 30 documents has 13 chunks" in finding(too_long, "val windows").text
-    assert finding(too_long, "ood windows").light == "amber"
-    assert check_store(make_store(vectors, rows, PLAN), 12, 3).light == "green", "shorter contexts are allowed there"
+    assert finding(too_long, "ood windows").status == "amber"
+    assert check_store(make_store(vectors, rows, PLAN), 12, 3).status == "green", "shorter contexts are allowed there"
 
 
 def test_few_independent_documents_are_amber(make_store, sound):
     groups = np.arange(120)
     groups[60:90] = 60 + np.arange(30) % (FEW_GROUPS - 1)
     found = only(check_store(make_store(*sound, PLAN, groups=groups), 5))
-    assert (found.name, found.light) == ("val windows", "amber") and "20 independent documents" in found.text
+    assert (found.name, found.status) == ("val windows", "amber") and "20 independent documents" in found.text
     groups[60:90] = 60 + np.arange(30) % FEW_GROUPS
-    assert check_store(make_store(*sound, PLAN, groups=groups), 5).light == "green"
+    assert check_store(make_store(*sound, PLAN, groups=groups), 5).status == "green"
 
 
 def test_without_ood_it_says_so(make_store, sound):
     plan = ["val" if split == "ood" else split for split in PLAN]
     report = check_store(make_store(*sound, plan), 5)
-    assert report.light == "green" and "no ood split" in finding(report, "ood windows").text
+    assert report.status == "green" and "no ood split" in finding(report, "ood windows").text
 
 
 def test_nearly_constant_vectors_are_amber(make_store, sound):
     rows = sound[1]
     found = only(check_store(make_store(make_vectors(rows, similarity=0.995), rows, PLAN), 5))
-    assert (found.name, found.light) == ("coherence", "amber") and "nearly constant" in found.text
+    assert (found.name, found.status) == ("coherence", "amber") and "nearly constant" in found.text
 
 
 @pytest.mark.parametrize(("similarity", "word"), [(0.75, "easier"), (0.25, "harder"), (0.52, "about equally hard")])
@@ -197,20 +197,20 @@ def test_ood_of_another_coherence(make_store, sound, similarity, word):
     vectors[900:] = make_vectors(rows[90:], similarity=similarity, seed=1)
     found = finding(check_store(make_store(vectors, rows, PLAN), 5), "ood against val")
     assert word in found.text
-    assert found.light == ("green" if similarity == 0.52 else "amber")
+    assert found.status == ("green" if similarity == 0.52 else "amber")
 
 
 def test_an_ood_set_of_another_mean_direction_looks_like_another_space(make_store, sound):
     """Vectors of real encoders share a mean direction; those of another encoder point elsewhere."""
     rows = sound[1]
     vectors = make_vectors(rows, centre=np.full(24, 0.15))
-    assert check_store(make_store(vectors, rows, PLAN), 5).light == "green"
+    assert check_store(make_store(vectors, rows, PLAN), 5).status == "green"
     vectors[900:] = make_vectors(rows[90:], centre=0.15 * np.resize([1, -1], 24), seed=1)
     found = only(check_store(make_store(vectors, rows, PLAN), 5))
-    assert (found.name, found.light) == ("ood space", "red") and "another embedding space" in found.text
+    assert (found.name, found.status) == ("ood space", "red") and "another embedding space" in found.text
     vectors[900:] = -make_vectors(rows[90:], centre=np.full(24, 0.15), seed=1)
     found = only(check_store(make_store(vectors, rows, PLAN), 5))
-    assert (found.name, found.light) == ("mean direction", "amber") and "unrelated spaces" in found.text
+    assert (found.name, found.status) == ("mean direction", "amber") and "unrelated spaces" in found.text
 
 
 def test_coherence_is_the_mean_cosine_at_each_distance(make_store):
@@ -268,26 +268,26 @@ def test_blocks_do_not_matter(make_store, sound, monkeypatch):
 
 def test_an_empty_store_is_red_and_no_crash(make_store):
     report = check_store(make_store(np.empty((0, 8)), [], []), 5)
-    assert report.light == "red" and report.worst.name == "train windows"
+    assert report.status == "red" and report.worst.name == "train windows"
 
 
 def test_rules_need_figures_only(make_store, sound):
     report = check_store(make_store(*sound, PLAN), 5)
-    assert judge_figures(json.loads(json.dumps(report.figures))) == report.findings
+    assert check_statistics(json.loads(json.dumps(report.figures))) == report.findings
 
 
 @pytest.mark.parametrize(
-    ("norms", "documents", "light"),
+    ("norms", "documents", "status"),
     [((0.5, 0.5), 30, "amber"), ((0.5, 0.05), 30, "green"), ((0.05, 0.5), 30, "green"), ((0.5, 0.5), 2, "green")],
 )
-def test_mean_directions_must_be_clear_to_tell_spaces_apart(make_store, sound, norms, documents, light):
+def test_mean_directions_must_be_clear_to_tell_spaces_apart(make_store, sound, norms, documents, status):
     """A short mean vector points anywhere, and so does that of a few documents."""
     figures = check_store(make_store(*sound, PLAN), 5).figures
     figures["mean_direction_cosine"]["val-ood"] = -0.1
     for split, norm in zip(("val", "ood"), norms, strict=True):
         figures["splits"][split].update(mean_norm=norm, documents=documents)
-    (found,) = (found for found in judge_figures(figures) if found.name == "mean direction")
-    assert found.light == light
+    (found,) = (found for found in check_statistics(figures) if found.name == "mean direction")
+    assert found.status == status
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpora are not beside this checkout")
@@ -297,5 +297,5 @@ def test_real_vectors_of_one_encoder_are_not_taken_for_two(make_store):
     vectors = np.concatenate([parts[0], parts[1]]).astype(np.float32)
     plan = ["train"] * 50 + ["val"] * 50 + ["ood"] * 100
     report = check_store(make_store(vectors, [20] * 200, plan), 5)
-    assert report.light in ("green", "amber")
-    assert finding(report, "mean direction").light == "green"
+    assert report.status in ("green", "amber")
+    assert finding(report, "mean direction").status == "green"

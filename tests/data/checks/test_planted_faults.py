@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextvec.data.checks import CheckReport, check_store, judge_figures
+from nextvec.data.checks import CheckReport, check_statistics, check_store
 from nextvec.data.checks.covariance import make_coordinates, measure_moments
 from nextvec.data.checks.order import context_mean_cosine, measure_coherence
-from nextvec.data.checks.rules_distribution import REVERSED_UNITS, judge_reversed, judge_shuffled
+from nextvec.data.checks.rules_distribution import REVERSED_UNITS, check_reversed, check_shuffled
 from nextvec.data.checks.rules_integrity import NEAR_RED
 from nextvec.data.checks.sampling import draw_sample
 from nextvec.data.dataset import Dataset
@@ -42,7 +42,7 @@ def planted(store: Store, change: Callable[[np.ndarray, np.random.Generator], np
 
 
 def faults(report: CheckReport) -> dict[str, str]:
-    return {found.name: found.light for found in report.findings if found.light != "green"}
+    return {found.name: found.status for found in report.findings if found.status != "green"}
 
 
 def text_of(report: CheckReport, name: str) -> str:
@@ -79,10 +79,10 @@ def test_a_store_that_is_reversed_as_a_whole_has_its_own_direction(drawn: Store)
     assert faults(planted(drawn, lambda rows, _: rows[::-1], *SPLITS)) == {}
 
 
-@pytest.mark.parametrize(("split", "light"), [("train", "red"), ("val", "red"), ("ood", "amber")])
-def test_shuffled_documents(drawn: Store, split: str, light: str):
+@pytest.mark.parametrize(("split", "status"), [("train", "red"), ("val", "red"), ("ood", "amber")])
+def test_shuffled_documents(drawn: Store, split: str, status: str):
     report = planted(drawn, lambda rows, random: random.permutation(rows), split)
-    assert faults(report)["shuffled documents"] == light
+    assert faults(report)["shuffled documents"] == status
     assert text_of(report, "shuffled documents").startswith(f"the chunks of {split} look shuffled: ")
 
 
@@ -99,7 +99,7 @@ def test_shuffled_documents(drawn: Store, split: str, light: str):
 )
 def test_only_a_clear_difference_is_called_shuffled(ood: tuple[float, ...], train: tuple[float, ...], named: bool):
     splits = {name: {"fall": {"fall": at[0], "error": at[1]}} for name, at in (("train", train), ("ood", ood))}
-    assert bool(list(judge_shuffled({"splits": splits}))) == named
+    assert bool(list(check_shuffled({"splits": splits}))) == named
 
 
 def test_shuffled_everywhere_there_is_no_forward_signal(drawn: Store):
@@ -107,8 +107,8 @@ def test_shuffled_everywhere_there_is_no_forward_signal(drawn: Store):
     order = report.figures["order"]["train"]
     assert order["signal"] <= order["noise"] and "reversed documents" not in faults(report)
     figures = {**report.figures, "order": {"train": {"signal": 0.001, "noise": 0.005}}}
-    (found,) = (found for found in judge_figures(figures) if found.name == "forward signal")
-    assert found.light == "amber" and "no forward signal 0.001 (noise 0.005) above noise" in found.text
+    (found,) = (found for found in check_statistics(figures) if found.name == "forward signal")
+    assert found.status == "amber" and "no forward signal 0.001 (noise 0.005) above noise" in found.text
     assert "too small to tell" in text_of(report, "forward signal")
 
 
@@ -119,8 +119,8 @@ def test_shuffled_everywhere_there_is_no_forward_signal(drawn: Store):
 def test_only_a_clear_disagreement_is_called_backwards(along: float, t: float, units: int, named: bool):
     against = {"along": along, "t": t, "units": units}
     order = {"train": {"signal": 0.1, "noise": 0.02}, "val": {"against_train": against}}
-    assert bool(list(judge_reversed({"order": order}))) == named
-    assert not list(judge_reversed({"order": {**order, "train": {"signal": 0.01, "noise": 0.02}}}))
+    assert bool(list(check_reversed({"order": order}))) == named
+    assert not list(check_reversed({"order": {**order, "train": {"signal": 0.01, "noise": 0.02}}}))
 
 
 def test_the_fall_is_the_mean_over_documents_of_what_neighbours_are_nearer(drawn: Store):
@@ -160,14 +160,14 @@ def with_twins(store: Store, split: str, share: float, *, noise: float = 0.02) -
 
 
 @pytest.mark.parametrize("split", ["val", "ood"])
-@pytest.mark.parametrize(("share", "light"), [(0.003, "green"), (0.05, "amber"), (0.3, "red")])
-def test_near_duplicates_in_train(drawn: Store, split: str, share: float, light: str):
+@pytest.mark.parametrize(("share", "status"), [(0.003, "green"), (0.05, "amber"), (0.3, "red")])
+def test_near_duplicates_in_train(drawn: Store, split: str, share: float, status: str):
     report = check_store(with_twins(drawn, split, share), 5)
-    assert faults(report).get("near duplicates", "green") == light
+    assert faults(report).get("near duplicates", "green") == status
     near = report.figures["splits"][split]["near_in_train"]
     assert near["queries"] == 500 and near["found"] / 500 == pytest.approx(share, abs=0.05)
     assert report.figures["splits"][split]["in_train"] == 0
-    if light != "green":
+    if status != "green":
         assert f"such as {near['example']}" in text_of(report, "near duplicates")
         assert ("a leak" in text_of(report, "near duplicates")) == (share > NEAR_RED)
 
@@ -242,14 +242,14 @@ def test_the_fingerprint_of_an_encoder_at_hand(drawn: Store, monkeypatch: pytest
     def light_and_text(encoder: Space) -> tuple[str, str]:
         report = check_store(store, 5, encoder=encoder)
         (found,) = (found for found in report.findings if found.name == "fingerprint")
-        return found.light, found.text
+        return found.status, found.text
 
     assert light_and_text(replace(own, revision="2"))[0] == "green", "what counts is what it computes"
-    light, text = light_and_text(replace(own, probes=probes[:, ::-1]))
-    assert light == "red" and "another encoder made the store" in text
+    status, text = light_and_text(replace(own, probes=probes[:, ::-1]))
+    assert status == "red" and "another encoder made the store" in text
     assert light_and_text(Space("minilm", "1", 384, probes=np.ones((8, 384), np.float16)))[0] == "red"
-    light, text = light_and_text(Space("gtr", "1", 32))
-    assert light == "amber" and "no fingerprint" in text
+    status, text = light_and_text(Space("gtr", "1", 32))
+    assert status == "amber" and "no fingerprint" in text
     assert not [found for found in check_store(store, 5).findings if found.name == "fingerprint"]
 
     class Encoder:
@@ -257,7 +257,7 @@ def test_the_fingerprint_of_an_encoder_at_hand(drawn: Store, monkeypatch: pytest
 
     monkeypatch.setattr("nextvec.data.dataset.open_encoder", lambda name: Encoder())
     report = Dataset(store, drawn).check(5, None, "gtr-t5-base")
-    assert [found.light for found in report.findings if found.name == "fingerprint"] == ["green", "amber"]
+    assert [found.status for found in report.findings if found.name == "fingerprint"] == ["green", "amber"]
 
 
 def test_an_encoder_that_is_not_at_hand_is_one_line(drawn: Store):

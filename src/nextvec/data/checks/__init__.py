@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from nextvec.core.formatting import LIGHTS, Light
+from nextvec.core.formatting import STATUSES, Status
 from nextvec.data.checks.duplicates import Figures
 from nextvec.data.checks.findings import Finding
 from nextvec.data.checks.rules_distribution import (
-    judge_coherence,
-    judge_forward,
-    judge_ood,
-    judge_reversed,
-    judge_shuffled,
-    judge_space,
-    judge_spectrum,
+    check_coherence,
+    check_forward,
+    check_ood,
+    check_reversed,
+    check_shuffled,
+    check_space,
+    check_spectrum,
 )
 from nextvec.data.checks.rules_integrity import _fingerprint, _leaks, _near_duplicates, _repeats, _sound, _windows
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
@@ -39,16 +39,16 @@ class CheckReport:
     @property
     def worst(self) -> Finding:
         """The first finding of the worst light."""
-        return max(self.findings, key=lambda finding: LIGHTS.index(finding.light))
+        return max(self.findings, key=lambda finding: STATUSES.index(finding.status))
 
     @property
-    def light(self) -> Light:
+    def status(self) -> Status:
         """The worst light of all findings."""
-        return self.worst.light
+        return self.worst.status
 
     def to_dict(self) -> Figures:
         """Plain values, for JSON."""
-        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "light": self.light}
+        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "status": self.status}
 
 
 def check_store(
@@ -73,10 +73,10 @@ def check_store(
         figures["fingerprint"] = {
             name: measure_fingerprint(home.space, encoder) for name, home in homes.items() if home is not None
         }
-    return CheckReport(str(store.path), context, judge_figures(figures), figures)
+    return CheckReport(str(store.path), context, check_statistics(figures), figures)
 
 
-def judge_figures(figures: Figures) -> tuple[Finding, ...]:
+def check_statistics(figures: Figures) -> tuple[Finding, ...]:
     """The findings of all rules on the figures of `measure_store`, in order."""
     return tuple(finding for rule in RULES for finding in rule(figures))
 
@@ -88,6 +88,6 @@ def _numbers(figures: Figures) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
-    _numbers, _fingerprint, _repeats, _leaks, _near_duplicates, _windows, judge_coherence, judge_forward,
-    judge_reversed, judge_shuffled, judge_spectrum, judge_space, judge_ood,
+    _numbers, _fingerprint, _repeats, _leaks, _near_duplicates, _windows, check_coherence, check_forward,
+    check_reversed, check_shuffled, check_spectrum, check_space, check_ood,
 )  # fmt: skip

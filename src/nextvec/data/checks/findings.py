@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nextvec.core.formatting import Light
+from nextvec.core.formatting import Status
 
 Figures = dict[str, Any]
 
@@ -18,5 +18,5 @@ class Finding:
     """What one check found: what, where, and what to do about it."""
 
     name: str
-    light: Light
+    status: Status
     text: str

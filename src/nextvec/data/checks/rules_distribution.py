@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from nextvec.core.formatting import Light
+from nextvec.core.formatting import Status
 from nextvec.data.checks.findings import Figures, Finding
 
 CONSTANT = 0.98
@@ -30,19 +30,19 @@ SHUFFLED_FALL, FALL_ERRORS = 0.4, 3.0
 """A split is shuffled if its coherence falls less than that part of train's fall, both with so many standard errors."""
 
 
-def judge_coherence(figures: Figures) -> Iterator[Finding]:
+def check_coherence(figures: Figures) -> Iterator[Finding]:
     """Are neighbours all but the same?"""
     near = {name: split["coherence"][0] for name, split in figures["splits"].items()}
     near = {name: cosine for name, cosine in near.items() if cosine is not None}
     told = "mean cosine of neighbours: " + ", ".join(f"{name} {cosine:.2f}" for name, cosine in near.items())
     if any(cosine > CONSTANT for cosine in near.values()):
         remedy = "nothing can beat copying the last one; see that the encoder gets whole texts, or take longer chunks"
-        yield Finding("coherence", "amber", f"vectors are nearly constant ({told}): {remedy}")
+        yield Finding("coherence", Status.AMBER, f"vectors are nearly constant ({told}): {remedy}")
     else:
-        yield Finding("coherence", "green", told if near else "no document has two chunks")
+        yield Finding("coherence", Status.GREEN, told if near else "no document has two chunks")
 
 
-def judge_forward(figures: Figures) -> Iterator[Finding]:
+def check_forward(figures: Figures) -> Iterator[Finding]:
     """Has time a direction in train?"""
     order = figures.get("order", {}).get("train")
     if order is None:
@@ -50,16 +50,16 @@ def judge_forward(figures: Figures) -> Iterator[Finding]:
     signal, noise = order["signal"], order["noise"]
     told = f"forward signal {signal:.3f} (noise {noise:.3f})"
     if signal > noise:
-        yield Finding("forward signal", "green", f"{told}: order can be learned")
+        yield Finding("forward signal", Status.GREEN, f"{told}: order can be learned")
     elif noise <= NOISE_CLEAR:
         remedy = "a model can hardly beat a weighted mean of its input; see that chunks stand in their documents' order"
-        yield Finding("forward signal", "amber", f"no {told} above noise: {remedy}")
+        yield Finding("forward signal", Status.AMBER, f"no {told} above noise: {remedy}")
     else:
         few = "train's sample is too small to tell whether order can be learned"
-        yield Finding("forward signal", "green", f"{told}: {few}")
+        yield Finding("forward signal", Status.GREEN, f"{told}: {few}")
 
 
-def judge_reversed(figures: Figures) -> Iterator[Finding]:
+def check_reversed(figures: Figures) -> Iterator[Finding]:
     """Do the documents of val or ood run backwards?"""
     order = figures.get("order", {})
     if "train" not in order or order["train"]["signal"] <= order["train"]["noise"]:
@@ -74,11 +74,11 @@ def judge_reversed(figures: Figures) -> Iterator[Finding]:
             )
             remedy = "put their chunks in the order of the text and build it again"
             yield Finding(
-                "reversed documents", "red", f"{name} documents run backwards against train's: {told}; {remedy}"
+                "reversed documents", Status.RED, f"{name} documents run backwards against train's: {told}; {remedy}"
             )
 
 
-def judge_shuffled(figures: Figures) -> Iterator[Finding]:
+def check_shuffled(figures: Figures) -> Iterator[Finding]:
     """Are the chunks of a split shuffled, while those of another stand in order?"""
     falls = {name: split["fall"] for name, split in figures["splits"].items() if split.get("fall")}
     for name, found in falls.items():
@@ -92,12 +92,12 @@ def judge_shuffled(figures: Figures) -> Iterator[Finding]:
                 f"the cosine of neighbours is {found['fall']:.3f} above that of chunks further apart, "
                 f"in {other} {falls[other]['fall']:.3f}"
             )
-            light: Light = "amber" if name == "ood" else "red"
+            status: Status = Status.AMBER if name == "ood" else Status.RED
             remedy = "put them in the order of the text and build it again"
-            yield Finding("shuffled documents", light, f"the chunks of {name} look shuffled: {told}; {remedy}")
+            yield Finding("shuffled documents", status, f"the chunks of {name} look shuffled: {told}; {remedy}")
 
 
-def judge_spectrum(figures: Figures) -> Iterator[Finding]:
+def check_spectrum(figures: Figures) -> Iterator[Finding]:
     """What the splits' vectors are like, side by side; is val like train?"""
     spectra = {name: split["spectrum"] for name, split in figures["splits"].items() if "spectrum" in split}
     if spectra:
@@ -105,7 +105,7 @@ def judge_spectrum(figures: Figures) -> Iterator[Finding]:
             f"{name} {spectrum['effective_rank']:.0f} (the first has {spectrum['first_share']:.0%})"
             for name, spectrum in spectra.items()
         )
-        yield Finding("spectrum", "green", f"directions in use (effective rank): {told}")
+        yield Finding("spectrum", Status.GREEN, f"directions in use (effective rank): {told}")
     likeness = figures.get("likeness", {}).get("val")
     if likeness is None:
         return
@@ -114,12 +114,12 @@ def judge_spectrum(figures: Figures) -> Iterator[Finding]:
     )
     if max(likeness.values()) > LIKENESS_AMBER:
         remedy = "val is not of train's sources; split one set of documents at random"
-        yield Finding("val against train", "amber", f"{told}: {remedy}")
+        yield Finding("val against train", Status.AMBER, f"{told}: {remedy}")
     else:
-        yield Finding("val against train", "green", f"{told}: of one source")
+        yield Finding("val against train", Status.GREEN, f"{told}: of one source")
 
 
-def judge_space(figures: Figures) -> Iterator[Finding]:
+def check_space(figures: Figures) -> Iterator[Finding]:
     """Are the ood vectors of the training set's space at all?"""
     alignment = figures.get("alignment", {})
     if not {"val", "ood"} <= set(alignment):
@@ -127,15 +127,15 @@ def judge_space(figures: Figures) -> Iterator[Finding]:
     told = f"train's strongest directions hold {alignment['ood']:.2f} of its strength, of val's {alignment['val']:.2f}"
     if is_foreign(figures):
         yield Finding(
-            "ood space", "red",
+            "ood space", Status.RED,
             f"ood is of another embedding space than train, neither easier nor harder than val: {told}; make it with "
             "the encoder of the training set",
         )  # fmt: skip
     else:
-        yield Finding("ood space", "green", f"ood is of the embedding space of train: {told}")
+        yield Finding("ood space", Status.GREEN, f"ood is of the embedding space of train: {told}")
 
 
-def judge_ood(figures: Figures) -> Iterator[Finding]:
+def check_ood(figures: Figures) -> Iterator[Finding]:
     """Is ood easier or harder than val, and how far is it from train?"""
     val, ood = (figures["splits"].get(name) for name in ("val", "ood"))
     if val is None or ood is None or is_foreign(figures):
@@ -148,16 +148,16 @@ def judge_ood(figures: Figures) -> Iterator[Finding]:
         if abs(ood_near - near) > COHERENCE_GAP:
             level = "easier" if ood_near > near else "harder"
             yield Finding(
-                "ood against val", "amber", f"{told}: ood is {level}, or of another encoder{far}; {one_encoder}"
+                "ood against val", Status.AMBER, f"{told}: ood is {level}, or of another encoder{far}; {one_encoder}"
             )
         else:
-            yield Finding("ood against val", "green", f"{told}: about equally hard{far}")
+            yield Finding("ood against val", Status.GREEN, f"{told}: about equally hard{far}")
     cosine = figures["mean_direction_cosine"]["val-ood"]
     told = f"the mean vectors of ood and val have cosine {cosine:.2f}"
     if _has_direction(val) and _has_direction(ood) and cosine < FOREIGN_COSINE:
-        yield Finding("mean direction", "amber", f"{told}, as in unrelated spaces; {one_encoder}")
+        yield Finding("mean direction", Status.AMBER, f"{told}, as in unrelated spaces; {one_encoder}")
     else:
-        yield Finding("mean direction", "green", told)
+        yield Finding("mean direction", Status.GREEN, told)
 
 
 def _baselines(val: Figures, ood: Figures) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nextvec.core.formatting import Status
 from nextvec.data.checks.duplicates import NEAR, Figures
 from nextvec.data.checks.findings import Finding
 from nextvec.data.checks.statistics import NORM_TOLERANCE
@@ -43,9 +44,9 @@ def _sound(figures: Figures, whose: str, rows: int) -> Iterator[Finding]:
         count, first = figures[fault]["count"], figures[fault]["first"]
         if count:
             found = f"{whose}{count:,} of {rows:,} vectors {_are(count)} {what}, the first is {first}"
-            yield Finding(name, "red", f"{found}; {remedy} and build the store again")
+            yield Finding(name, Status.RED, f"{found}; {remedy} and build the store again")
         else:
-            yield Finding(name, "green", f"{whose}{fine}")
+            yield Finding(name, Status.GREEN, f"{whose}{fine}")
 
 
 def _fingerprint(figures: Figures) -> Iterator[Finding]:
@@ -53,15 +54,19 @@ def _fingerprint(figures: Figures) -> Iterator[Finding]:
     for name, found in figures.get("fingerprint", {}).items():
         told = f"{found['encoder']} against the {name}'s {found['store']}"
         if found["dimensions"][0] != found["dimensions"][1]:
-            yield Finding("fingerprint", "red", f"another encoder made the {name}: {told}; use that one")
+            yield Finding("fingerprint", Status.RED, f"another encoder made the {name}: {told}; use that one")
         elif found["cosine"] is None:
             remedy = "nothing says which encoder made it; build it from its texts to know"
-            yield Finding("fingerprint", "amber", f"the {name} or the encoder has no fingerprint ({told}); {remedy}")
+            yield Finding(
+                "fingerprint", Status.AMBER, f"the {name} or the encoder has no fingerprint ({told}); {remedy}"
+            )
         elif found["cosine"] < SAME_SPACE_COSINE:
             differs = f"the probe texts' vectors have cosine {found['cosine']:.3f} at the lowest"
-            yield Finding("fingerprint", "red", f"another encoder made the {name}: {differs}, {told}; use that one")
+            yield Finding(
+                "fingerprint", Status.RED, f"another encoder made the {name}: {differs}, {told}; use that one"
+            )
         else:
-            yield Finding("fingerprint", "green", f"the {name} is of {found['encoder']}: the probe texts agree")
+            yield Finding("fingerprint", Status.GREEN, f"the {name} is of {found['encoder']}: the probe texts agree")
 
 
 def _repeats(figures: Figures) -> Iterator[Finding]:
@@ -70,9 +75,9 @@ def _repeats(figures: Figures) -> Iterator[Finding]:
         f"{name} {split['repeats']:,} of {split['rows']:,}" for name, split in splits.items()
     )
     if any(split["repeats"] > REPEATS_AMBER * split["rows"] for split in splits.values()):
-        yield Finding("repeats", "amber", f"{told}; drop them, they count twice in every score")
+        yield Finding("repeats", Status.AMBER, f"{told}; drop them, they count twice in every score")
     else:
-        yield Finding("repeats", "green", told)
+        yield Finding("repeats", Status.GREEN, told)
 
 
 def _leaks(figures: Figures) -> Iterator[Finding]:
@@ -80,9 +85,9 @@ def _leaks(figures: Figures) -> Iterator[Finding]:
     if torn["count"]:
         groups = "1 group of documents is" if torn["count"] == 1 else f"{torn['count']:,} groups of documents are"
         found = f"{groups} in two splits, such as {torn['example']}"
-        yield Finding("groups", "red", f"{found}; keep each in one split and build the store again")
+        yield Finding("groups", Status.RED, f"{found}; keep each in one split and build the store again")
     else:
-        yield Finding("groups", "green", "documents that belong together are in one split")
+        yield Finding("groups", Status.GREEN, "documents that belong together are in one split")
     for name, split in figures["splits"].items():
         count = split.get("in_train")
         if count is None:  # train itself
@@ -91,9 +96,9 @@ def _leaks(figures: Figures) -> Iterator[Finding]:
             share = count / split["rows"]
             found = f"{count:,} of {split['rows']:,} rows of {name} ({share:.1%}) {_are(count)} in train too"
             remedy = f"such as {split['in_train_example']}; drop these repeats and build the store again"
-            yield Finding(f"{name} in train", "red" if share > LEAK_RED else "amber", f"{found}, {remedy}")
+            yield Finding(f"{name} in train", Status.RED if share > LEAK_RED else Status.AMBER, f"{found}, {remedy}")
         else:
-            yield Finding(f"{name} in train", "green", f"no row of {name} is in train too")
+            yield Finding(f"{name} in train", Status.GREEN, f"no row of {name} is in train too")
 
 
 def _near_duplicates(figures: Figures) -> Iterator[Finding]:
@@ -106,29 +111,31 @@ def _near_duplicates(figures: Figures) -> Iterator[Finding]:
     if random > RANDOM_COSINE:
         told = f"vectors of different documents have cosine {random:.2f} on average"
         remedy = "they are nearly constant, and near duplicates can't be told; see that the encoder gets whole texts"
-        yield Finding("near duplicates", "amber", f"{told}: {remedy}")
+        yield Finding("near duplicates", Status.AMBER, f"{told}: {remedy}")
         return
     if rank < FEW_DIRECTIONS:
         told = f"vectors use {rank:.1f} directions (effective rank)"
-        yield Finding("near duplicates", "green", f"{told}: too few to tell near duplicates from chance")
+        yield Finding("near duplicates", Status.GREEN, f"{told}: too few to tell near duplicates from chance")
         return
     inside = {name: split["near_repeats"] for name, split in splits.items()}
     share, told, example = _tell_near(inside, "another document")
     if share > NEAR_REPEATS_AMBER:
-        yield Finding("near repeats", "amber", f"{told}, {example}; they count twice in every score")
+        yield Finding("near repeats", Status.AMBER, f"{told}, {example}; they count twice in every score")
     else:
-        yield Finding("near repeats", "green", told)
+        yield Finding("near repeats", Status.GREEN, told)
     cross = {name: split["near_in_train"] for name, split in splits.items() if "near_in_train" in split}
     if not cross:
         return
     share, told, example = _tell_near(cross, "train")
     if share > NEAR_RED:
         remedy = "a leak: drop them and build the store again"
-        yield Finding("near duplicates", "red", f"{told}, {example}; {remedy}")
+        yield Finding("near duplicates", Status.RED, f"{told}, {example}; {remedy}")
     elif share > NEAR_AMBER:
-        yield Finding("near duplicates", "amber", f"{told}, {example}; drop them, a model has seen them in training")
+        yield Finding(
+            "near duplicates", Status.AMBER, f"{told}, {example}; drop them, a model has seen them in training"
+        )
     else:
-        yield Finding("near duplicates", "green", told)
+        yield Finding("near duplicates", Status.GREEN, told)
 
 
 def _tell_near(found: Figures, where: str) -> tuple[float, str, str]:
@@ -147,17 +154,21 @@ def _windows(figures: Figures) -> Iterator[Finding]:
             f", {split['short']:,} more are too short" if split["short"] else ""
         )
         if not documents and name == "ood":
-            yield Finding(label, "green", "there is no ood split: scores will hold for the sources of training only")
+            yield Finding(
+                label, Status.GREEN, "there is no ood split: scores will hold for the sources of training only"
+            )
         elif not split["windows"]:
             chunks = figures["min_context"] + 1
             why = f"none of its {documents:,} documents has {chunks} chunks" if documents else "it has no documents"
             remedy = f"add documents to {name}, or take a shorter context"
-            yield Finding(label, "amber" if name == "ood" else "red", f"{name} has no windows, {why}; {remedy}")
+            yield Finding(
+                label, Status.AMBER if name == "ood" else Status.RED, f"{name} has no windows, {why}; {remedy}"
+            )
         elif name != "train" and split["groups"] < FEW_GROUPS:
             remedy = f"below {FEW_GROUPS} independent documents intervals are wide; add documents to {name}"
-            yield Finding(label, "amber", f"{told}; {remedy}")
+            yield Finding(label, Status.AMBER, f"{told}; {remedy}")
         else:
-            yield Finding(label, "green", told)
+            yield Finding(label, Status.GREEN, told)
 
 
 def _are(count: int) -> str:

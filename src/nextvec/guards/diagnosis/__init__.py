@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nextvec.core.formatting import LIGHTS
+from nextvec.core.formatting import STATUSES
 from nextvec.guards.diagnosis import rules_data as data
 from nextvec.guards.diagnosis import rules_model as predictions
 from nextvec.guards.diagnosis import rules_training as training
@@ -26,11 +26,11 @@ def diagnose(case: Case) -> Diagnoses:
     from nextvec.guards.diagnosis import PATHOLOGIES
 
     found = [
-        Diagnosis(pathology.name, light, sureness, seen, pathology.advice)
+        Diagnosis(pathology.name, status, sureness, seen, pathology.advice)
         for pathology in PATHOLOGIES
-        for light, sureness, seen in pathology.rule(case)
+        for status, sureness, seen in pathology.rule(case)
     ]
-    found.sort(key=lambda item: (-LIGHTS.index(item.light), SURENESS.index(item.sureness)))
+    found.sort(key=lambda item: (-STATUSES.index(item.status), SURENESS.index(item.sureness)))
     return Diagnoses(tuple(found))
 
 
@@ -79,7 +79,7 @@ def _table() -> Iterator[Pathology]:
     for term in training.TERMS:
         yield training.dominated_by(term)
     yield Pathology(
-        "InfoNCE off", training.info_off, "give objective.info weight, tau 0.07 and batches of several documents"
+        "InfoNCE off", training.info_off, "give objective.info_nce weight, tau 0.07 and batches of several documents"
     )
     yield Pathology("wrong temperature", training.wrong_temperature, "take objective.tau=0.07")
     yield Pathology(

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nextvec.core.events import Event
-from nextvec.core.formatting import LIGHTS, Light
-from nextvec.evaluation.results import Estimate, Judgement, PredictorScores, SplitJudgement
+from nextvec.core.formatting import STATUSES, Status
+from nextvec.evaluation.results import Estimate, Evaluation, PredictorResult, SplitResult
 from nextvec.guards.gates import Cosines, Record
 from nextvec.recipe import Recipe
 
@@ -28,7 +28,7 @@ class Case:
     recipe: Recipe = field(default_factory=Recipe)
     history: Sequence[Record] = ()
     baselines: Cosines = field(default_factory=dict)
-    judgement: Judgement | None = None
+    evaluation: Evaluation | None = None
     check: Mapping[str, Any] = field(default_factory=dict)
     """`CheckReport.to_dict()`."""
     events: Sequence[Event] = ()
@@ -41,43 +41,43 @@ class Case:
     def figure(self, name: str) -> float | None:
         """A figure such as val_cosine or ood_gain: of the judged model, else of the last epoch."""
         split, _, metric = name.partition("_")
-        judged = self.split(split)
-        if judged is None:
+        evaluated = self.split(split)
+        if evaluated is None:
             value = self.last.get(name)
             return float(value) if isinstance(value, int | float) else None
-        gain = judged.gain.value if judged.gain else None
+        gain = evaluated.gain.value if evaluated.gain else None
         return {"cosine": self.model(split).cosine.value, "gain": gain, "margin": self.model(split).margin}[metric]
 
     @property
-    def judged(self) -> list[str]:
+    def evaluated(self) -> list[str]:
         """The splits that the model was judged on, of those that decide."""
         return [split for split in ("val", "ood") if self.split(split) is not None]
 
-    def split(self, name: str) -> SplitJudgement | None:
+    def split(self, name: str) -> SplitResult | None:
         """The judgement of a split, where there is one."""
-        return self.judgement.splits.get(name) if self.judgement and self.judgement.model else None
+        return self.evaluation.splits.get(name) if self.evaluation and self.evaluation.model else None
 
-    def model(self, split: str) -> PredictorScores:
+    def model(self, split: str) -> PredictorResult:
         """The judged model on a split that was judged."""
-        assert self.judgement is not None and self.judgement.model is not None
-        return self.judgement.splits[split].predictors[self.judgement.model]
+        assert self.evaluation is not None and self.evaluation.model is not None
+        return self.evaluation.splits[split].predictors[self.evaluation.model]
 
     def baseline(self, split: str, name: str | None = None) -> float | None:
         """The cosine of a baseline (None: the best one) on a split."""
-        judged = self.split(split)
+        evaluated = self.split(split)
         cosines = dict(self.baselines.get(split, {}))
-        if judged is not None and self.judgement is not None:
+        if evaluated is not None and self.evaluation is not None:
             cosines = {
                 other: scores.cosine.value
-                for other, scores in judged.predictors.items()
-                if other != self.judgement.model
+                for other, scores in evaluated.predictors.items()
+                if other != self.evaluation.model
             }
         return max(cosines.values(), default=None) if name is None else cosines.get(name)
 
     def findings(self, *names: str) -> Iterator[str]:
         """The texts of the data check's findings of these names that are red."""
         for finding in self.check.get("findings", ()):
-            if finding["light"] == "red" and finding["name"] in names:
+            if finding["status"] == Status.RED and finding["name"] in names:
                 yield finding["text"]
 
 
@@ -86,7 +86,7 @@ class Diagnosis:
     """A named pathology that fits what was seen."""
 
     name: str
-    light: Light
+    status: Status
     """Red: the run or its scores are worthless; amber: they need care."""
     sureness: Sureness
     seen: str
@@ -99,7 +99,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"status": self.status.value}  # checkpoints keep plain values only
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class Diagnoses:
     found: tuple[Diagnosis, ...]
 
     @property
-    def light(self) -> Light:
+    def status(self) -> Status:
         """The worst light of all."""
-        return max((item.light for item in self.found), key=LIGHTS.index, default="green")
+        return max((item.status for item in self.found), key=STATUSES.index, default=Status.GREEN)
 
     @property
     def names(self) -> list[str]:
@@ -128,7 +128,7 @@ NEAR, FAR = 0.03, 0.1
 ZERO = 0.05
 """Cosines of this size are those of unrelated directions."""
 
-Found = Iterator[tuple[Light, Sureness, str]]
+Found = Iterator[tuple[Status, Sureness, str]]
 """What a rule yields: light, sureness and what was seen."""
 
 

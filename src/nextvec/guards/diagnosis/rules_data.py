@@ -7,6 +7,7 @@ Its thresholds are the recipe's gates on ood figures (see `gates.py`); what fits
 
 from __future__ import annotations
 
+from nextvec.core.formatting import Status
 from nextvec.guards.diagnosis.case import FAR, NEAR, ZERO, Case, Found
 from nextvec.guards.gates import Cosines
 
@@ -14,15 +15,15 @@ from nextvec.guards.gates import Cosines
 def other_space(case: Case) -> Found:
     """The ood set's vectors are of another encoder."""
     for text in case.findings("ood space", "fingerprint"):
-        yield "red", "certain", text
+        yield Status.RED, "certain", text
         return
     reason = foreign_space(_means_and_ridge(case))
     if reason:
-        yield "red", "certain", reason
+        yield Status.RED, "certain", reason
         return
     cosine, best, gain = case.figure("ood_cosine"), case.baseline("ood"), case.figure("val_gain")
     if cosine is not None and best is not None and gain is not None and abs(cosine) < ZERO < best and gain > -NEAR:
-        yield "red", "likely", f"ood cosine {cosine:+.3f} while val holds; the best baseline on ood has {best:.3f}"
+        yield Status.RED, "likely", f"ood cosine {cosine:+.3f} while val holds; the best baseline on ood has {best:.3f}"
 
 
 def shuffled_targets(case: Case) -> Found:
@@ -34,7 +35,7 @@ def shuffled_targets(case: Case) -> Found:
             seen = (
                 f"on {split} the context mean has {near:.3f} and a constant {mean:.3f}: contexts don't lead to targets"
             )
-            yield "red", "certain" if near < mean - 0.02 else "likely", seen
+            yield Status.RED, "certain" if near < mean - 0.02 else "likely", seen
             return
 
 
@@ -45,25 +46,29 @@ def gate_out_of_reach(case: Case) -> Found:
         split, _, figure = gate.metric.partition("_")
         best = case.baseline(split) if figure == "cosine" else None
         if epoch in gate.epoch and gate.red is not None and best is not None and best < gate.red:
-            yield "red", "certain", f"{split} cosine below {gate.red:g} is red, and the best baseline has {best:.3f}"
+            yield (
+                Status.RED,
+                "certain",
+                f"{split} cosine below {gate.red:g} is red, and the best baseline has {best:.3f}",
+            )
             return
 
 
 def out_of_order(case: Case) -> Found:
     """The documents of a split run backwards against train's, or their chunks are shuffled."""
     for text in case.findings("reversed documents", "shuffled documents"):
-        yield "red", "certain", text
+        yield Status.RED, "certain", text
         return
 
 
 def leak(case: Case) -> Found:
     """Rows or documents of val or ood are in train."""
     for text in case.findings("groups", "val in train", "ood in train", "near duplicates"):
-        yield "red", "certain", text
+        yield Status.RED, "certain", text
         return
     train, val = case.last.get("train_cosine"), case.last.get("val_cosine")
     if train is not None and val is not None and val - train > 2 * FAR:
-        yield "amber", "possible", f"val cosine {val:.3f} is far above train's {train:.3f}"
+        yield Status.AMBER, "possible", f"val cosine {val:.3f} is far above train's {train:.3f}"
 
 
 def easier_ood(case: Case) -> Found:
@@ -71,7 +76,7 @@ def easier_ood(case: Case) -> Found:
     val, ood = case.baseline("val"), case.baseline("ood")
     if val is not None and ood is not None and ood > val + 0.05:
         yield (
-            "amber",
+            Status.AMBER,
             "certain",
             f"the best baseline has {ood:.3f} on ood and {val:.3f} on val; compare gains, not scores",
         )

@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from nextvec.core.formatting import SHAPES
+from nextvec.core.formatting import SYMBOLS
 from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
 from nextvec.monitor.web.auth import Guard, is_loopback
@@ -139,7 +139,7 @@ def _stream(request: Request) -> Response:
 
     async def messages() -> AsyncIterator[str]:
         stamp = 0
-        yield f"retry: 1000\n{_message('hello', {'shapes': SHAPES})}"
+        yield f"retry: 1000\n{_message('hello', {'shapes': SYMBOLS})}"
         while not hub.closing:
             if await hub.news(stamp, HEARTBEAT):
                 stamp, told = hub.since(stamp)

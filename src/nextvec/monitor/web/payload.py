@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nextvec.core.events import Event, finite, number, words
-from nextvec.core.formatting import Light
+from nextvec.core.formatting import Status
 from nextvec.monitor.gates import GateToCome
 from nextvec.monitor.state import RunState
 from nextvec.monitor.text import figure, status_words
@@ -24,7 +24,7 @@ TREND = 40
 
 def summary(state: RunState) -> Values:
     """A run in the list of runs."""
-    status, light = status_words(state)
+    status, stoplight = status_words(state)
     level = state.best_baselines.get("val", ("", None))
     return {
         "name": words(state.name) or "a run",
@@ -32,7 +32,7 @@ def summary(state: RunState) -> Values:
         "synthetic": state.synthetic,
         "status": status,
         "state": state.status,
-        "light": light or _outcome_light(state),
+        "stoplight": stoplight or _outcome_light(state),
         "ended": state.ended,
         "started": state.started,
         "epoch": state.epochs,
@@ -54,18 +54,18 @@ def detail(state: RunState) -> Values:
         "rates": list(_rates(state)),
         "losses": list(_losses(state)),
         "gates": [
-            {"light": item.light, "epoch": item.epoch, "text": item.reason, "sentinel": item.of_sentinel,
-             "advice": item.advice if item.light != "green" else ""}
+            {"stoplight": item.status, "epoch": item.epoch, "text": item.reason, "sentinel": item.of_sentinel,
+             "advice": item.advice if item.status != Status.GREEN else ""}
             for item in state.verdicts
         ],
         "to_come": [{"epoch": gate.epoch, "text": threshold_words(gate)} for gate in state.to_come],
-        "warnings": [{"light": light, "text": text} for light, text in state.warnings],
+        "warnings": [{"stoplight": stoplight, "text": text} for stoplight, text in state.warnings],
         "criteria": [
-            {"light": "green" if item.passed else "red", "name": item.name,
+            {"stoplight": Status.GREEN if item.passed else Status.RED, "name": item.name,
              "text": f"{item.figure}, wanted {item.wanted}{f' ({item.beside})' if item.beside else ''}"}
             for item in state.criteria
         ],
-        "verdict": state.verdict and {"light": state.verdict[0], "text": state.verdict[1]},
+        "verdict": state.verdict and {"stoplight": state.verdict[0], "text": state.verdict[1]},
         "panels": [panel.to_dict() for panel in run_panels(curve_source(state))],
     }  # fmt: skip
 
@@ -80,24 +80,24 @@ def overlay(states: Sequence[RunState]) -> Values:
 def curve_source(state: RunState, name: str = "") -> CurveSource:
     """What charts of the run are drawn from."""
     return CurveSource(
-        name or words(state.name), state.records, state.baselines, state.gates, state.asked, state.judgement
+        name or words(state.name), state.records, state.baselines, state.gates, state.asked, state.evaluation
     )
 
 
 def threshold_words(gate: GateToCome) -> str:
     """What a gate that is still to come will look at."""
     at_least, beyond = ("≤", ">") if gate.lower_is_better else ("≥", "<")
-    limits = (("green", at_least, gate.green), ("red", beyond, gate.red))
-    told = ", ".join(f"{light} {sign} {limit:g}" for light, sign, limit in limits if limit is not None)
+    limits = ((Status.GREEN, at_least, gate.green), (Status.RED, beyond, gate.red))
+    told = ", ".join(f"{stoplight} {sign} {limit:g}" for stoplight, sign, limit in limits if limit is not None)
     stops = "; red stops the run" if gate.action == "stop" else ""
     return f"{gate.metric.replace('_', ' ')}: {told}{stops}"
 
 
-def _outcome_light(state: RunState) -> Light | None:
+def _outcome_light(state: RunState) -> Status | None:
     """The light of a run that goes well or is over: of its verdict, else of its last gates."""
     if state.verdict is not None:
         return state.verdict[0]
-    return state.verdicts[-1].light if state.verdicts else None
+    return state.verdicts[-1].status if state.verdicts else None
 
 
 def _scores(state: RunState) -> Iterator[Values]:

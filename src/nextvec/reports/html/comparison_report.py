@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.core.files import write_text
+from nextvec.core.formatting import Status
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case
 from nextvec.reports.comparison import HEADINGS, Comparison, beside_cells, beside_headings, score_cells
@@ -33,7 +34,7 @@ def write_comparison(
         f"<header><h1>{escape(title)}</h1></header>",
         SYNTHETIC_CARD if any(compared.synthetic for compared in comparison.sets) else "",
         *(
-            verdict_card(facts.judgement.verdict if facts.judgement else None, facts.state, name)
+            verdict_card(facts.evaluation.verdict if facts.evaluation else None, facts.state, name)
             for name, facts, _ in runs
         ),
         *_tables(comparison),
@@ -66,7 +67,7 @@ def _tables(comparison: Comparison) -> list[str]:
             rows = [row(((cell, False) for cell in line[1:]), line[0]) for line in lines]
             cards.append(card(f"beside {comparison.reference}", table(beside_headings(comparison), rows)))
         parts.append(section(compared.title, *cards))
-    remarks = [finding("amber", run, remark) for run, remark in comparison.remarks.items()]
+    remarks = [finding(Status.AMBER, run, remark) for run, remark in comparison.remarks.items()]
     return [*parts, findings("Remarks", remarks), *map(note, comparison.notes)]
 
 
@@ -85,8 +86,8 @@ def _offset_panels(runs: Sequence[tuple[str, RunFacts, Case]]) -> list[Panel]:
     for split in ("val", "ood"):
         lines = []
         for number, (name, facts, _) in enumerate(runs):
-            figures = facts.judgement.splits.get(split) if facts.judgement else None
-            model = facts.judgement.model if facts.judgement else None
+            figures = facts.evaluation.splits.get(split) if facts.evaluation else None
+            model = facts.evaluation.model if facts.evaluation else None
             alignment = figures.predictors[model].alignment if figures and model else None
             if alignment is not None:
                 offsets = sorted(alignment.offsets.items())
@@ -105,9 +106,9 @@ def _lights(runs: Sequence[tuple[str, RunFacts, Case]]) -> list[str]:
     for name, _, case in runs:
         for record in case.history:
             for verdict in record.get("gates", ()):
-                if verdict["light"] != "green":
-                    gates.append(finding(verdict["light"], name, f"epoch {verdict['epoch']}: {verdict['reason']}"))
-        wrong += [finding(item.light, name, item.line) for item in diagnose(case).found]
+                if verdict["status"] != Status.GREEN:
+                    gates.append(finding(verdict["status"], name, f"epoch {verdict['epoch']}: {verdict['reason']}"))
+        wrong += [finding(item.status, name, item.line) for item in diagnose(case).found]
     return [findings("Diagnosis", wrong), findings("Gates that were not green", gates)]
 
 

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from nextvec.core.formatting import SHAPES
+from nextvec.core.formatting import SYMBOLS
 from nextvec.reports.html.panels import Panel
 
 
@@ -66,14 +66,14 @@ def findings(heading: str, items: Sequence[str]) -> str:
     return section(heading, f'<div class="card"><ul class="findings">{"".join(items)}</ul></div>' if items else "")
 
 
-def finding(light_name: str, name: str, text: str) -> str:
+def finding(status_name: str, name: str, text: str) -> str:
     """A line behind a light."""
-    return f"<li>{light(light_name)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
+    return f"<li>{status(status_name)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
 
 
-def light(name: str) -> str:
+def status(name: str) -> str:
     """A light that differs in shape and colour, with its name for those who hear the page."""
-    shape = next((shape for known, shape in SHAPES.items() if known == name), "")
+    shape = next((shape for known, shape in SYMBOLS.items() if known == name), "")
     return f'<span class="light {escape(name)}" role="img" aria-label="{escape(name)}">{shape}</span>'
 
 

@@ -57,7 +57,7 @@ class CurveSource:
     """The recipe's gates: epoch, metric, green, red."""
     asked: Mapping[str, float] = field(default_factory=dict)
     """Term → the share of influence that its weight asks for."""
-    judgement: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> list[int]:
@@ -79,7 +79,7 @@ def run_panels(run: CurveSource) -> list[Panel]:
         for panel in (_gain_panel(run), *_loss_panels(run.records), _share_panel(run))
         if panel is not None
     ]  # fmt: skip
-    panels += judged_panels(run.judgement)
+    panels += evaluated_panels(run.evaluation)
     for key, title in (("lr", "Learning rate"), ("windows_per_second", "Windows per second")):
         values = series(run.records, key)
         if any(value is not None for value in values):
@@ -206,12 +206,12 @@ def _share_panel(run: CurveSource) -> Panel | None:
     )
 
 
-def judged_panels(judgement: Mapping[str, Any]) -> list[Panel]:
+def evaluated_panels(evaluation: Mapping[str, Any]) -> list[Panel]:
     """Offset curve and retrieval of a judgement, one chart for each split."""
     panels = []
-    for split, figures in mapping(judgement.get("splits")).items():
+    for split, figures in mapping(evaluation.get("splits")).items():
         predictors = mapping(mapping(figures).get("predictors"))
-        own = (judgement.get("model"), mapping(figures).get("best_baseline"))
+        own = (evaluation.get("model"), mapping(figures).get("best_baseline"))
         name = SPLIT_NAMES.get(split, split)
         offsets = _predictor_lines(predictors, own, _offsets)
         if offsets:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from nextvec.core.files import write_text
+from nextvec.core.formatting import Status
+from nextvec.core.loss_terms import requested_shares
 from nextvec.reports.html.page import (
     card,
     charts,
     facts_line,
     finding,
     findings,
-    light,
     note,
     render,
     row,
     section,
+    status,
     table,
 )
-from nextvec.reports.html.panels import SPLIT_NAMES, CurveSource, judged_panels, run_panels
+from nextvec.reports.html.panels import SPLIT_NAMES, CurveSource, evaluated_panels, run_panels
 from nextvec.reports.tables import (
     LEGEND,
     MEASURES,
@@ -39,7 +41,7 @@ from nextvec.reports.tables import (
 
 if TYPE_CHECKING:
     from nextvec.evaluation.examples import Example
-    from nextvec.evaluation.results import Judgement, Verdict
+    from nextvec.evaluation.results import Evaluation, Verdict
 
 
 def write_report(
@@ -47,7 +49,7 @@ def write_report(
     *,
     title: str,
     recipe: Mapping[str, Any],
-    judgement: Judgement | None,
+    evaluation: Evaluation | None,
     history: Sequence[Mapping[str, Any]],
     check: Mapping[str, Any],
     versions: Mapping[str, Any],
@@ -71,13 +73,13 @@ def write_report(
     body = [
         _header(title, recipe),
         SYNTHETIC_CARD if synthetic else "",
-        verdict_card(judgement.verdict if judgement else None, ended),
+        verdict_card(evaluation.verdict if evaluation else None, ended),
         _criteria(success),
         _diagnoses(diagnoses),
-        _tables(judgement) if judgement else "",
-        _measures(judgement) if judgement else "",
+        _tables(evaluation) if evaluation else "",
+        _measures(evaluation) if evaluation else "",
         _examples(examples),
-        _curves(source, judged=judgement is not None),
+        _curves(source, evaluated=evaluation is not None),
         _gates(history),
         _check(check),
         _sources(recipe, versions),
@@ -90,13 +92,11 @@ def curve_source(
     recipe: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, float]],
-    judgement: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> CurveSource:
     """What a run's charts are drawn from; without a judgement only those of its training."""
-    weights = {term: recipe.get("objective", {}).get(term, 0.0) for term in ("mse", "info", "moment", "variance")}
-    total = sum(weights.values())
-    asked = {term: weight / total for term, weight in weights.items() if weight}
-    return CurveSource(name, history, baselines, recipe.get("gates", ()), asked, judgement or {})
+    asked = requested_shares(recipe.get("objective", {}))
+    return CurveSource(name, history, baselines, recipe.get("gates", ()), asked, evaluation or {})
 
 
 def _header(title: str, recipe: Mapping[str, Any]) -> str:
@@ -117,12 +117,12 @@ def verdict_card(verdict: Verdict | None, ended: str = "", name: str = "") -> st
         why, *more = ended.split("; ")
         items = "".join(f"<li>{escape(item)}</li>" for item in more)
         told = f"{heading}<p>{escape(why)}</p><ul>{items}</ul>"
-        return f'<section class="card verdict red">{light("red")}<div>{told}</div></section>'
+        return f'<section class="card verdict red">{status(Status.RED)}<div>{told}</div></section>'
     reasons = "".join(
         f"<li>{escape(split)}: {escape(reason)}</li>" for split, found in verdict.reasons.items() for reason in found
     )
     return (
-        f'<section class="card verdict {verdict.light}">{light(verdict.light)}'
+        f'<section class="card verdict {verdict.status}">{status(verdict.status)}'
         f"<div>{heading}<p>{escape(verdict.sentence)}</p><ul>{reasons}</ul></div></section>"
     )
 
@@ -138,7 +138,7 @@ def _criteria(success: Mapping[str, Any] | None) -> str:
     for criterion in (success or {}).get("criteria", ()):
         beside = f" ({criterion['beside']})" if criterion["beside"] else ""
         text = f"{criterion['figure']}, wanted {criterion['wanted']}{beside}"
-        items.append(finding("green" if criterion["passed"] else "red", criterion["name"], text))
+        items.append(finding(Status.GREEN if criterion["passed"] else Status.RED, criterion["name"], text))
     return findings("Success criteria", items)
 
 
@@ -147,24 +147,24 @@ def _gates(history: Sequence[Mapping[str, Any]]) -> str:
     verdicts = [verdict for record in history for verdict in record.get("gates", ())]
     texts = ["; ".join(filter(None, (verdict["reason"], verdict["advice"]))) for verdict in verdicts]
     items = [
-        finding(verdict["light"], f"epoch {verdict['epoch']}", text)
+        finding(verdict["status"], f"epoch {verdict['epoch']}", text)
         for verdict, text in zip(verdicts, texts, strict=True)
     ]
     return findings("Gates and sentinel", items)
 
 
-def _tables(judgement: Judgement) -> str:
+def _tables(evaluation: Evaluation) -> str:
     parts = [
         card(
             SPLIT_NAMES.get(split, split),
-            _predictors(judgement, split, columns_of(judgement)),
+            _predictors(evaluation, split, columns_of(evaluation)),
             note(describe_split(figures)),
         )
-        for split, figures in judgement.splits.items()
+        for split, figures in evaluation.splits.items()
     ]
-    if judgement.latency is not None:
-        parts.append(note(describe_latency(judgement.latency)))
-    parts += map(note, judgement.notes)
+    if evaluation.latency is not None:
+        parts.append(note(describe_latency(evaluation.latency)))
+    parts += map(note, evaluation.notes)
     parts.append(
         note(
             "The cosine’s ± is half of its 95 % interval; the gain is the model’s cosine minus that of the row, on the "
@@ -174,15 +174,15 @@ def _tables(judgement: Judgement) -> str:
     return section("The model beside the baselines", *parts)
 
 
-def _measures(judgement: Judgement) -> str:
+def _measures(evaluation: Evaluation) -> str:
     """Where predictions point, what they find, how they spread, and what spoiling the context costs."""
-    drawn = charts(judged_panels(judgement.to_dict()))
-    if not is_measured(judgement):
+    drawn = charts(evaluated_panels(evaluation.to_dict()))
+    if not is_measured(evaluation):
         return section("What the predictions are like", drawn)
     cards = []
-    for split, figures in judgement.splits.items():
+    for split, figures in evaluation.splits.items():
         lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(figures, ablations=False))
-        parts = [_predictors(judgement, split, MEASURES), f"<ul>{lines}</ul>"]
+        parts = [_predictors(evaluation, split, MEASURES), f"<ul>{lines}</ul>"]
         if figures.ablations:
             falls = [row([(str(fall), False)], name) for name, fall in figures.ablations.items()]
             parts.append(table(("what is done to the context", "fall of the model’s cosine [95 %]"), falls))
@@ -190,10 +190,10 @@ def _measures(judgement: Judgement) -> str:
     return section("What the predictions are like", drawn, *cards, note(LEGEND))
 
 
-def _predictors(judgement: Judgement, split: str, columns: Sequence[Column]) -> str:
+def _predictors(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> str:
     """A table of all predictors on a split."""
-    own = (judgement.model, f"{judgement.model}, {QUERY}")
-    rows = [row(cells, name, of_model=name in own) for name, cells in rows_of(judgement, split, columns)]
+    own = (evaluation.model, f"{evaluation.model}, {QUERY}")
+    rows = [row(cells, name, of_model=name in own) for name, cells in rows_of(evaluation, split, columns)]
     return table(("predictor", *(column.heading for column in columns)), rows)
 
 
@@ -205,7 +205,7 @@ def _examples(examples: Sequence[Example]) -> str:
         rank = f"rank {example.rank:,.0f} of {example.candidates:,}"
         parts = [f'<h4>Context</h4><ol class="texts">{context}</ol>']
         if example.hit:
-            parts.append(f"<h4>{light('green')} Nearest to the prediction, and the true next text</h4>")
+            parts.append(f"<h4>{status(Status.GREEN)} Nearest to the prediction, and the true next text</h4>")
         else:
             parts.append(f"<h4>Nearest to the prediction · cosine {example.nearest_cosine:.3f}</h4>")
             parts.append(f'<p class="text">{escape(example.nearest)}</p>')
@@ -226,14 +226,14 @@ def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
     found = (diagnoses or {}).get("diagnoses", ())
     texts = [f"{item['seen']} ({item['sureness']}); {item['advice']}" for item in found]
     return findings(
-        "Diagnosis", [finding(item["light"], item["name"], text) for item, text in zip(found, texts, strict=True)]
+        "Diagnosis", [finding(item["status"], item["name"], text) for item, text in zip(found, texts, strict=True)]
     )
 
 
-def _curves(source: CurveSource, *, judged: bool) -> str:
+def _curves(source: CurveSource, *, evaluated: bool) -> str:
     if not source.records:
         return ""
-    ring = "Ring: the best epoch" + (", whose weights were judged." if judged else ".")
+    ring = "Ring: the best epoch" + (", whose weights were judged." if evaluated else ".")
     told = f"Dashed lines: the baselines on the same windows. {ring} Tinted: where a gate is green or red."
     figures = f"<details><summary>The figures of every epoch</summary>{_history_table(source.records)}</details>"
     return section("Training", charts(run_panels(source)), note(told), figures)
@@ -248,7 +248,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     if not check:
         return ""
-    items = "".join(finding(item["light"], item["name"], item["text"]) for item in check["findings"])
+    items = "".join(finding(item["status"], item["name"], item["text"]) for item in check["findings"])
     splits = check["figures"]["splits"]
     rows = [row(((text, False) for text in _split_cells(split)), name) for name, split in splits.items()]
     distances = range(1, 1 + max((len(split["coherence"]) for split in splits.values()), default=0))

@@ -25,8 +25,8 @@ export function learnShapes(known) {
   shapes = known;
 }
 
-// A light differs in shape as well as in colour, and has its name for those who hear the page.
-export function light(name) {
+// A status differs in shape as well as in color, and screen readers read its name.
+export function stoplight(name) {
   if (!(name in shapes)) return el("span", { class: "light" });
   return el("span", { class: `light ${name}`, role: "img", "aria-label": name }, shapes[name]);
 }

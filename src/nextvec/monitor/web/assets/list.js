@@ -1,5 +1,5 @@
 // The list of runs, the newest first. A row is made once and changed in its place, so that focus and choice stay.
-import { el, light, percent, sparkline, synthetic } from "/assets/dom.js";
+import { el, stoplight, percent, sparkline, synthetic } from "/assets/dom.js";
 
 const MOST = 8; // runs that can be told apart when they are laid over each other
 const HEADINGS = ["", "run", "state", "val cosine", "gain", "ood cosine", "gain", "trend of val"];
@@ -50,7 +50,7 @@ export class RunList {
     const gain = (line) => line && el("span", { class: line.ahead ? "ahead" : "", title: line.baseline }, line.gain);
     const cells = [
       [el("a", { href: `#/run/${id}` }, run.name), " ", run.synthetic ? synthetic() : "", el("div", { class: "note path" }, run.path)],
-      [light(run.light), " ", run.status, el("div", { class: "note" }, progressWords(run))],
+      [stoplight(run.stoplight), " ", run.status, el("div", { class: "note" }, progressWords(run))],
       [scores.val?.now ?? ""], [gain(scores.val) ?? ""], [scores.ood?.now ?? ""], [gain(scores.ood) ?? ""],
       [sparkline(run.trend, run.level)],
     ];

@@ -1,5 +1,5 @@
 // One run in detail, or several laid over each other. What has not changed is left alone.
-import { el, light, percent, synthetic, table } from "/assets/dom.js";
+import { el, stoplight, percent, synthetic, table } from "/assets/dom.js";
 
 const SHOWN = 5; // lines of a list of gates
 let plotly = null;
@@ -162,10 +162,10 @@ function heading(run, id) {
     el("h1", { tabindex: -1 }, run.name, " ", run.synthetic ? synthetic() : ""),
     run.facts.map((fact) => el("p", { class: "about" }, fact)),
     el("p", { class: "about" }, run.path),
-    el("p", { class: "status", role: "status" }, light(run.light), " ", el("b", {}, run.status)),
+    el("p", { class: "status", role: "status" }, stoplight(run.stoplight), " ", el("b", {}, run.status)),
     progress,
     rates.length ? el("p", { class: "note" }, rates.join(" · ")) : "",
-    run.reason ? el("p", {}, light("red"), " ", run.reason) : "",
+    run.reason ? el("p", {}, stoplight("red"), " ", run.reason) : "",
     run.diagnosis ? el("p", {}, el("b", {}, "Diagnosis "), run.diagnosis) : "",
     run.report ? el("p", {}, el("a", { href: `/report?id=${id}`, target: "_blank", rel: "noopener" }, "The run's report")) : "",
   ].flat();
@@ -174,9 +174,9 @@ function heading(run, id) {
 function outcome(verdict, criteria, onSynthetic) {
   const about = onSynthetic ? " on synthetic data" : "";
   return [
-    verdict && el("section", { class: `card verdict ${verdict.light}`, "aria-label": `verdict${about}` },
-      light(verdict.light), el("div", {}, el("p", {}, verdict.text), about ? el("p", { class: "note" }, `On synthetic data.`) : "")),
-    criteria.length ? findings(`Success criteria${about}`, criteria.map((item) => [item.light, item.name, item.text])) : null,
+    verdict && el("section", { class: `card verdict ${verdict.stoplight}`, "aria-label": `verdict${about}` },
+      stoplight(verdict.stoplight), el("div", {}, el("p", {}, verdict.text), about ? el("p", { class: "note" }, `On synthetic data.`) : "")),
+    criteria.length ? findings(`Success criteria${about}`, criteria.map((item) => [item.stoplight, item.name, item.text])) : null,
   ];
 }
 
@@ -194,12 +194,12 @@ function figures(scores, losses, epoch) {
 
 function lists(gates, toCome, warnings) {
   const lines = (items) => items.toReversed().map((gate) =>
-    [gate.light, `epoch ${gate.epoch}`, gate.text + (gate.advice ? ` → ${gate.advice}` : "")]);
+    [gate.stoplight, `epoch ${gate.epoch}`, gate.text + (gate.advice ? ` → ${gate.advice}` : "")]);
   const sections = [
     ["Gates", lines(gates.filter((gate) => !gate.sentinel))],
     ["Sentinel, on ood", lines(gates.filter((gate) => gate.sentinel))],
     ["To come", toCome.map((gate) => ["", `epoch ${gate.epoch}`, gate.text])],
-    ["Warnings", warnings.map((item) => [item.light, "", item.text])],
+    ["Warnings", warnings.map((item) => [item.stoplight, "", item.text])],
   ];
   const shown = sections.filter(([, items]) => items.length);
   return [el("div", { class: "pair" }, shown.map(([title, items]) => findings(title, items))), el("h2", {}, "Curves")];
@@ -208,7 +208,7 @@ function lists(gates, toCome, warnings) {
 // The latest lines, and the others behind a click.
 function findings(title, items) {
   const lines = (some) => el("ul", { class: "findings" },
-    some.map(([name, head, text]) => el("li", {}, light(name), el("b", {}, head), el("span", {}, text))));
+    some.map(([name, head, text]) => el("li", {}, stoplight(name), el("b", {}, head), el("span", {}, text))));
   const rest = items.slice(SHOWN);
   return el("section", { class: "card" }, el("h3", {}, title), lines(items.slice(0, SHOWN)),
     rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), lines(rest)) : "");
