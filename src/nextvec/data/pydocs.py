@@ -1,10 +1,10 @@
-"""The documentation that a Python installation carries, as a corpus: real text that needs no download.
+"""Read the documentation inside the Python installation: a corpus of real text that needs no download.
 
-    builtin:python-docs      torch, numpy and scikit-learn where installed, and the standard library
+    builtin:python-docs      torch, numpy and scikit-learn if installed, and the standard library
 
-A module is a document: its own docstring and those of its classes and functions in the order of the source. A topic of
-`pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast`: nothing
-of them is executed, and no package is imported to find it.
+Each module is a document: its docstring, then those of its classes and functions in the order of the source. Each topic
+of `pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and
+never executed; packages are located without importing them.
 """
 
 from __future__ import annotations
@@ -27,29 +27,32 @@ PACKAGES = ("torch", "numpy", "sklearn")
 STDLIB = "stdlib"
 
 _TOPICS = "pydoc_data.topics"
-_LEFT_OUT = frozenset(("test", "tests", "idle_test", "testing._internal", "lib2to3"))
-"""Folders without documentation: tests and their helpers, and Python 2 grammar. Others that no import can name
-(site-packages) are left out as well."""
-_ADDS_DOCSTRING = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
-"""How numpy and torch document what they write in C: calls with the docstring as an argument."""
+_EXCLUDED_FOLDERS = frozenset(("test", "tests", "idle_test", "testing._internal", "lib2to3"))
+"""Folders without documentation: tests, their helpers, and the grammar of Python 2. Folders whose name is not an
+identifier (site-packages) cannot be imported and are skipped too."""
+_DOCSTRING_FUNCTIONS = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
+"""Functions of numpy and torch that document objects written in C; the docstring is an argument."""
+
+_BLOCK_FIELDS = ("finalbody", "orelse", "handlers", "cases", "body")
+"""Fields of syntax tree nodes that contain statements, the last in the source first."""
 
 
 def read_builtin(source: str) -> Generator[Document, None, None]:
-    """The documents of BUILTIN: package after package, the standard library last, each sorted by module name.
+    """Read the documents of BUILTIN: each package sorted by module name, the standard library last.
 
-    A module without a paragraph of prose gives none. Raises CorpusError for another name.
+    A module without a paragraph of prose is skipped. Raises CorpusError for another name.
     """
     if source != BUILTIN:
-        raise CorpusError(f"{source}: no such built-in text.{did_you_mean(source, [BUILTIN])}")
+        raise CorpusError(f"{source}: unknown built-in text.{did_you_mean(source, [BUILTIN])}")
     for package in PACKAGES:
-        spec = PathFinder.find_spec(package)  # finds a top-level package without executing it
+        spec = PathFinder.find_spec(package)  # locates a top-level package without importing it
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             yield from read_modules(Path(folder), package, package)
     yield from read_modules(Path(sysconfig.get_path("stdlib")), STDLIB, "")
 
 
 def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
-    """A document for each module with prose in `folder`, which holds the package of that name ("": no package)."""
+    """Read each module with prose in `folder`, which contains the package of that name ("": not a package)."""
     modules = dict(_find_modules(folder, package))
     for name in sorted(modules):
         tree = _parse(modules[name])
@@ -64,10 +67,10 @@ def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
 
 
 def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of each module that could be imported from below `folder`."""
+    """Find the modules that can be imported from `folder` and its subfolders: dotted name and file of each."""
     for parent, folders, files in os.walk(folder):
         below = Path(parent).relative_to(folder).parts
-        folders[:] = [name for name in folders if name.isidentifier() and not _is_left_out((*below, name))]
+        folders[:] = [name for name in folders if name.isidentifier() and not _is_excluded((*below, name))]
         for file in files:
             name = file.removesuffix(".py")
             if file.endswith(".py") and name.isidentifier():
@@ -75,14 +78,14 @@ def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
                 yield ".".join(part for part in parts if part), Path(parent, file)
 
 
-def _is_left_out(parts: tuple[str, ...]) -> bool:
-    return parts[-1] in _LEFT_OUT or ".".join(parts[-2:]) in _LEFT_OUT
+def _is_excluded(parts: tuple[str, ...]) -> bool:
+    return parts[-1] in _EXCLUDED_FOLDERS or ".".join(parts[-2:]) in _EXCLUDED_FOLDERS
 
 
 def _parse(file: Path) -> ast.Module | None:
-    """The syntax tree of a source file; None if this Python can't parse it."""
-    collects = gc.isenabled()
-    gc.disable()  # a tree has no cycles, and looking for some in its many nodes takes a quarter of the time
+    """Return the syntax tree of a source file; None if this version of Python cannot parse it."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # a tree has no cycles, and searching its many nodes for them takes a quarter of the time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's code
@@ -90,36 +93,41 @@ def _parse(file: Path) -> ast.Module | None:
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
-def _docstrings(node: ast.AST) -> Iterator[str]:
-    """The docstrings of a module and of all that it defines, nested or not, in the order of the source."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        text = ast.get_docstring(node, clean=False)
-        if text:
-            yield text
-    elif isinstance(node, ast.Expr):
-        yield from _added_docstrings(node.value)
-    for branch in ("body", "cases", "handlers", "orelse", "finalbody"):
-        for child in getattr(node, branch, ()):
-            yield from _docstrings(child)
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    """Yield the docstrings of a module and of all its definitions, nested ones included, in the order of the source."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False)
+            if text:
+                yield text
+        elif isinstance(node, ast.Expr):
+            yield from _added_docstrings(node.value)
+        # The end of the list is visited next, so nested statements are appended in reverse.
+        fields = node._fields
+        for name in _BLOCK_FIELDS:
+            if name in fields:
+                pending += reversed(getattr(node, name))
 
 
 def _added_docstrings(node: ast.expr) -> Iterator[str]:
-    """The texts in a call of one of _ADDS_DOCSTRING."""
+    """Yield the strings in the arguments of a call of one of _DOCSTRING_FUNCTIONS."""
     if not isinstance(node, ast.Call):
         return
     called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-    if called in _ADDS_DOCSTRING:
+    if called in _DOCSTRING_FUNCTIONS:
         for argument in ast.walk(node):
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 yield argument.value
 
 
 def _topics(tree: ast.Module, source: str) -> Iterator[Document]:
-    """The entries of the dictionary `topics`, sorted by name."""
+    """Read the entries of the dictionary `topics`, sorted by name."""
     tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     texts = {
         str(key.value): str(value.value)
