@@ -1,9 +1,8 @@
-"""Chunks: the pieces of a document that get a vector each.
+"""Split documents into chunks, the pieces of text that get one vector each.
 
-A chunk is a paragraph (split at sentences where it is too long), or sentences packed greedily up to a length. Nothing
-is rewritten: white space is collapsed to single spaces, and a chunk is a slice of what that leaves. Text shorter than
-`min_chars` is dropped. Sentences come from pysbd, which is slow (about 100,000 characters a second), so it is asked
-only about text that has to be divided.
+A chunk is a paragraph (cut between sentences if it is too long), or several sentences packed together. The text is not
+rewritten: each run of whitespace becomes one space, and a chunk is a slice of the result. Chunks shorter than
+`min_chars` are dropped.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from nextvec.data.documents import Document
@@ -22,50 +20,49 @@ from nextvec.errors import InputError, did_you_mean
 
 UNITS = ("paragraph", "sentences")
 
-LANGUAGES = (
-    "am", "ar", "bg", "da", "de", "el", "en", "es", "fa", "fr", "hi", "hy", "it", "ja", "kk", "mr", "my", "nl", "pl",
-    "ru", "sk", "ur", "zh",
-)  # fmt: skip
-"""What pysbd can divide into sentences (ISO 639-1); listed here so that making a Chunker does not load pysbd."""
+_LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
+"""An ISO 639 code, such as `en` or `zh-hant`."""
 
-_WINDOW = 4_000
-"""Characters that pysbd sees at a time: its time grows faster than the text, and far quotation marks confuse it."""
-
-_LONG_CITATION = re.compile(r"\[[\d\s,–-]{9,}")
-"""Digits in brackets on which a pattern of pysbd backtracks for ever (``...[484 216 622 139 651 592 379]``)."""
+_WINDOW_CHARS = 2_000
+"""Characters that sentencex sees at a time. In longer text an unclosed quotation mark hides the sentence ends after it,
+and the time for text without spaces grows with the square of its length."""
 
 
 @dataclass(frozen=True)
 class Chunker:
-    """How documents become chunks.
+    """The rules by which documents become chunks.
 
-    With ``Chunker("paragraph", min_chars=0, max_chars=N)`` and no paragraph longer than N, a chunk is exactly a
-    paragraph (empty ones give none), and `Chunk.paragraph` says which: so vectors made elsewhere, one a paragraph,
-    can be lined up with the text. Raises InputError for an unknown unit or language or an impossible length.
+    With ``Chunker("paragraph", min_chars=0, max_chars=N)`` and no paragraph longer than N, every paragraph that is not
+    empty is exactly one chunk, and `Chunk.paragraph` is its index. Precomputed embeddings, one per paragraph, are
+    aligned with the text in this way. Raises InputError for an unknown unit, a malformed language code or impossible
+    lengths.
     """
 
     unit: Literal["paragraph", "sentences"] = "paragraph"
-    """paragraph: each its own chunk; sentences: the document's sentences packed to at most `max_chars`."""
+    """`paragraph`: one chunk per paragraph. `sentences`: sentences of the document packed to at most `max_chars`."""
     min_chars: int = 40
-    """Shorter chunks are dropped."""
+    """Minimum length of a chunk; shorter ones are dropped."""
     max_chars: int = 2000
-    """Longer text is divided between sentences; a single longer sentence is cut at its last space before."""
+    """Maximum length of a chunk. Longer text is cut between sentences, a longer sentence at a space."""
     language: str = "en"
-    """Whose sentence boundaries are looked for (ISO 639-1)."""
+    """ISO 639 code of the text's language. It selects the abbreviations that do not end a sentence; a language that
+    sentencex does not know gets the rules of a related one, or else of English."""
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise InputError(f"chunk unit '{self.unit}' is unknown.{did_you_mean(self.unit, UNITS)}")
-        if self.language not in LANGUAGES:
-            raise InputError(f"chunk language '{self.language}' is unknown.{did_you_mean(self.language, LANGUAGES)}")
+        if not _LANGUAGE_CODE.fullmatch(self.language):
+            raise InputError(
+                f"chunk language '{self.language}' is not a language code. Use an ISO 639 code, such as 'en' or 'zh'."
+            )
         if not 0 <= self.min_chars <= self.max_chars or self.max_chars < 1:
             raise InputError(
-                f"chunk lengths {self.min_chars} to {self.max_chars} characters: need 0 <= min_chars <= max_chars, "
-                "max_chars at least 1"
+                f"chunk lengths {self.min_chars} to {self.max_chars} characters are impossible. "
+                "Choose 0 <= min_chars <= max_chars, with max_chars at least 1."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the manifest; ``Chunker(**values)`` is the inverse."""
+        """Return the fields as plain values for the manifest; ``Chunker(**values)`` is the inverse."""
         return dataclasses.asdict(self)
 
 
@@ -73,115 +70,112 @@ class Chunk(NamedTuple):
     """A piece of text that gets one vector."""
 
     text: str
-    """Single spaces only, none at either end; `min_chars` to `max_chars` long."""
+    """Words separated by single spaces, `min_chars` to `max_chars` characters, no space at either end."""
     paragraph: int
-    """Index in `Document.paragraphs` of the paragraph that it begins in."""
+    """Index in `Document.paragraphs` of the paragraph in which the chunk begins."""
 
 
 def chunk_document(document: Document, chunker: Chunker) -> list[Chunk]:
-    """The chunks of a document in order; an empty list where no text is long enough."""
-    paragraphs = [(index, collapse(paragraph)) for index, paragraph in enumerate(document.paragraphs)]
-    if chunker.unit == "sentences":
-        chunks = list(_pack(paragraphs, chunker))
-    else:
-        chunks = [chunk for paragraph in paragraphs for chunk in _pack([paragraph], chunker)]
+    """Return the chunks of a document in order; an empty list if no text is long enough."""
+    paragraphs = [(index, collapse_whitespace(text)) for index, text in enumerate(document.paragraphs)]
+    paragraphs = [(index, text) for index, text in paragraphs if text]
+    # Chunks may cross the paragraphs of one group, but not the groups.
+    groups = [[paragraph] for paragraph in paragraphs] if chunker.unit == "paragraph" else [paragraphs]
+    chunks = [chunk for group in groups for chunk in _chunk_group(group, chunker)]
     return [chunk for chunk in chunks if len(chunk.text) >= chunker.min_chars]
 
 
-def collapse(text: str) -> str:
-    """`text` with each run of white space as one space, and none at the ends."""
+def collapse_whitespace(text: str) -> str:
+    """Replace each run of whitespace by one space, and strip both ends."""
     return " ".join(text.split())
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """The sentences of a text without line breaks, each with the space after it: joined they are the text again.
+    """Split text into sentences; joined, they are ``collapse_whitespace(text)``.
 
-    pysbd rewrites and sometimes loses characters, so it is only asked where sentences begin.
+    The space between two sentences is usually at the end of the first, but may be elsewhere. Text in which no sentence
+    ends (Thai, for example, has no mark for it) is cut at a space at least once every `_WINDOW_CHARS` characters.
     """
-    segmenter = _segmenter(language)
+    from sentencex import segment
+
+    text = collapse_whitespace(text)  # also required by sentencex, which panics on some text with U+3000 or U+00A0
     sentences: list[str] = []
     start = 0
     while start < len(text):
-        window = text[start : start + _WINDOW]
-        begins = _sentence_begins(window, segmenter)
-        if start + len(window) == len(text):
-            end = len(window)
-        elif len(begins) > 1:
-            end = begins.pop()  # the last sentence may go on beyond the window: it is looked at again
-        else:
-            end = window.rfind(" ") + 1 or len(window)
-        sentences += [window[a:b] for a, b in pairwise([*begins, end])]
-        start += end
+        window = text[start : start + _WINDOW_CHARS]
+        complete = segment(language, window)
+        if start + len(window) < len(text):
+            # The last sentence may continue after the window, so the next window starts with it. If it is the only
+            # one, the window is cut at a space; without a space, anywhere.
+            if len(complete) > 1:
+                complete.pop()
+            else:
+                complete = [text[start : _last_space(text, start, start + _WINDOW_CHARS)]]
+        sentences += complete
+        start += sum(map(len, complete))
     return sentences
 
 
-def _sentence_begins(window: str, segmenter: Any) -> list[int]:
-    """Positions at which sentences of `window` begin, ascending, the first 0."""
-    masked = _LONG_CITATION.sub(lambda match: "x" * len(match[0]), window)
-    begins, position = [0], 0
-    for sentence in segmenter.processor(masked).process():
-        sentence = sentence.strip()
-        found = masked.find(sentence, position)
-        if found > begins[-1]:
-            begins.append(found)
-        if found >= 0:  # otherwise pysbd has rewritten it: it stays with the sentence before
-            position = found + len(sentence)
-    return begins
+def _chunk_group(group: Sequence[tuple[int, str]], chunker: Chunker) -> Iterator[Chunk]:
+    """Pack the sentences of the paragraphs `group`, (index, text) each, into chunks as long as `max_chars` allows."""
+    text = " ".join(paragraph for _, paragraph in group)
+    if 0 < len(text) <= chunker.max_chars:
+        yield Chunk(text, group[0][0])
+        return
+    # Find the positions in `text` at which paragraphs start, and those at which a chunk may end.
+    paragraph_starts: list[int] = []
+    sentence_ends = [0]
+    end = -1  # so that the first paragraph starts at 0, without a space before it
+    for _, paragraph in group:
+        end += 1
+        paragraph_starts.append(end)
+        for sentence in split_sentences(paragraph, chunker.language):
+            end += len(sentence)
+            sentence_ends.append(end)
+    start = 0
+    while start < len(text):
+        if text[start] == " ":  # between two chunks
+            start += 1
+            continue
+        end = _chunk_end(text, start, sentence_ends, chunker.max_chars)
+        index, _ = group[bisect_right(paragraph_starts, start) - 1]
+        yield Chunk(text[start:end].rstrip(), index)
+        start = end
 
 
-@cache
-def _segmenter(language: str) -> Any:
-    import pysbd
-
-    return pysbd.Segmenter(language=language, clean=False)
-
-
-def _pack(paragraphs: Iterable[tuple[int, str]], chunker: Chunker) -> Iterator[Chunk]:
-    """Fill chunks of at most `max_chars` greedily with sentences; the text between two paragraphs is one space."""
-    text, begun_in = "", 0
-    for index, paragraph in paragraphs:
-        glue = " " if text else ""
-        # A paragraph that fits whole needs no sentences: packing them one by one ends in the same chunk.
-        fits = len(text) + len(glue) + len(paragraph) <= chunker.max_chars
-        for piece in [paragraph] if fits else _pieces(paragraph, chunker):
-            if text and len(text) + len(glue) + len(piece.rstrip()) > chunker.max_chars:
-                yield Chunk(text.rstrip(), begun_in)
-                text, glue = "", ""
-            if not text:
-                begun_in = index
-            text += glue + piece
-            glue = ""
-        text = text.rstrip()
-    if text:
-        yield Chunk(text, begun_in)
+def _chunk_end(text: str, start: int, sentence_ends: Sequence[int], max_chars: int) -> int:
+    """Return the end of the chunk that starts at `start`: the last sentence end within reach, or else a space."""
+    limit = start + max_chars
+    # A space just after the limit is stripped from the chunk, so the sentence before it still fits.
+    reach = limit + 1 if text.startswith(" ", limit) else limit
+    end = sentence_ends[bisect_right(sentence_ends, reach) - 1]
+    return end if end > start else _last_space(text, start, limit)
 
 
-def _pieces(paragraph: str, chunker: Chunker) -> Iterator[str]:
-    """The sentences of a paragraph, those beyond `max_chars` cut at the last space that keeps them below it."""
-    for sentence in split_sentences(paragraph, chunker.language):
-        while len(sentence.rstrip()) > chunker.max_chars:
-            cut = sentence.rfind(" ", 1, chunker.max_chars + 1) + 1 or chunker.max_chars
-            yield sentence[:cut]
-            sentence = sentence[cut:]
-        yield sentence
+def _last_space(text: str, start: int, limit: int) -> int:
+    """Return the position after the last space in ``text[start + 1 : limit + 1]``; `limit` if there is none."""
+    return text.rfind(" ", start + 1, limit + 1) + 1 or limit
 
 
 class RepeatFilter:
-    """Finds exact repeats (after collapsing white space) over a whole corpus; keeps 16-byte hashes, not texts.
+    """Recognize texts that are equal up to whitespace, over a whole corpus.
 
-    With 16 bytes two different texts among a billion share a hash with a chance below 1 in 10^20.
+    Memory holds a 16-byte hash per text, not the text. Among a billion texts, the probability that two different ones
+    share a hash is below 1e-20.
     """
 
     def __init__(self) -> None:
-        self._seen: set[bytes] = set()
+        self._hashes: set[bytes] = set()
         self.repeats = 0
-        """How many texts were refused so far."""
+        """Number of texts that were not new."""
 
     def is_new(self, text: str) -> bool:
-        """Whether `text` was not given before; counts it in `repeats` if it was."""
-        digest = hashlib.blake2b(collapse(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if digest in self._seen:
+        """Return whether `text` is seen for the first time; count it in `repeats` if it is not."""
+        # "surrogatepass": text from a source may contain lone surrogates, which UTF-8 cannot encode.
+        data = collapse_whitespace(text).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest in self._hashes:
             self.repeats += 1
             return False
-        self._seen.add(digest)
+        self._hashes.add(digest)
         return True

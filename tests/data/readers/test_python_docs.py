@@ -143,7 +143,7 @@ def test_the_same_documents_in_the_same_order_each_time(package: Path) -> None:
 def test_another_builtin_is_refused() -> None:
     with pytest.raises(CorpusError) as caught:
         list(read_documents("builtin:python-doc"))
-    assert str(caught.value) == ("builtin:python-doc: no such built-in text. Did you mean 'builtin:python-docs'?")
+    assert str(caught.value) == ("builtin:python-doc: unknown built-in text. Did you mean 'builtin:python-docs'?")
 
 
 def test_the_garbage_collector_is_left_as_it_was(package: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
     assert documents == [
         Document("B.TXT", "B", "essays", ("Marked.", "Windows lines.")),
         Document("a.txt", "a", "essays", ("Plain.",)),
-        Document("a/z.md", "The *real* title", "essays", ("Intro.", "Body text.")),
+        Document("a/z.md", "The real title", "essays", ("Intro.", "Body text.")),
         Document("b.txt", "b", "essays", ("First block\nwith two lines.", "Second block.")),
     ]
     assert list(read_documents(f"{folder}/.")) == documents
@@ -109,7 +110,7 @@ def test_a_single_file_is_one_document(tmp_path: Path) -> None:
 def test_a_folder_without_text_says_what_is_read(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "x.jsonl", "{}")
     message = refuse(tmp_path / "folder")
-    assert message.startswith(f"{tmp_path / 'folder'}: no .txt or .md files in this folder; ")
+    assert message.startswith(f"{tmp_path / 'folder'}: no .txt or .md files in this folder. ")
     for kind in (".jsonl", ".parquet", ".xml.bz2"):
         assert kind in message
 
@@ -120,13 +121,15 @@ def test_a_folder_of_empty_files_has_no_documents(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_text(tmp_path: Path) -> None:
-    assert refuse(write(tmp_path / "x.md", "")) == f"{tmp_path / 'x.md'}: the file has no text"
+    assert (
+        refuse(write(tmp_path / "x.md", "")) == f"{tmp_path / 'x.md'}: the file has no text. Name a file that has some."
+    )
 
 
 def test_invalid_utf8_names_file_and_byte(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "good.txt", "fine")
     bad = write(tmp_path / "folder" / "sub" / "latin.txt", "caf\xe9 au lait".encode("latin-1"))
-    assert refuse(tmp_path / "folder") == f"{bad}: not valid UTF-8 (byte 3); save the file as UTF-8"
+    assert refuse(tmp_path / "folder") == f"{bad}: not valid UTF-8 (byte 3). Save the file as UTF-8."
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="permissions don't bind root")
@@ -149,13 +152,13 @@ title: front matter
 ---
 <!-- a comment
 # with a heading and ``` a fence -->
-The first title
-===============
+The *first* `title`
+===================
 
-Prose with a [link](https://example.com/a_b "hint") and an ![image](pic.png "x") in it.
-It goes on here.
+Prose with a [link](https://example.com/a_b "hint"), a [reference][ref] and an ![image](pic.png "x") in it.
+It *continues* with ~~struck~~ **words**, `code`,  and 5 &lt; 6 \\* 7.<br>After a break.
 ## A heading that ends the paragraph ##
-Text right after it. <!-- gone --> And more.
+Text right after it. <!-- gone --> And <b>more</b>.
 
 ```python
 # not a heading
@@ -168,12 +171,11 @@ Text after the fence.
 ``` still code
 ~~~
 
+    indented code
+
 | a | b |
 | - | - |
 | 1 | 2 |
-
-|---|
-| a table without a head |
 
 A paragraph before a table
 a | b
@@ -184,38 +186,104 @@ Second title
 ---
 
 - item one
+  in two lines
 - item two
+  - below it
+
+        code in an item
+
+> A quotation.
+>
+> Its second paragraph.
+
+1. A loose item.
+
+2. Another one.
+
+* tight again
+* ![only an image](x.png)
+* end
+
+Between lists.
+
++ of another list
 
 * * *
+
+<div align="center">
+  <img src="logo.png"> Prose &amp; <b>markup</b>
+  <script>code()</script>
+</div>
 
 #no heading, and 5 | 3 is no table
 
 Last words.
+
+[ref]: https://example.com
 """
 
 
+def read_markdown(tmp_path: Path, text: str) -> Document:
+    (document,) = read_documents(str(write(tmp_path / "x.md", text)))
+    return document
+
+
 def test_markdown_keeps_prose_alone(tmp_path: Path) -> None:
-    (document,) = read_documents(str(write(tmp_path / "x.md", MARKDOWN)))
+    document = read_markdown(tmp_path, MARKDOWN)
     assert document.title == "The first title"
     assert document.paragraphs == (
-        "Prose with a link and an  in it.\nIt goes on here.",
-        "Text right after it.  And more.",
+        "Prose with a link, a reference and an in it. It continues with struck words, code, and 5 < 6 * 7. "
+        "After a break.",
+        "Text right after it. And more.",
         "Text after the fence.",
         "A paragraph before a table",
-        "- item one\n- item two",
+        "item one in two lines\nitem two",
+        "below it",
+        "A quotation.",
+        "Its second paragraph.",
+        "A loose item.",
+        "Another one.",
+        "tight again\nend",
+        "Between lists.",
+        "of another list",
+        "Prose & markup",
         "#no heading, and 5 | 3 is no table",
         "Last words.",
     )
 
 
-@pytest.mark.parametrize("opening", ["```", "<!--", "~~~ text"])
+def test_items_of_nested_lists_are_one_paragraph(tmp_path: Path) -> None:
+    text = "- one\n  - below one\n  - below one, too\n- two\n\nBetween.\n\n1. first\n2. second\n"
+    assert read_markdown(tmp_path, text).paragraphs == (
+        "one\nbelow one\nbelow one, too\ntwo", "Between.", "first\nsecond"
+    )  # fmt: skip
+
+
+def test_a_file_without_prose_keeps_only_its_name(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.md", "# Title\n\n```\ncode\n```\n\n![badge](x)\n\n<!-- note -->\n\n| a |\n| - |\n| 1 |\n"
+    )
+    assert refuse(path).startswith(f"{path}: the file has no text")
+
+
+@pytest.mark.parametrize("opening", ["```", "<!--", "~~~ text", "<script>"])
 def test_what_is_never_closed_reaches_to_the_end(tmp_path: Path, opening: str) -> None:
-    (document,) = read_documents(str(write(tmp_path / "x.md", f"Before.\n\n{opening}\nafter\n\nlast")))
-    assert document.paragraphs == ("Before.",)
+    assert read_markdown(tmp_path, f"Before.\n\n{opening}\nafter\n\nlast").paragraphs == ("Before.",)
 
 
 @pytest.mark.parametrize("text", ["---\n\nText.\n", "---\n\nText.\n\n---\n", "---\nText.\n\n---"])
-def test_a_rule_at_the_top_is_no_front_matter(tmp_path: Path, text: str) -> None:
-    (document,) = read_documents(str(write(tmp_path / "x.md", text)))
+def test_a_rule_at_the_top_is_not_front_matter(tmp_path: Path, text: str) -> None:
+    document = read_markdown(tmp_path, text)
     assert document.paragraphs == ("Text.",)
     assert document.title == "x"
+
+
+@pytest.mark.parametrize(
+    "unit", ["[", "![", "*a ", "`", "<", "<b>", "> ", "- ", "|a|b|\n|-|-|\n", "[a](", "a\n"], ids=ascii
+)
+def test_hostile_markdown_takes_linear_time(tmp_path: Path, unit: str) -> None:
+    path = write(tmp_path / "x.md", "Prose.\n\n" + unit * (20_000 // len(unit)))
+    start = time.process_time()
+    (document,) = read_documents(str(path))
+    assert document.paragraphs[0] == "Prose."
+    assert time.process_time() - start < 6

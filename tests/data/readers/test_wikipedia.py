@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import bz2
 import itertools
+import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from nextvec.data.documents import Document
 from nextvec.data.readers import read_documents
 from nextvec.data.readers.wikipedia import DumpReader, article_paragraphs
-from nextvec.errors import CorpusError
+from nextvec.errors import CorpusError, MissingExtraError
+
+pytest.importorskip("mwparserfromhell", reason="needs the extra 'wikipedia' (pip install 'nextvec[wikipedia]')")
 
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
   <siteinfo>
@@ -273,6 +276,18 @@ def test_any_mixture_of_markup_is_survived(parts: list[str]) -> None:
         assert "\0" not in paragraph
 
 
+# --- the extra ---
+
+
+def test_without_the_extra_one_line_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = dump(tmp_path / "x.xml", page("Gull", PROSE))
+    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
+    monkeypatch.setitem(sys.modules, "mwparserfromhell.parser", None)
+    with pytest.raises(MissingExtraError) as caught:
+        list(read_documents(str(path)))
+    assert str(caught.value) == (f"reading {path} needs the package mwparserfromhell: pip install 'nextvec[wikipedia]'")
+
+
 # --- the file ---
 
 
@@ -285,15 +300,15 @@ def test_a_truncated_bz2_says_so(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     message = refuse(path)
     assert message.startswith(f"{path}: truncated: the compressed file ends after ")
-    assert message.endswith(" pages; copy or download it again")
+    assert message.endswith(" pages. Copy or download the file again.")
 
 
 def test_truncated_xml_says_so_and_where(tmp_path: Path) -> None:
     path = dump(tmp_path / "x.xml", *many(50), end="  <page><title>Cut")
     message = refuse(path)
-    assert message.startswith(f"{path}: not whole XML: ")
-    assert ", after 50 pages; copy or download it again" in message
+    assert message.startswith(f"{path}: damaged XML after 50 pages: ")
     assert " at line " in message
+    assert message.endswith(". Copy or download the file again.")
 
 
 def test_what_is_no_bz2_or_no_xml_says_so(tmp_path: Path) -> None:
@@ -302,16 +317,20 @@ def test_what_is_no_bz2_or_no_xml_says_so(tmp_path: Path) -> None:
     assert refuse(path) == f"{path}: can't be read: Invalid data stream"
     path = tmp_path / "x.xml"
     path.write_bytes(b"")
-    assert refuse(path).startswith(f"{path}: not whole XML: no element found at line 1, after 0 pages")
+    assert refuse(path).startswith(f"{path}: damaged XML after 0 pages: no element found at line 1")
     path.write_bytes(b"<html><body/></html>")
-    assert refuse(path) == f"{path}: not a Wikipedia dump: it begins with <html>, not with <mediawiki>"
+    assert refuse(path) == (
+        f"{path}: not a Wikipedia dump: starts with <html>, not <mediawiki>. Name a pages-articles file."
+    )
 
 
 @pytest.mark.parametrize("doctype", ["<!DOCTYPE mediawiki>", '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'])
 def test_a_doctype_is_refused(tmp_path: Path, doctype: str) -> None:
     path = dump(tmp_path / "x.xml", page("Gull", PROSE))
     path.write_text(doctype + path.read_text())
-    assert refuse(path) == f"{path}: has a DOCTYPE, which no Wikipedia dump has; it is refused as unsafe"
+    assert refuse(path) == (
+        f"{path}: has a DOCTYPE, unlike any Wikipedia dump. It is unsafe to read; download the dump again."
+    )
 
 
 def test_a_dump_without_articles_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -583,6 +584,16 @@ def test_other_arguments_do_not_go_on_with_a_begun_build(
         build_store([source], tmp_path / "s", quiet=True, **{"encoder": "owner/hashing"} | options)
     assert "\n" not in str(caught.value)
     assert contents(unfinished_folder(tmp_path / "s")) == before
+
+
+@pytest.mark.usefixtures("small_pieces", "hashing")
+def test_a_build_does_not_continue_with_another_version_of_the_sentence_splitter(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(source, tmp_path / "s", monkeypatch)
+    monkeypatch.setattr(build, "version", lambda package: "99" if package == "sentencex" else version(package))
+    with pytest.raises(StoreError, match=rf"begun with sentencex {version('sentencex')}, this is 99"):
+        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
 
 
 def begin(source: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

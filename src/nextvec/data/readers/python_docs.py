@@ -1,17 +1,17 @@
-"""The documentation that a Python installation carries, as a corpus: real text that needs no download.
+"""Read the documentation inside the Python installation: a corpus of real text that needs no download.
 
-    builtin:python-docs      torch, numpy and scikit-learn where installed, and the standard library
+    builtin:python-docs      torch, numpy and scikit-learn if installed, and the standard library
 
-A module is a document: its own docstring and those of its classes and functions in the order of the source. A topic of
-`pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast`: nothing
-of them is executed, and no package is imported to find it.
+Each module is a document: its docstring, then those of its classes and functions in the order of the source. Each topic
+of `pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and
+never executed; packages are located without importing them.
 
-Prose from docstrings: what a person would read as sentences, without code, tables, headings and markup.
+Extract prose from docstrings: whole sentences, without code, tables, headings and markup.
 
-Docstrings mix prose with doctests, literal blocks, reStructuredText directives and lists of parameters in numpy,
-Google and Sphinx form. A block (lines between blank lines) is taken apart by its indentation and by the marks that
-lines begin with; of a parameter its description is kept, with wrapped lines joined. A piece counts as prose if most of
-its words are words.
+Docstrings mix prose with doctests, literal blocks, reStructuredText directives and lists of parameters in NumPy,
+Google and Sphinx style. A block (the lines between blank lines) is divided into pieces by the indentation of its lines
+and the marks at their start. Of a parameter, the description is kept. Wrapped lines are joined. A piece is prose if
+most of its words are made of letters.
 """
 
 from __future__ import annotations
@@ -36,29 +36,32 @@ PACKAGES = ("torch", "numpy", "sklearn")
 STDLIB = "stdlib"
 
 _TOPICS = "pydoc_data.topics"
-_LEFT_OUT = frozenset(("test", "tests", "idle_test", "testing._internal", "lib2to3"))
-"""Folders without documentation: tests and their helpers, and Python 2 grammar. Others that no import can name
-(site-packages) are left out as well."""
-_ADDS_DOCSTRING = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
-"""How numpy and torch document what they write in C: calls with the docstring as an argument."""
+_EXCLUDED_FOLDERS = frozenset(("test", "tests", "idle_test", "testing._internal", "lib2to3"))
+"""Folders without documentation: tests, their helpers, and the grammar of Python 2. Folders whose name is not an
+identifier (site-packages) cannot be imported and are skipped too."""
+_DOCSTRING_FUNCTIONS = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
+"""Functions of numpy and torch that document objects written in C; the docstring is an argument."""
+
+_BLOCK_FIELDS = ("finalbody", "orelse", "handlers", "cases", "body")
+"""Fields of syntax tree nodes that contain statements, the last in the source first."""
 
 
 def read_builtin(source: str) -> Generator[Document, None, None]:
-    """The documents of BUILTIN: package after package, the standard library last, each sorted by module name.
+    """Read the documents of BUILTIN: each package sorted by module name, the standard library last.
 
-    A module without a paragraph of prose gives none. Raises CorpusError for another name.
+    A module without a paragraph of prose is skipped. Raises CorpusError for another name.
     """
     if source != BUILTIN:
-        raise CorpusError(f"{source}: no such built-in text.{did_you_mean(source, [BUILTIN])}")
+        raise CorpusError(f"{source}: unknown built-in text.{did_you_mean(source, [BUILTIN])}")
     for package in PACKAGES:
-        spec = PathFinder.find_spec(package)  # finds a top-level package without executing it
+        spec = PathFinder.find_spec(package)  # locates a top-level package without importing it
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             yield from read_modules(Path(folder), package, package)
     yield from read_modules(Path(sysconfig.get_path("stdlib")), STDLIB, "")
 
 
 def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
-    """A document for each module with prose in `folder`, which holds the package of that name ("": no package)."""
+    """Read each module with prose in `folder`, which contains the package of that name ("": not a package)."""
     modules = dict(_find_modules(folder, package))
     for name in sorted(modules):
         tree = _parse(modules[name])
@@ -73,10 +76,10 @@ def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
 
 
 def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of each module that could be imported from below `folder`."""
+    """Find the modules that can be imported from `folder` and its subfolders: dotted name and file of each."""
     for parent, folders, files in os.walk(folder):
         below = Path(parent).relative_to(folder).parts
-        folders[:] = [name for name in folders if name.isidentifier() and not _is_left_out((*below, name))]
+        folders[:] = [name for name in folders if name.isidentifier() and not _is_excluded((*below, name))]
         for file in files:
             name = file.removesuffix(".py")
             if file.endswith(".py") and name.isidentifier():
@@ -84,14 +87,14 @@ def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
                 yield ".".join(part for part in parts if part), Path(parent, file)
 
 
-def _is_left_out(parts: tuple[str, ...]) -> bool:
-    return parts[-1] in _LEFT_OUT or ".".join(parts[-2:]) in _LEFT_OUT
+def _is_excluded(parts: tuple[str, ...]) -> bool:
+    return parts[-1] in _EXCLUDED_FOLDERS or ".".join(parts[-2:]) in _EXCLUDED_FOLDERS
 
 
 def _parse(file: Path) -> ast.Module | None:
-    """The syntax tree of a source file; None if this Python can't parse it."""
-    collects = gc.isenabled()
-    gc.disable()  # a tree has no cycles, and looking for some in its many nodes takes a quarter of the time
+    """Return the syntax tree of a source file; None if this version of Python cannot parse it."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # a tree has no cycles, and searching its many nodes for them takes a quarter of the time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's code
@@ -99,36 +102,41 @@ def _parse(file: Path) -> ast.Module | None:
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
-def _docstrings(node: ast.AST) -> Iterator[str]:
-    """The docstrings of a module and of all that it defines, nested or not, in the order of the source."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        text = ast.get_docstring(node, clean=False)
-        if text:
-            yield text
-    elif isinstance(node, ast.Expr):
-        yield from _added_docstrings(node.value)
-    for branch in ("body", "cases", "handlers", "orelse", "finalbody"):
-        for child in getattr(node, branch, ()):
-            yield from _docstrings(child)
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    """Yield the docstrings of a module and of all its definitions, nested ones included, in the order of the source."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False)
+            if text:
+                yield text
+        elif isinstance(node, ast.Expr):
+            yield from _added_docstrings(node.value)
+        # The end of the list is visited next, so nested statements are appended in reverse.
+        fields = node._fields
+        for name in _BLOCK_FIELDS:
+            if name in fields:
+                pending += reversed(getattr(node, name))
 
 
 def _added_docstrings(node: ast.expr) -> Iterator[str]:
-    """The texts in a call of one of _ADDS_DOCSTRING."""
+    """Yield the strings in the arguments of a call of one of _DOCSTRING_FUNCTIONS."""
     if not isinstance(node, ast.Call):
         return
     called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-    if called in _ADDS_DOCSTRING:
+    if called in _DOCSTRING_FUNCTIONS:
         for argument in ast.walk(node):
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 yield argument.value
 
 
 def _topics(tree: ast.Module, source: str) -> Iterator[Document]:
-    """The entries of the dictionary `topics`, sorted by name."""
+    """Read the entries of the dictionary `topics`, sorted by name."""
     tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     texts = {
         str(key.value): str(value.value)
@@ -143,9 +151,10 @@ def _topics(tree: ast.Module, source: str) -> Iterator[Document]:
 
 
 MIN_CHARS, MIN_WORDS = 60, 10
-"""A paragraph shorter than either says too little to be predicted or to predict from."""
+"""Minimum size of a paragraph: a shorter one has too little content to be predicted, or to predict from."""
 
-_MIN_SHARE_OF_WORDS = 0.65
+_MIN_WORD_FRACTION = 0.65
+"""Minimum fraction of a paragraph's words that are made of letters; code and tables have fewer."""
 _CAPITALS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 _UNDERLINE = re.compile(r"([-=~^*#+\"'.])\1{2,}$")
@@ -165,39 +174,39 @@ _SECTION = re.compile(r"[A-Z]\w+(?: \w+)?(?P<code>::?)$")
 _NUMPY_ITEM = re.compile(r"\*{0,2}[`\w.]+(?:, ?\*{0,2}[`\w.]+)* :(?: +(?P<rest>.*)|$)")
 
 _ROLE = re.compile(r"(?::[a-zA-Z][\w:+.-]*:)?`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`_{0,2}")
-_WORD = re.compile(r"[(\[\"'“‘]*[A-Za-z][A-Za-z'’/-]*[)\]\"'”’.,;:!?]*$")
+_WORD = re.compile(r"(?<!\S)[(\[\"'“‘]*[A-Za-z][A-Za-z'’/-]*[)\]\"'”’.,;:!?]*(?!\S)")
+"""A word made of letters, with the brackets, quotation marks and punctuation around it."""
 
 
 def docstring_paragraphs(text: str) -> list[str]:
-    """The prose paragraphs of a docstring in order, each of at least MIN_CHARS and MIN_WORDS, on one line."""
-    paragraphs = []
-    for piece in _pieces(inspect.cleandoc(text)):
-        paragraph = _without_markup(piece)
-        if is_prose(paragraph):
-            paragraphs.append(paragraph)
-    return paragraphs
+    """Return the paragraphs of prose in a docstring in order, each on one line."""
+    # Most pieces are short. Removing markup never makes them longer, so those are dropped before the costly steps.
+    pieces = (piece for piece in _pieces(inspect.cleandoc(text)) if len(piece) >= MIN_CHARS)
+    return [paragraph for paragraph in map(_without_markup, pieces) if is_prose(paragraph)]
 
 
 def is_prose(text: str) -> bool:
-    """Whether a line of text is long enough, reads as sentences, and is made of words rather than of code."""
-    words = text.split()
-    if len(text) < MIN_CHARS or len(words) < MIN_WORDS:
+    """Return whether a line has at least MIN_CHARS and MIN_WORDS, forms sentences, and consists of words, not code."""
+    if len(text) < MIN_CHARS:
         return False
     if not text.lstrip("(\"'").startswith(_CAPITALS) or not text.rstrip(")\"'").endswith((".", ":", "!", "?")):
         return False
-    return sum(_WORD.match(word) is not None for word in words) >= _MIN_SHARE_OF_WORDS * len(words)
+    words = len(text.split())
+    return words >= MIN_WORDS and len(_WORD.findall(text)) >= _MIN_WORD_FRACTION * words
 
 
 def _without_markup(text: str) -> str:
-    """`text` with white space collapsed and without the backticks and roles of reStructuredText."""
-    text = _ROLE.sub(r"\1", " ".join(text.split()).replace("``", "`"))
-    text = " ".join(text.split())  # an empty role leaves its place
+    """Collapse whitespace, and remove the backticks and roles of reStructuredText."""
+    text = " ".join(text.split())
+    if "`" in text:
+        text = _ROLE.sub(r"\1", text.replace("``", "`"))
+        text = " ".join(text.split())  # again: a role without text leaves two spaces
     return text.removesuffix("::") + ":" if text.endswith("::") else text
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Runs of lines that belong together, joined; code and headings are left out."""
-    code_below: int | None = None  # lines indented deeper than this are code
+    """Yield the lines of each paragraph, list item or description, joined; code and headings are dropped."""
+    code_below: int | None = None  # lines indented deeper than this are code; None: no code follows
     for block in re.split(r"\n\s*\n", text):
         lines = [(len(line) - len(line.lstrip()), line.strip()) for line in block.split("\n") if line.strip()]
         piece: list[str] = []
@@ -207,12 +216,12 @@ def _pieces(text: str) -> Iterator[str]:
                 continue
             code_below = None
             if line.startswith(">>>"):
-                break  # what follows up to the blank line is output
+                break  # a doctest: the lines up to the blank line are its output
             if _UNDERLINE.match(line):
                 piece.clear()  # the line before was a heading
                 continue
             is_item, prose = _begin(line, has_body=next_indent > indent)
-            # Lines below an item's first line are indented, and go on with it; elsewhere an indent is a new thought.
+            # The lines of an item after its first are indented. Elsewhere, deeper indentation starts a new piece.
             if is_item or indent < piece_indent or (indent > piece_indent and not piece_is_item):
                 yield " ".join(piece)
                 piece.clear()
@@ -224,17 +233,17 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _begin(line: str, *, has_body: bool) -> tuple[bool, str | None]:
-    """Whether a line begins an item or a directive, and its prose; None if the body (deeper lines below) is code."""
+    """Return whether a line starts an item or a directive, and its prose; None if its body (deeper lines) is code."""
     if directive := _DIRECTIVE.match(line):
         if directive["name"] in _VERSION_DIRECTIVES:
             return True, _VERSION.sub("", directive["rest"], count=1)
         return True, directive["rest"] if directive["name"] in _PROSE_DIRECTIVES else None
     if line.startswith(".. ") or line == "..":
-        return True, None  # a comment, a link's target or a footnote
+        return True, None  # a comment, the target of a link, or a footnote
     if section := _SECTION.match(line):
         return True, None if section["code"] == "::" else ""
     if item := _NUMPY_ITEM.match(line):
-        return True, "" if has_body else item["rest"] or ""  # a type stands before a body, a description alone
+        return True, "" if has_body else item["rest"] or ""  # before a body "rest" is a type, alone a description
     if item := _ITEM.match(line):
         return True, item[item.lastgroup or 0]
     return False, line

@@ -1,11 +1,21 @@
-"""Documents from .txt and .md files: a file is a document, a blank line divides paragraphs."""
+"""Read .txt and .md files: each file is a document, blank lines separate its paragraphs.
+
+Of a Markdown file only the prose is kept: paragraphs, list items and quotations, without their markup. The first
+heading is the title. Headings, code blocks, tables, images, comments and front matter are dropped.
+"""
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Generator, Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from nextvec.data.documents import Document
 from nextvec.data.readers._common import reading
@@ -14,31 +24,27 @@ from nextvec.errors import CorpusError
 ENDINGS = (".txt", ".md")
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-_FENCE_OR_COMMENT = re.compile(
-    r"^[ \t]*(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})(?:.*\n)*?(?:[ \t]*(?P=fence)[`~]*[ \t]*$|.*\Z)"
-    r"|<!--(?:.|\n)*?(?:-->|\Z)",
-    re.MULTILINE,
+"""YAML at the start of a file between two lines `---`. The first line must be a key: a rule is written `---` too."""
+
+_LIST_BOUNDARIES = frozenset(("bullet_list_open", "bullet_list_close", "ordered_list_open", "ordered_list_close"))
+
+_HTML_MARKUP = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style|pre)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", re.DOTALL | re.IGNORECASE
 )
-"""Whichever begins first counts: a comment may hold a fence, and a fence a comment. Unclosed, both reach to the end."""
-_HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t]+|$)(?P<title>.*?)[ \t]*#*[ \t]*$")
-_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*$")
-_RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$")
-_TABLE_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
-_IMAGE = re.compile(r"!\[[^\]]*\]\([^()\s]*(?:\s[^()]*)?\)")
-_LINK = re.compile(r"\[([^\[\]]*)\]\([^()\s]*(?:\s[^()]*)?\)")
+"""Comments, tags, and elements whose content is not prose."""
 
 
 def read_folder(folder: Path) -> Generator[Document, None, None]:
-    """A document for every .txt and .md file in the folder and below, sorted by path; hidden ones are left out.
+    """Read every .txt and .md file in a folder and its subfolders, sorted by path; hidden files are skipped.
 
-    The id is the path within the folder, the title the first markdown heading or the file's name, the source the
-    folder's name. Raises CorpusError if there is none, or if one can't be read.
+    A document's id is the path within the folder, its title the first Markdown heading or the file name, its source
+    the folder's name. Raises CorpusError if the folder has no such file, or if a file cannot be read.
     """
     names = sorted(_text_files(folder))
     if not names:
         raise CorpusError(
-            f"{folder}: no .txt or .md files in this folder; name a folder that has some, or a .jsonl, .jsonl.gz, "
-            ".parquet or .xml.bz2 file"
+            f"{folder}: no .txt or .md files in this folder. "
+            "Name a folder that has some, or a .jsonl, .jsonl.gz, .parquet or .xml.bz2 file."
         )
     source = folder.resolve().name
     for name in names:
@@ -48,21 +54,21 @@ def read_folder(folder: Path) -> Generator[Document, None, None]:
 
 
 def read_file(path: Path) -> Generator[Document, None, None]:
-    """One .txt or .md file as one document. Raises CorpusError if it can't be read or has no text."""
+    """Read one .txt or .md file as one document. Raises CorpusError if it cannot be read or has no text."""
     document = _read(path, path.name, path.stem)
     if not document.paragraphs:
-        raise CorpusError(f"{path}: the file has no text")
+        raise CorpusError(f"{path}: the file has no text. Name a file that has some.")
     yield document
 
 
 def _text_files(folder: Path) -> Iterator[str]:
-    """Paths relative to the folder, with forward slashes."""
+    """Find the text files below a folder; paths are relative to it, with forward slashes."""
     with reading(folder):
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
                 file = Path(parent) / name
-                # A pipe or a device may have any name, and reading it may never end.
+                # Only regular files: reading from a pipe or a device may never end.
                 if name.lower().endswith(ENDINGS) and not name.startswith(".") and file.is_file():
                     yield file.relative_to(folder).as_posix()
 
@@ -76,44 +82,62 @@ def _read(path: Path, name: str, source: str) -> Document:
         with reading(path):
             text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not valid UTF-8 (byte {error.start:,}); save the file as UTF-8") from error
-    title = ""
-    if path.suffix.lower() == ".md":
-        title, text = strip_markdown(text)
-    return Document(name, title or path.stem, source, tuple(split_paragraphs(text)))
+        raise CorpusError(f"{path}: not valid UTF-8 (byte {error.start:,}). Save the file as UTF-8.") from error
+    title, paragraphs = markdown_prose(text) if path.suffix.lower() == ".md" else ("", split_paragraphs(text))
+    return Document(name, title or path.stem, source, tuple(paragraphs))
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """The blocks of a text between blank lines, without white space at their ends; empty ones are left out."""
+    """Return the blocks of a text between blank lines, stripped and without empty ones."""
     return [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
-def strip_markdown(text: str) -> tuple[str, str]:
-    """The first heading ("" if there is none) and the prose of a markdown text.
+def markdown_prose(text: str) -> tuple[str, list[str]]:
+    """Return the first heading of a Markdown text ("" if there is none), and its paragraphs of prose.
 
-    Front matter, code fences, comments, headings, rules, tables and images go; of links the words stay.
+    The items of a list form one paragraph, unless blank lines separate them in the text.
     """
-    text = _FRONT_MATTER.sub("", text, count=1)
-    text = _FENCE_OR_COMMENT.sub(lambda match: "\n\n" if match["fence"] else "", text)
-    headings: list[str] = []
-    blocks = [_strip_block(block.strip("\n").split("\n"), headings) for block in re.split(r"\n\s*\n", text)]
-    prose = _LINK.sub(r"\1", _IMAGE.sub("", "\n\n".join(blocks)))
-    return (headings[0] if headings else ""), prose
+    title = ""
+    paragraphs: list[str] = []
+    list_depth = 0
+    is_in_list = False  # whether the last paragraph consists of items of the current list
+    tokens = _markdown_parser().parse(_FRONT_MATTER.sub("", text, count=1))
+    # An inline token holds the text of the block that the token before it opens.
+    for block, token in pairwise([Token("", "", 0), *tokens]):
+        if token.type in _LIST_BOUNDARIES:
+            list_depth += token.nesting
+            is_in_list = is_in_list and list_depth > 0
+        elif token.type == "html_block":
+            paragraphs += filter(None, [_html_text(token.content)])
+            is_in_list = False
+        elif token.type == "inline" and block.type == "heading_open":
+            title = title or _inline_text(token)
+        elif token.type == "inline" and block.type == "paragraph_open" and (prose := _inline_text(token)):
+            # CommonMark hides the paragraphs of a list without blank lines: its items are not rendered as <p>.
+            if block.hidden and is_in_list:
+                paragraphs[-1] += f"\n{prose}"
+            else:
+                paragraphs.append(prose)
+            is_in_list = block.hidden
+    return title, paragraphs
 
 
-def _strip_block(lines: list[str], headings: list[str]) -> str:
-    """What is prose in the lines of a block; appends the headings in it to `headings`."""
-    kept: list[str] = []
-    for number, line in enumerate(lines):
-        heading = _HEADING.match(line)
-        if heading:
-            headings.append(_LINK.sub(r"\1", heading["title"]))
-            kept.append("\n")  # text before and after a heading are two paragraphs
-        elif "|" in line and _TABLE_RULE.match(line):
-            del kept[-1:]  # the table's head; what follows in the block is its body
-            break
-        elif number == 1 and kept == lines[:1] and kept[0].strip() and _UNDERLINE.match(line):
-            headings.append(_LINK.sub(r"\1", kept.pop().strip()))
-        elif not _RULE.match(line):
-            kept.append(line)
-    return "\n".join(kept)
+@cache
+def _markdown_parser() -> MarkdownIt:
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def _inline_text(token: Token) -> str:
+    """Return the words of an inline token on one line; links and emphasis lose their markup, images are dropped."""
+    pieces = []
+    for child in token.children or ():
+        if child.type in ("text", "code_inline"):
+            pieces.append(child.content)
+        elif child.type in ("softbreak", "hardbreak") or child.content.startswith("<br"):
+            pieces.append(" ")
+    return " ".join("".join(pieces).split())
+
+
+def _html_text(source: str) -> str:
+    """Return the words of a block of HTML on one line."""
+    return " ".join(html.unescape(_HTML_MARKUP.sub(" ", source)).split())

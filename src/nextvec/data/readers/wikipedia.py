@@ -1,10 +1,10 @@
-"""Articles from a Wikipedia dump (pages-articles, .xml or .xml.bz2), streamed: memory holds a page at a time.
+"""Read the articles of a Wikipedia dump (pages-articles, .xml or .xml.bz2), one page in memory at a time.
 
-Kept are pages of the main namespace that are articles: no redirects, lists, indexes, outlines, disambiguations or name
-pages. Of an article the prose is kept in the order of its sections: mwparserfromhell takes the wikitext apart, and
-templates, tables, references, files, categories, list items and the back matter (References, See also …) are left out.
+Only articles of the main namespace are kept: redirects, lists, indexes, outlines, disambiguations and name pages are
+skipped. Of an article only the prose is kept, in the order of its sections. mwparserfromhell parses the wikitext;
+templates, tables, references, files, categories, list items and the back matter (References, See also …) are dropped.
 
-A dump needs no DOCTYPE, and a DOCTYPE is how XML bombs are built, so a file that has one is refused.
+XML bombs are built from entities, which a DOCTYPE declares. A dump has no DOCTYPE, so a file that has one is rejected.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from xml.parsers import expat
 
 from nextvec.data.documents import Document
 from nextvec.data.readers._common import reading
-from nextvec.errors import CorpusError
+from nextvec.errors import CorpusError, MissingExtraError
 
-_BYTES_AT_A_TIME = 1 << 16
-_LONGEST, _DEEPEST = 8 * 2**20, 100
-"""Bytes of an element and levels of them; MediaWiki allows pages of two million bytes, and a dump has four levels."""
+_READ_BYTES = 1 << 16
+_MAX_ELEMENT_BYTES, _MAX_DEPTH = 8 * 2**20, 100
+"""Limits of memory. MediaWiki allows pages of two million bytes, and the elements of a dump nest four levels deep."""
 
-_NO_ARTICLE_TITLE = re.compile(r"(lists? of|index of|outline of)\b|.*\(disambiguation\)$", re.IGNORECASE)
-_NO_ARTICLE_TEMPLATE = re.compile(
+_EXCLUDED_TITLE = re.compile(r"(lists? of|index of|outline of)\b|.*\(disambiguation\)$", re.IGNORECASE)
+_EXCLUDED_TEMPLATE = re.compile(
     r"\{\{\s*(?:[\w -]{0,60}disambig(?:uation)?(?: page|[ -]cleanup)?|disamb|dab|hndis|geodis|numberdis|schooldis"
     r"|roaddis|callsigndis|mil-unit-dis|set[ _]index(?:[ _]article)?|sia|ship ?index|surname|given name)\s*(?:\||\}\})",
     re.IGNORECASE,
@@ -44,13 +44,15 @@ _HIDDEN_TAGS = frozenset(
 )  # fmt: skip
 _LIST_ITEM_TAGS = frozenset(("li", "dt", "dd"))
 _LIST_ITEM = "\0"
-"""Stands in the text where a list item begins, so that its line can be left out."""
+"""Marks the start of a list item in the rendered text, so that `_paragraphs` can drop the line."""
 
 _INLINE_TEMPLATES = {
     "lang": 2, "nowrap": 1, "nobr": 1, "abbr": 1, "nihongo": 1, "transliteration": 2, "transl": 2, "ill": 1, "val": 1,
     "interlanguage link": 1, "convert": 0, "cvt": 0,
 }  # fmt: skip
-"""Templates that stand for words of a sentence, and which parameter has them (0: a number with its unit)."""
+"""Templates that render as words of a sentence, with the number of the parameter that holds the words.
+
+0: the parameters are a number (or a range of numbers) and its unit."""
 _NUMBER = re.compile(r"[-−+]?\.?\d")
 _RANGE_WORDS = frozenset(("to", "and", "or", "by", "x", "×", "-", "–", "to(-)", "+/-", "±"))
 
@@ -59,7 +61,7 @@ _FILE, _CATEGORY, _MEDIA = "6", "14", "-2"
 
 @dataclass
 class Page:
-    """A page as the dump has it."""
+    """A page of the dump."""
 
     id: str = ""
     title: str = ""
@@ -70,52 +72,55 @@ class Page:
 
     @property
     def is_article(self) -> bool:
-        """Whether the page is prose about one thing."""
+        """Whether the page is prose about one subject."""
         return (
             self.namespace == "0"
             and self.model == "wikitext"
             and not self.redirect
             and not _REDIRECT.match(self.text)
-            and not _NO_ARTICLE_TITLE.match(self.title)
-            and not _NO_ARTICLE_TEMPLATE.search(self.text)
+            and not _EXCLUDED_TITLE.match(self.title)
+            and not _EXCLUDED_TEMPLATE.search(self.text)
         )
 
 
 def read_dump(path: Path) -> Generator[Document, None, None]:
-    """The articles of a dump in its order: id = page id, source = "wikipedia".
+    """Read the articles of a dump in its order; a document's id is the page id, its source "wikipedia".
 
-    Raises CorpusError if the file is truncated, damaged, no MediaWiki export, or has a DOCTYPE.
+    Raises CorpusError if the file is truncated, damaged, not a MediaWiki export, or has a DOCTYPE; MissingExtraError
+    if mwparserfromhell is not installed.
     """
-    from mwparserfromhell.parser import ParserError
-
+    try:
+        from mwparserfromhell.parser import ParserError
+    except ImportError as error:
+        raise MissingExtraError("mwparserfromhell", "wikipedia", f"reading {path}") from error
     dump = DumpReader(path)
     for page in dump.pages():
         if not page.is_article:
             continue
         try:
             paragraphs = article_paragraphs(page.text, dump.hidden_prefixes)
-        except ParserError:  # a fault of the parser on a rare page; the article is left out
+        except ParserError:  # a bug of the parser that rare pages trigger; the article is skipped
             continue
         if paragraphs:
             yield Document(page.id, page.title, "wikipedia", tuple(paragraphs))
 
 
 class DumpReader:
-    """Reads the pages out of a dump's XML as it streams by."""
+    """Parser of a dump's XML that yields pages while it reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.hidden_prefixes = {"file", "image", "category", "media"}
-        """What links to files and categories begin with, lower case; the dump's header adds the wiki's own words."""
+        """Lower-case prefixes of links to files and categories; the dump's header adds those in its language."""
         self._elements: list[str] = []
         self._value: list[str] = []
         self._namespace_key = ""
         self._page = Page()
         self._ready: list[Page] = []
-        self._read = 0
+        self._bytes_read = 0
 
     def pages(self) -> Iterator[Page]:
-        """Every page in order. Raises CorpusError for a file that isn't a whole dump."""
+        """Yield every page in order. Raises CorpusError if the file is not a complete dump."""
         parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler = self._start
@@ -132,39 +137,44 @@ class DumpReader:
                 self._ready.clear()
         except expat.ExpatError as error:
             raise CorpusError(
-                f"{self.path}: not whole XML: {expat.ErrorString(error.code)} at line {error.lineno:,}, after "
-                f"{count:,} pages; copy or download it again"
+                f"{self.path}: damaged XML after {count:,} pages: {expat.ErrorString(error.code)} at line "
+                f"{error.lineno:,}. Copy or download the file again."
             ) from error
         except EOFError as error:
             raise CorpusError(
-                f"{self.path}: truncated: the compressed file ends after {count:,} pages; copy or download it again"
+                f"{self.path}: truncated: the compressed file ends after {count:,} pages. "
+                "Copy or download the file again."
             ) from error
 
     def _bytes(self) -> Iterator[bytes]:
-        """The XML in pieces; an empty one at the end."""
+        """Yield the XML in blocks, then one empty block."""
         packed = self.path.name.lower().endswith(".bz2")
         with reading(self.path), bz2.open(self.path, "rb") if packed else self.path.open("rb") as file:
-            while chunk := file.read(_BYTES_AT_A_TIME):
+            while chunk := file.read(_READ_BYTES):
                 yield chunk
         yield b""
 
     def _require_bounds(self, parser: expat.XMLParserType, size: int) -> None:
-        """Raise CorpusError where an element, a tag or their nesting grows without end: memory must not follow it."""
-        self._read += size
-        waiting = self._read - parser.CurrentByteIndex  # of a tag or comment that has not ended
+        """Raise CorpusError if an element, a tag or the nesting of elements exceeds the limits of memory."""
+        self._bytes_read += size
+        waiting = self._bytes_read - parser.CurrentByteIndex  # bytes of a tag or comment that has not ended
         length = sum(map(len, self._value))
-        if max(length, waiting) > _LONGEST or len(self._elements) > _DEEPEST:
+        if max(length, waiting) > _MAX_ELEMENT_BYTES or len(self._elements) > _MAX_DEPTH:
             raise CorpusError(
-                f"{self.path}: an element at line {parser.CurrentLineNumber:,} has no end within {_LONGEST:,} bytes "
-                f"or {_DEEPEST} levels, which no page of a dump has; it is refused as unsafe"
+                f"{self.path}: an element at line {parser.CurrentLineNumber:,} exceeds {_MAX_ELEMENT_BYTES:,} bytes or "
+                f"{_MAX_DEPTH} levels, unlike any page of a dump. It is unsafe to read; download the dump again."
             )
 
     def _refuse_doctype(self, *_: object) -> None:
-        raise CorpusError(f"{self.path}: has a DOCTYPE, which no Wikipedia dump has; it is refused as unsafe")
+        raise CorpusError(
+            f"{self.path}: has a DOCTYPE, unlike any Wikipedia dump. It is unsafe to read; download the dump again."
+        )
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if not self._elements and name != "mediawiki":
-            raise CorpusError(f"{self.path}: not a Wikipedia dump: it begins with <{name}>, not with <mediawiki>")
+            raise CorpusError(
+                f"{self.path}: not a Wikipedia dump: starts with <{name}>, not <mediawiki>. Name a pages-articles file."
+            )
         self._elements.append(name)
         self._value.clear()
         if name == "page":
@@ -198,26 +208,26 @@ class DumpReader:
 
 
 def article_paragraphs(wikitext: str, hidden_prefixes: Set[str]) -> list[str]:
-    """The prose of an article, a paragraph each, in order; links with one of the prefixes are left out."""
+    """Return the paragraphs of prose of an article in order; links with one of the prefixes are dropped."""
     import mwparserfromhell
 
-    # Style marks ('' and ''') are left to _tidy: unbalanced ones make the parser slow and wrong.
+    # `_tidy` removes the style marks ('' and '''): the parser is slow and wrong if they are unbalanced.
     nodes = mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes
     renderer = _Renderer(hidden_prefixes)
-    left_out_level = 0  # level of the back-matter heading that we are under; 0: none
+    dropped_level = 0  # level of the back-matter heading that contains the current node; 0: none
     for node in nodes:
         if isinstance(node, renderer.kinds.Heading):
-            if not left_out_level or node.level <= left_out_level:
+            if not dropped_level or node.level <= dropped_level:
                 title = node.title.strip_code().strip(" '=:").lower()
-                left_out_level = node.level if title in _BACK_MATTER else 0
+                dropped_level = node.level if title in _BACK_MATTER else 0
             renderer.text.append("\n\n")
-        elif not left_out_level:
+        elif not dropped_level:
             renderer.add(node)
     return _paragraphs("".join(renderer.text))
 
 
 class _Renderer:
-    """Collects in `text` what a reader sees of wikitext's nodes."""
+    """Collector of the text that a reader sees of wikitext nodes, in `text`."""
 
     def __init__(self, hidden_prefixes: Set[str]) -> None:
         from mwparserfromhell import nodes
@@ -227,7 +237,7 @@ class _Renderer:
         self._hidden_prefixes = hidden_prefixes
 
     def add(self, node: Any) -> None:
-        """Append what is seen of a node; nothing of comments, references, tables and most templates."""
+        """Append the visible text of a node; comments, references, tables and most templates have none."""
         if isinstance(node, self.kinds.Text):
             self.text.append(node.value)
         elif isinstance(node, self.kinds.Wikilink):
@@ -257,14 +267,14 @@ class _Renderer:
             self.add(node)
 
     def _is_hidden(self, title: str, text: Any) -> bool:
-        """Whether a link is to a file, a category or another language's article: those aren't part of the prose."""
+        """Return whether a link is to a file, a category or another language's article, so not part of the prose."""
         prefix, colon, _ = title.partition(":")
         prefix = prefix.strip()
         is_language = text is None and re.fullmatch(r"[a-z]{2,3}(-[a-z-]+)?", prefix) is not None
         return bool(colon) and (is_language or prefix.lower().replace("_", " ") in self._hidden_prefixes)
 
     def _add_template(self, node: Any) -> None:
-        """Append the words of a template that stands for words; all others show nothing."""
+        """Append the words of a template in `_INLINE_TEMPLATES`; others have no text."""
         position = _INLINE_TEMPLATES.get(str(node.name).strip().lower())
         if position is None:
             return
@@ -275,12 +285,12 @@ class _Renderer:
             self._add_all(value)
             word = str(value).strip()
             if position or not (word in _RANGE_WORDS or _NUMBER.match(word)):
-                break  # that was the unit; what follows it are options
+                break  # the unit; the parameters after it are options
             self.text.append(" ")
 
 
 def _paragraphs(text: str) -> list[str]:
-    """The paragraphs of rendered text: lines up to a blank line, a list item or a heading, joined."""
+    """Return the paragraphs of rendered text: the lines up to a blank line, list item or heading, joined."""
     paragraphs: list[str] = []
     lines: list[str] = []
     for line in [*text.split("\n"), ""]:
@@ -295,7 +305,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _tidy(text: str) -> str:
-    """Remove style marks, magic words and the gaps that left-out templates leave."""
+    """Remove style marks, magic words, and the empty brackets and spaces that dropped templates leave."""
     text = " ".join(re.sub(r"'{2,5}|__[A-Z]+__", "", text).split())
     text = re.sub(r"\([ ;,:]+", "(", text)
     text = re.sub(r"[ ;,:]+\)", ")", text)

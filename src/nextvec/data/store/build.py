@@ -138,6 +138,7 @@ class _Job:
             "columns": dataclasses.asdict(self.columns),
             "files": stamp_files([*self.sources, *self.vectors]),
             "nextvec": version("nextvec"),
+            "sentencex": version("sentencex"),  # another version may cut the rest of the text differently
         }
 
 
