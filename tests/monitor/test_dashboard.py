@@ -68,7 +68,7 @@ to come
 ○ epoch 6    val cosine            ● ≥ 0.48  ■ < 0.45
 ○ epoch 6    ood cosine            ■ < 0.3  stops the run
 ○ epoch 10   val cosine            ● ≥ 0.48  ■ < 0.45
-○ epoch 10   train val distance    ● ≤ 0.02
+○ epoch 10   generalization gap    ● ≤ 0.02
 
 warnings
 ▲ ood has 143 windows from 3 documents; add documents to ood"""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from nextvec.core.events import finite
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def term_weights(objective: Mapping[str, Any]) -> dict[str, float]:
     """Return term name → weight for each term whose weight in a recipe's `[objective]` is above zero."""
     weights = {}
     for term in LOSS_TERMS:
-        value = objective.get(term.field)
-        if isinstance(value, int | float) and math.isfinite(value) and value > 0:
-            weights[term.name] = float(value)
+        weight = finite(objective.get(term.field))  # a damaged log can contain any value here
+        if weight is not None and weight > 0:
+            weights[term.name] = weight
     return weights
 
 
