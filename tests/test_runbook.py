@@ -288,13 +288,13 @@ def change_windows(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple[
     np.savez(path, context_sequences=contexts, target_vectors=targets)
 
 
-def test_the_unbalanced_exhibit_is_stopped_with_the_right_reason(train, tmp_path: Path):
+def test_the_unbalanced_failure_demo_is_stopped_with_the_right_reason(train, tmp_path: Path):
     with pytest.raises(StoppedError, match=r"after epoch 1: balance 0\.\d+ < 0\.1; InfoNCE dominant \(certain\)"):
         train("amn-790k-unbalanced")
     assert "balance is none, so weights are no shares" in (tmp_path / "run/training.log").read_text()
 
 
-def test_the_mse_only_exhibit_is_explained_before_the_first_step(train, tmp_path: Path):
+def test_the_mse_only_failure_demo_is_explained_before_the_first_step(train, tmp_path: Path):
     run = train("amn-790k-broken-mse-only")
     log = (run.path / "training.log").read_text()
     assert "warning: InfoNCE has no weight" in log.partition("Epoch 1/")[0]
@@ -302,22 +302,22 @@ def test_the_mse_only_exhibit_is_explained_before_the_first_step(train, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("exhibit", "warning"),
+    ("demo", "warning"),
     [
         ("amn-790k-tau-too-small", "tau is 0.005, too small"),
         ("amn-790k-unmasked", "mask_same_document is off, so a document's own chunks are negatives"),
     ],
 )
-def test_exhibits_of_the_objective_are_warned_of_and_named(train, exhibit: str, warning: str):
-    run = train(exhibit, "training.epochs=1")
+def test_failure_demos_of_the_objective_are_warned_of_and_diagnosed(train, demo: str, warning: str):
+    run = train(demo, "training.epochs=1")
     log = (run.path / "training.log").read_text()
     assert f"warning: {warning}" in log.partition("Epoch 1/")[0]
-    name = {"amn-790k-tau-too-small": "wrong temperature", "amn-790k-unmasked": "unmasked near-duplicates"}[exhibit]
+    name = {"amn-790k-tau-too-small": "wrong temperature", "amn-790k-unmasked": "unmasked near-duplicates"}[demo]
     (found,) = (item for item in run.diagnoses.found if item.name == name)
     assert warning in found.seen
 
 
-def test_the_exhibit_of_a_dominant_variance_term_is_stopped_with_the_right_reason(train):
+def test_the_failure_demo_of_a_dominant_variance_term_is_stopped_with_the_right_reason(train):
     with pytest.raises(
         StoppedError, match=r"after epoch 1: target share 0\.0\d+ < 0\.5; variance term dominant \(certain\)"
     ):
