@@ -263,10 +263,7 @@ def _views(result: Any) -> Iterator[Any]:
 
             yield comparison_view(result)
         case "Leaderboard":
-            from nextvec.reports.leaderboard import leaderboard_view
-
-            yield leaderboard_view(result)
-            yield f"leaderboard: {result.table}"
+            yield result
         case "SuiteResult" | "SweepResult":
             yield from result.lines
         case "GateSuggestion":

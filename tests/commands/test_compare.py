@@ -1,6 +1,7 @@
 """The leaderboard and the comparison on real, small runs: what is added, what is refused, and what is compared."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import date
@@ -15,7 +16,7 @@ from nextvec.data.store import Store
 from nextvec.errors import InputError
 from nextvec.evaluation import latency
 from nextvec.recipe import Recipe, make_recipe
-from nextvec.reports.leaderboard import split_row
+from nextvec.reports.leaderboard import BEGIN, END
 
 Train = Callable[..., Path]
 
@@ -68,7 +69,10 @@ def with_start(run: Path, **facts: object) -> Path:
 
 
 def rows(table: Path) -> list[tuple[str, ...]]:
-    return [split_row(line) for line in table.read_text().splitlines() if line.startswith("| ")][2:]
+    """Return the cells of each row between the markers."""
+    text = table.read_text()
+    lines = text[text.index(BEGIN) : text.index(END)].splitlines()[3:]
+    return [tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]) for line in lines]
 
 
 def vectors_of(store: Store) -> int:
@@ -121,15 +125,15 @@ def test_a_store_that_is_gone_or_another_one_is_named_after_the_recipe(train: Tr
     assert leaderboard_add(str(run), table=str(tmp_path / "a.md")).entries[0].name == "AMN_7k"
 
 
-def test_rows_by_hand_survive_an_addition(train: Train, tmp_path: Path) -> None:
+def test_rows_outside_of_the_markers_survive_an_addition(train: Train, tmp_path: Path) -> None:
     table = tmp_path / "board.md"
     leaderboard_add(str(train()), table=str(table))
-    by_hand = "| paper | 0.9 | 0.8 | 1ms | 2M | ? | 2024-01-01 |"
-    table.write_text(table.read_text() + by_hand + "\n\nA word of mine.\n")
+    own_row = "| paper | 0.9 | 0.8 | 1ms | 2M | ? | 2024-01-01 |"
+    table.write_text(table.read_text() + own_row + "\n\nOur notes.\n")
     leaderboard_add(str(train("model.kind=lstm")), table=str(table))
     leaderboard_add(str(train()), table=str(table))
     lines = table.read_text().splitlines()
-    assert lines[-3:] == [by_hand, "", "A word of mine."] and lines.count(by_hand) == 1 and len(rows(table)) == 4
+    assert lines[-3:] == [own_row, "", "Our notes."] and lines.count(own_row) == 1 and len(rows(table)) == 3
 
 
 def test_a_device_that_is_not_here_is_told(
@@ -149,14 +153,14 @@ def test_what_can_not_be_added_is_one_line(train: Train, tmp_path: Path) -> None
     cases = [
         (unfinished, {}, "only finished runs can be added"), (broken, {}, "evaluation.json is damaged"),
         (tmp_path / "nowhere", {}, "name the folder of a run"), (train(), {"date": "30.10.2025"}, "date '30.10.2025'"),
-        (train(), {"table": str(tmp_path / "board.json")}, "Markdown file"),
+        (train(), {"table": str(tmp_path / "board.json")}, "does not end in .md"),
     ]  # fmt: skip
     for run, options, message in cases:
         with pytest.raises(InputError, match=message) as caught:
             leaderboard_add(str(run), **{"table": str(table), **options})
         assert "\n" not in str(caught.value)
     assert not table.exists()
-    with pytest.raises(InputError, match="no run in it"):
+    with pytest.raises(InputError, match="it has no runs"):
         leaderboard_show(table=str(table))
     table.with_suffix(".json").write_text('{"format": 1, "runs": [{}]}')
     with pytest.raises(InputError, match=r"board\.json"):

@@ -5,7 +5,6 @@ Plots of a run for papers.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import date as day
@@ -40,21 +39,17 @@ def leaderboard_add(
         name: What the row is called; left out, the model and the thousands of vectors, such as AMN_790k.
         date: Day of the row, such as 2025-10-30; left out, the day on which the run finished.
     """
-    from nextvec.core.files import make_folder, write_json, write_text
     from nextvec.errors import InputError
-    from nextvec.reports.leaderboard import FORMAT_VERSION, leaderboard_markdown, with_entry
+    from nextvec.reports.leaderboard import read_leaderboard, write_leaderboard
     from nextvec.reports.run_summary import read_run
 
     _require_day(date)
     facts = read_run(Path(run))
     if facts.evaluation is None or "val" not in facts.evaluation.splits:
         raise InputError(f"run {run}: only finished runs can be added ({facts.state or 'not evaluated on val'})")
-    board = _read_leaderboard(Path(table), "val")  # before the work: what is wrong with it is told at once
-    board = with_entry(board, _entry(facts, _latency_of(facts, device), name, date))
-    make_folder(Path(table).parent)
-    entries = [entry.to_dict() for entry in board.entries]
-    write_json(_figures_file(Path(table)), {"format": FORMAT_VERSION, "runs": entries})
-    write_text(Path(table), leaderboard_markdown(board))
+    board = read_leaderboard(Path(table))  # before the work, so that a damaged file is reported at once
+    board = board.with_entry(_entry(facts, _latency_of(facts, device), name, date))
+    write_leaderboard(board)
     return board
 
 
@@ -70,10 +65,11 @@ def leaderboard_show(
         sort: What the rows are sorted by: scores, gain and date from the highest, the others from the lowest.
     """
     from nextvec.errors import InputError
+    from nextvec.reports.leaderboard import read_leaderboard
 
-    board = _read_leaderboard(Path(table), sort)
-    if not board.entries and not board.own_rows:
-        raise InputError(f"leaderboard {table}: no run in it; add one with 'nextvec leaderboard add RUN'")
+    board = read_leaderboard(Path(table), sort)
+    if not board.entries:
+        raise InputError(f"leaderboard {table}: it has no runs. Add one with 'nextvec leaderboard add RUN'.")
     return board
 
 
@@ -100,35 +96,6 @@ def compare(
     from nextvec.experiments.compare_runs import compare_runs
 
     return compare_runs(runs, baseline=baseline, data=data, device=device, out=out, quiet=quiet)
-
-
-def _read_leaderboard(table: Path, sort: Any) -> Leaderboard:
-    """The leaderboard as it lies on the disk. Raises InputError if its figures are damaged."""
-    from nextvec.errors import InputError
-    from nextvec.reports.leaderboard import FORMAT_VERSION, Entry, read_board
-
-    if table.suffix != ".md":
-        raise InputError(f"leaderboard {table}: name a Markdown file, such as {TABLE}")
-    figures = _figures_file(table)
-    try:
-        text = table.read_text(encoding="utf-8") if table.exists() else None
-        values = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else None
-        if values is not None and values["format"] != FORMAT_VERSION:
-            raise InputError(f"leaderboard {figures}: format {values['format']}, this nextvec reads {FORMAT_VERSION}")
-        entries = [Entry.from_dict(row) for row in values["runs"]] if values is not None else []
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"leaderboard {table}: can't be read ({' '.join(repr(error).split())[:120]}); repair {figures.name}, or "
-            "remove it and add the runs again"
-        ) from error
-    return read_board(str(table), entries, text, sort)
-
-
-def _figures_file(table: Path) -> Path:
-    """Where the figures behind a table are kept."""
-    return table.with_suffix(".json")
 
 
 def _latency_of(facts: RunFacts, device: str) -> Latency:

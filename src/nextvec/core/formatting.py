@@ -1,10 +1,12 @@
-"""The stoplight status of every check and verdict, and how it is shown.
+"""The stoplight status of every check and verdict, and numbers and Markdown as text.
 
 A status always differs in shape as well as in color, for readers who cannot distinguish red from green.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -28,3 +30,40 @@ COLORS: dict[Status, str] = {Status.GREEN: "green", Status.AMBER: "yellow", Stat
 def worst(statuses: Iterable[Status]) -> Status:
     """Return the worst status; green if there is none."""
     return max(statuses, key=STATUSES.index, default=Status.GREEN)
+
+
+ABSENT = "–"
+"""Shown in the place of a number that was not measured."""
+
+
+def format_number(value: float | None, spec: str = ".4f") -> str:
+    """Return a number as text: `nan` and `inf` as such, a dash for None."""
+    if value is None:
+        return ABSENT
+    return f"{value:{spec}}" if math.isfinite(value) else str(value)
+
+
+def format_percent(fraction: float | None, decimals: int = 1) -> str:
+    """Return a fraction as text: `25.0 %` for 0.25, a dash for None."""
+    return ABSENT if fraction is None else f"{100 * fraction:.{decimals}f} %"
+
+
+def format_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    """Return a value and half the width of its interval: `0.5820 ± 0.0070`; `sign="+"` is for differences."""
+    return f"{value:{sign}.4f} ± {(high - low) / 2:.4f}"
+
+
+def format_count(count: int) -> str:
+    """Return a count with at most three digits and its unit: `1.5M` for 1,510,912, `822K` for 822,400."""
+    if count >= 1_000_000:
+        return f"{count / 1e6:.1f}M"
+    return f"{count // 1000}K" if count >= 1000 else str(count)
+
+
+# An underscore inside a word, as in AMN_790k, is not markup.
+_MARKUP = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)_|_(?!\w)")
+
+
+def escape_markdown(text: str) -> str:
+    """Return text on one line that Markdown and HTML show as it is; it cannot end a table cell."""
+    return _MARKUP.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))

@@ -15,10 +15,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLORS, SYMBOLS, Status
+from nextvec.core.formatting import ABSENT, COLORS, SYMBOLS, Status, escape_markdown
 from nextvec.evaluation.results import Estimate
 from nextvec.evaluation.verdict import status_of
-from nextvec.reports.leaderboard import ABSENT, SYNTHETIC, escaped
+from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.run_summary import EvaluatedRun
 from nextvec.reports.tables import describe_split
 
@@ -137,16 +137,20 @@ def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as a Markdown page."""
     blocks = ["# Comparison"]
     for compared in comparison.sets:
-        blocks.append(f"## {escaped(compared.title)}")
+        blocks.append(f"## {escape_markdown(compared.title)}")
         for scores in compared.splits:
-            blocks.append(f"**{escaped(scores.split)}**: {scores.windows}")
+            blocks.append(f"**{escape_markdown(scores.split)}**: {scores.windows}")
             blocks.append(_markdown_table(HEADINGS, map(score_cells, scores.rows), words=(0, 3)))
         if compared.beside:
-            blocks.append(f"**beside {escaped(comparison.reference)}**")
+            blocks.append(f"**beside {escape_markdown(comparison.reference)}**")
             blocks.append(_markdown_table(beside_headings(comparison), map(beside_cells, compared.beside), words=(0,)))
     if comparison.remarks:
-        blocks.append("\n".join(f"- {escaped(run)}: {escaped(remark)}" for run, remark in comparison.remarks.items()))
-    blocks += [f"Note: {escaped(note)}" for note in comparison.notes]
+        blocks.append(
+            "\n".join(
+                f"- {escape_markdown(run)}: {escape_markdown(remark)}" for run, remark in comparison.remarks.items()
+            )
+        )
+    blocks += [f"Note: {escape_markdown(note)}" for note in comparison.notes]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -292,5 +296,5 @@ def _table(title: str, headings: Sequence[str]) -> Table:
 def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int]) -> str:
     """A Markdown table; `words` are the columns that are text, the others are numbers."""
     rule = ["---" if number in words else "---:" for number in range(len(headings))]
-    lines = [headings, rule, *([escaped(row[0]), *row[1:]] for row in rows)]
+    lines = [headings, rule, *([escape_markdown(row[0]), *row[1:]] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

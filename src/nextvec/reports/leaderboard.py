@@ -1,44 +1,66 @@
-"""The leaderboard: a Markdown table of runs in the operator's row form, each with its best baseline beside it.
+"""The leaderboard: a Markdown table of runs, each next to the best baseline of its data.
 
-The truth is a list of entries, kept as JSON beside the table; the table is rendered from it. Lines of its file that no
-entry made (somebody's own rows and text) are kept as they are. Pure functions of plain values.
+`leaderboard.json` is the source of truth. The table in the Markdown file is generated from it and stands between two
+markers; the rest of the file belongs to the user and is kept as it is.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
-from nextvec.core.formatting import COLORS, SYMBOLS, Status
+from nextvec.core.display import Displayable
+from nextvec.core.files import make_folder, write_json, write_text
+from nextvec.core.formatting import ABSENT, Status, format_count, format_interval, format_number
 from nextvec.core.loss_terms import LOSS_TERMS, requested_shares
+from nextvec.errors import InputError
 from nextvec.evaluation.results import Estimate
+from nextvec.reports.table import Cell, Column, Line, Row, Table, View
 
-HEADINGS = ("model", "val cosine", "ood cosine", "latency", "parameters", "loss", "date")
-ABSENT = "–"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of leaderboard.json; raised when a field changes its name or its meaning."""
+
+BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
+
+_NEW_FILE = (
+    "# Leaderboard\n\nScores are comparable between rows of the same data only; `nextvec leaderboard show` adds the "
+    "gains over the best baseline.\n`nextvec leaderboard add` writes the table between the two markers; text and rows "
+    f"outside of them are kept.\n\n{BEGIN}\n{END}\n"
+)
+
+SYNTHETIC = "synthetic"
 
 Sort = Literal["val", "ood", "latency", "parameters", "gain", "date", "name"]
 _HIGHEST_FIRST = {"val", "ood", "gain", "date"}
 
-_OPENING = (
-    "# Leaderboard",
-    "",
-    "Scores are comparable between rows of the same data only; `nextvec leaderboard show` adds the gains over the best "
-    "baseline. Kept by `nextvec leaderboard add`; rows that were added by hand stay.",
-    "",
+# The runbook's row form: | AMN_790k | 0.560 | 0.641 | 0.55ms | 1.5M | MSE+InfoNCE | 2025-10-30 |
+_COLUMNS = (
+    Column("model", "left"),
+    Column("val cosine"),
+    Column("ood cosine"),
+    Column("latency"),
+    Column("parameters"),
+    Column("loss", "left"),
+    Column("date", "left"),
+)
+_TERMINAL_COLUMNS = (
+    Column("model", "left", "fold"),
+    Column("val"),
+    Column("ood"),
+    Column("latency"),
+    Column("size"),
+    Column("loss", "left", "fold"),
+    Column("date", "left"),
+    Column("gain on val (95 % CI)", "left"),
 )
 
 
 @dataclass(frozen=True)
 class BestBaseline:
-    """The baseline of the highest cosine on val, and what it scores on both splits."""
+    """The baseline with the highest cosine on val, and its cosine on both splits."""
 
     name: str
     val: float
@@ -47,247 +69,222 @@ class BestBaseline:
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: what its row shows, and what stands behind it."""
+    """One run of the leaderboard."""
 
     run: str
-    """Names the run wherever its folder is: adding it again replaces its entry."""
+    """Identifies the run, wherever its folder is: adding it again replaces its entry."""
     name: str
     data: str
-    """Names the windows it was judged on: runs judged on the same ones share a baseline row."""
+    """Identifies the windows of the evaluation; runs on the same windows share a baseline row."""
     data_label: str
-    """The data in a word, such as 790k."""
+    """A short name of the data, such as 790k."""
     val: float
     ood: float | None
     latency: float
-    """Milliseconds for one window, the median."""
+    """Milliseconds for one window: the median."""
     latency_p95: float
     device: str
     parameters: int
     loss: str
     date: str
     status: Status
-    """The verdict's."""
+    """The status of the verdict."""
     gains: dict[str, Estimate]
-    """By split: the gain over the split's best baseline."""
+    """Split → gain over the split's best baseline."""
     baseline: BestBaseline
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Entry:
-        """The inverse of `to_dict`. Raises KeyError or TypeError for anything else."""
+        """Load an entry from the values of `to_dict`. Raises KeyError, TypeError or ValueError for other values."""
         gains = {split: Estimate(**gain) for split, gain in values["gains"].items()}
-        return cls(**{**values, "gains": gains, "baseline": BestBaseline(**values["baseline"])})
+        baseline = BestBaseline(**values["baseline"])
+        return cls(**{**values, "status": Status(values["status"]), "gains": gains, "baseline": baseline})
 
 
 @dataclass(frozen=True)
-class Leaderboard:
-    """The entries and what else stands in the table's file."""
+class Leaderboard(Displayable, view="nextvec.reports.leaderboard:leaderboard_view"):
+    """The runs of a leaderboard, and the Markdown file that shows them."""
 
     table: str
-    """The Markdown file."""
+    """Path of the Markdown file."""
     entries: tuple[Entry, ...] = ()
-    above: tuple[str, ...] = _OPENING
-    own_rows: tuple[str, ...] = ()
-    """Rows that somebody wrote by hand, kept below the others."""
-    below: tuple[str, ...] = ()
     sort: Sort = "val"
 
     def to_dict(self) -> dict[str, Any]:
-        """The entries in the order shown, and the rows that were written by hand."""
-        rows = [row.entry.to_dict() for row in rows_of(self) if row.kind == "run" and row.entry]
-        return {"table": self.table, "sort": self.sort, "runs": rows, "own_rows": list(self.own_rows)}
+        """Return the entries in the order shown, for JSON."""
+        entries = [row.entry.to_dict() for row in sorted_rows(self) if not row.is_baseline]
+        return {"table": self.table, "sort": self.sort, "runs": entries}
+
+    def with_entry(self, entry: Entry) -> Leaderboard:
+        """Return the leaderboard with one more entry, which replaces an older one of the same run."""
+        kept = tuple(old for old in self.entries if old.run != entry.run)
+        return replace(self, entries=(*kept, entry))
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table: its seven cells as text, and the figures that it is sorted by."""
+class BoardRow:
+    """A row: a run, or the best baseline of a run's data."""
 
-    kind: Literal["run", "baseline", "own"]
-    cells: tuple[str, ...]
-    figures: dict[str, float | str | None]
-    entry: Entry | None = None
+    entry: Entry
+    is_baseline: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the table, without the mark of a baseline."""
+        return f"{self.entry.baseline.name}_{self.entry.data_label}" if self.is_baseline else self.entry.name
+
+    @property
+    def sort_values(self) -> dict[str, float | str | None]:
+        """Sort key → value; None if the row has none, which sorts last."""
+        entry, baseline = self.entry, self.entry.baseline
+        gain = entry.gains["val"].value if "val" in entry.gains else None
+        return {
+            "val": baseline.val if self.is_baseline else entry.val,
+            "ood": baseline.ood if self.is_baseline else entry.ood,
+            "latency": None if self.is_baseline else entry.latency,
+            "parameters": None if self.is_baseline else entry.parameters,
+            "gain": 0.0 if self.is_baseline else gain,
+            "date": entry.date,
+            "name": self.name.lower(),
+        }
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The seven cells of the Markdown table, in the runbook's form."""
+        values = self.sort_values
+        cosines = [Cell(format_number(self._number(split), ".3f"), values[split]) for split in ("val", "ood")]
+        if self.is_baseline:
+            cost = [Cell(ABSENT), Cell(ABSENT), Cell("closed form")]
+        else:
+            latency = Cell(f"{self.entry.latency:.2f}ms", self.entry.latency)
+            cost = [latency, Cell(format_count(self.entry.parameters), self.entry.parameters), Cell(self.entry.loss)]
+        name = " ".join(self.name.split())
+        return Cell(f"{name} (baseline)" if self.is_baseline else name), *cosines, *cost, Cell(self.entry.date)
+
+    def _number(self, split: str) -> float | None:
+        value = self.sort_values[split]
+        return value if isinstance(value, float) else None
 
 
-def with_entry(board: Leaderboard, entry: Entry) -> Leaderboard:
-    """The board with an entry more, in the place of an older one of the same run."""
-    others = tuple(old for old in board.entries if old.run != entry.run)
-    return Leaderboard(board.table, (*others, entry), board.above, board.own_rows, board.below, board.sort)
+def sorted_rows(board: Leaderboard, sort: Sort | None = None) -> list[BoardRow]:
+    """Return the runs, and the best baseline of each run's data, in the board's order or by `sort`."""
+    rows = [BoardRow(entry) for entry in board.entries]
+    # Runs on the same windows share a baseline row: that of the best baseline that any of them measured.
+    best: dict[str, Entry] = {}
+    for entry in board.entries:
+        if entry.data not in best or entry.baseline.val > best[entry.data].baseline.val:
+            best[entry.data] = entry
+    rows += [BoardRow(entry, is_baseline=True) for entry in best.values()]
+    # Rows without the value come last; equal rows keep their order.
+    key = sort or board.sort
+    present = [row for row in rows if row.sort_values[key] is not None]
+    absent = [row for row in rows if row.sort_values[key] is None]
+    present.sort(key=lambda row: row.sort_values[key] or 0, reverse=key in _HIGHEST_FIRST)
+    return present + absent
 
 
-def read_board(table: str, entries: Sequence[Entry], text: str | None, sort: Sort = "val") -> Leaderboard:
-    """The board of some entries and the `text` of its file (None: there is none), which may have lines of its own."""
-    if text is None:
-        return Leaderboard(table, tuple(entries), sort=sort)
-    lines = text.splitlines()
-    start = next((number for number, line in enumerate(lines) if split_row(line) == HEADINGS), None)
-    if start is None:  # a file of somebody's own: the table goes below what stands there
-        return Leaderboard(table, tuple(entries), (*lines, ""), sort=sort)
-    end = start
-    while end < len(lines) and lines[end].lstrip().startswith("|"):
-        end += 1
-    made = {split_row(_line(row.cells)) for row in _made_rows(entries)}
-    first = start + 2 if lines[start + 1 : start + 2] and _is_rule(lines[start + 1]) else start + 1
-    rows = [line for line in lines[first:end] if split_row(line) not in made]
-    return Leaderboard(table, tuple(entries), tuple(lines[:start]), tuple(rows), tuple(lines[end:]), sort)
+def leaderboard_table(board: Leaderboard) -> Table:
+    """Return the table of the Markdown file: its rows are always sorted by val cosine."""
+    return Table("", _COLUMNS, tuple(Row(row.cells) for row in sorted_rows(board, "val")))
 
 
-def leaderboard_markdown(board: Leaderboard) -> str:
-    """The table's file: what stands above, the rows by val cosine, those written by hand, what stands below."""
-    rows = [_line(row.cells) for row in _sorted(_made_rows(board.entries), "val")]
-    table = [_line(HEADINGS), "| --- | ---: | ---: | ---: | ---: | --- | --- |", *rows, *board.own_rows]
-    return "\n".join([*board.above, *table, *board.below]) + "\n"
-
-
-def leaderboard_view(board: Leaderboard) -> Group:
-    """The table for a terminal, with each run's light and gain over the best baseline beside it."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)  # narrow: nine figures must fit in 100 columns
-    table.add_column("model", overflow="fold")
-    for heading in ("val", "ood", "latency", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("loss", overflow="fold")
-    table.add_column("date", no_wrap=True)
-    table.add_column("gain on val [95 %]", no_wrap=True)
-    for row in rows_of(board):
-        name, *cells = (Text(unescaped(cell)) for cell in row.cells)
-        if row.kind == "baseline":
-            name.right_crop(len(_BASELINE_MARK))
-        table.add_row(name, *cells, _gain_cell(row), style="dim" if row.kind == "baseline" else "")
+def leaderboard_view(board: Leaderboard) -> View:
+    """Return the table for a terminal, with each run's status and gain over the best baseline."""
+    rows = []
+    for row in sorted_rows(board):
+        gain = Cell("baseline")
+        if not row.is_baseline:
+            estimate = row.entry.gains.get("val")
+            text = format_interval(estimate.value, estimate.low, estimate.high, "+") if estimate else ABSENT
+            gain = Cell(text, estimate and estimate.value, row.entry.status)
+        # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
+        name = Cell(" ".join(row.name.split()))
+        rows.append(Row((name, *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
+    notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]
     devices = ", ".join(sorted({entry.device for entry in board.entries}))
-    notes = ["gain: over the best baseline of the same windows; scores on different data can't be compared"]
     if devices:
-        notes.append(f"latency: median for one window on {devices}; size: parameters; light: the run's verdict")
+        notes.append(f"Latency: median of one window on {devices}. Size: parameters. Status: the run's verdict.")
     if any(SYNTHETIC in entry.name for entry in board.entries):
-        notes.append("names with 'synthetic': synthetic vectors, which prove nothing about real text")
-    return Group(table, "", *(Text(note, style="dim") for note in notes))
+        notes.append(f"Names with '{SYNTHETIC}': synthetic vectors; the results do not transfer to real text.")
+    table = Table("", _TERMINAL_COLUMNS, tuple(rows), is_compact=True)
+    return View((table, *(Line(note, style="note") for note in notes), Line(f"leaderboard: {board.table}")))
 
 
-def rows_of(board: Leaderboard) -> list[Row]:
-    """All rows in the board's order: runs, the best baseline of each run's data, and those written by hand."""
-    own = [_own_row(cells) for line in board.own_rows if len(cells := split_row(line)) == len(HEADINGS)]
-    return _sorted([*_made_rows(board.entries), *own], board.sort)
+def read_leaderboard(path: Path, sort: Sort = "val") -> Leaderboard:
+    """Load the leaderboard of a Markdown file from the JSON file next to it; empty if there is none.
+
+    Raises InputError if the JSON file is damaged or of another format, or if the markers are.
+    """
+    if path.suffix != ".md":
+        raise InputError(f"leaderboard {path}: the name does not end in .md. Pass a Markdown file.")
+    file = path.with_suffix(".json")
+    if path.exists():
+        insert_table(_read_text(path), "", path)
+    if not file.exists():
+        return Leaderboard(str(path), sort=sort)
+    try:
+        values = json.loads(_read_text(file))
+        version = values["format"]
+        if version == FORMAT_VERSION:
+            return Leaderboard(str(path), tuple(Entry.from_dict(row) for row in values["runs"]), sort)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(repr(error).split())[:120]
+        raise InputError(
+            f"leaderboard {file}: damaged ({reason}). Repair it, or remove it and add the runs."
+        ) from error
+    raise InputError(
+        f"leaderboard {file}: format {version}, but this version of nextvec reads format {FORMAT_VERSION}. "
+        "Remove it and add the runs again."
+    )
 
 
-SYNTHETIC = "synthetic"
+def write_leaderboard(board: Leaderboard) -> None:
+    """Write the JSON file, then the table between the markers of the Markdown file.
+
+    Raises OutputError if a file can't be written, InputError if the markers are damaged.
+    """
+    path = Path(board.table)
+    text = insert_table(_read_text(path) if path.exists() else None, leaderboard_table(board).markdown(), path)
+    make_folder(path.parent)
+    write_json(path.with_suffix(".json"), {"format": FORMAT_VERSION, "runs": [row.to_dict() for row in board.entries]})
+    write_text(path, text)
+
+
+def insert_table(text: str | None, table: str, path: Path) -> str:
+    """Return the text of a Markdown file with the table between its markers; None is a file that does not exist.
+
+    A file without markers gets them at its end. Raises InputError if there is not exactly one pair of them.
+    """
+    if text is None:
+        text = _NEW_FILE
+    elif BEGIN not in text and END not in text:
+        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or END not in rest:
+        raise InputError(f"leaderboard {path}: damaged markers. Keep one {BEGIN} and one {END} after it.")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 def data_label(vectors: int, *, synthetic: bool) -> str:
-    """The data in a word: thousands of vectors, and whether they are synthetic."""
+    """Return a short name of the data: thousands of vectors, and whether they are synthetic."""
     label = f"{vectors // 1000}k" if vectors >= 1000 else str(vectors)
     return f"{label}-{SYNTHETIC}" if synthetic else label
 
 
 def loss_label(objective: Mapping[str, Any]) -> str:
-    """The loss in a word: the terms that have at least 5 % of all weight, such as MSE+InfoNCE."""
+    """Return the loss terms with a gradient share of at least 5 %, such as MSE+InfoNCE."""
     shares = requested_shares(objective)
     return "+".join(term.label for term in LOSS_TERMS if shares.get(term.name, 0.0) >= 0.05)
 
 
-def escaped(text: str) -> str:
-    """A table cell that shows `text` as it is and can't end the cell or the row."""
-    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
-
-
-def unescaped(cell: str) -> str:
-    """The text that a cell shows."""
-    return re.sub(r"\\([\\`*\[\]<>|&])", r"\1", cell)
-
-
-def split_row(line: str) -> tuple[str, ...]:
-    """The cells of a Markdown table's row, as they are written; () for a line that is none."""
-    line = line.strip()
-    if not (len(line) > 1 and line.startswith("|") and line.endswith("|")):
-        return ()
-    return tuple(cell.strip() for cell in _CELL.findall(line[1:]))
-
-
-_CELL = re.compile(r"((?:[^\\|]|\\.)*)\|")
-"""Text up to a bar that no backslash escapes."""
-_BASELINE_MARK = " (baseline)"
-
-
-def _made_rows(entries: Sequence[Entry]) -> list[Row]:
-    """The rows of some entries: each run, then the best baseline of each data."""
-    rows = [_run_row(entry) for entry in entries]
-    best: dict[str, Entry] = {}
-    for entry in entries:  # one row for the windows that several runs share
-        if entry.data not in best or entry.baseline.val > best[entry.data].baseline.val:
-            best[entry.data] = entry
-    return rows + [_baseline_row(entry) for entry in best.values()]
-
-
-def _run_row(entry: Entry) -> Row:
-    cells = (
-        escaped(entry.name), _cosine(entry.val), _cosine(entry.ood), f"{entry.latency:.2f}ms",
-        short_count(entry.parameters), entry.loss, entry.date,
-    )  # fmt: skip
-    gain = entry.gains["val"].value if "val" in entry.gains else None
-    figures = {
-        "val": entry.val, "ood": entry.ood, "latency": entry.latency, "parameters": entry.parameters, "gain": gain,
-        "date": entry.date, "name": entry.name.lower(),
-    }  # fmt: skip
-    return Row("run", cells, figures, entry)
-
-
-def _baseline_row(entry: Entry) -> Row:
-    baseline = entry.baseline
-    name = f"{baseline.name}_{entry.data_label}"
-    cells = (
-        escaped(name) + _BASELINE_MARK, _cosine(baseline.val), _cosine(baseline.ood), ABSENT, ABSENT, "closed form",
-        entry.date,
-    )  # fmt: skip
-    figures = {
-        "val": baseline.val, "ood": baseline.ood, "latency": None, "parameters": None, "gain": 0.0, "date": entry.date,
-        "name": name.lower(),
-    }  # fmt: skip
-    return Row("baseline", cells, figures, entry)
-
-
-def _own_row(cells: tuple[str, ...]) -> Row:
-    """A row written by hand; it is sorted by what can be read as a number in it."""
-    values = dict(zip(("name", "val", "ood", "latency", "parameters", "loss", "date"), cells, strict=True))
-    numbers = {figure: _number(values[figure]) for figure in ("val", "ood", "latency", "parameters")}
-    return Row("own", cells, {**numbers, "gain": None, "date": values["date"], "name": values["name"].lower()})
-
-
-def _sorted(rows: Sequence[Row], sort: str) -> list[Row]:
-    """Rows by a figure; those without it come last. Equal ones keep their order."""
-    present = [row for row in rows if row.figures[sort] is not None]
-    absent = [row for row in rows if row.figures[sort] is None]
-    present.sort(key=lambda row: row.figures[sort] or 0, reverse=sort in _HIGHEST_FIRST)
-    return present + absent
-
-
-def _gain_cell(row: Row) -> Text:
-    if row.kind != "run" or row.entry is None:
-        return Text("baseline" if row.kind == "baseline" else "by hand")
-    gain = row.entry.gains.get("val")
-    return Text.assemble((SYMBOLS[row.entry.status], COLORS[row.entry.status]), f" {gain or ABSENT}")
-
-
-def short_count(count: int) -> str:
-    """A count in a word: 1,510,912 is 1.5M, 822,400 is 822K."""
-    return f"{count / 1e6:.1f}M" if count >= 1_000_000 else f"{count // 1000}K" if count >= 1000 else str(count)
-
-
-def _cosine(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3f}"
-
-
-def _number(text: str) -> float | None:
-    """The number that a cell begins with, K and M understood."""
-    found = re.match(r"-?\d*\.?\d+", text)
-    scale = {"K": 1e3, "M": 1e6}.get(text[found.end() : found.end() + 1], 1.0) if found else 1.0
-    return float(found[0]) * scale if found else None
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _is_rule(line: str) -> bool:
-    """Whether a line is the rule below a table's heading."""
-    cells = split_row(line)
-    return bool(cells) and all(re.fullmatch(r":?-+:?", cell) for cell in cells)
+def _read_text(path: Path) -> str:
+    """Return the text of a file. Raises InputError if it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"leaderboard {path}: not readable as UTF-8 text ({error}).") from error

@@ -1,7 +1,7 @@
-"""model_card.md: the model in the form that Hugging Face shows, metadata on top. No text of the data is in it.
+"""model_card.md: a run's best model as a Hugging Face model card. It contains no text of the data.
 
-The metadata is YAML whose values are written as JSON, which YAML contains: nothing in a name can end a value. See
-https://huggingface.co/docs/hub/model-cards and its `model-index`.
+The metadata is YAML with each value written as JSON, a subset of YAML, so that no name can end a value early.
+Source: https://huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -11,48 +11,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextvec.reports.leaderboard import SYNTHETIC, escaped
+from nextvec.core.formatting import escape_markdown
+from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.tables import evaluation_markdown
 
 if TYPE_CHECKING:
     from nextvec.evaluation.results import Evaluation, SplitResult
     from nextvec.reports.run_summary import RunFacts
 
-
 CARD_FILE = "model_card.md"
 
 
 def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
-    """The card of a judged run's best model, as Markdown."""
+    """Return the card of an evaluated run's best model, as Markdown."""
     recipe, started = facts.recipe, facts.started
-    name, kind = recipe["name"], recipe["model"]["kind"]
+    space = escape_markdown(str(started.get("space", "see recipe.toml")))
+    store = escape_markdown(Path(recipe["data"]["store"]).name)
     blocks = [
         "\n".join(["---", *_yaml(metadata(facts, evaluation)), "---"]),
-        f"# {escaped(name)}",
-        f"A {kind.upper()} of {started.get('parameters', 0):,} parameters that reads the embeddings of a document's "
-        f"last {recipe['data']['context']} chunks and predicts the embedding of the next one, in the space "
-        f"{escaped(str(started.get('space', 'that its recipe names')))}. It speaks of vectors of this space only.",
+        f"# {escape_markdown(recipe['name'])}",
+        "The model predicts the embedding of a document's next chunk from the embeddings of the chunks before it.",
+        f"- Architecture: {recipe['model']['kind'].upper()}, {started.get('parameters', 0):,} parameters\n"
+        f"- Context: {recipe['data']['context']} chunks\n"
+        f"- Embedding space: {space}. The model is valid for this embedding space only.",
     ]
     if facts.synthetic:
-        blocks.append(f"**Trained on {SYNTHETIC} vectors: a rehearsal, its scores say nothing about real text.**")
+        blocks.append(f"**Trained on {SYNTHETIC} vectors. The results do not transfer to real text.**")
     blocks += [
-        "## How good it is",
+        "## Evaluation",
         evaluation_markdown(evaluation).strip(),
-        "## How to use it",
+        "## Usage",
         "```python\nfrom nextvec.training.checkpoint import read_checkpoint\n\n"
         'model = read_checkpoint("best_model.pt").model()\n'
-        "prediction_BD = model.predict(context_BSD)  # unit vectors, oldest chunk first in the context\n```",
-        "## How it was trained",
-        f"Data: {escaped(Path(recipe['data']['store']).name)}, fingerprint `{started['data_fingerprint'][:16]}`. "
-        f"Recipe: `recipe.toml` beside this card, fingerprint `{started.get('recipe_fingerprint', '')}`. "
-        f"Versions: {_versions(started.get('versions', {}))}. `report.html` has the curves, the data check and the "
-        "diagnosis.",
+        "prediction_BD = model.predict(context_BSD)  # unit vectors; the context has the oldest chunk first\n```",
+        "## Training",
+        f"- Data: {store}, store hash `{started['data_fingerprint'][:16]}`\n"
+        f"- Recipe: `recipe.toml` next to this card, recipe hash `{started.get('recipe_fingerprint', '')}`\n"
+        f"- Versions: {_versions(started.get('versions', {}))}\n"
+        "- Training curves, data check and diagnosis: `report.html`",
     ]
     return "\n\n".join(blocks) + "\n"
 
 
 def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
-    """The card's metadata as plain values."""
+    """Return the card's metadata as plain values."""
     recipe = facts.recipe
     data = Path(recipe["data"]["store"]).name
     tags = ["nextvec", "latent-vector-model", "next-embedding-prediction", recipe["model"]["kind"]]
@@ -76,18 +78,26 @@ def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
 def _metrics(model: str, figures: SplitResult) -> Iterator[dict[str, Any]]:
     scores = figures.predictors[model]
     best = figures.best_baseline or ""
-    yield {"type": "cosine_similarity", "name": "mean cosine to the next chunk", "value": scores.cosine.value}
+    yield {
+        "type": "cosine_similarity",
+        "name": "mean cosine of prediction and next chunk",
+        "value": scores.cosine.value,
+    }
     if figures.gain is not None:
-        yield {"type": "gain", "name": f"cosine minus that of {best}, the best baseline", "value": figures.gain.value}
+        yield {
+            "type": "gain",
+            "name": f"cosine minus the cosine of {best}, the best baseline",
+            "value": figures.gain.value,
+        }
     yield {"type": "mrr", "name": "MRR of the next chunk", "value": scores.retrieval.mrr}
     yield {"type": "recall", "name": "R@10 of the next chunk", "value": scores.retrieval.r_at_10}
 
 
 def _yaml(values: dict[str, Any]) -> Iterator[str]:
-    """One line for each field, its value as JSON."""
+    """Yield one line per field, with its value as JSON."""
     for name, value in values.items():
         yield f"{name}: {json.dumps(value, ensure_ascii=True)}"
 
 
 def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{escaped(name)} {escaped(str(version))}" for name, version in versions.items())
+    return ", ".join(f"{escape_markdown(name)} {escape_markdown(str(version))}" for name, version in versions.items())

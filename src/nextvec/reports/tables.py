@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLORS, SYMBOLS, Status
+from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
@@ -165,19 +165,21 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     blocks = []
     if evaluation.verdict is not None:
         verdict = evaluation.verdict
-        blocks.append(f"{SYMBOLS[verdict.status]} **{verdict.status}**: {_markdown(verdict.sentence)}")
-        reasons = [f"- {split}: {_markdown(reason)}" for split, found in verdict.reasons.items() for reason in found]
+        blocks.append(f"{SYMBOLS[verdict.status]} **{verdict.status}**: {escape_markdown(verdict.sentence)}")
+        reasons = [
+            f"- {split}: {escape_markdown(reason)}" for split, found in verdict.reasons.items() for reason in found
+        ]
         if reasons:
             blocks.append("\n".join(reasons))
     for split, figures in evaluation.splits.items():
-        blocks.append(f"**{_markdown(split)}**: {describe_split(figures)}")
+        blocks.append(f"**{escape_markdown(split)}**: {describe_split(figures)}")
         blocks.append(_markdown_table(evaluation, split, columns_of(evaluation)))
         if is_measured(evaluation):
             blocks.append(_markdown_table(evaluation, split, MEASURES))
-            blocks.append("\n".join(f"- {_markdown(line)}" for line in model_lines(figures)))
+            blocks.append("\n".join(f"- {escape_markdown(line)}" for line in model_lines(figures)))
     if evaluation.latency is not None:
-        blocks.append(_markdown(describe_latency(evaluation.latency)))
-    blocks += [f"Note: {_markdown(note)}" for note in evaluation.notes]
+        blocks.append(escape_markdown(describe_latency(evaluation.latency)))
+    blocks += [f"Note: {escape_markdown(note)}" for note in evaluation.notes]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -186,7 +188,7 @@ def _markdown_table(evaluation: Evaluation, split: str, columns: Sequence[Column
     lines = ["| predictor | " + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
     for name, cells in rows_of(evaluation, split, columns):
         texts = [f"**{cell}**" if best and cell else cell for cell, best in cells]
-        lines.append(f"| {_markdown(name)} | " + " | ".join(texts) + " |")
+        lines.append(f"| {escape_markdown(name)} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
@@ -249,13 +251,6 @@ def _with_spread(estimate: Estimate) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown and HTML leave alone, on one line."""
-    for character in "\\`*_[]<>|&":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
 
 
 def _offset(k: int) -> Column:

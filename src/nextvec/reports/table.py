@@ -1,0 +1,256 @@
+"""One table, four ways to show it: in a terminal, as Markdown, as HTML and as a pandas DataFrame.
+
+A `View` is a sequence of tables and lines. Everything that nextvec shows of a result is a view, so that the terminal,
+the reports and a notebook show the same numbers. Texts are never read as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown
+from nextvec.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell."""
+
+    text: str = ""
+    value: float | str | None = None
+    """The number behind the text, for pandas; None means the text itself."""
+    status: Status | None = None
+    """Shown as a colored symbol before the text."""
+    is_best: bool = False
+    """Whether it is the best of its column, which is shown in bold."""
+
+    @property
+    def plain(self) -> str:
+        """The symbol of the status and the text."""
+        return f"{SYMBOLS[self.status]} {self.text}".strip() if self.status else self.text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table column."""
+
+    header: str
+    align: Literal["left", "right"] = "right"
+    overflow: Literal["ignore", "fold", "ellipsis"] = "ignore"
+    """What a terminal does with a text that is too wide: nothing, break it into lines, or cut it."""
+    max_width: int | None = None
+    """Characters in a terminal."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table row: one cell per column."""
+
+    cells: tuple[Cell, ...]
+    style: Literal["", "model", "baseline"] = ""
+    """A model stands out; a baseline steps back."""
+
+
+_ROW_STYLES = {"": "", "model": "cyan", "baseline": "dim"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: a title, columns, and rows of cells. The first column names the row."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    is_compact: bool = False
+    """Whether a terminal leaves out the space between columns, for tables with many of them."""
+
+    def rich(self) -> RichTable:
+        """Return the table for a terminal."""
+        table = RichTable(
+            title=Text(self.title) if self.title else None,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=0 if self.is_compact else (0, 1, 0, 0),
+            pad_edge=False,
+        )
+        for column in self.columns:
+            wraps = column.overflow == "fold"
+            overflow = "ellipsis" if column.overflow == "ellipsis" else "fold"
+            table.add_column(
+                column.header, justify=column.align, no_wrap=not wraps, overflow=overflow, max_width=column.max_width
+            )
+        for row in self.rows:
+            table.add_row(*map(_rich_cell, row.cells), style=_ROW_STYLES[row.style])
+        return table
+
+    __rich__ = rich
+
+    def markdown(self) -> str:
+        """Return the title and the table as GitHub Markdown."""
+        rule = ["---" if column.align == "left" else "---:" for column in self.columns]
+        lines = [[escape_markdown(column.header) for column in self.columns], rule]
+        lines += [[_markdown_cell(cell) for cell in row.cells] for row in self.rows]
+        rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"**{escape_markdown(self.title)}**\n\n{rows}" if self.title else rows
+
+    def html(self) -> str:
+        """Return the table as HTML without its title; a wide one scrolls. Classes are those of page.css."""
+        left = ' class="left"'
+        heads = "".join(
+            f'<th scope="col"{left if column.align == "left" and index else ""}>{escape(column.header)}</th>'
+            for index, column in enumerate(self.columns)
+        )
+        rows = "".join(self._html_row(row) for row in self.rows)
+        return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+    def _html_row(self, row: Row) -> str:
+        name, *cells = row.cells
+        texts = []
+        for column, cell in zip(self.columns[1:], cells, strict=True):
+            classes = " ".join(filter(None, ("best" if cell.is_best else "", "left" if column.align == "left" else "")))
+            attributes = f' class="{classes}"' if classes else ""
+            texts.append(f"<td{attributes}>{html_status(cell.status)}{escape(cell.text)}</td>")
+        start = f'<tr class="{row.style}">' if row.style else "<tr>"
+        head = f'<th scope="row" title="{escape(name.text)}">{html_status(name.status)}{escape(name.text)}</th>'
+        return f"{start}{head}{''.join(texts)}</tr>"
+
+    def to_pandas(self) -> DataFrame:
+        """Return the table as a DataFrame: numbers as floats, statuses as their names.
+
+        Raises MissingExtraError if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("pandas", "pandas", "to_pandas()") from error
+        columns: dict[str, list[Any]] = {}
+        for index, column in enumerate(self.columns):
+            cells = [row.cells[index] for row in self.rows]
+            columns[column.header] = [_value(cell) for cell in cells]
+            # The status has its own column, so that rows can be filtered by it.
+            if any(cell.status for cell in cells):
+                columns[f"{column.header} status"] = [cell.status and cell.status.value for cell in cells]
+        return pandas.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text between tables."""
+
+    text: str
+    status: Status | None = None
+    style: Literal["", "heading", "note", "item"] = ""
+    """A heading is bold, a note steps back, an item is indented."""
+
+    def rich(self) -> RenderableType:
+        """Return the line for a terminal."""
+        text = Text(self.text, style={"heading": "bold", "note": "dim"}.get(self.style, ""))
+        if self.status is not None:
+            text = Text.assemble((SYMBOLS[self.status], COLORS[self.status]), " ", text)
+        return Padding(text, (0, 0, 0, 2)) if self.style == "item" else text
+
+    __rich__ = rich
+
+    def markdown(self) -> str:
+        """Return the line as Markdown."""
+        text = escape_markdown(self.text)
+        if self.style == "heading":
+            text = f"**{text}**"
+        if self.status is not None:
+            text = f"{SYMBOLS[self.status]} **{self.status}**: {text}"
+        return f"- {text}" if self.style == "item" else text
+
+    def html(self) -> str:
+        """Return the line as HTML; classes are those of page.css."""
+        text = f"<b>{escape(self.text)}</b>" if self.style == "heading" else escape(self.text)
+        attributes = f' class="{self.style}"' if self.style in ("note", "item") else ""
+        return f"<p{attributes}>{html_status(self.status)}{text}</p>"
+
+
+@dataclass(frozen=True)
+class View:
+    """A result as people see it: tables and lines, from top to bottom."""
+
+    blocks: tuple[Table | Line, ...]
+
+    def rich(self) -> Group:
+        """Return the view for a terminal, an empty line around each table."""
+        parts: list[RenderableType] = []
+        for before, block in zip((None, *self.blocks), self.blocks, strict=False):
+            if before is not None and Table in (type(before), type(block)):
+                parts.append("")
+            parts.append(block)
+        return Group(*parts)
+
+    __rich__ = rich
+
+    def markdown(self) -> str:
+        """Return the view as Markdown."""
+        text = ""
+        for before, block in zip((None, *self.blocks), self.blocks, strict=False):
+            # Items of one list stay together; everything else is a paragraph.
+            together = isinstance(before, Line) and isinstance(block, Line) and before.style == block.style == "item"
+            text += ("\n" if together else "\n\n") + block.markdown()
+        return text.strip("\n") + "\n"
+
+    def html(self) -> str:
+        """Return the view as HTML."""
+        return "".join(self._html_blocks())
+
+    def _html_blocks(self) -> Iterator[str]:
+        for block in self.blocks:
+            if isinstance(block, Table) and block.title:
+                yield f"<h3>{escape(block.title)}</h3>"
+            yield block.html()
+
+    def to_pandas(self) -> dict[str, DataFrame]:
+        """Return the tables by their titles. Raises MissingExtraError if pandas is not installed."""
+        return {block.title: block.to_pandas() for block in self.blocks if isinstance(block, Table)}
+
+
+def text_row(texts: Sequence[str], style: Literal["", "model", "baseline"] = "") -> Row:
+    """Return a row of plain texts."""
+    return Row(tuple(Cell(text) for text in texts), style)
+
+
+def columns_of(first: str, *headers: str) -> tuple[Column, ...]:
+    """Return a column of names, at the left, and columns of numbers."""
+    return (Column(first, "left", "fold"), *(Column(header) for header in headers))
+
+
+def html_status(status: Status | str | None) -> str:
+    """Return the symbol of a status as HTML, with its name for screen readers; empty for None."""
+    if not status:
+        return ""
+    symbol = next((symbol for known, symbol in SYMBOLS.items() if known == status), "")
+    name = escape(str(status))
+    return f'<span class="status {name}" role="img" aria-label="{name}">{symbol}</span> '
+
+
+def _rich_cell(cell: Cell) -> Text:
+    text = Text(cell.text, style="bold" if cell.is_best else "")
+    return Text.assemble((SYMBOLS[cell.status], COLORS[cell.status]), " ", text) if cell.status else text
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = escape_markdown(cell.plain)
+    return f"**{text}**" if cell.is_best and text else text
+
+
+def _value(cell: Cell) -> float | str | None:
+    """Return what pandas gets for a cell: its number, else its text, else nothing."""
+    return cell.value if cell.value is not None else cell.text or None
