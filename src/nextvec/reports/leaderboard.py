@@ -162,8 +162,8 @@ class BoardRow:
         else:
             latency = Cell(f"{self.entry.latency:.2f}ms", self.entry.latency)
             cost = [latency, Cell(format_count(self.entry.parameters), self.entry.parameters), Cell(self.entry.loss)]
-        name = " ".join(self.name.split())
-        return Cell(f"{name} (baseline)" if self.is_baseline else name), *cosines, *cost, Cell(self.entry.date)
+        name = f"{self.name} (baseline)" if self.is_baseline else self.name
+        return Cell(name), *cosines, *cost, Cell(self.entry.date)
 
     def _number(self, split: str) -> float | None:
         value = self.sort_values[split]
@@ -202,8 +202,7 @@ def leaderboard_view(board: Leaderboard) -> View:
             text = format_interval(estimate.value, estimate.low, estimate.high, "+") if estimate else ABSENT
             gain = Cell(text, estimate and estimate.value, row.entry.status)
         # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
-        name = Cell(" ".join(row.name.split()))
-        rows.append(Row((name, *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
+        rows.append(Row((Cell(row.name), *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
     notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]
     devices = ", ".join(sorted({entry.device for entry in board.entries}))
     if devices:

@@ -242,7 +242,7 @@ def html_status(status: Status | str | None) -> str:
 
 
 def _rich_cell(cell: Cell) -> Text:
-    text = Text(cell.text, style="bold" if cell.is_best else "")
+    text = Text(" ".join(cell.text.split()), style="bold" if cell.is_best else "")
     return Text.assemble((SYMBOLS[cell.status], COLORS[cell.status]), " ", text) if cell.status else text
 
 
