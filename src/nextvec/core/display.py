@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 # Notebooks do not load page.css; these rules cover the parts that a notebook's own style lacks.
 _NOTEBOOK_STYLE = (

@@ -200,7 +200,7 @@ def leaderboard_view(board: Leaderboard) -> View:
         if not row.is_baseline:
             estimate = row.entry.gains.get("val")
             text = format_interval(estimate.value, estimate.low, estimate.high, "+") if estimate else ABSENT
-            gain = Cell(text, estimate and estimate.value, row.entry.status)
+            gain = Cell(text, estimate.value if estimate else None, row.entry.status)
         # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
         rows.append(Row((Cell(row.name), *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
     notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]

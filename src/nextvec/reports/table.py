@@ -21,7 +21,7 @@ from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown
 from nextvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Column:
 
     header: str
     align: Literal["left", "right"] = "right"
-    overflow: Literal["ignore", "fold", "ellipsis"] = "ignore"
-    """What a terminal does with a text that is too wide: nothing, break it into lines, or cut it."""
+    overflow: Literal["fold", "ellipsis"] = "ellipsis"
+    """How a terminal shows a text that is too wide: on several lines, or cut."""
     max_width: int | None = None
     """Characters in a terminal."""
 
@@ -88,10 +88,12 @@ class Table:
             pad_edge=False,
         )
         for column in self.columns:
-            wraps = column.overflow == "fold"
-            overflow = "ellipsis" if column.overflow == "ellipsis" else "fold"
             table.add_column(
-                column.header, justify=column.align, no_wrap=not wraps, overflow=overflow, max_width=column.max_width
+                column.header,
+                justify=column.align,
+                no_wrap=column.overflow != "fold",
+                overflow=column.overflow,
+                max_width=column.max_width,
             )
         for row in self.rows:
             table.add_row(*map(_rich_cell, row.cells), style=_ROW_STYLES[row.style])
