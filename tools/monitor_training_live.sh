@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The live dashboard of a run, every 30 s:   bash tools/monitor_training_live.sh artifacts/lvm/models/…/training.log
+# Live dashboard of a run, refreshed every 30 s:  bash tools/monitor_training_live.sh artifacts/lvm/models/…/training.log
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 nextvec="${NEXTVEC:-$root/.venv/bin/nextvec}"

@@ -17,20 +17,20 @@ from pathlib import Path
 
 NEXTVEC = Path(sys.executable).with_name("nextvec")
 RECIPES = {"demo", "amn-790k-production", "wiki-minilm"}
-"""Recipes that must be in the wheel, beside the others."""
+"""Some of the recipes that the wheel must contain."""
 DOCUMENTS, PARAGRAPHS = 60, 12
 
 
 def nextvec(*arguments: str, folder: Path) -> str:
     """Run a command, and return its standard output."""
-    done = subprocess.run([NEXTVEC, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"nextvec {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
+    process = subprocess.run([NEXTVEC, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"nextvec {' '.join(arguments)}: exit code {process.returncode}\n{process.stdout}\n{process.stderr}")
+    return process.stdout
 
 
 def write_texts(folder: Path) -> None:
-    """Write documents of random sentences; each document prefers a few words, so that its paragraphs are alike."""
+    """Write documents of random sentences; each document prefers 30 words, so that its paragraphs are similar."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(400)]
     folder.mkdir()
@@ -46,11 +46,11 @@ def main() -> None:
         folder = Path(name)
         import nextvec as package
 
-        place = Path(package.__file__).parent
-        assert "site-packages" in place.parts, f"{place}: this is not the installed package"
-        missing = RECIPES - {file.stem for file in (place / "recipes").glob("*.toml")}
-        assert not missing, f"recipes that are not in the wheel: {missing}"
-        assert (place / "py.typed").is_file()
+        package_folder = Path(package.__file__).parent
+        assert "site-packages" in package_folder.parts, f"{package_folder}: this is not the installed package"
+        missing = RECIPES - {file.stem for file in (package_folder / "recipes").glob("*.toml")}
+        assert not missing, f"recipes missing from the wheel: {missing}"
+        assert (package_folder / "py.typed").is_file()
         assert "train" in nextvec("--help", folder=folder)
 
         write_texts(folder / "texts")

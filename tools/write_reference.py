@@ -1,4 +1,4 @@
-"""Write docs/reference/commands.md and docs/reference/recipe.md from the code, so that they can't lag behind it.
+"""Write docs/reference/commands.md and docs/reference/recipe.md from the code.
 
 python tools/write_reference.py
 """
@@ -63,7 +63,7 @@ def _command(verb: Callable[..., Any]) -> Iterator[str]:
 
 
 def recipes() -> str:
-    """docs/reference/recipe.md: every field of a recipe."""
+    """Return docs/reference/recipe.md: every field of a recipe, every gate metric and every bundled recipe."""
     lines = [
         "# Recipe",
         "",
@@ -71,8 +71,8 @@ def recipes() -> str:
         "**Answers:** which fields a recipe has, with their types, defaults and meanings.",
         "",
         "A recipe is a TOML file that fully describes a run. `nextvec train RECIPE section.field=value …` takes a "
-        "file, or the name of a recipe that comes with nextvec, and overrides any field. An unknown field is refused, "
-        'with a suggestion. A file may begin with `extends = "another-recipe"` and then contains only the differences.',
+        "file, or the name of a recipe that comes with nextvec, and overrides any field. An unknown field is an error, "
+        'with a suggestion. A file may start with `extends = "another-recipe"` and then contains only the differences.',
         "",
         "`tools/write_reference.py` generates this page from the code.",
         "",
@@ -85,9 +85,9 @@ def recipes() -> str:
             section = typing.cast(type[BaseModel], field.annotation)
             lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), "", *_fields(section)]
     lines += ["", "## [[gates]]", "", (GateRecipe.__doc__ or "").strip(), "", *_fields(GateRecipe), ""]
-    lines += ["A gate can look at:", "", "| metric | better | what it is |", "| --- | --- | --- |"]
+    lines += ["Metrics of gates:", "", "| metric | better | meaning |", "| --- | --- | --- |"]
     lines += [f"| `{metric}` | {better} | {meaning} |" for metric, (better, meaning) in METRICS.items()]
-    lines += ["", "## Recipes that come with nextvec", "", "| name | description |", "| --- | --- |"]
+    lines += ["", "## Bundled recipes", "", "| name | description |", "| --- | --- |"]
     for file in sorted((DOCS.parent / "recipes").glob("*.toml")):
         lines.append(f"| [{file.stem}](../../recipes/{file.name}) | {load_recipe(str(file)).description} |")
     return "\n".join(lines) + "\n"
