@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import nextvec
+from nextvec import errors
+from nextvec.errors import NextvecError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -106,3 +108,14 @@ def test_the_guides_show_commands_and_options_that_exist() -> None:
         assert not unknown, f"{page}: nextvec {command}: {unknown}"
         overridden = set(re.findall(r" [a-z]+\.(\w+)=", command))
         assert overridden <= fields, f"{page}: nextvec {command}: {overridden - fields}"
+
+
+def test_the_error_tree_of_the_python_page_matches_the_classes() -> None:
+    page = (DOCS / "reference/python.md").read_text(encoding="utf-8")
+    drawn, path = set(), []
+    for indent, name, code in re.findall(r"^([│├└─ ]*)(\w+Error|Interrupted)(?: \(\w+\))? +(\d+)", page, re.MULTILINE):
+        level = len(indent) // 4
+        path[level:] = [name]
+        drawn.add((name, path[level - 1] if level else "Exception", int(code)))
+    classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, NextvecError)]
+    assert drawn == {(item.__name__, item.__bases__[0].__name__, item.exit_code) for item in classes}
