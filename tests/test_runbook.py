@@ -347,7 +347,7 @@ def test_an_ood_set_of_another_space_is_named_before_the_training(train, tmp_pat
     change_windows(
         tmp_path / "lvm/wikipedia_ood_test_ctx5.npz", lambda contexts, targets: (contexts @ turn, targets @ turn)
     )
-    with pytest.raises(InputError, match="ood is of another embedding space than train"):
+    with pytest.raises(InputError, match="ood is in another embedding space"):
         train("amn-790k-production")
     assert not (tmp_path / "run").exists()
 

@@ -74,7 +74,7 @@ MSE_ONLY = {"objective": {"mse": 1.0}}
         ),
         (
             "leak between splits", "red",
-            case(check={"findings": [{"name": "val in train", "status": "red", "text": "9 rows of val are in train"}]}),
+            case(check={"findings": [{"name": "val in train", "status": "red", "message": "9 rows are in train."}]}),
         ),
     ],
 )  # fmt: skip

@@ -49,11 +49,12 @@ def beginning(total: int) -> Events:
         "training": {"epochs": total, "batch_size": 100}, "gates": GATES,
     }  # fmt: skip
     findings = [
-        {"name": "numbers", "status": "green", "text": "all vectors are finite"},
+        {"name": "finite values", "status": "green", "message": "All vectors are finite.", "remedy": ""},
         {
             "name": "ood windows",
             "status": "amber",
-            "text": "ood has 143 windows from 3 documents; add documents to ood",
+            "message": "ood has 143 windows in 3 documents.",
+            "remedy": "Add documents to ood.",
         },
     ]
     baselines = {"val": {"copy-last": 0.45, "ridge": 0.5326}, "ood": {"ridge": 0.76, "decayed-mean": 0.8}}

@@ -71,7 +71,7 @@ to come
 ○ epoch 10   generalization gap    ● ≤ 0.02
 
 warnings
-▲ ood has 143 windows from 3 documents; add documents to ood"""
+▲ ood has 143 windows in 3 documents. Add documents to ood."""
 
 
 def test_a_run_in_the_middle(make_events):
@@ -256,7 +256,7 @@ def test_several_runs_as_many_as_fit(make_events):
 def test_names_are_text_and_move_no_cursor(make_events):
     events = make_events(5)
     events[0]["name"] = "[red]x[/red]\x1b[2J\r\nend" + "長" * 80
-    events[1]["findings"][1]["text"] = "[bold]\x1b]0;title\x07"
+    events[1]["findings"][1]["message"] = "[bold]\x1b]0;title\x07"
     shown = show(RunView(state_of(events)))
     assert "[red]x[/red] [2J end長" in shown and "▲ [bold] ]0;title" in shown and "\x1b" not in shown
     assert "running" in shown.splitlines()[0]

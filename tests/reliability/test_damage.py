@@ -274,7 +274,7 @@ def test_damaged_files_of_a_store_are_named(text_store: Path, capsys: Capture) -
     assert check_store_files(text_store, flips=32, cuts=16, capsys=capsys) == 48
     main(["data", "check", str(text_store), "--deep", "--json"])
     first = json.loads(capsys.readouterr().out)["findings"][0]
-    assert first["name"] == "files" and first["status"] == "green" and "SHA-256" in first["text"]
+    assert first["name"] == "files" and first["status"] == "green" and "SHA-256" in first["message"]
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from nextvec.data.checks import CheckReport
-from nextvec.data.checks.rules_integrity import Finding
+from nextvec.data.checks.findings import Finding
 from nextvec.evaluation.results import Estimate, Evaluation, PredictorResult, Retrieval, SplitResult
 from nextvec.evaluation.verdict import conclude
 
@@ -40,9 +40,11 @@ def make_evaluation() -> Callable[..., Evaluation]:
 @pytest.fixture
 def report() -> CheckReport:
     findings = (
-        Finding("numbers", "green", "all vectors are finite"),
-        Finding("ood windows", "amber", "ood has 7 documents"),
-        Finding("val in train", "red", "12 of 90 rows of val are in train too, such as [red]row 3[/red]"),
+        Finding("finite values", "green", {}, "All vectors are finite."),
+        Finding("ood windows", "amber", {}, "ood has 7 documents."),
+        Finding(
+            "val in train", "red", {}, "Rows of val that are also in train: 12 of 90, for example [red]row 3[/red]."
+        ),
     )
     split = {"documents": 350, "short": 18, "rows": 11533, "windows": 9797, "coherence": [0.5] * 7 + [None]}
     return CheckReport("wiki.store", 5, findings, {"splits": {"train": split, "val": {**split, "rows": 1223}}})

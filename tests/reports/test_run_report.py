@@ -74,7 +74,7 @@ def test_everything_is_in_it(write):
         "copy-last finds the true next chunk better",
         "+0.1100 [+0.1090, +0.1120]",
         "14,520 windows of 489 documents",
-        "12 of 90 rows of val are in train too",
+        "Rows of val that are also in train: 12 of 90",
         'kind = "amn"',
         "torch 2.13",
         "train: not judged",
@@ -108,8 +108,8 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(write):
 def test_names_are_text_never_markup(write, make_evaluation, report, history):
     evaluation = make_evaluation(EVIL)
     check = report.to_dict()
-    check["findings"][0] |= {"name": EVIL, "text": EVIL}
-    check["figures"]["splits"] = {EVIL: check["figures"]["splits"]["val"]}
+    check["findings"][0] |= {"name": EVIL, "message": EVIL}
+    check["statistics"]["splits"] = {EVIL: check["statistics"]["splits"]["val"]}
     history[0][EVIL] = EVIL
     history[1]["val_loss_" + EVIL] = 1.0
     page = write(

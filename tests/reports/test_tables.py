@@ -86,9 +86,9 @@ def test_preflight_as_text(report):
     assert (
         show(check_view(report))
         == """\
-● numbers      all vectors are finite
-▲ ood windows  ood has 7 documents
-■ val in train 12 of 90 rows of val are in train too, such as [red]row 3[/red]
+● finite values All vectors are finite.
+▲ ood windows   ood has 7 documents.
+■ val in train  Rows of val that are also in train: 12 of 90, for example [red]row 3[/red].
 
 split  documents  too short    rows  windows  cosine at distance 1      2      4  8
 ───────────────────────────────────────────────────────────────────────────────────

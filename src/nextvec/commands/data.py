@@ -224,9 +224,9 @@ def data_check(
     from nextvec.recipe import DataRecipe
 
     data = DataRecipe(store=store, ood=ood_data, context=context, min_context=min_context)
-    found = verify_data(data) if deep else ()
+    verified = verify_data(data) if deep else ()
     report = open_dataset(data, quiet=quiet).check(data.context, data.least_context, encoder)
-    return replace(report, findings=(*found, *report.findings))
+    return replace(report, findings=(*verified, *report.findings))
 
 
 def _read_ids(path: str) -> frozenset[str]:

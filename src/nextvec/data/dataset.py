@@ -14,7 +14,7 @@ import torch
 
 from nextvec.core.formatting import Status
 from nextvec.data.checks import CheckReport, check_store
-from nextvec.data.checks.findings import Finding
+from nextvec.data.checks.findings import Finding, make_finding
 from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.npz.convert import import_npz
@@ -121,8 +121,7 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
     for name in filter(None, (data.store, data.ood)):
         path = Path(name) if Path(name).suffix != NPZ else Path(name).with_suffix(".store")
         if Path(name).suffix != NPZ or path.exists():
-            text = f"{verify_store(path)} files of {path} are what was written (SHA-256)"
-            findings.append(Finding("files", Status.GREEN, text))
+            findings.append(make_finding("files verified", Status.GREEN, count=verify_store(path), store=str(path)))
     return tuple(findings)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nextvec.core.formatting import STATUSES, Status, worst
-from nextvec.data.checks.rules_integrity import FEW_GROUPS
+from nextvec.data.checks.rules_integrity import MIN_GROUPS
 from nextvec.evaluation.results import Estimate, SplitResult, Verdict
 
 
@@ -73,5 +73,5 @@ def _reasons(model: str, split: SplitResult) -> Iterator[str]:
             f"predictions are closer to the last context vector than to the target: margin {own.margin:+.3f}, "
             f"{split.best_baseline} {best.margin:+.3f}"
         )
-    if split.groups < FEW_GROUPS:
+    if split.groups < MIN_GROUPS:
         yield f"only {split.groups} independent documents: the intervals are wide, add documents to this split"

@@ -260,12 +260,13 @@ def _diagnosis(events: Sequence[Event], records: Sequence[Event]) -> str:
     return "; ".join(filter(None, (told, words(found[0].get("advice")))))
 
 
-def _lit(item: dict[str, Any], key: str = "sentence") -> tuple[Status, str] | None:
-    return (item["status"], words(item.get(key))) if item.get("status") in STATUSES else None
+def _lit(item: dict[str, Any], *keys: str) -> tuple[Status, str] | None:
+    text = " ".join(filter(None, (words(item.get(key)) for key in keys or ("sentence",))))
+    return (item["status"], text) if item.get("status") in STATUSES else None
 
 
 def _warnings(checked: Event, events: Iterable[Event]) -> tuple[tuple[Status, str], ...]:
-    lit = (_lit(finding, "text") for finding in objects(checked.get("findings")))
+    lit = (_lit(finding, "message", "remedy") for finding in objects(checked.get("findings")))
     own = (words(event.get("text")) for event in events if event["kind"] == "warning")
     return (
         *(item for item in lit if item is not None and item[0] != Status.GREEN),

@@ -151,7 +151,7 @@ def check_view(report: CheckReport) -> Group:
     headings = ("documents", "too short", "rows", "windows", "cosine at distance 1", "2", "4", "8")
     for heading in headings:
         splits.add_column(heading, justify="right")
-    for name, figures in report.figures["splits"].items():
+    for name, figures in report.statistics["splits"].items():
         counts = (f"{figures[key]:,}" for key in ("documents", "short", "rows", "windows"))
         curve = (figures["coherence"][distance - 1] for distance in (1, 2, 4, 8))
         splits.add_row(Text(name), *counts, *("–" if cosine is None else f"{cosine:.3f}" for cosine in curve))

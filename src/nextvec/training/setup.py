@@ -71,7 +71,7 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     store = data.store
     report = data.check(recipe.data.context, recipe.data.least_context)
     if report.status == Status.RED and not force:
-        raise StoreError(f"store {store.path}: {report.worst.text}; see 'nextvec data check', or use --force")
+        raise StoreError(f"store {store.path}: {report.worst.text} See 'nextvec data check', or use --force.")
     warm = _warm_start(recipe, store)
     run = _open(path, recipe, data, report, quiet=quiet)
 

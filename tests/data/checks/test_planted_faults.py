@@ -1,4 +1,4 @@
-"""Planted faults that need a look at order, near twins or whole splits: each is named, and sound stores have none."""
+"""Planted faults in order, near duplicates or whole splits are named, and sound stores have none."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +10,7 @@ import pytest
 from nextvec.data.checks import CheckReport, check_statistics, check_store
 from nextvec.data.checks.covariance import make_coordinates, measure_moments
 from nextvec.data.checks.order import context_mean_cosine, measure_coherence
-from nextvec.data.checks.rules_distribution import REVERSED_UNITS, check_reversed, check_shuffled
-from nextvec.data.checks.rules_integrity import NEAR_RED
+from nextvec.data.checks.rules_distribution import REVERSED_MIN_UNITS, check_reversed, check_shuffled
 from nextvec.data.checks.sampling import draw_sample
 from nextvec.data.dataset import Dataset
 from nextvec.data.space import PROBE_TEXTS, Space
@@ -24,7 +23,7 @@ SPEC = SyntheticSpec(
     documents=400, vectors=12_000, val=0.25, ood_documents=80, ood_windows=1_500, ood_coherence=PUBLISHED_COHERENCE[:1],
     dimensions=32, topics=8,
 )  # fmt: skip
-NAMES = {"reversed documents", "shuffled documents", "near duplicates", "near repeats", "val against train"}
+FAULTS = {"reversed documents", "shuffled documents", "near duplicates in train", "near duplicates", "val vs train"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def planted(store: Store, change: Callable[[np.ndarray, np.random.Generator], np.ndarray], *splits: str) -> CheckReport:
-    """The check of a store whose documents of some splits were changed: `change(rows (L, D), random)`."""
+    """Check a store after `change(rows (L, D), random)` of every document of the splits."""
     vectors, documents, random = np.array(store.vectors), store.documents, np.random.default_rng(0)
     for number in np.flatnonzero(np.isin(documents.splits, [SPLITS.index(split) for split in splits])):
         rows = slice(documents.first_row[number], documents.first_row[number] + documents.rows[number])
@@ -42,48 +41,48 @@ def planted(store: Store, change: Callable[[np.ndarray, np.random.Generator], np
 
 
 def faults(report: CheckReport) -> dict[str, str]:
-    return {found.name: found.status for found in report.findings if found.status != "green"}
+    return {fault.name: fault.status for fault in report.findings if fault.status != "green"}
 
 
 def text_of(report: CheckReport, name: str) -> str:
-    (text,) = (found.text for found in report.findings if found.name == name)
+    (text,) = (result.text for result in report.findings if result.name == name)
     return text
 
 
 def test_a_sound_store_has_no_faults_and_a_forward_signal(drawn: Store):
     report = check_store(drawn, 5)
     assert faults(report) == {}, report.worst
-    assert "order can be learned" in text_of(report, "forward signal")
-    order = report.figures["order"]
+    assert "The order of chunks can be learned" in text_of(report, "forward signal")
+    order = report.statistics["order"]
     assert order["train"]["signal"] > 2 * order["train"]["noise"]
     for split in ("val", "ood"):
-        assert 0.5 < order[split]["against_train"]["along"] < 1.5
+        assert 0.5 < order[split]["against_train"]["projection"] < 1.5
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_small_sound_stores_give_no_false_alarms(other_store: Callable[..., Store], seed: int):
-    assert not NAMES & set(faults(check_store(other_store(seed=seed), 5)))
+    assert not FAULTS & set(faults(check_store(other_store(seed=seed), 5)))
 
 
 @pytest.mark.parametrize("split", ["val", "ood"])
 def test_reversed_documents_are_red(drawn: Store, split: str):
     report = planted(drawn, lambda rows, _: rows[::-1], split)
     assert faults(report) == {"reversed documents": "red"}
-    assert text_of(report, "reversed documents").startswith(f"{split} documents run backwards against train's")
-    assert report.figures["order"][split]["against_train"]["along"] < -0.5
-    before = check_store(drawn, 5).figures["order"][split]
-    assert report.figures["order"][split]["signal"] == pytest.approx(before["signal"], abs=1e-3)
+    assert text_of(report, "reversed documents").startswith(f"Chunks of {split} are in reverse order")
+    assert report.statistics["order"][split]["against_train"]["projection"] < -0.5
+    before = check_store(drawn, 5).statistics["order"][split]
+    assert report.statistics["order"][split]["signal"] == pytest.approx(before["signal"], abs=1e-3)
 
 
-def test_a_store_that_is_reversed_as_a_whole_has_its_own_direction(drawn: Store):
+def test_a_store_that_is_reversed_as_a_whole_is_consistent(drawn: Store):
     assert faults(planted(drawn, lambda rows, _: rows[::-1], *SPLITS)) == {}
 
 
 @pytest.mark.parametrize(("split", "status"), [("train", "red"), ("val", "red"), ("ood", "amber")])
-def test_shuffled_documents(drawn: Store, split: str, status: str):
+def test_shuffled_documents_are_named(drawn: Store, split: str, status: str):
     report = planted(drawn, lambda rows, random: random.permutation(rows), split)
     assert faults(report)["shuffled documents"] == status
-    assert text_of(report, "shuffled documents").startswith(f"the chunks of {split} look shuffled: ")
+    assert text_of(report, "shuffled documents").startswith(f"Chunks of {split} appear shuffled: ")
 
 
 @pytest.mark.parametrize(
@@ -97,47 +96,50 @@ def test_shuffled_documents(drawn: Store, split: str, status: str):
         ((0.0, 0.001), (0.02, 0.008), False),
     ],
 )
-def test_only_a_clear_difference_is_called_shuffled(ood: tuple[float, ...], train: tuple[float, ...], named: bool):
-    splits = {name: {"fall": {"fall": at[0], "error": at[1]}} for name, at in (("train", train), ("ood", ood))}
+def test_only_a_significant_difference_is_called_shuffled(
+    ood: tuple[float, ...], train: tuple[float, ...], named: bool
+):
+    drops = {"train": train, "ood": ood}
+    splits = {name: {"coherence_drop": {"drop": drop, "error": error}} for name, (drop, error) in drops.items()}
     assert bool(list(check_shuffled({"splits": splits}))) == named
 
 
-def test_shuffled_everywhere_there_is_no_forward_signal(drawn: Store):
+def test_a_store_shuffled_everywhere_has_no_forward_signal(drawn: Store):
     report = planted(drawn, lambda rows, random: random.permutation(rows), *SPLITS)
-    order = report.figures["order"]["train"]
+    order = report.statistics["order"]["train"]
     assert order["signal"] <= order["noise"] and "reversed documents" not in faults(report)
-    figures = {**report.figures, "order": {"train": {"signal": 0.001, "noise": 0.005}}}
-    (found,) = (found for found in check_statistics(figures) if found.name == "forward signal")
-    assert found.status == "amber" and "no forward signal 0.001 (noise 0.005) above noise" in found.text
-    assert "too small to tell" in text_of(report, "forward signal")
+    statistics = {**report.statistics, "order": {"train": {"signal": 0.001, "noise": 0.005}}}
+    (result,) = (result for result in check_statistics(statistics) if result.name == "forward signal")
+    assert result.status == "amber" and "forward signal 0.001, noise floor 0.005" in result.text
+    assert "too small to measure" in text_of(report, "forward signal")
 
 
-@pytest.mark.parametrize(("along", "t", "units", "named"), [
-    (-0.9, -8.0, REVERSED_UNITS, True), (-0.9, -8.0, REVERSED_UNITS - 1, False),
+@pytest.mark.parametrize(("projection", "t", "units", "named"), [
+    (-0.9, -8.0, REVERSED_MIN_UNITS, True), (-0.9, -8.0, REVERSED_MIN_UNITS - 1, False),
     (-0.9, -3.0, 99, False), (-0.1, -8.0, 99, False), (0.9, 8.0, 99, False),
 ])  # fmt: skip
-def test_only_a_clear_disagreement_is_called_backwards(along: float, t: float, units: int, named: bool):
-    against = {"along": along, "t": t, "units": units}
+def test_only_a_significant_disagreement_is_called_reversed(projection: float, t: float, units: int, named: bool):
+    against = {"projection": projection, "t": t, "units": units}
     order = {"train": {"signal": 0.1, "noise": 0.02}, "val": {"against_train": against}}
     assert bool(list(check_reversed({"order": order}))) == named
     assert not list(check_reversed({"order": {**order, "train": {"signal": 0.01, "noise": 0.02}}}))
 
 
-def test_the_fall_is_the_mean_over_documents_of_what_neighbours_are_nearer(drawn: Store):
+def test_the_coherence_drop_is_the_mean_difference_over_documents(drawn: Store):
     sample = draw_sample(drawn.vectors, drawn.documents, "ood", 1_000)
-    _, fall = measure_coherence(sample)
-    falls, weights = [], []
+    _, drop = measure_coherence(sample)
+    drops, weights = [], []
     for document in np.unique(sample.document_R):
         vectors = sample.vectors_RD[sample.document_R == document].astype(np.float64)
         cosines = vectors @ vectors.T
         apart = np.abs(np.subtract.outer(np.arange(len(vectors)), np.arange(len(vectors))))
         if len(vectors) > 2:
-            falls.append(cosines[apart == 1].mean() - cosines[(apart >= 2) & (apart <= 8)].mean())
+            drops.append(cosines[apart == 1].mean() - cosines[(apart >= 2) & (apart <= 8)].mean())
             weights.append(len(vectors) - 1)
-    assert fall["fall"] == pytest.approx(np.average(falls, weights=weights), abs=1e-4)
+    assert drop["drop"] == pytest.approx(np.average(drops, weights=weights), abs=1e-4)
 
 
-def test_the_context_mean_is_scored_on_whole_contexts_only(drawn: Store):
+def test_the_context_mean_is_scored_on_complete_contexts(drawn: Store):
     sample = draw_sample(drawn.vectors, drawn.documents, "val", 500)
     cosines = [
         vectors[end - 4 : end].mean(axis=0) @ vectors[end] / np.linalg.norm(vectors[end - 4 : end].mean(axis=0))
@@ -148,119 +150,121 @@ def test_the_context_mean_is_scored_on_whole_contexts_only(drawn: Store):
     assert context_mean_cosine(sample, 10_000) is None
 
 
-def with_twins(store: Store, split: str, share: float, *, noise: float = 0.02) -> Store:
-    """The store with a part of a split's rows in place of which stand almost the rows of train."""
+def with_near_duplicates(store: Store, split: str, share: float, *, noise: float = 0.02) -> Store:
+    """Replace a share of a split's rows by rows of train plus noise."""
     vectors, random = np.array(store.vectors), np.random.default_rng(0)
     split_of = np.repeat(store.documents.splits, store.documents.rows)
     rows, train = np.flatnonzero(split_of == SPLITS.index(split)), np.flatnonzero(split_of == 0)
     chosen = random.choice(rows, round(share * len(rows)), replace=False)
-    twins = vectors[random.choice(train, len(chosen))] + noise * random.standard_normal((len(chosen), vectors.shape[1]))
-    vectors[chosen] = twins / np.linalg.norm(twins, axis=1, keepdims=True)
+    copies = vectors[random.choice(train, len(chosen))] + noise * random.standard_normal(
+        (len(chosen), vectors.shape[1])
+    )
+    vectors[chosen] = copies / np.linalg.norm(copies, axis=1, keepdims=True)
     return replace(store, vectors=vectors)
 
 
 @pytest.mark.parametrize("split", ["val", "ood"])
 @pytest.mark.parametrize(("share", "status"), [(0.003, "green"), (0.05, "amber"), (0.3, "red")])
-def test_near_duplicates_in_train(drawn: Store, split: str, share: float, status: str):
-    report = check_store(with_twins(drawn, split, share), 5)
-    assert faults(report).get("near duplicates", "green") == status
-    near = report.figures["splits"][split]["near_in_train"]
-    assert near["queries"] == 500 and near["found"] / 500 == pytest.approx(share, abs=0.05)
-    assert report.figures["splits"][split]["in_train"] == 0
+def test_near_duplicates_in_train_are_named_by_share(drawn: Store, split: str, share: float, status: str):
+    report = check_store(with_near_duplicates(drawn, split, share), 5)
+    assert faults(report).get("near duplicates in train", "green") == status
+    near = report.statistics["splits"][split]["near_in_train"]
+    assert near["queries"] == 500 and near["count"] / 500 == pytest.approx(share, abs=0.05)
+    assert report.statistics["splits"][split]["in_train"] == 0
     if status != "green":
-        assert f"such as {near['example']}" in text_of(report, "near duplicates")
-        assert ("a leak" in text_of(report, "near duplicates")) == (share > NEAR_RED)
+        assert f"for example {near['example']}" in text_of(report, "near duplicates in train")
 
 
-def test_exact_repeats_are_not_counted_as_near_ones(drawn: Store):
-    report = check_store(with_twins(drawn, "val", 0.3, noise=0), 5)
-    assert faults(report)["val in train"] == "red" and "near duplicates" not in faults(report)
+def test_exact_duplicates_are_not_counted_as_near_duplicates(drawn: Store):
+    report = check_store(with_near_duplicates(drawn, "val", 0.3, noise=0), 5)
+    assert faults(report)["val in train"] == "red" and "near duplicates in train" not in faults(report)
 
 
-def test_near_repeats_within_a_split_are_told_and_those_of_a_document_are_not(drawn: Store):
-    near = check_store(with_twins(drawn, "train", 0.4), 5)
-    assert faults(near)["near repeats"] == "amber"
+def test_near_duplicates_within_a_split_are_named_but_not_within_a_document(drawn: Store):
+    near = check_store(with_near_duplicates(drawn, "train", 0.4), 5)
+    assert faults(near)["near duplicates"] == "amber"
 
     def alike(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
         rows = rows[:1] + 0.02 * random.standard_normal(rows.shape)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    assert not {"near repeats", "near duplicates"} & set(faults(planted(drawn, alike, *SPLITS)))
+    assert not {"near duplicates", "near duplicates in train"} & set(faults(planted(drawn, alike, *SPLITS)))
 
 
-def test_nearly_constant_vectors_are_said_to_be_so(drawn: Store):
+def test_nearly_constant_vectors_hide_near_duplicates(drawn: Store):
     def constant(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
         rows = np.ones(rows.shape[1]) / np.sqrt(rows.shape[1]) + 0.2 * rows
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     report = planted(drawn, constant, *SPLITS)
-    assert faults(report)["near duplicates"] == "amber" and "near repeats" not in faults(report)
-    assert "vectors of different documents have cosine 0.9" in text_of(report, "near duplicates")
+    assert faults(report)["near duplicates"] == "amber" and "near duplicates in train" not in faults(report)
+    assert "Vectors of different documents have a mean cosine of 0.9" in text_of(report, "near duplicates")
 
 
 def test_coordinates_have_variance_1_in_train(drawn: Store):
     sample = draw_sample(drawn.vectors, drawn.documents, "train", 5_000)
-    read = make_coordinates(measure_moments(sample)).read(sample)
-    assert read.shape[1] == 16 and np.allclose(np.cov(read.T), np.eye(16), atol=0.01)
+    coordinates = make_coordinates(measure_moments(sample)).transform(sample)
+    assert coordinates.shape[1] == 16 and np.allclose(np.cov(coordinates.T), np.eye(16), atol=0.01)
 
 
-def test_a_val_split_of_another_source_is_named(drawn: Store):
-    assert max(check_store(drawn, 5).figures["likeness"]["val"].values()) < 1.5
+def test_a_val_split_with_another_distribution_is_named(drawn: Store):
+    assert max(check_store(drawn, 5).statistics["train_distance"]["val"].values()) < 1.5
     shift = np.linalg.qr(np.random.default_rng(3).standard_normal((32, 32)))[0][0]
 
     def moved(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
         return (rows + 0.4 * shift) / np.linalg.norm(rows + 0.4 * shift, axis=1, keepdims=True)
 
-    assert faults(planted(drawn, moved, "val"))["val against train"] == "amber"
-    assert "val against train" not in faults(planted(drawn, moved, "ood"))
-    narrow = planted(drawn, lambda rows, _: rows * np.linspace(0.2, 1.5, 32), "val").figures["likeness"]["val"]
+    assert faults(planted(drawn, moved, "val"))["val vs train"] == "amber"
+    assert "val vs train" not in faults(planted(drawn, moved, "ood"))
+    narrow = planted(drawn, lambda rows, _: rows * np.linspace(0.2, 1.5, 32), "val").statistics["train_distance"]["val"]
     assert narrow["covariance"] > 2
 
 
-def test_easier_and_foreign_ood_sets_are_both_named(drawn: Store, tmp_path: Path):
+def test_easier_and_foreign_ood_sets_are_named_differently(drawn: Store, tmp_path: Path):
     easier = synthesise(tmp_path / "easier", replace(SPEC, ood_coherence=(0.73,)), quiet=True)
     report = check_store(drawn, 5, ood=easier)
-    assert faults(report) == {"ood against val": "amber"}
-    text = text_of(report, "ood against val")
+    assert faults(report) == {"ood vs val": "amber"}
+    text = text_of(report, "ood vs val")
     assert (
         "ood is easier" in text
-        and "the context's mean scores 0.80 and 0.5" in text
-        and "times as far from train" in text
+        and "the context mean scores 0.80 (val 0.5" in text
+        and "its distance from train is" in text
     )
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((32, 32)))[0]
     foreign = planted(drawn, lambda rows, _: rows @ turn, "ood")
-    assert "neither easier nor harder than val" in text_of(foreign, "ood space")
-    assert foreign.worst.name == "ood space" and "ood against val" not in {found.name for found in foreign.findings}
-    assert max(foreign.figures["likeness"]["ood"].values()) > 3
+    assert "in another embedding space, so its scores are meaningless" in text_of(foreign, "ood space")
+    assert foreign.worst.name == "ood space" and "ood vs val" not in {result.name for result in foreign.findings}
+    assert max(foreign.statistics["train_distance"]["ood"].values()) > 3
 
 
-def test_the_fingerprint_of_an_encoder_at_hand(drawn: Store, monkeypatch: pytest.MonkeyPatch):
+def test_an_available_encoder_is_compared_by_its_fingerprint(drawn: Store, monkeypatch: pytest.MonkeyPatch):
     probes = np.random.default_rng(0).standard_normal((len(PROBE_TEXTS), 32)).astype(np.float16)
     own = Space("gtr", "1", 32, probes=probes)
     store = replace(drawn, space=own)
 
-    def light_and_text(encoder: Space) -> tuple[str, str]:
+    def status_and_text(encoder: Space) -> tuple[str, str]:
         report = check_store(store, 5, encoder=encoder)
-        (found,) = (found for found in report.findings if found.name == "fingerprint")
-        return found.status, found.text
+        (result,) = (result for result in report.findings if result.name == "encoder fingerprint")
+        return result.status, result.text
 
-    assert light_and_text(replace(own, revision="2"))[0] == "green", "what counts is what it computes"
-    status, text = light_and_text(replace(own, probes=probes[:, ::-1]))
-    assert status == "red" and "another encoder made the store" in text
-    assert light_and_text(Space("minilm", "1", 384, probes=np.ones((8, 384), np.float16)))[0] == "red"
-    status, text = light_and_text(Space("gtr", "1", 32))
-    assert status == "amber" and "no fingerprint" in text
-    assert not [found for found in check_store(store, 5).findings if found.name == "fingerprint"]
+    assert status_and_text(replace(own, revision="2"))[0] == "green", "only the vectors matter"
+    status, text = status_and_text(replace(own, probes=probes[:, ::-1]))
+    assert status == "red" and "Another encoder made the store" in text
+    assert status_and_text(Space("minilm", "1", 384, probes=np.ones((8, 384), np.float16)))[0] == "red"
+    status, text = status_and_text(Space("gtr", "1", 32))
+    assert status == "amber" and "has no fingerprint, so they cannot be compared" in text
+    assert "encoder fingerprint" not in {result.name for result in check_store(store, 5).findings}
 
     class Encoder:
         space = own
 
     monkeypatch.setattr("nextvec.data.dataset.open_encoder", lambda name: Encoder())
     report = Dataset(store, drawn).check(5, None, "gtr-t5-base")
-    assert [found.status for found in report.findings if found.name == "fingerprint"] == ["green", "amber"]
+    statuses = [result.status for result in report.findings if result.name == "encoder fingerprint"]
+    assert statuses == ["green", "amber"]
 
 
-def test_an_encoder_that_is_not_at_hand_is_one_line(drawn: Store):
+def test_an_unavailable_encoder_is_an_error(drawn: Store):
     with pytest.raises(InputError, match="encoder 'nothing' is unknown"):
         Dataset(drawn).check(5, None, "nothing")
     with pytest.raises(StoreError, match="keeps no lsa encoder"):

@@ -1,17 +1,17 @@
-"""What is measured on samples agrees with closed forms and brute force: forward signal, near twins, effective rank."""
+"""Forward signal, near duplicates and effective rank agree with closed forms and brute force."""
 
 import numpy as np
 import pytest
 
 from nextvec.data.checks import duplicates
 from nextvec.data.checks.covariance import measure_spectrum
-from nextvec.data.checks.duplicates import find_twins
-from nextvec.data.checks.order import measure_arrow, measure_forward
+from nextvec.data.checks.duplicates import NEAR_COSINE, find_near_duplicates
+from nextvec.data.checks.order import measure_asymmetry, measure_forward_signal
 from nextvec.data.checks.sampling import Sample
 
 
 def turning(angle: float, *, documents: int = 400, length: int = 12, seed: int = 0) -> Sample:
-    """Documents in the plane that turn by `angle` a step, with noise: reversible only if it is 0."""
+    """Return documents in the plane that rotate by `angle` per step, with noise; reversible only if it is 0."""
     random = np.random.default_rng(seed)
     turns = random.random((documents, 1)) * 2 * np.pi + angle * np.arange(length)
     plane = np.stack([np.cos(turns), np.sin(turns)], axis=-1).reshape(-1, 2)
@@ -21,12 +21,12 @@ def turning(angle: float, *, documents: int = 400, length: int = 12, seed: int =
     return Sample(vectors, np.ones(len(vectors), bool), document, document)
 
 
-def test_the_forward_signal_of_a_turn_is_its_closed_form():
-    """In the plane C = r²/2 · rotation(angle), so ‖A‖ is r²/√2 · |sin|, and what changes is (1 - r² cos) · I / 2."""
+def test_the_forward_signal_of_a_rotation_equals_its_closed_form():
+    """In the plane C = r²/2 · rotation(angle), so ‖A‖ is r²/√2 · |sin|, and the changes are (1 - r² cos) · I / 2."""
     for angle in (0.0, 0.2, 0.8):
         sample = turning(angle)
-        read = sample.vectors_RD * np.sqrt(2)
-        forward = measure_forward(measure_arrow(read, sample))
+        coordinates = sample.vectors_RD * np.sqrt(2)
+        forward = measure_forward_signal(measure_asymmetry(coordinates, sample))
         squared = float(np.einsum("rd,rd->r", *rotated(sample, angle)).mean()) if angle else 0.0
         expected = squared * abs(np.sin(angle)) / (1 - squared * np.cos(angle)) if angle else 0.0
         assert forward["signal"] == pytest.approx(expected, abs=0.02)
@@ -34,26 +34,24 @@ def test_the_forward_signal_of_a_turn_is_its_closed_form():
 
 
 def rotated(sample: Sample, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Each vector, turned, and the next one of its document: their mean inner product is r²."""
+    """Return each vector, rotated, and the next one of its document; their mean inner product is r²."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     same = sample.document_R[1:] == sample.document_R[:-1]
     return (sample.vectors_RD[:-1] @ turn)[same], sample.vectors_RD[1:][same]
 
 
-def test_the_noise_floor_holds_in_all_but_a_few_of_reversible_samples():
+def test_at_most_3_of_60_reversible_samples_exceed_the_noise_floor():
     above = 0
     for seed in range(60):
-        forward = measure_forward(
-            measure_arrow(turning(0.0, documents=40, seed=seed).vectors_RD, turning(0, documents=40))
+        forward = measure_forward_signal(
+            measure_asymmetry(turning(0.0, documents=40, seed=seed).vectors_RD, turning(0, documents=40))
         )
         above += forward["signal"] > forward["noise"]
     assert above <= 3
 
 
-@pytest.mark.parametrize("directions", [1, 3, 16])
-def test_twins_are_those_of_a_brute_force_search(monkeypatch: pytest.MonkeyPatch, directions: int):
-    monkeypatch.setattr(duplicates, "_BLOCK", 97)
-    monkeypatch.setattr(duplicates, "_PAIRS", 50)
+def test_near_duplicates_equal_those_of_a_brute_force_search(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duplicates, "BLOCK_ROWS", 97)
     random = np.random.default_rng(0)
     vectors = random.standard_normal((1_500, 16))
     vectors[800:1_200] = vectors[:400] + 0.15 * random.standard_normal((400, 16))
@@ -62,16 +60,15 @@ def test_twins_are_those_of_a_brute_force_search(monkeypatch: pytest.MonkeyPatch
     unit[6] = 0
     group = np.arange(1_500) // 3 % 400
     rows = np.arange(300, 1_500)
-    basis = np.linalg.qr(random.standard_normal((16, 16)))[0][:, :directions].astype(np.float32)
-    found = find_twins(unit[:300], group[:300], vectors, rows, group[rows], basis)
-    near = (unit[:300] @ unit[rows].T > duplicates.NEAR) & (group[:300, None] != group[rows])
+    matches = find_near_duplicates(unit[:300], group[:300], vectors, rows, group[rows])
+    near = (unit[:300] @ unit[rows].T > NEAR_COSINE) & (group[:300, None] != group[rows])
     assert 30 < near.any(axis=1).sum() < 290
-    assert np.array_equal(found >= 0, near.any(axis=1))
-    hits = np.flatnonzero(found >= 0)
-    assert near[hits, found[hits] - 300].all()
+    assert np.array_equal(matches >= 0, near.any(axis=1))
+    matched = np.flatnonzero(matches >= 0)
+    assert near[matched, matches[matched] - 300].all()
 
 
-def test_effective_rank_of_known_spectra():
+def test_the_effective_rank_of_known_spectra():
     assert measure_spectrum(np.eye(12, dtype=np.float32)) == {"effective_rank": 12, "first_share": round(1 / 12, 4)}
     assert measure_spectrum(np.diag([1.0, 0, 0]).astype(np.float32))["effective_rank"] == 1
     shares = np.array([0.5, 0.25, 0.25])

@@ -1,54 +1,86 @@
-"""Preflight: is a store fit to train and to judge on? Every check is one sentence with a light.
+"""Data check before training: is this store suitable for training and evaluation?
 
-Red means that a training on this store would be worthless; amber, that its scores need care. Each rule is a pure
-function of the figures that `measure.py` takes.
+Red means that training on the store would be worthless, amber that its scores need care. `measure_store` computes
+statistics, and each rule in RULES is a pure function from them to findings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 from nextvec.core.formatting import STATUSES, Status
-from nextvec.data.checks.duplicates import Figures
-from nextvec.data.checks.findings import Finding
+from nextvec.data.checks.findings import Finding, Statistics
 from nextvec.data.checks.rules_distribution import (
     check_coherence,
-    check_forward,
+    check_forward_signal,
     check_ood,
+    check_ood_space,
     check_reversed,
     check_shuffled,
-    check_space,
     check_spectrum,
+    check_val,
 )
-from nextvec.data.checks.rules_integrity import _fingerprint, _leaks, _near_duplicates, _repeats, _sound, _windows
+from nextvec.data.checks.rules_integrity import (
+    check_duplicates,
+    check_fingerprint,
+    check_leaks,
+    check_near_duplicates,
+    check_values,
+    check_windows,
+)
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
 from nextvec.data.space import Space
 from nextvec.data.store import Store
 
+RULES: tuple[Callable[[Statistics], Iterator[Finding]], ...] = (
+    check_values,
+    check_fingerprint,
+    check_duplicates,
+    check_leaks,
+    check_near_duplicates,
+    check_windows,
+    check_coherence,
+    check_forward_signal,
+    check_reversed,
+    check_shuffled,
+    check_spectrum,
+    check_val,
+    check_ood_space,
+    check_ood,
+)
+"""All rules, in the order of a report."""
+
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All findings on a store, in the order of the checks, and the figures behind them (plain values)."""
+    """All findings on a store, in the order of RULES, and the statistics that they are based on."""
 
     store: str
     context: int
     findings: tuple[Finding, ...]
-    figures: Figures
+    statistics: Statistics
 
     @property
     def worst(self) -> Finding:
-        """The first finding of the worst light."""
+        """The first finding with the worst status."""
         return max(self.findings, key=lambda finding: STATUSES.index(finding.status))
 
     @property
     def status(self) -> Status:
-        """The worst light of all findings."""
+        """The worst status of all findings."""
         return self.worst.status
 
-    def to_dict(self) -> Figures:
-        """Plain values, for JSON."""
-        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "status": self.status}
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "store": self.store,
+            "context": self.context,
+            "status": self.status,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "statistics": self.statistics,
+        }
 
 
 def check_store(
@@ -60,34 +92,22 @@ def check_store(
     encoder: Space | None = None,
     sample: int = 50_000,
 ) -> CheckReport:
-    """Check a store for windows of `context` vectors (at least `min_context`, where given).
+    """Check a store for windows of `context` vectors; `min_context` is `context` if it is None.
 
-    `ood` holds the ood split, where it is not the store's own. `encoder` is the space of an encoder at hand: its
-    vectors of the probe texts are compared with those that the stores keep. `sample` is the most rows of each split
-    that coherence, order and directions are measured on; the sample is fixed. Raises StoreError if the table of
-    documents can't be read.
+    `ood` holds the ood split if it is a separate set. `encoder` is the space of an available encoder: its vectors of
+    the probe texts are compared with the stored ones. `sample` is the maximum number of rows of each split on which
+    coherence, order and directions are measured; the sample is fixed. Raises StoreError if the table of documents
+    cannot be read.
     """
-    figures = measure_store(store, context, context if min_context is None else min_context, sample, ood)
+    statistics = measure_store(store, context, context if min_context is None else min_context, sample, ood)
     if encoder is not None:
-        homes = {"store": store, "ood set": ood}
-        figures["fingerprint"] = {
-            name: measure_fingerprint(home.space, encoder) for name, home in homes.items() if home is not None
+        stores = {"store": store, "ood set": ood}
+        statistics["encoder_fingerprint"] = {
+            name: measure_fingerprint(each.space, encoder) for name, each in stores.items() if each is not None
         }
-    return CheckReport(str(store.path), context, check_statistics(figures), figures)
+    return CheckReport(str(store.path), context, check_statistics(statistics), statistics)
 
 
-def check_statistics(figures: Figures) -> tuple[Finding, ...]:
-    """The findings of all rules on the figures of `measure_store`, in order."""
-    return tuple(finding for rule in RULES for finding in rule(figures))
-
-
-def _numbers(figures: Figures) -> Iterator[Finding]:
-    yield from _sound(figures, "", figures["rows"])
-    if figures.get("ood_set"):
-        yield from _sound(figures["ood_set"], "ood set: ", figures["splits"].get("ood", {"rows": 0})["rows"])
-
-
-RULES: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
-    _numbers, _fingerprint, _repeats, _leaks, _near_duplicates, _windows, check_coherence, check_forward,
-    check_reversed, check_shuffled, check_spectrum, check_space, check_ood,
-)  # fmt: skip
+def check_statistics(statistics: Statistics) -> tuple[Finding, ...]:
+    """Return the findings of all rules on the statistics of `measure_store`, in order."""
+    return tuple(finding for rule in RULES for finding in rule(statistics))

@@ -1,16 +1,17 @@
-"""Which directions a split's vectors use: spectrum, alignment of spaces, and whether two splits are of one source.
+"""Compare the directions that the splits' vectors use: effective rank, alignment of spaces, distance from train.
 
-Effective rank: exp of the entropy of the covariance's eigenvalues, taken as shares (Roy and Vetterli, "The effective
-rank", EUSIPCO 2007); from 1 to D, lower on small samples.
+Effective rank: the exponential of the entropy of the covariance's eigenvalues, normalized to sum 1 (Roy and Vetterli,
+"The effective rank", EUSIPCO 2007). It is between 1 and D, and lower on small samples.
 
-Alignment: the energy (mean squared length) of a split in train's strongest K directions, over that in as many of its
-own; from about K / D to 1. A space's texts share their strongest directions, whatever they speak of; vectors of
-another encoder do not.
+Alignment: the energy (mean squared length) of a split in train's strongest K directions, divided by its energy in its
+own strongest K directions; between about K / D and 1. All texts of an embedding space share their strongest directions,
+whatever their subject; vectors of another encoder do not.
 
-Likeness: a two-sample test by permutation (Good, "Permutation Tests", 2nd edition, chapter 3). How far are the mean and
-the covariance of a split from train's, in parts of the 99th percentile of what random parts of train's own documents
-of that size give? Whole units of documents are drawn, since rows of one document are alike. At most 1 for documents of
-train's sources; above that, the split is of another source, domain or encoder.
+Distance from train: a permutation test with two samples (Good, "Permutation Tests", 2nd edition, chapter 3). The
+distances of the split's mean and covariance from train's are divided by the 99th percentile of the same distances of
+random parts of train with the split's size. Parts consist of whole units of documents, because the rows of a document
+are alike. A value of at most 1 is expected for documents of train's sources; above 1, the source, the domain or the
+encoder differs.
 
 Letters in names: R rows of a sample, U units of documents, D dimensions, K directions, F features, P permutations.
 """
@@ -26,135 +27,140 @@ from nextvec.data.checks.sampling import Sample
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
-"""Eigenvalues of single precision are exact to 1e-6 of the largest, and take half the time."""
+"""In single precision, eigenvalues are exact to 1e-6 of the largest and take half the time."""
 
-DIRECTIONS = 32
-"""Most of train's principal directions that order and likeness are looked for in."""
+MAX_DIRECTIONS = 32
+"""Maximum number of train's principal directions in which order and distance from train are measured."""
 PERMUTATIONS = 400
-"""Random parts of train that a likeness is compared with."""
+"""Number of random parts of train that a split is compared with."""
+MIN_UNITS = 8
+"""Minimum number of train's units of documents for a permutation test."""
 
-_SMALLEST = 1e-6  # directions with less than this part of the strongest one's variance are rounding
+_MIN_RELATIVE_VARIANCE = 1e-6
+"""Directions with less than this fraction of the largest variance are rounding error."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, and what is spread around the origin and the mean, of the rows of a sample."""
+    """The first two moments of the rows of a sample."""
 
     mean_D: Floats
-    about_origin_DD: Singles
+    second_moment_DD: Singles
+    """Mean outer product of the rows, not centered."""
 
     @property
     def covariance_DD(self) -> Singles:  # noqa: N802
-        """The mean outer product of rows, less that of the mean."""
-        return self.about_origin_DD - np.outer(self.mean_D, self.mean_D).astype(np.float32)
+        """The second moment, centered."""
+        return self.second_moment_DD - np.outer(self.mean_D, self.mean_D).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class PrincipalCoordinates:
     """Train's principal directions, scaled so that train has variance 1 along each."""
 
     mean_D: NDArray[np.float32]
     directions_DK: NDArray[np.float32]
 
-    def read(self, sample: Sample) -> NDArray[np.float32]:
-        """The coordinates (R, K) of a sample's rows; zero, train's mean, for rows without a direction."""
-        read_RK: NDArray[np.float32] = sample.vectors_RD @ self.directions_DK - self.mean_D @ self.directions_DK
-        read_RK[~sample.usable_R] = 0
-        return read_RK
+    def transform(self, sample: Sample) -> NDArray[np.float32]:
+        """Return the coordinates (R, K) of a sample's rows; zero, which is train's mean, for unusable rows."""
+        coordinates_RK: NDArray[np.float32] = sample.vectors_RD @ self.directions_DK - self.mean_D @ self.directions_DK
+        coordinates_RK[~sample.usable_R] = 0
+        return coordinates_RK
 
 
 def measure_moments(sample: Sample) -> Moments:
-    """The moments of the rows that have a direction; zero where there are none."""
-    rows_RD = sample.directions_RD
+    """Return the moments of the usable rows; zero if there are none."""
+    rows_RD = sample.usable_vectors_RD
     count = max(len(rows_RD), 1)
     return Moments(rows_RD.sum(axis=0, dtype=np.float64) / count, rows_RD.T @ rows_RD / np.float32(count))
 
 
 def measure_spectrum(covariance_DD: Singles) -> dict[str, float]:
-    """Effective rank, and the share of all variance that the first direction has; 0 where nothing varies."""
+    """Return the effective rank, and the fraction of the variance in the first direction; 0 if nothing varies."""
     variance_D = np.maximum(np.linalg.eigvalsh(covariance_DD), 0).astype(np.float64)
     total = variance_D.sum()
-    if total <= _SMALLEST:
+    if total <= _MIN_RELATIVE_VARIANCE:
         return {"effective_rank": 0.0, "first_share": 0.0}
     shares = variance_D[variance_D > 0] / total
     rank = float(np.exp(-(shares * np.log(shares)).sum()))
     return {"effective_rank": round(rank, 2), "first_share": round(float(shares.max()), 4)}
 
 
-def make_coordinates(moments: Moments) -> Coordinates | None:
-    """The strongest directions of a covariance, at most DIRECTIONS and half of D; None where nothing varies."""
-    variance_D, directions_DD = np.linalg.eigh(moments.covariance_DD)
-    count = min(DIRECTIONS, max(len(variance_D) // 2, 1))
+def make_coordinates(moments: Moments) -> PrincipalCoordinates | None:
+    """Return the strongest principal directions, at most MAX_DIRECTIONS and D / 2; None if nothing varies."""
+    variance_D, directions_DD = np.linalg.eigh(moments.covariance_DD)  # ascending
+    count = min(MAX_DIRECTIONS, max(len(variance_D) // 2, 1))
     variance_K = variance_D[-count:]
-    kept_K = variance_K > max(_SMALLEST * variance_D[-1], 1e-12)
-    if not kept_K.any():
+    is_kept_K = variance_K > max(_MIN_RELATIVE_VARIANCE * variance_D[-1], 1e-12)
+    if not is_kept_K.any():
         return None
-    directions_DK = directions_DD[:, -count:][:, kept_K] / np.sqrt(variance_K[kept_K])
-    return Coordinates(moments.mean_D.astype(np.float32), directions_DK)
+    directions_DK = directions_DD[:, -count:][:, is_kept_K] / np.sqrt(variance_K[is_kept_K])
+    return PrincipalCoordinates(moments.mean_D.astype(np.float32), directions_DK)
 
 
 def strongest_directions(moments: Moments) -> Singles:
-    """(D, K) orthonormal: the K = D / 8 directions around the origin that hold the most energy."""
+    """Return the K = D / 8 orthonormal directions (D, K) with the most energy around the origin."""
     count = max(len(moments.mean_D) // 8, 1)
-    directions_DK: Singles = np.linalg.eigh(moments.about_origin_DD)[1][:, -count:]
+    directions_DK: Singles = np.linalg.eigh(moments.second_moment_DD)[1][:, -count:]
     return directions_DK
 
 
-def measure_alignment(moments: Moments, directions_DK: Singles) -> float | None:
-    """The energy of a split in train's strongest directions over that in its own strongest; None where it has none."""
-    own = np.linalg.eigvalsh(moments.about_origin_DD)[-directions_DK.shape[1] :].sum()
-    captured = np.vdot(directions_DK, moments.about_origin_DD @ directions_DK)
-    return round(float(captured / own), 4) if own > 0 else None
+def measure_alignment(moments: Moments, train_directions_DK: Singles) -> float | None:
+    """Return a split's energy in train's strongest directions over that in its own; None if it has no energy."""
+    own_energy = np.linalg.eigvalsh(moments.second_moment_DD)[-train_directions_DK.shape[1] :].sum()
+    energy = np.vdot(train_directions_DK, moments.second_moment_DD @ train_directions_DK)
+    return round(float(energy / own_energy), 4) if own_energy > 0 else None
 
 
-def measure_likeness(
-    train_RK: NDArray[np.float32], train: Sample, other_RK: NDArray[np.float32], other: Sample
+def measure_train_distance(
+    train_RK: NDArray[np.float32], train: Sample, split_RK: NDArray[np.float32], split: Sample
 ) -> dict[str, float] | None:
-    """How far the mean and the covariance of `other` are from train's, 1 being the 99th percentile of chance.
+    """Return the distances of a split's `mean` and `covariance` from train's; 1 is the 99th percentile of chance.
 
-    Rows are in train's coordinates. None where train has fewer than 8 units of documents, or `other` no rows.
+    Rows are in train's principal coordinates. None if train has fewer than MIN_UNITS units, or the split no usable row.
     """
-    if train.units < 8 or not other.usable_R.any():
+    if train.units < MIN_UNITS or not split.usable_R.any():
         return None
     features_UF, rows_U = _features(train_RK, train)
-    others_UF, others_U = _features(other_RK, other)
-    whole_F, rows = features_UF.sum(axis=0), rows_U.sum()
-    far = _distances(others_UF.sum(axis=0)[None] / others_U.sum(), whole_F[None] / rows, train_RK.shape[1])
-    # Parts of train as large as the other split, or half of train, each against all the rest.
-    random = np.random.default_rng(0)
-    order_PU = np.argsort(random.random((PERMUTATIONS, train.units)), axis=1)
+    split_features_UF, split_rows_U = _features(split_RK, split)
+    total_F, rows = features_UF.sum(axis=0), rows_U.sum()
+    directions = train_RK.shape[1]
+    distances = _distances(split_features_UF.sum(axis=0)[None] / split_rows_U.sum(), total_F[None] / rows, directions)
+    # Draw parts of train as large as the split (at most half of train), and compare each with the rest of train.
+    rng = np.random.default_rng(0)
+    order_PU = np.argsort(rng.random((PERMUTATIONS, train.units)), axis=1)
     before_PU = np.cumsum(rows_U[order_PU], axis=1) - rows_U[order_PU]
-    chosen_PU = np.zeros(order_PU.shape)
-    np.put_along_axis(chosen_PU, order_PU, (before_PU < min(others_U.sum(), rows / 2)).astype(float), axis=1)
-    part_PF, part_P1 = chosen_PU @ features_UF, (chosen_PU @ rows_U)[:, None]
-    rest_PF = (whole_F - part_PF) / np.maximum(rows - part_P1, 1)
-    by_chance = _distances(part_PF / np.maximum(part_P1, 1), rest_PF, train_RK.shape[1])
+    is_part_PU = np.zeros(order_PU.shape)
+    np.put_along_axis(is_part_PU, order_PU, (before_PU < min(split_rows_U.sum(), rows / 2)).astype(float), axis=1)
+    part_PF, part_rows_P1 = is_part_PU @ features_UF, (is_part_PU @ rows_U)[:, None]
+    rest_PF = (total_F - part_PF) / np.maximum(rows - part_rows_P1, 1)
+    chance = _distances(part_PF / np.maximum(part_rows_P1, 1), rest_PF, directions)
     return {
-        name: round(float(found[0] / max(np.quantile(chance_P, 0.99), 1e-12)), 3)
-        for name, found, chance_P in zip(("mean", "covariance"), far, by_chance, strict=True)
+        name: round(float(distance[0] / max(np.quantile(chance_P, 0.99), 1e-12)), 3)
+        for name, distance, chance_P in zip(("mean", "covariance"), distances, chance, strict=True)
     }
 
 
-def _features(read_RK: NDArray[np.float32], sample: Sample) -> tuple[Floats, Floats]:
-    """For each unit the sums of coordinates and of their outer products (U, K + K²), and its usable rows (U,)."""
+def _features(coordinates_RK: NDArray[np.float32], sample: Sample) -> tuple[Floats, Floats]:
+    """Return the sums of each unit's coordinates and their outer products (U, K + K²), and its usable rows (U,)."""
     order_R = np.argsort(sample.unit_R, kind="stable")
     ends_U = np.cumsum(np.bincount(sample.unit_R, minlength=sample.units))
     sums = []
     for rows in np.split(order_R, ends_U[:-1]):
-        read = read_RK[rows]
-        sums.append(np.concatenate([read.sum(axis=0), (read.T @ read).ravel()]))
+        unit_RK = coordinates_RK[rows]
+        sums.append(np.concatenate([unit_RK.sum(axis=0), (unit_RK.T @ unit_RK).ravel()]))
     usable_U: Floats = np.bincount(sample.unit_R, sample.usable_R, minlength=sample.units).astype(np.float64)
     return np.array(sums, np.float64), usable_U
 
 
-def _distances(one_PF: Floats, other_PF: Floats, count: int) -> tuple[Floats, Floats]:
-    """Distance of the means, and of the covariances (Frobenius norm), that mean features stand for: (P,) each."""
+def _distances(first_PF: Floats, second_PF: Floats, directions: int) -> tuple[Floats, Floats]:
+    """Return the distances (P,) of the means, and of the covariances (Frobenius norm), from mean features (P, F)."""
     moments = []
-    for features_PF in (one_PF, other_PF):
-        mean_PK = features_PF[:, :count]
+    for features_PF in (first_PF, second_PF):
+        mean_PK = features_PF[:, :directions]
         outer_PKK = mean_PK[:, :, None] * mean_PK[:, None, :]
-        moments.append((mean_PK, features_PF[:, count:] - outer_PKK.reshape(len(mean_PK), -1)))
-    (mean_PK, covariance_PF), (other_PK, other_covariance_PF) = moments
-    means_apart_P: Floats = np.sqrt(np.square(mean_PK - other_PK).sum(axis=1))
-    covariances_apart_P: Floats = np.sqrt(np.square(covariance_PF - other_covariance_PF).sum(axis=1))
-    return means_apart_P, covariances_apart_P
+        moments.append((mean_PK, features_PF[:, directions:] - outer_PKK.reshape(len(mean_PK), -1)))
+    (first_mean_PK, first_covariance_PF), (second_mean_PK, second_covariance_PF) = moments
+    mean_distance_P: Floats = np.sqrt(np.square(first_mean_PK - second_mean_PK).sum(axis=1))
+    covariance_distance_P: Floats = np.sqrt(np.square(first_covariance_PF - second_covariance_PF).sum(axis=1))
+    return mean_distance_P, covariance_distance_P

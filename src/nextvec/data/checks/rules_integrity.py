@@ -1,175 +1,161 @@
-"""Preflight: is a store fit to train and to judge on? Every check is one sentence with a light.
+"""Rules of the data check about single rows and documents: values, encoder, duplicates, leaks, windows.
 
-Red means that a training on this store would be worthless; amber, that its scores need care. Each rule is a pure
-function of the figures that `measure.py` takes.
+Each rule is a pure function of the statistics of `measure_store`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from nextvec.core.formatting import Status
-from nextvec.data.checks.duplicates import NEAR, Figures
-from nextvec.data.checks.findings import Finding
+from nextvec.data.checks.duplicates import NEAR_COSINE
+from nextvec.data.checks.findings import Finding, Statistics, make_finding
 from nextvec.data.checks.statistics import NORM_TOLERANCE
 from nextvec.data.space import SAME_SPACE_COSINE
 from nextvec.data.splits import SPLITS
 
-LEAK_RED = 0.01
-"""Share of a split's rows that are in train too from which its scores mean nothing."""
-REPEATS_AMBER = 0.01
-"""Share of a split's rows that repeat another of its rows from which its scores need care."""
-NEAR_AMBER, NEAR_RED = 0.01, 0.1
-"""Share of a split's sampled rows with a near twin in train from which its scores need care, and mean nothing."""
-NEAR_REPEATS_AMBER = 0.1
-"""Share of a split's sampled rows with a near twin in another document of it from which its scores need care."""
-RANDOM_COSINE = 0.9
+MAX_LEAK_SHARE = 0.01
+"""Fraction of a split's rows that may also be in train before its scores are meaningless (red)."""
+MAX_DUPLICATE_SHARE = 0.01
+"""Fraction of a split's rows that may be duplicates before its scores need care (amber)."""
+MAX_NEAR_IN_TRAIN_SHARE = {Status.AMBER: 0.01, Status.RED: 0.1}
+"""Fraction of a split's sampled rows that may have a near duplicate in train, for each status above green."""
+MAX_NEAR_DUPLICATE_SHARE = 0.1
+"""Fraction of a split's sampled rows that may have a near duplicate in another document of the split (amber)."""
+MAX_RANDOM_COSINE = 0.9
 """Mean cosine of vectors of different documents above which all vectors are near duplicates of each other."""
-FEW_DIRECTIONS = 8
+MIN_EFFECTIVE_RANK = 8
 """Effective rank below which unrelated vectors are near each other by chance."""
-FEW_GROUPS = 20
-"""Below that many independent documents an interval says little."""
+MIN_GROUPS = 20
+"""Number of independent documents below which a bootstrap interval is unreliable."""
 
 
-def _sound(figures: Figures, whose: str, rows: int) -> Iterator[Finding]:
-    lowest, highest = figures["norm"] or (0, 0)
-    for name, fault, what, remedy, fine in (
-        ("numbers", "not_finite", "NaN or infinite", "encode their texts again", "all vectors are finite"),
-        ("zero vectors", "zero", "zero", "drop their texts, or encode them again", "no vector is zero"),
-        (
-            "length", "not_unit", f"not of length 1 (from {lowest:.3g} to {highest:.3g})", "bring them to unit length",
-            f"lengths are 1 ± {NORM_TOLERANCE:g}",
-        ),
-    ):  # fmt: skip
-        count, first = figures[fault]["count"], figures[fault]["first"]
-        if count:
-            found = f"{whose}{count:,} of {rows:,} vectors {_are(count)} {what}, the first is {first}"
-            yield Finding(name, Status.RED, f"{found}; {remedy} and build the store again")
+def check_values(statistics: Statistics) -> Iterator[Finding]:
+    """Check that all vectors are finite, not zero and of unit length."""
+    yield from _check_values(statistics, "", statistics["rows"])
+    if statistics.get("ood_set"):
+        rows = statistics["splits"].get("ood", {"rows": 0})["rows"]
+        yield from _check_values(statistics["ood_set"], "OOD set: ", rows)
+
+
+def _check_values(statistics: Statistics, where: str, rows: int) -> Iterator[Finding]:
+    lowest, highest = statistics["norm"] or (0, 0)
+    measured = {"where": where, "tolerance": NORM_TOLERANCE, "lowest": lowest, "highest": highest}
+    for key, good, bad in (
+        ("non_finite", "finite", "not finite"),
+        ("zero", "no zeros", "zeros"),
+        ("not_unit_length", "unit length", "not unit length"),
+    ):
+        if statistics[key]["count"]:
+            yield make_finding(bad, Status.RED, rows=rows, **measured, **statistics[key])
         else:
-            yield Finding(name, Status.GREEN, f"{whose}{fine}")
+            yield make_finding(good, Status.GREEN, **measured)
 
 
-def _fingerprint(figures: Figures) -> Iterator[Finding]:
-    """Did the encoder that was named make the vectors?"""
-    for name, found in figures.get("fingerprint", {}).items():
-        told = f"{found['encoder']} against the {name}'s {found['store']}"
-        if found["dimensions"][0] != found["dimensions"][1]:
-            yield Finding("fingerprint", Status.RED, f"another encoder made the {name}: {told}; use that one")
-        elif found["cosine"] is None:
-            remedy = "nothing says which encoder made it; build it from its texts to know"
-            yield Finding(
-                "fingerprint", Status.AMBER, f"the {name} or the encoder has no fingerprint ({told}); {remedy}"
-            )
-        elif found["cosine"] < SAME_SPACE_COSINE:
-            differs = f"the probe texts' vectors have cosine {found['cosine']:.3f} at the lowest"
-            yield Finding(
-                "fingerprint", Status.RED, f"another encoder made the {name}: {differs}, {told}; use that one"
-            )
+def check_fingerprint(statistics: Statistics) -> Iterator[Finding]:
+    """Check that the encoder that the user named made the vectors."""
+    for where, measured in statistics.get("encoder_fingerprint", {}).items():
+        store_dimensions, encoder_dimensions = measured["dimensions"]
+        if store_dimensions != encoder_dimensions:
+            outcome, status = "encoder of other dimensions", Status.RED
+        elif measured["cosine"] is None:
+            outcome, status = "encoder unknown", Status.AMBER
+        elif measured["cosine"] < SAME_SPACE_COSINE:
+            outcome, status = "encoder differs", Status.RED
         else:
-            yield Finding("fingerprint", Status.GREEN, f"the {name} is of {found['encoder']}: the probe texts agree")
+            outcome, status = "encoder matches", Status.GREEN
+        yield make_finding(outcome, status, where=where, **measured)
 
 
-def _repeats(figures: Figures) -> Iterator[Finding]:
-    splits = figures["splits"]
-    told = "repeated rows within a split: " + ", ".join(
-        f"{name} {split['repeats']:,} of {split['rows']:,}" for name, split in splits.items()
-    )
-    if any(split["repeats"] > REPEATS_AMBER * split["rows"] for split in splits.values()):
-        yield Finding("repeats", Status.AMBER, f"{told}; drop them, they count twice in every score")
+def check_duplicates(statistics: Statistics) -> Iterator[Finding]:
+    """Check that few rows of a split duplicate another of its rows."""
+    splits = statistics["splits"]
+    counts = ", ".join(f"{name} {split['duplicates']:,} of {split['rows']:,}" for name, split in splits.items())
+    if any(split["duplicates"] > MAX_DUPLICATE_SHARE * split["rows"] for split in splits.values()):
+        yield make_finding("many duplicates", Status.AMBER, counts=counts)
     else:
-        yield Finding("repeats", Status.GREEN, told)
+        yield make_finding("few duplicates", Status.GREEN, counts=counts)
 
 
-def _leaks(figures: Figures) -> Iterator[Finding]:
-    torn = figures["torn_groups"]
-    if torn["count"]:
-        groups = "1 group of documents is" if torn["count"] == 1 else f"{torn['count']:,} groups of documents are"
-        found = f"{groups} in two splits, such as {torn['example']}"
-        yield Finding("groups", Status.RED, f"{found}; keep each in one split and build the store again")
+def check_leaks(statistics: Statistics) -> Iterator[Finding]:
+    """Check that no group of documents is divided between splits, and no row of val or ood is in train."""
+    divided = statistics["divided_groups"]
+    if divided["count"]:
+        yield make_finding("groups divided", Status.RED, **divided)
     else:
-        yield Finding("groups", Status.GREEN, "documents that belong together are in one split")
-    for name, split in figures["splits"].items():
+        yield make_finding("groups undivided", Status.GREEN)
+    for name, split in statistics["splits"].items():
         count = split.get("in_train")
         if count is None:  # train itself
             continue
-        if count:
-            share = count / split["rows"]
-            found = f"{count:,} of {split['rows']:,} rows of {name} ({share:.1%}) {_are(count)} in train too"
-            remedy = f"such as {split['in_train_example']}; drop these repeats and build the store again"
-            yield Finding(f"{name} in train", Status.RED if share > LEAK_RED else Status.AMBER, f"{found}, {remedy}")
-        else:
-            yield Finding(f"{name} in train", Status.GREEN, f"no row of {name} is in train too")
+        if not count:
+            yield make_finding("no leak", Status.GREEN, split=name)
+            continue
+        share = count / split["rows"]
+        status = Status.RED if share > MAX_LEAK_SHARE else Status.AMBER
+        measured = {"count": count, "rows": split["rows"], "share": share, "example": split["in_train_example"]}
+        yield make_finding("leak", status, split=name, **measured)
 
 
-def _near_duplicates(figures: Figures) -> Iterator[Finding]:
-    """Chunks that say almost the same as one of another document: within a split, and in train."""
-    splits = {name: split for name, split in figures["splits"].items() if "near_repeats" in split}
+def check_near_duplicates(statistics: Statistics) -> Iterator[Finding]:
+    """Check that few sampled rows have a near duplicate in another document of their split, or in train."""
+    splits = {name: split for name, split in statistics["splits"].items() if "near_duplicates" in split}
     if not splits:
         return
-    random = max(split["random_cosine"] for split in splits.values())
+    cosine = max(split["random_cosine"] for split in splits.values())
     rank = min(split["spectrum"]["effective_rank"] for split in splits.values())
-    if random > RANDOM_COSINE:
-        told = f"vectors of different documents have cosine {random:.2f} on average"
-        remedy = "they are nearly constant, and near duplicates can't be told; see that the encoder gets whole texts"
-        yield Finding("near duplicates", Status.AMBER, f"{told}: {remedy}")
+    if cosine > MAX_RANDOM_COSINE:
+        yield make_finding("vectors too similar", Status.AMBER, cosine=cosine)
         return
-    if rank < FEW_DIRECTIONS:
-        told = f"vectors use {rank:.1f} directions (effective rank)"
-        yield Finding("near duplicates", Status.GREEN, f"{told}: too few to tell near duplicates from chance")
+    if rank < MIN_EFFECTIVE_RANK:
+        yield make_finding("rank too low", Status.GREEN, rank=rank)
         return
-    inside = {name: split["near_repeats"] for name, split in splits.items()}
-    share, told, example = _tell_near(inside, "another document")
-    if share > NEAR_REPEATS_AMBER:
-        yield Finding("near repeats", Status.AMBER, f"{told}, {example}; they count twice in every score")
+    share, measured = _near_share({name: split["near_duplicates"] for name, split in splits.items()})
+    if share > MAX_NEAR_DUPLICATE_SHARE:
+        yield make_finding("many near duplicates", Status.AMBER, **measured)
     else:
-        yield Finding("near repeats", Status.GREEN, told)
-    cross = {name: split["near_in_train"] for name, split in splits.items() if "near_in_train" in split}
-    if not cross:
+        yield make_finding("few near duplicates", Status.GREEN, **measured)
+    in_train = {name: split["near_in_train"] for name, split in splits.items() if "near_in_train" in split}
+    if not in_train:
         return
-    share, told, example = _tell_near(cross, "train")
-    if share > NEAR_RED:
-        remedy = "a leak: drop them and build the store again"
-        yield Finding("near duplicates", Status.RED, f"{told}, {example}; {remedy}")
-    elif share > NEAR_AMBER:
-        yield Finding(
-            "near duplicates", Status.AMBER, f"{told}, {example}; drop them, a model has seen them in training"
-        )
-    else:
-        yield Finding("near duplicates", Status.GREEN, told)
+    share, measured = _near_share(in_train)
+    for status in (Status.RED, Status.AMBER):
+        if share > MAX_NEAR_IN_TRAIN_SHARE[status]:
+            yield make_finding("near duplicates in train", status, **measured)
+            return
+    yield make_finding("few near duplicates in train", Status.GREEN, **measured)
 
 
-def _tell_near(found: Figures, where: str) -> tuple[float, str, str]:
-    """The highest share of rows with a near twin (0 where it is a single row), all of them in words, and an example."""
-    counts = [f"{split['found']:,} of {split['queries']:,} of {name}" for name, split in found.items()]
-    worst = max(found.values(), key=lambda split: float(split["found"] / split["queries"]))
-    told = f"sampled rows with a near twin (cosine above {NEAR:g}) in {where}, repeats aside: {', '.join(counts)}"
-    return worst["found"] / worst["queries"] if worst["found"] > 1 else 0.0, told, f"such as {worst['example']}"
+def _near_share(splits: dict[str, Statistics]) -> tuple[float, dict[str, Any]]:
+    """Return the highest share of rows with a near duplicate, 0 if it is a single row, and the measured values."""
+    counts = ", ".join(f"{split['count']:,} of {split['queries']:,} of {name}" for name, split in splits.items())
+    worst = max(splits.values(), key=lambda split: float(split["count"] / split["queries"]))
+    share = worst["count"] / worst["queries"] if worst["count"] > 1 else 0.0
+    return share, {"near": NEAR_COSINE, "counts": counts, "example": worst["example"]}
 
 
-def _windows(figures: Figures) -> Iterator[Finding]:
+def check_windows(statistics: Statistics) -> Iterator[Finding]:
+    """Check that every split has windows, and val and ood have enough independent documents."""
     for name in SPLITS:
-        split = figures["splits"].get(name, {"documents": 0, "windows": 0, "short": 0, "groups": 0})
-        label, documents = f"{name} windows", split["documents"]
-        told = f"{name} has {split['windows']:,} windows from {documents - split['short']:,} documents" + (
-            f", {split['short']:,} more are too short" if split["short"] else ""
-        )
-        if not documents and name == "ood":
-            yield Finding(
-                label, Status.GREEN, "there is no ood split: scores will hold for the sources of training only"
-            )
+        split = statistics["splits"].get(name, {"documents": 0, "windows": 0, "short": 0, "groups": 0})
+        measured = {
+            "split": name,
+            "windows": split["windows"],
+            "documents": split["documents"] - split["short"],
+            "short": f" ({split['short']:,} more are too short)" if split["short"] else "",
+        }
+        status_if_missing = Status.AMBER if name == "ood" else Status.RED
+        if not split["documents"]:
+            if name == "ood":
+                yield make_finding("no ood split", Status.GREEN)
+            else:
+                yield make_finding("no documents", status_if_missing, split=name)
         elif not split["windows"]:
-            chunks = figures["min_context"] + 1
-            why = f"none of its {documents:,} documents has {chunks} chunks" if documents else "it has no documents"
-            remedy = f"add documents to {name}, or take a shorter context"
-            yield Finding(
-                label, Status.AMBER if name == "ood" else Status.RED, f"{name} has no windows, {why}; {remedy}"
-            )
-        elif name != "train" and split["groups"] < FEW_GROUPS:
-            remedy = f"below {FEW_GROUPS} independent documents intervals are wide; add documents to {name}"
-            yield Finding(label, Status.AMBER, f"{told}; {remedy}")
+            chunks = statistics["min_context"] + 1
+            documents = split["documents"]
+            yield make_finding("no windows", status_if_missing, split=name, documents=documents, chunks=chunks)
+        elif name != "train" and split["groups"] < MIN_GROUPS:
+            yield make_finding("few documents", Status.AMBER, minimum=MIN_GROUPS, **measured)
         else:
-            yield Finding(label, Status.GREEN, told)
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+            yield make_finding("windows", Status.GREEN, **measured)

@@ -1,14 +1,6 @@
-"""The figures behind the preflight: one pass over all rows, and whole documents of a fixed sample.
+"""Fixed samples of whole documents, on which directions, coherence and order are measured.
 
-An ood set of its own may be measured with a store: it takes the place of the store's ood split.
-
-All figures are plain values, so that the rules of `check.py` and `verdicts.py` can be tried on figures from anywhere.
-
-Letters in names: N rows of the store, R rows of a sample, M documents, Q queries, D dimensions.
-
-Fixed samples of whole documents: what the preflight measures directions and order on.
-
-Letters in names: R rows of a sample, M documents, D dimensions, U units.
+Letters in names: R rows of a sample, M documents, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,48 +14,53 @@ from numpy.typing import NDArray
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
 
-UNITS = 1024
-"""Most units that a sample's documents are gathered into: enough for noise floors, few enough to be quick."""
+MAX_UNITS = 1024
+"""Maximum number of independent units of a sample: enough to estimate noise floors, few enough to be fast."""
 
-_SAMPLE_VALUES = 2**26  # most numbers of a sample: 256 MiB as float32
+_MAX_SAMPLE_VALUES = 2**26
+"""Maximum number of values of a sample: 256 MiB as float32."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """R rows of whole documents of a split, documents in a random order, the rows of each in their own."""
+    """R rows of whole documents of a split; documents are in random order, the rows of each in their own order."""
 
     vectors_RD: NDArray[np.float32]
-    """(R, D) at length 1; zero where a row is zero, NaN or infinite."""
+    """(R, D) unit vectors; zero if the stored row is zero, NaN or infinite."""
     usable_R: NDArray[np.bool_]
-    """(R,) whether the row has a direction."""
+    """(R,) whether the stored row is finite and not zero."""
     document_R: NDArray[np.int64]
-    """(R,) the number of the document."""
+    """(R,) number of the row's document."""
     unit_R: NDArray[np.int64]
-    """(R,) a number from 0 for what may be taken as independent: the group of documents, or several groups."""
+    """(R,) number, from 0, of the row's independent unit: one group of documents, or several."""
 
     @property
-    def directions_RD(self) -> NDArray[np.float32]:  # noqa: N802
-        """The rows that have a direction."""
+    def usable_vectors_RD(self) -> NDArray[np.float32]:  # noqa: N802
+        """The usable rows."""
         return self.vectors_RD if self.usable_R.all() else self.vectors_RD[self.usable_R]
 
     @property
     def units(self) -> int:
-        """How many units there are."""
+        """Number of independent units."""
         return int(self.unit_R.max()) + 1 if len(self.unit_R) else 0
 
 
 def draw_sample(vectors: NDArray[Any], documents: DocumentTable, split: str, size: int) -> Sample:
-    """At most `size` rows of a split (and 256 MiB), always the same ones."""
-    rows_R, document_R = sample_documents(documents, split, min(size, _SAMPLE_VALUES // vectors.shape[1]))
+    """Return a fixed sample of at most `size` rows of a split, and of at most 256 MiB."""
+    rows_R, document_R = sample_documents(documents, split, min(size, _MAX_SAMPLE_VALUES // vectors.shape[1]))
     sampled_RD, usable_R = unit_rows(vectors[rows_R])
-    unit_R = np.unique(documents.group[document_R], return_inverse=True)[1] % UNITS
+    unit_R = np.unique(documents.group[document_R], return_inverse=True)[1] % MAX_UNITS
     return Sample(sampled_RD, usable_R, document_R, unit_R.astype(np.int64))
 
 
 def sample_documents(documents: DocumentTable, split: str, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of whole documents of a split, at most `size` (the last document is cut), and the document of each row."""
-    chosen_M = np.flatnonzero(documents.splits == SPLITS.index(split))
-    order_M = np.random.Generator(np.random.Philox(key=np.array([0, 2**63 + 2], np.uint64))).permutation(chosen_M)
+    """Return at most `size` rows (R,) of whole documents of a split, and each row's document (R,).
+
+    The last document is cut to reach `size`.
+    """
+    split_M = np.flatnonzero(documents.splits == SPLITS.index(split))
+    order_M = np.random.Generator(np.random.Philox(key=np.array([0, 2**63 + 2], np.uint64))).permutation(split_M)
+    # Rows of the documents before each one; documents that start beyond `size` are left out.
     before_M = np.cumsum(documents.rows[order_M]) - documents.rows[order_M]
     order_M, before_M = order_M[before_M < size], before_M[before_M < size]
     rows_M = np.minimum(documents.rows[order_M], size - before_M)
@@ -72,7 +69,7 @@ def sample_documents(documents: DocumentTable, split: str, size: int) -> tuple[N
 
 
 def unit_rows(vectors_RD: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The rows at length 1 as float32, and which have a direction (R,); those that have none become zero."""
+    """Return the rows scaled to unit length as float32, and which are usable (R,); the others become zero."""
     rows_RD = vectors_RD.astype(np.float32)
     lengths_R = row_lengths(rows_RD)
     usable_R = np.isfinite(lengths_R) & (lengths_R > 0)
@@ -82,7 +79,7 @@ def unit_rows(vectors_RD: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np
 
 
 def row_lengths(vectors_RD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(R,) lengths; NaN or infinite where a number of the row is."""
+    """Return the length of each row (R,); NaN or infinite if a value of the row is."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths: NDArray[np.float32] = np.sqrt(np.einsum("rd,rd->r", vectors_RD, vectors_RD))
     return lengths

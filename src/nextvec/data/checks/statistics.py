@@ -1,14 +1,8 @@
-"""The figures behind the preflight: one pass over all rows, and whole documents of a fixed sample.
+"""Measure what the data check judges: one pass over all rows, and statistics of a fixed sample of whole documents.
 
-An ood set of its own may be measured with a store: it takes the place of the store's ood split.
+A separate ood set takes the place of the store's ood split. All statistics are plain values.
 
-All figures are plain values, so that the rules of `check.py` and `verdicts.py` can be tried on figures from anywhere.
-
-Letters in names: N rows of the store, R rows of a sample, M documents, Q queries, D dimensions.
-
-Fixed samples of whole documents: what the preflight measures directions and order on.
-
-Letters in names: R rows of a sample, M documents, D dimensions, U units.
+Letters in names: N rows of the store, R rows of a sample, D dimensions, K directions.
 """
 
 from __future__ import annotations
@@ -20,18 +14,26 @@ from nextvec.data.checks.covariance import (
     Moments,
     make_coordinates,
     measure_alignment,
-    measure_likeness,
     measure_moments,
     measure_spectrum,
+    measure_train_distance,
     strongest_directions,
 )
-from nextvec.data.checks.duplicates import Figures, Scan, count_repeats, digests, measure_near, place, scan_rows
+from nextvec.data.checks.duplicates import (
+    RowScan,
+    SplitRows,
+    count_duplicates,
+    describe_row,
+    measure_near_duplicates,
+    scan_rows,
+)
+from nextvec.data.checks.findings import Statistics
 from nextvec.data.checks.order import (
     context_mean_cosine,
-    measure_agreement,
-    measure_arrow,
+    measure_asymmetry,
     measure_coherence,
-    measure_forward,
+    measure_direction,
+    measure_forward_signal,
 )
 from nextvec.data.checks.sampling import Sample, draw_sample
 from nextvec.data.space import Space, probe_cosines
@@ -39,157 +41,166 @@ from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable, Store
 
 NORM_TOLERANCE = 2e-3
-"""How far from 1 a length may be; rounding to float16 moves it by less than 0.0005."""
+"""Maximum deviation of a length from 1; rounding to float16 causes less than 0.0005."""
 
 
-def measure_store(store: Store, context: int, least: int, sample: int, ood: Store | None = None) -> Figures:
-    """Everything that the preflight judges, for windows of `context` vectors, at least `least`, before the target.
+def measure_store(store: Store, context: int, min_context: int, sample: int, ood: Store | None = None) -> Statistics:
+    """Measure a store for windows of `context` vectors, at least `min_context`, before the target.
 
-    `sample` is the most rows of each split that coherence, order and directions are measured on. Of each split:
-    `coherence` by distance, its `fall`, `context_mean` (its cosine with what follows), `spectrum`, `mean_norm`, repeats
-    and near repeats; of val and ood also rows that are, or nearly are, in train. `alignment`, `likeness` and `order`
-    compare splits with train. `ood` holds the ood split, where it is not the store's own.
+    `sample` is the maximum number of rows of each split on which coherence, order and directions are measured; `ood`
+    holds the ood split if it is a separate set. For each split: counts, duplicates, near duplicates, `coherence` by
+    distance, `coherence_drop`, `context_mean` (cosine of a context's mean and its target), `spectrum` and `mean_norm`.
+    `alignment`, `train_distance` and `order` compare the splits with train.
     """
-    homes = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
-    scans = {home.path: scan_rows(home.vectors) for home in homes.values()}
-    train = digests(scans[store.path], store.documents, "train")
-    splits: dict[str, Figures] = {}
+    stores = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
+    scans = {each.path: scan_rows(each.vectors) for each in stores.values()}
+    train_rows = SplitRows(store.documents, scans[store.path], "train")
+    splits: dict[str, Statistics] = {}
     samples: dict[str, Sample] = {}
     moments: dict[str, Moments] = {}
-    for split, home in homes.items():
-        counts = _count_split(home.documents, split, least)
-        if counts["documents"]:
-            samples[split] = draw_sample(home.vectors, home.documents, split, sample)
-            moments[split] = measure_moments(samples[split])
-            splits[split] = {**counts, **_measure_split(samples[split], moments[split], context)}
-            splits[split].update(count_repeats(scans[home.path], home.documents, split, train))
-    strongest_DK = strongest_directions(moments["train"]) if "train" in moments else None
-    if strongest_DK is not None:
-        means = {split: measured.mean_D for split, measured in moments.items()}
-        for split, near in measure_near(homes, scans, means, strongest_DK).items():
+    for split, home in stores.items():
+        counts = _count_split(home.documents, split, min_context)
+        if not counts["documents"]:
+            continue
+        samples[split] = draw_sample(home.vectors, home.documents, split, sample)
+        moments[split] = measure_moments(samples[split])
+        is_train = split == "train"
+        split_rows = train_rows if is_train else SplitRows(home.documents, scans[home.path], split)
+        duplicates = count_duplicates(split_rows, None if is_train else train_rows)
+        splits[split] = counts | _measure_split(samples[split], moments[split], context) | duplicates
+    comparison: Statistics = {}
+    if "train" in moments:
+        means = {split: split_moments.mean_D for split, split_moments in moments.items()}
+        for split, near in measure_near_duplicates(stores, scans, means).items():
             splits[split].update(near)
+        comparison = _compare_with_train(samples, moments)
     return {
         "rows": len(store.vectors),
         "dimensions": store.dimensions,
-        "min_context": least,
+        "min_context": min_context,
         **_measure_lengths(scans[store.path], store.documents),
         "ood_set": None if ood is None else _measure_lengths(scans[ood.path], ood.documents),
-        "torn_groups": _find_torn_groups(store.documents),
+        "divided_groups": _find_divided_groups(store.documents),
         "splits": splits,
-        "mean_direction_cosine": {
-            f"{one}-{other}": round(_cosine(moments[one].mean_D, moments[other].mean_D), 4)
-            for one in moments
-            for other in moments
-            if SPLITS.index(one) < SPLITS.index(other)
-        },
-        **({} if strongest_DK is None else _compare_with_train(samples, moments, strongest_DK)),
+        "mean_direction_cosine": _mean_direction_cosines(moments),
+        **comparison,
     }
 
 
-def measure_fingerprint(own: Space, encoder: Space) -> Figures:
-    """The probes of a store's space beside an encoder's: their lowest `cosine`, None where they can't be compared."""
+def measure_fingerprint(space: Space, encoder: Space) -> Statistics:
+    """Compare the probe vectors of a store's space with an encoder's: lowest `cosine`, None if one has no probes."""
     cosine = None
-    if own.probes is not None and encoder.probes is not None and own.probes.shape == encoder.probes.shape:
-        cosine = round(float(probe_cosines(own.probes, encoder.probes).min()), 4)
+    if space.probes is not None and encoder.probes is not None and space.probes.shape == encoder.probes.shape:
+        cosine = round(float(probe_cosines(space.probes, encoder.probes).min()), 4)
     return {
-        "store": str(own),
+        "store": str(space),
         "encoder": str(encoder),
-        "dimensions": [own.dimensions, encoder.dimensions],
+        "dimensions": [space.dimensions, encoder.dimensions],
         "cosine": cosine,
     }
 
 
 def shared_rows(train: Store, other: Store, split: str) -> float:
-    """The part of a split's rows in `other` that are rows of the train split of `train`, too: from 0 to 1."""
-    seen = digests(scan_rows(train.vectors), train.documents, "train")
-    rows = digests(scan_rows(other.vectors), other.documents, split)
-    return float((seen.count(rows.digest) > 0).mean()) if len(rows.digest) else 0.0
+    """Return the fraction of rows of a split of `other` that are also rows of the train split of `train`."""
+    train_rows = SplitRows(train.documents, scan_rows(train.vectors), "train")
+    split_rows = SplitRows(other.documents, scan_rows(other.vectors), split)
+    return float((train_rows.count(split_rows.hash_R) > 0).mean()) if len(split_rows.hash_R) else 0.0
 
 
-def _measure_lengths(scan: Scan, documents: DocumentTable) -> Figures:
-    """Rows that are NaN or infinite, zero, or not of unit length; and the shortest and longest usable row."""
-    finite, zero = np.isfinite(scan.norm), scan.norm == 0
-    usable = scan.norm[finite & ~zero]
+def _measure_lengths(scan: RowScan, documents: DocumentTable) -> Statistics:
+    """Count the rows that are NaN or infinite, zero, or not of unit length; and find the shortest and longest row."""
+    is_finite, is_zero = np.isfinite(scan.norm_N), scan.norm_N == 0
+    usable = scan.norm_N[is_finite & ~is_zero]
+    is_off = np.abs(scan.norm_N - 1) > NORM_TOLERANCE
     return {
-        "not_finite": _tell(~finite, documents),
-        "zero": _tell(zero, documents),
-        "not_unit": _tell(finite & ~zero & (np.abs(scan.norm - 1) > NORM_TOLERANCE), documents),
+        "non_finite": _count_rows(~is_finite, documents),
+        "zero": _count_rows(is_zero, documents),
+        "not_unit_length": _count_rows(is_finite & ~is_zero & is_off, documents),
         "norm": [round(float(usable.min()), 4), round(float(usable.max()), 4)] if len(usable) else None,
     }
 
 
-def _tell(chosen_N: NDArray[np.bool_], documents: DocumentTable) -> Figures:
-    """How many rows are chosen, and where the first is."""
-    count = int(chosen_N.sum())
-    return {"count": count, "first": place(documents, int(chosen_N.argmax())) if count else None}
+def _count_rows(selected_N: NDArray[np.bool_], documents: DocumentTable) -> Statistics:
+    """Count the selected rows and describe the first."""
+    count = int(selected_N.sum())
+    return {"count": count, "first": describe_row(documents, int(selected_N.argmax())) if count else None}
 
 
-def _count_split(documents: DocumentTable, split: str, least: int) -> Figures:
-    """Documents, groups, rows and windows of a split; `groups` counts those that have windows."""
-    chosen = documents.splits == SPLITS.index(split)
-    rows = documents.rows[chosen]
+def _count_split(documents: DocumentTable, split: str, min_context: int) -> Statistics:
+    """Count documents, rows, windows and short documents of a split; `groups` counts the groups with windows."""
+    is_split_M = documents.splits == SPLITS.index(split)
+    rows = documents.rows[is_split_M]
     return {
         "documents": len(rows),
-        "groups": len(np.unique(documents.group[chosen][rows > least])),
+        "groups": len(np.unique(documents.group[is_split_M][rows > min_context])),
         "rows": int(rows.sum()),
-        "windows": int(np.maximum(rows - least, 0).sum()),
-        "short": int((rows <= least).sum()),
+        "windows": int(np.maximum(rows - min_context, 0).sum()),
+        "short": int((rows <= min_context).sum()),
     }
 
 
-def _find_torn_groups(documents: DocumentTable) -> Figures:
-    """Groups of documents that are in more than one split."""
+def _find_divided_groups(documents: DocumentTable) -> Statistics:
+    """Count the groups of documents that are in more than one split, with an example."""
     order = np.argsort(documents.group, kind="stable")
     group, split = documents.group[order], documents.splits[order]
-    # In the order of groups, a group is torn where two neighbours of it are in different splits.
+    # Sorted by group, a divided group has two adjacent documents in different splits.
     breaks = np.flatnonzero((group[1:] == group[:-1]) & (split[1:] != split[:-1]))
     if not len(breaks):
         return {"count": 0, "example": None}
-    one, other = order[breaks[0]], order[breaks[0] + 1]
-    example = (
-        f"'{documents.ids[one]}' in {SPLITS[documents.splits[one]]} and "
-        f"'{documents.ids[other]}' in {SPLITS[documents.splits[other]]}"
+    first, second = (
+        f"'{documents.ids[document]}' in {SPLITS[documents.splits[document]]}"
+        for document in order[breaks[0] : breaks[0] + 2]
     )
-    return {"count": len(np.unique(group[breaks])), "example": example}
+    return {"count": len(np.unique(group[breaks])), "example": f"{first} and {second}"}
 
 
-def _measure_split(sample: Sample, moments: Moments, context: int) -> Figures:
-    """What a sample of a split says of its own."""
-    coherence, fall = measure_coherence(sample)
+def _measure_split(sample: Sample, moments: Moments, context: int) -> Statistics:
+    """Measure a sample of one split by itself."""
+    coherence, drop = measure_coherence(sample)
     return {
         "coherence": coherence,
-        "fall": fall,
+        "coherence_drop": drop,
         "context_mean": context_mean_cosine(sample, context),
         "mean_norm": round(float(np.linalg.norm(moments.mean_D)), 4),
         "spectrum": measure_spectrum(moments.covariance_DD),
     }
 
 
-def _compare_with_train(
-    samples: dict[str, Sample], moments: dict[str, Moments], strongest_DK: NDArray[np.float32]
-) -> Figures:
-    """How the other splits lie to train: `alignment` and `likeness` of their directions; and `order` of each split."""
-    figures: Figures = {"alignment": {}, "likeness": {}, "order": {}}
+def _mean_direction_cosines(moments: dict[str, Moments]) -> dict[str, float]:
+    """Return the cosine of the mean vectors of each pair of splits, under names such as "train-val"."""
+    means = {split: moments[split].mean_D for split in SPLITS if split in moments}
+    return {
+        f"{first}-{second}": round(_cosine(means[first], means[second]), 4)
+        for index, first in enumerate(means)
+        for second in list(means)[index + 1 :]
+    }
+
+
+def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments]) -> Statistics:
+    """Measure the `order` of each split, and the `alignment` and `train_distance` of val and ood."""
+    statistics: Statistics = {"alignment": {}, "train_distance": {}, "order": {}}
     coordinates = make_coordinates(moments["train"])
     if coordinates is None:
-        return figures
-    train_RK = coordinates.read(samples["train"])
-    train_arrow = measure_arrow(train_RK, samples["train"])
+        return statistics
+    strongest_DK = strongest_directions(moments["train"])
+    train_RK = coordinates.transform(samples["train"])
+    train_asymmetry = measure_asymmetry(train_RK, samples["train"])
     for split, sample in samples.items():
-        read_RK = train_RK if split == "train" else coordinates.read(sample)
-        arrow = train_arrow if split == "train" else measure_arrow(read_RK, sample)
-        if arrow is not None:
-            figures["order"][split] = measure_forward(arrow)
+        coordinates_RK = train_RK if split == "train" else coordinates.transform(sample)
+        asymmetry = train_asymmetry if split == "train" else measure_asymmetry(coordinates_RK, sample)
+        if asymmetry is not None:
+            statistics["order"][split] = measure_forward_signal(asymmetry)
         if split == "train":
             continue
-        if arrow is not None and train_arrow is not None:
-            figures["order"][split]["against_train"] = measure_agreement(arrow, train_arrow)
+        if asymmetry is not None and train_asymmetry is not None:
+            statistics["order"][split]["against_train"] = measure_direction(asymmetry, train_asymmetry)
         alignment = measure_alignment(moments[split], strongest_DK)
         if alignment is not None:
-            figures["alignment"][split] = alignment
-        figures["likeness"][split] = measure_likeness(train_RK, samples["train"], read_RK, sample)
-    return figures
+            statistics["alignment"][split] = alignment
+        distance = measure_train_distance(train_RK, samples["train"], coordinates_RK, sample)
+        statistics["train_distance"][split] = distance
+    return statistics
 
 
-def _cosine(one_D: NDArray[np.float64], other_D: NDArray[np.float64]) -> float:
-    return float(one_D @ other_D / max(float(np.linalg.norm(one_D) * np.linalg.norm(other_D)), 1e-12))
+def _cosine(first_D: NDArray[np.float64], second_D: NDArray[np.float64]) -> float:
+    return float(first_D @ second_D / max(float(np.linalg.norm(first_D) * np.linalg.norm(second_D)), 1e-12))

@@ -75,10 +75,10 @@ class Case:
         return max(cosines.values(), default=None) if name is None else cosines.get(name)
 
     def findings(self, *names: str) -> Iterator[str]:
-        """The texts of the data check's findings of these names that are red."""
+        """Yield the messages of the data check's red findings with one of the names."""
         for finding in self.check.get("findings", ()):
             if finding["status"] == Status.RED and finding["name"] in names:
-                yield finding["text"]
+                yield finding["message"].rstrip(".")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from nextvec.guards.gates import Cosines
 
 def other_space(case: Case) -> Found:
     """The ood set's vectors are of another encoder."""
-    for text in case.findings("ood space", "fingerprint"):
+    for text in case.findings("ood space", "encoder fingerprint"):
         yield Status.RED, "certain", text
         return
     reason = foreign_space(_means_and_ridge(case))
@@ -63,7 +63,7 @@ def out_of_order(case: Case) -> Found:
 
 def leak(case: Case) -> Found:
     """Rows or documents of val or ood are in train."""
-    for text in case.findings("groups", "val in train", "ood in train", "near duplicates"):
+    for text in case.findings("groups", "val in train", "ood in train", "near duplicates in train"):
         yield Status.RED, "certain", text
         return
     train, val = case.last.get("train_cosine"), case.last.get("val_cosine")

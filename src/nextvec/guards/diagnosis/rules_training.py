@@ -70,7 +70,7 @@ def unmasked_neighbours(case: Case) -> Found:
     objective = case.recipe.objective
     if "info" not in objective.weights or objective.mask_same_document:
         return
-    train = case.check.get("figures", {}).get("splits", {}).get("train", {})
+    train = case.check.get("statistics", {}).get("splits", {}).get("train", {})
     alike = next((cosine for cosine in train.get("coherence", ()) if cosine is not None), None)
     if alike is None or alike > 0.2:
         seen = "" if alike is None else f"; neighbours in a document have mean cosine {alike:.2f}"
@@ -154,7 +154,7 @@ def not_finite(case: Case) -> Found:
         if isinstance(value, float) and not math.isfinite(value):
             yield Status.RED, "certain", f"{name} is {value}"
             return
-    yield from ((Status.RED, "certain", text) for text in case.findings("numbers"))
+    yield from ((Status.RED, "certain", text) for text in case.findings("finite values"))
 
 
 def mismatch(case: Case) -> Found:

@@ -248,8 +248,10 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     if not check:
         return ""
-    items = "".join(finding(item["status"], item["name"], item["text"]) for item in check["findings"])
-    splits = check["figures"]["splits"]
+    items = "".join(
+        finding(item["status"], item["name"], f"{item['message']} {item['remedy']}") for item in check["findings"]
+    )
+    splits = check["statistics"]["splits"]
     rows = [row(((text, False) for text in _split_cells(split)), name) for name, split in splits.items()]
     distances = range(1, 1 + max((len(split["coherence"]) for split in splits.values()), default=0))
     headings = ("split", "documents", "too short", "rows", "windows", *(f"cos +{distance}" for distance in distances))
