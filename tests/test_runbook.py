@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from nextvec.commands import train as training_commands
-from nextvec.commands.train import OriginalFlags
+from nextvec.commands.train import TrainerFlags
 from nextvec.core.events import read_events
 from nextvec.core.files import sha256_of
 from nextvec.data.npz.convert import export_npz
@@ -375,7 +375,7 @@ def test_a_changed_npz_file_is_not_mistaken_for_the_imported_one(train, tmp_path
 def test_a_warm_start_takes_the_weights_of_another_run(train, tmp_path: Path):
     first = train("amn-790k-production", "training.epochs=1")
     before = sha256_of(first.path / "best_model.pt")
-    flags = OriginalFlags(init_from=str(first.path / "best_model.pt"), lr=2.5e-4, epochs=1)
+    flags = TrainerFlags(init_from=str(first.path / "best_model.pt"), lr=2.5e-4, epochs=1)
     second = train("amn-790k-production", out="warm", flags=flags)
     log = (second.path / "training.log").read_text()
     assert re.search(r"warm start from .*best_model\.pt: (\d+) of \1 tensors loaded", log)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docstring_parser import parse, parse_from_object
+from cyclopts import App
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from nextvec.cli import VERBS
-from nextvec.commands.train import NO_FLAGS, OriginalFlags
+from nextvec.cli import COMMANDS, make_app
 from nextvec.recipe import METRICS, GateRecipe, Recipe, load_recipe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -38,28 +37,34 @@ def commands() -> str:
         "",
         "`tools/write_reference.py` generates this page from the code.",
     ]
-    for name, verb in VERBS.items():
-        lines += ["", f"## nextvec {name}", "", *_command(verb)]
+    app = make_app()
+    for name in (name for commands in COMMANDS.values() for name in commands):
+        lines += ["", f"## nextvec {name}", "", *_command(app, name)]
     return "\n".join(lines) + "\n"
 
 
-def _command(verb: Callable[..., Any]) -> Iterator[str]:
-    text = parse(verb.__doc__ or "")
-    meaning = {argument.arg_name: " ".join((argument.description or "").split()) for argument in text.params}
-    yield " ".join(f"{text.short_description} {text.long_description or ''}".split())
+def _command(app: App, name: str) -> Iterator[str]:
+    """Yield a command's description and the table of its arguments."""
+    command = app
+    for word in name.split():
+        command = command[word]
+    yield " ".join(inspect.cleandoc(command.help).partition("\nArgs:")[0].split())
+    arguments = [argument for argument in command.assemble_argument_collection(parse_docstring=True) if argument.show]
+    if not arguments:
+        return
     yield ""
     yield "| argument | default | meaning |"
     yield "| --- | --- | --- |"
-    hints = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
-    for name, parameter in inspect.signature(verb).parameters.items():
-        positional = "Positional" in str(hints[name])
-        shown = name.upper() if positional else f"--{name.replace('_', '-')}"
-        default = "required" if parameter.default is inspect.Parameter.empty else _default(parameter.default)
-        if parameter.default is NO_FLAGS:  # a group of arguments
-            for flag in parse_from_object(OriginalFlags).params:
-                yield f"| `--{flag.arg_name.replace('_', '-')}` | – | the same as {flag.description} |"
-        else:
-            yield f"| `{shown}` | {default} | {meaning[name]} |"
+    for argument in arguments:
+        names = (
+            argument.name.lstrip("-").upper()
+            if argument.index is not None
+            else "`, `".join(name for name in argument.names if name not in argument.negatives)
+        )
+        default = "required" if argument.required else _default(argument.field_info.default)
+        choices = argument.get_choices()
+        choices = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+        yield f"| `{names}` | {default} | {' '.join((argument.parameter.help or '').split())}{choices} |"
 
 
 def recipes() -> str:

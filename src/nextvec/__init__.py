@@ -1,14 +1,14 @@
-"""nextvec trains, guards and judges latent vector models, which predict the embedding of a document's next chunk.
+"""nextvec trains, guards and evaluates latent vector models, which predict the embedding of a document's next chunk.
 
-Every verb of the command line is a function here with the same name and arguments:
+Every command is also a function with the same name and arguments:
 
     import nextvec
 
-    nextvec.data_build(["my-texts"], "my-store")
-    run = nextvec.train("demo", ["data.store=my-store"])
-    print(run.judgement.verdict.sentence)
+    nextvec.data_build(["my-texts"], out="my-store")
+    run = nextvec.train("demo", {"data.store": "my-store"})
+    print(run.evaluation.verdict.sentence)
 
-Names are looked up when they are used, so that importing nextvec never loads torch.
+Names are imported when they are used, so `import nextvec` never loads torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__: str
+"""The installed version, read from the package metadata when it is used."""
+
 if TYPE_CHECKING:
     from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show, plot
     from nextvec.commands.data import data_build, data_check, data_export, data_import, data_synth
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
+    from nextvec.commands.recipe import recipe_list, recipe_show
     from nextvec.commands.train import demo, resume, train
     from nextvec.commands.watch import watch
     from nextvec.core.events import read_events
@@ -28,11 +32,12 @@ if TYPE_CHECKING:
     from nextvec.errors import NextvecError
     from nextvec.recipe import Recipe, load_recipe
 
-_HOMES = {
+_MODULES = {
     "nextvec.commands.compare": ("compare", "leaderboard_add", "leaderboard_show", "plot"),
     "nextvec.commands.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
+    "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
     "nextvec.commands.train": ("demo", "resume", "train"),
     "nextvec.commands.watch": ("watch",),
     "nextvec.core.events": ("read_events",),
@@ -40,7 +45,7 @@ _HOMES = {
     "nextvec.errors": ("NextvecError",),
     "nextvec.recipe": ("Recipe", "load_recipe"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "NextvecError",
@@ -62,6 +67,8 @@ __all__ = [
     "open_store",
     "plot",
     "read_events",
+    "recipe_list",
+    "recipe_show",
     "rehearse",
     "resume",
     "suite",
@@ -72,9 +79,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nextvec")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'nextvec' has no attribute '{name}'")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

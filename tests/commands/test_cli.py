@@ -2,20 +2,20 @@
 
 import bz2
 import gzip
-import inspect
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tyro
 
 import nextvec
-from nextvec.cli import VERBS, main
+from nextvec.cli import COMMANDS, main
 from nextvec.data.store import Store
 from nextvec.recipe import Recipe, load_recipe
 
@@ -122,8 +122,6 @@ def test_synth_and_its_verbs(tmp_path: Path, capsys: Capture) -> None:
     ids=["missing", "empty", "no text", "broken line", "columns", "gz", "bz2", "kind", "few documents"],
 )
 def test_text_that_cannot_be_read(make: Callable[[Path], Path], message: str, tmp_path: Path, capsys: Capture) -> None:
-    import re
-
     line = refused(capsys, *build(make(tmp_path), tmp_path / "store"))
     assert re.search(message, line), line
     assert not (tmp_path / "store").exists()
@@ -186,7 +184,6 @@ def test_recipes_and_models_that_do_not_exist(toy_store: Store, tmp_path: Path, 
     assert "training.batch_size" in refused(capsys, *train, "training.batch_size=100000", *run)
     assert "resume" not in refused(capsys, "resume", tmp_path / "run")
     assert "no such file" in refused(capsys, "eval", tmp_path / "none.pt")
-    assert "Did you mean 'train'?" in refused(capsys, "trian")
     assert not (tmp_path / "run").exists()
 
 
@@ -258,78 +255,126 @@ def test_short_documents_are_counted_not_fatal(tmp_path: Path, capsys: Capture) 
     assert "short" in json.dumps(json.loads(capsys.readouterr().out)["findings"])
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb(verb: str, capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([*verb.split(), "--help"])
-    assert stop.value.code == 0 and "usage: nextvec" in capsys.readouterr().out
+ALL_COMMANDS = [name for commands in COMMANDS.values() for name in commands]
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_the_help_of_a_command_describes_every_argument_in_words(command: str, capsys: Capture) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: nextvec {command}" in text and "--json" in text
+    assert not re.search(r"\b(STR|CHOICE|PATH)\b(?!\.\.\.)|None", text), "metavars are words of the domain"
+    for line in text.splitlines():
+        assert not re.fullmatch(r"│ *\*? *--[a-z-]+( [A-Z{][^ ]*)? *│", line) or command == "train", f"no text: {line}"
+
+
+def test_choices_are_shown_as_a_set(capsys: Capture) -> None:
+    main(["train", "--help"])
+    assert "{amn,gru,lstm,transformer}" in capsys.readouterr().out
+    main(["data", "build", "--help"])
+    assert "--dtype {float16,float32}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"]])
+def test_the_first_help_lists_commands_in_groups_with_their_summaries(argv: list[str], capsys: Capture) -> None:
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert [text.index(heading) for heading in COMMANDS] == sorted(text.index(heading) for heading in COMMANDS)
+    for summary in ("Train the model of a recipe", "Resume an interrupted run", "Watch runs while they train"):
+        assert summary in text
+
+
+def test_a_group_alone_lists_its_commands(capsys: Capture) -> None:
+    assert main(["data"]) == 0
+    text = capsys.readouterr().out
+    assert "Usage: nextvec data COMMAND" in text and "Build a vector store from text" in text
+
+
+def test_version_is_that_of_the_package(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == nextvec.__version__ == version("nextvec")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["data", "biuld"], "unknown command 'data biuld'. Did you mean 'build'?"),
+        (["--versoin"], "unknown option '--versoin'. Did you mean '--version'?"),
+        (["train"], "train: RECIPE is missing. See 'nextvec train --help'."),
+        (["train", "demo", "--kuiet"], "train: unknown option: --kuiet. Did you mean --quiet?"),
+        (["train", "demo", "--out"], "train: --out requires an argument."),
+        (["data", "build", "notes"], "data build: --out requires an argument."),
+        (["watch", "--every", "soon"], "watch: invalid value for --every: unable to convert 'soon' into float."),
+        (["watch", "--evry", "5"], "watch: unknown option: --evry. Did you mean --every?"),
+        (["data", "export", "s", "--out", "x", "--split", "vla"], "Did you mean 'val'?"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv: list[str], message: str, capsys: Capture) -> None:
+    assert message in refused(capsys, *argv)
+
+
+def test_an_internal_error_is_one_line_and_a_traceback_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("nextvec.core.events.read_events", fail)
+    monkeypatch.setattr("nextvec.commands.recipe.recipe_list", fail)
+    assert main(["recipe", "list"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("nextvec: internal error") and "RuntimeError: two lines" in line and line.count("\n") == 1
+    monkeypatch.setenv("NEXTVEC_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        main(["recipe", "list"])
 
 
 def test_help_and_errors_do_not_load_torch() -> None:
     code = (
         "import sys; from nextvec.cli import main\n"
-        "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
-        "main(['train', 'no-such-recipe']); assert 'torch' not in sys.modules"
+        "main(['train', '--help']); main(['train', 'no-such-recipe']); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_exported_names_are_there() -> None:
     assert all(getattr(nextvec, name) is not None for name in nextvec.__all__)
-    assert {name.replace(" ", "_") for name in VERBS} <= set(nextvec.__all__)
+    assert {name.replace(" ", "_") for name in ALL_COMMANDS} <= set(nextvec.__all__)
     with pytest.raises(AttributeError, match="no attribute 'tran'"):
         nextvec.tran  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [], ["a", "b"], ["a", "--once", "--every", "5"], ["--web", "--port", "80", "--host", "0.0.0.0", "a"],
-        ["--every=5", "a"], ["--no-once"], ["--", "a"],
-    ],
-)  # fmt: skip
-def test_arguments_that_are_read_without_tyro_are_read_as_by_tyro(
-    words: list[str],
-) -> None:
-    from nextvec import cli
-    from nextvec.commands.watch import watch
-
-    plain = cli._read_plainly(watch, words)
-    read_by_tyro = tyro.cli(_recorder(watch), args=words)
-    assert plain is None or bound(watch, *plain) == read_by_tyro
-    assert (plain is None) == any(word in ("--every=5", "--no-once", "--") for word in words)
-
-
-def _recorder(verb: Callable[..., object]) -> Callable[..., object]:
-    """A verb of the same arguments that returns what it was given."""
-    from nextvec import cli
-
-    def record(*words: object, **options: object) -> object:
-        return bound(verb, words, options)
-
-    for name in ("__doc__", "__name__", "__annotations__"):
-        setattr(record, name, getattr(verb, name))
-    record.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
-    return cli._without_result_hint(record)
-
-
-def bound(verb: Callable[..., object], words: Sequence[object], options: dict[str, object]) -> dict[str, object]:
-    """Name → value of a verb's arguments, the defaults among them."""
-    found = inspect.signature(verb).bind(*words, **options)
-    found.apply_defaults()
-    return dict(found.arguments)
-
-
-def test_overrides_may_follow_flags(toy_store: Store, tmp_path: Path) -> None:
+def test_overrides_may_stand_anywhere_after_the_recipe(toy_store: Store, tmp_path: Path) -> None:
     store, run = f"data.store={toy_store.path}", str(tmp_path / "run")
-    words = ["--quiet", store, "--out", run, "training.epochs=1", "--lr", "0.01", "training.batch_size=64"]
-    assert main(["train", "demo", *words]) == 0
+    argv = ["--quiet", store, "--out", run, "training.epochs=1", "--lr", "0.01", "training.batch_size=64"]
+    assert main(["train", "demo", *argv]) == 0
     recipe = load_recipe(str(tmp_path / "run" / "recipe.toml"))
     assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.lr) == (1, 64, 0.01)
 
 
-@pytest.mark.parametrize("words", [["--every", "soon"], ["--evry", "5"], ["--port"]])
-def test_wrong_words_of_watch_are_told_by_tyro(words: list[str], capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["watch", *words])
-    assert stop.value.code == 2 and words[0] in capsys.readouterr().err
+def test_the_last_value_of_a_repeated_option_counts(toy_store: Store, tmp_path: Path, capsys: Capture) -> None:
+    first, last = str(tmp_path / "first.npz"), str(tmp_path / "last.npz")
+    argv = ["data", "export", str(toy_store.path), "--out", first, "--out", last, "--quiet"]
+    assert main(argv) == 0
+    assert not Path(first).exists() and Path(last).exists()
+
+
+def test_recipe_list_names_every_shipped_recipe(capsys: Capture) -> None:
+    assert main(["recipe", "list", "--json"]) == 0
+    recipes = json.loads(capsys.readouterr().out)["recipes"]
+    assert {"demo", "amn-790k-production", "wiki-minilm"} <= set(recipes) and all(recipes.values())
+    assert main(["recipe", "list"]) == 0
+    assert "amn-790k-production" in capsys.readouterr().out
+
+
+def test_recipe_show_resolves_values_and_explains_every_field(capsys: Capture) -> None:
+    assert main(["recipe", "show", "amn-790k-production", "training.epochs=7", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    fields = {field["name"]: field for field in shown["fields"]}
+    assert fields["training.epochs"]["value"] == 7 == shown["recipe"]["training"]["epochs"]
+    assert fields["objective.tau"]["value"] == 0.07 and fields["gates.0.metric"]["value"]
+    assert all(field["meaning"] for field in fields.values())
+    assert main(["recipe", "show", "demo"]) == 0
+    assert "training.epochs" in capsys.readouterr().out
+    assert "Did you mean 'demo'?" in refused(capsys, "recipe", "show", "dmeo")

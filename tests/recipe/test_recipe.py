@@ -260,7 +260,7 @@ def test_every_recipe_that_comes_with_nextvec_is_sound_and_described():
 
 def test_a_recipe_that_extends_another_holds_only_what_is_different(tmp_path):
     (tmp_path / "base.toml").write_text(
-        'description = "Base."\n[objective]\nmse = 0.5\ninfo = 0.5\n'
+        'description = "Base."\n[objective]\nmse = 0.5\ninfo_nce = 0.5\n'
         '[[gates]]\nepoch = 1\nmetric = "val_gain"\ngreen = 0.0\n'
     )
     (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[objective]\ninfo_nce = 0.0\n[training]\nepochs = 2\n')

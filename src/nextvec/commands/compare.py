@@ -1,7 +1,4 @@
-"""What follows a run: the leaderboard, and runs side by side.
-
-Plots of a run for papers.
-"""
+"""Commands that compare and show runs: the leaderboard, a comparison, and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from cyclopts import Parameter
+
+from nextvec.commands.parameters import Device, File, Paths, Run, command
 
 if TYPE_CHECKING:
     from nextvec.evaluation.results import Latency
@@ -25,19 +24,25 @@ if TYPE_CHECKING:
 TABLE = "artifacts/lvm/leaderboard.md"
 
 
+@command
 def leaderboard_add(
-    run: Positional[str], *, table: str = TABLE, device: str = "auto", name: str = "", date: str = ""
+    run: Run,
+    *,
+    table: File = TABLE,
+    device: Device = "auto",
+    name: Annotated[str, Parameter(metavar="NAME")] = "",
+    date: Annotated[str, Parameter(metavar="YYYY-MM-DD")] = "",
 ) -> Leaderboard:
-    """Add a finished run to the leaderboard, with the best baseline of its data beside it.
+    """Add a finished run to the leaderboard, next to the best baseline on its data.
 
-    Its latency is measured here, for one window at a time. Adding the same run again replaces its row.
+    The latency of a single window is measured now. Adding the same run again replaces its row.
 
     Args:
         run: Folder of the run.
-        table: The Markdown file; the figures behind it are kept in a .json of the same name beside it.
-        device: Where the latency is measured: auto, cpu, cuda or mps.
-        name: What the row is called; left out, the model and the thousands of vectors, such as AMN_790k.
-        date: Day of the row, such as 2025-10-30; left out, the day on which the run finished.
+        table: The Markdown file. Its data is stored in a .json file of the same name.
+        device: Device of the latency measurement.
+        name: Name of the row. Default: the model and the number of vectors, such as AMN_790k.
+        date: Date of the row. Default: the day on which the run finished.
     """
     from nextvec.errors import InputError
     from nextvec.reports.leaderboard import read_leaderboard, write_leaderboard
@@ -53,16 +58,17 @@ def leaderboard_add(
     return board
 
 
+@command
 def leaderboard_show(
     *,
-    table: str = TABLE,
+    table: File = TABLE,
     sort: Literal["val", "ood", "latency", "parameters", "gain", "date", "name"] = "val",
 ) -> Leaderboard:
-    """Show the leaderboard, with each run's gain over the best baseline of its data.
+    """Show the leaderboard, with each run's gain over the best baseline on its data.
 
     Args:
         table: The Markdown file.
-        sort: What the rows are sorted by: scores, gain and date from the highest, the others from the lowest.
+        sort: Sort key. Scores, gain and date are sorted in descending order, the others in ascending order.
     """
     from nextvec.errors import InputError
     from nextvec.reports.leaderboard import read_leaderboard
@@ -73,29 +79,36 @@ def leaderboard_show(
     return board
 
 
+@command
 def compare(
-    runs: Positional[tuple[str, ...]],
+    runs: Paths,
     *,
-    baseline: str = "",
-    data: tuple[str, ...] = (),
-    device: str = "auto",
-    out: str = "",
+    baseline: Annotated[str | Path, Parameter(metavar="RUN")] = "",
+    data: Annotated[Paths, Parameter(metavar="STORE...")] = (),
+    device: Device = "auto",
+    out: File = "",
     quiet: bool = False,
 ) -> Comparison:
-    """Put runs side by side, with the baselines of the same windows.
+    """Compare runs with each other and with the baselines on the same windows.
 
     Args:
         runs: Folders of runs.
-        baseline: What they are held against: 584k (the published figures) or the folder of a run.
-        data: Stores that every run's best model is judged on; left out, each run's own judgement is used.
-        device: Where models are judged: auto, cpu, cuda or mps.
-        out: File for the result: .html is a page with the curves laid over each other and the charts of the report;
-            every other ending gets Markdown.
+        baseline: Reference of the comparison: the folder of a run, or 584k for the published results.
+        data: Stores to evaluate every run's best model on. Default: each run's own evaluation.
+        device: Device of that evaluation.
+        out: File for the result: an .html page with curves and charts, or Markdown for any other suffix.
         quiet: Show no progress.
     """
     from nextvec.experiments.compare_runs import compare_runs
 
-    return compare_runs(runs, baseline=baseline, data=data, device=device, out=out, quiet=quiet)
+    return compare_runs(
+        tuple(map(str, runs)),
+        baseline=str(baseline),
+        data=tuple(map(str, data)),
+        device=device,
+        out=str(out),
+        quiet=quiet,
+    )
 
 
 def _latency_of(facts: RunFacts, device: str) -> Latency:
@@ -179,9 +192,6 @@ def _data_label(facts: RunFacts) -> str:
     return f"{label}-{SYNTHETIC}" if facts.synthetic else label
 
 
-What = Literal["curves", "offsets", "retrieval", "spectrum"]
-
-
 @dataclass(frozen=True)
 class Plot:
     """A plot on the disk."""
@@ -199,21 +209,22 @@ class Plot:
         return {"plot": str(self.path), "charts": list(self.charts)}
 
 
+@command
 def plot(
-    run: Positional[str],
+    run: Run,
     *,
-    what: What = "curves",
-    out: Annotated[str, arg(aliases=("-o",))],
+    what: Literal["curves", "offsets", "retrieval", "spectrum"] = "curves",
+    out: Annotated[File, Parameter(alias="-o")],
     quiet: bool = False,
 ) -> Plot:
-    """Draw a run for a paper, with the baselines beside it; needs the extra `plots`.
+    """Plot a run for a paper, with the baselines (extra: plots).
 
     Args:
         run: Folder of a run.
-        what: curves: cosines over the epochs; offsets: to which places of the document predictions point; retrieval:
-            how often the true next chunk is among the k nearest; spectrum: how the variance of predictions on val is
-            spread over directions, which needs the run's best checkpoint and its store.
-        out: File to write; its ending says how: .svg, .png or .pdf.
+        what: Kind of plot. curves: cosine per epoch. offsets: cosine to the chunks before and after the target.
+            retrieval: recall at k. spectrum: variance of the predictions on val per direction, which needs the run's
+            best checkpoint and its store.
+        out: File to write: .svg, .png or .pdf.
         quiet: Show no progress.
     """
     from nextvec.errors import InputError

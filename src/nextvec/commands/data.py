@@ -1,72 +1,76 @@
-"""From text to a store, in and out of other formats, and a look over it."""
+"""Commands on vector stores: build, import, export, synthesize and check them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from cyclopts import Parameter
+
+from nextvec.commands.parameters import Data, Device, File, Folder, Names, Paths, command
+from nextvec.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.data.store import Store
 
 
+@command
 def data_build(
-    sources: Positional[tuple[str, ...]],
-    out: str,
+    sources: Paths,
     *,
-    encoder: str = "lsa",
+    out: Folder,
+    encoder: Annotated[str | Path, Parameter(metavar="ENCODER")] = "lsa",
     val: float = 0.1,
     ood: float = 0.0,
-    val_source: tuple[str, ...] = (),
-    ood_source: tuple[str, ...] = (),
-    val_list: str = "",
-    ood_list: str = "",
-    val_range: tuple[str, str] | None = None,
-    ood_range: tuple[str, str] | None = None,
+    val_source: Names = (),
+    ood_source: Names = (),
+    val_list: File = "",
+    ood_list: File = "",
+    val_range: Annotated[tuple[str, str] | None, Parameter(metavar="FIRST LAST")] = None,
+    ood_range: Annotated[tuple[str, str] | None, Parameter(metavar="FIRST LAST")] = None,
     unit: Literal["paragraph", "sentences"] = "paragraph",
     min_chars: int = 40,
     max_chars: int = 2000,
-    language: str = "en",
+    language: Annotated[str, Parameter(metavar="CODE")] = "en",
     min_chunks: int = 1,
-    columns: tuple[str, ...] = (),
-    vectors: tuple[str, ...] = (),
+    columns: Annotated[Names, Parameter(metavar="FIELD=NAME...")] = (),
+    vectors: Paths = (),
     dimensions: int = 768,
     dtype: Literal["float16", "float32"] = "float16",
     limit: int | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     quiet: bool = False,
 ) -> Store:
-    """Make a vector store from text. A build that was killed goes on where it was when the command is run again.
+    """Build a vector store from text. To continue an interrupted build, run the same command again.
 
     Args:
-        sources: Folders of .txt/.md files, .jsonl(.gz), .parquet, a Wikipedia dump (.xml.bz2), hf:NAME, or
-            builtin:python-docs.
+        sources: Folders of .txt and .md files, .jsonl(.gz) or .parquet files, a Wikipedia dump (.xml.bz2), hf:NAME,
+            or builtin:python-docs.
         out: Folder of the new store.
         encoder: lsa (built in), minilm, gtr-t5-base, or any sentence-transformers model by name or folder.
-        val: Share of the documents for validation, by a hash of their ids.
-        ood: Share of the documents for ood, likewise.
-        val_source: Sources whose documents are all val.
-        ood_source: Sources whose documents are all ood.
-        val_list: Text file with one document id a line: these are val.
-        ood_list: Text file with one document id a line: these are ood.
-        val_range: First and last id of a range that is val.
-        ood_range: First and last id of a range that is ood.
-        unit: What a chunk is: a paragraph, or sentences packed up to max_chars.
-        min_chars: Shorter chunks are dropped and counted.
-        max_chars: Longer paragraphs are divided at sentences.
-        language: Language of the text, for finding sentences.
-        min_chunks: Documents with fewer chunks are left out and counted.
-        columns: Names of fields where they differ, such as title=headline group=book.
-        vectors: .npy files of vectors made before, one for each source, a row for each paragraph.
+        val: Fraction of the documents assigned to val, by a hash of their ids.
+        ood: Fraction of the documents assigned to ood, by a hash of their ids.
+        val_source: Sources whose documents are all assigned to val.
+        ood_source: Sources whose documents are all assigned to ood.
+        val_list: Text file with the ids of the val documents, one per line.
+        ood_list: Text file with the ids of the ood documents, one per line.
+        val_range: First and last id of a range of val documents.
+        ood_range: First and last id of a range of ood documents.
+        unit: Unit of a chunk: a paragraph, or sentences packed up to max_chars.
+        min_chars: Drop and count chunks with fewer characters.
+        max_chars: Split longer paragraphs at sentence boundaries.
+        language: Language of the text, which sets the rules for sentence boundaries.
+        min_chunks: Drop and count documents with fewer chunks.
+        columns: Names of your fields if they differ, such as title=headline group=book.
+        vectors: .npy files of precomputed embeddings: one file per source, one row per paragraph.
         dimensions: D of the lsa encoder.
         dtype: Number format of the stored vectors.
-        limit: Read at most that many documents of each source.
-        device: Where a neural encoder runs: auto, cpu, cuda, mps.
-        precision: Format of its matrix products.
+        limit: Read at most this many documents of each source.
+        device: Device of a neural encoder.
+        precision: Precision of its matrix products.
         quiet: Show no progress.
     """
     from nextvec.data.chunking import Chunker
@@ -74,69 +78,94 @@ def data_build(
     from nextvec.data.store.build import build_store
 
     plan = SplitPlan(
-        val, ood, tuple(val_source), tuple(ood_source), _read_ids(val_list), _read_ids(ood_list), val_range, ood_range
+        val,
+        ood,
+        tuple(val_source),
+        tuple(ood_source),
+        _read_ids(val_list),
+        _read_ids(ood_list),
+        val_range,
+        ood_range,
     )
     return build_store(
-        sources, out, encoder=encoder, split=plan, chunker=Chunker(unit, min_chars, max_chars, language),
-        columns=_columns(columns), dimensions=dimensions, vectors=vectors, dtype=dtype, min_chunks=min_chunks,
-        limit=limit, device=device, precision=precision, quiet=quiet,
-    )  # fmt: skip
+        tuple(map(str, sources)),
+        str(out),
+        encoder=str(encoder),
+        split=plan,
+        chunker=Chunker(unit, min_chars, max_chars, language),
+        columns=_columns(columns),
+        dimensions=dimensions,
+        vectors=tuple(map(str, vectors)),
+        dtype=dtype,
+        min_chunks=min_chunks,
+        limit=limit,
+        device=device,
+        precision=precision,
+        quiet=quiet,
+    )
 
 
+@command
 def data_import(
-    train: Positional[str],
-    out: str,
+    train: File,
     *,
-    val_file: str = "",
-    ood_file: str = "",
+    out: Folder,
+    val_file: File = "",
+    ood_file: File = "",
     val: float = 0.1,
-    documents: str = "",
-    encoder: str = "unknown",
+    documents: File = "",
+    encoder: Annotated[str, Parameter(metavar="ENCODER")] = "unknown",
     dtype: Literal["keep", "float16", "float32"] = "keep",
     allow_shared: bool = False,
     quiet: bool = False,
 ) -> Store:
-    """Make a vector store from .npz files of windows (context_sequences, target_vectors).
+    """Import .npz files of windows (context_sequences, target_vectors) as a vector store.
 
-    Windows that share a vector are linked: vectors are stored once, and no split can leak.
+    Windows that share a vector are linked into one document: vectors are stored once, and no split can leak.
 
     Args:
         train: The .npz file of the training windows.
         out: Folder of the new store.
-        val_file: A .npz file whose windows are all val; left out, a share of the train file's documents is.
-        ood_file: A .npz file whose windows are all ood.
-        val: Share of the train file's documents that become val where there is no val_file.
-        documents: .npy file with one integer a window of the train file: windows of other documents are never linked.
-        encoder: What made the vectors, if it is known.
+        val_file: .npz file of the val windows. Default: a fraction of the train file's documents.
+        ood_file: .npz file of the ood windows.
+        val: Fraction of the train file's documents assigned to val if there is no val_file.
+        documents: .npy file with one integer per training window. Windows with different integers are never linked.
+        encoder: Name of the encoder that made the vectors, if known.
         dtype: Number format of the stored vectors.
-        allow_shared: Import although files share vectors, which is a leak between splits.
+        allow_shared: Import even if the files share vectors, which is a leak between splits.
         quiet: Show no progress.
     """
     from nextvec.data.npz.convert import import_npz
 
     files = {"train": train, "val": val_file, "ood": ood_file}
     return import_npz(
-        {split: Path(file) for split, file in files.items() if file}, Path(out), val=val,
-        documents=Path(documents) if documents else None, dtype=None if dtype == "keep" else dtype, encoder=encoder,
-        allow_shared=allow_shared, quiet=quiet,
-    )  # fmt: skip
+        {split: Path(file) for split, file in files.items() if str(file)},
+        Path(out),
+        val=val,
+        documents=Path(documents) if str(documents) else None,
+        dtype=None if dtype == "keep" else dtype,
+        encoder=encoder,
+        allow_shared=allow_shared,
+        quiet=quiet,
+    )
 
 
+@command
 def data_export(
-    store: Positional[str],
-    out: str,
+    store: Folder,
     *,
+    out: File,
     split: Literal["train", "val", "ood"] = "train",
     context: int = 5,
     quiet: bool = False,
 ) -> Path:
-    """Write the windows of a split as an .npz file for other tools (context_sequences, target_vectors, article_index).
+    """Export the windows of a split as an .npz file (context_sequences, target_vectors, article_index).
 
     Args:
         store: Folder of the store.
         out: The .npz file to write.
-        split: Which windows.
-        context: S, vectors before each target.
+        split: Split to export.
+        context: S, the number of vectors before each target.
         quiet: Show no progress.
     """
     from nextvec.data.npz.convert import export_npz
@@ -145,77 +174,84 @@ def data_export(
     return export_npz(open_store(store), split, Path(out), context, quiet=quiet)
 
 
+@command
 def data_synth(
-    out: Positional[str],
+    out: Folder,
     *,
-    preset: str = "small",
+    preset: Annotated[str, Parameter(metavar="{small,linear,production,production-584k}")] = "small",
     scale: float = 1.0,
     seed: int = 0,
     documents: int | None = None,
     vectors: int | None = None,
     dimensions: int | None = None,
-    coherence: tuple[float, ...] = (),
+    coherence: Annotated[tuple[float, ...], Parameter(metavar="COSINE...")] = (),
     forward: float | None = None,
     spectrum: float | None = None,
     topics: int | None = None,
-    ood_coherence: tuple[float, ...] = (),
+    ood_coherence: Annotated[tuple[float, ...], Parameter(metavar="COSINE...")] = (),
     quiet: bool = False,
 ) -> Store:
-    """Make a store of synthetic vectors whose best reachable cosine is known (it stands in the manifest).
+    """Generate a store of synthetic vectors. Its manifest contains the highest reachable cosine.
 
-    A preset gives every figure; the other arguments change single ones.
+    A preset sets every value; the other options override single values.
 
     Args:
         out: Folder of the new store.
-        preset: small, linear, production (the production set's size and statistics) or production-584k.
-        scale: Share of the preset's documents.
-        seed: Decides every number.
-        documents: Documents of train and val together.
-        vectors: Vectors of these documents, exactly.
-        dimensions: D; even.
-        coherence: Mean cosine of vectors at distance 1, 2, … in a document; one number is continued in a natural way.
-        forward: Forward signal: the angle in radians by which coordinates turn from vector to vector; 0 has none.
-        spectrum: Variances fall with the rank p of a direction as 1/p^spectrum.
-        topics: Directions that a document's topic is made of; even.
-        ood_coherence: The same as coherence, for the ood part.
+        preset: Preset. production and production-584k have the size and statistics of the production sets.
+        scale: Fraction of the preset's documents.
+        seed: Seed of all random numbers.
+        documents: Number of train and val documents.
+        vectors: Exact number of vectors in these documents.
+        dimensions: D, an even number.
+        coherence: Mean cosine of vectors at distance 1, 2, … in a document. A single value is extrapolated.
+        forward: Forward signal: rotation from one vector to the next, in radians. 0 has no direction.
+        spectrum: Exponent of the variances: direction p has variance 1/p^spectrum.
+        topics: Number of directions of a document's topic, an even number.
+        ood_coherence: The same as coherence, for ood documents.
         quiet: Show no progress.
     """
     from dataclasses import replace
 
     from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
-    from nextvec.errors import InputError, did_you_mean
 
     if preset not in PRESETS:
         raise InputError(f"preset '{preset}' is unknown.{did_you_mean(preset, PRESETS)}")
     changes: dict[str, Any] = {
-        "documents": documents, "vectors": vectors, "dimensions": dimensions, "forward": forward, "spectrum": spectrum,
-        "topics": topics, "coherence": tuple(coherence) or None, "ood_coherence": tuple(ood_coherence) or None,
-    }  # fmt: skip
+        "documents": documents,
+        "vectors": vectors,
+        "dimensions": dimensions,
+        "forward": forward,
+        "spectrum": spectrum,
+        "topics": topics,
+        "coherence": tuple(coherence) or None,
+        "ood_coherence": tuple(ood_coherence) or None,
+    }
     changes = {name: value for name, value in changes.items() if value is not None}
     if "documents" in changes or "vectors" in changes:
         changes["windows"] = None  # a preset's exact number of windows no longer fits
     return synthesise(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
 
 
+@command
 def data_check(
-    store: Positional[str],
+    store: Data,
     *,
-    ood_data: str = "",
-    encoder: str = "",
+    ood_data: Data = "",
+    encoder: Annotated[str | Path, Parameter(metavar="ENCODER")] = "",
     context: int = 5,
     min_context: int | None = None,
     deep: bool = False,
     quiet: bool = False,
 ) -> CheckReport:
-    """Look a store over before training: broken vectors, repeats, leaks, reversed or shuffled documents, unlike splits.
+    """Check a store before training: broken vectors, duplicates, leaks, shuffled documents, mismatched splits.
 
     Args:
         store: A store or an .npz file of windows.
-        ood_data: A store or an .npz file of windows that is the ood set; left out, the store's own ood split.
-        encoder: An encoder at hand (lsa: the store's own); see whether it gives the probe texts the store's vectors.
-        context: S, the context length that will be trained.
-        min_context: Fewest vectors before a target; left out, 5 or the context, whichever is less.
-        deep: Read every file first, and compare it with the checksum that was kept when it was written.
+        ood_data: A store or an .npz file of ood windows. Default: the store's ood split.
+        encoder: Check that this encoder embeds the probe texts as the store's encoder did (lsa: the store's encoder).
+        context: S, the context length to train with.
+        min_context: Minimum number of vectors before a target. Default: 5, or the context if that is shorter.
+        deep: Also compare every file with its checksum.
         quiet: Show no progress.
     """
     from dataclasses import replace
@@ -223,32 +259,30 @@ def data_check(
     from nextvec.data.dataset import open_dataset, verify_data
     from nextvec.recipe import DataRecipe
 
-    data = DataRecipe(store=store, ood=ood_data, context=context, min_context=min_context)
+    data = DataRecipe(store=str(store), ood=str(ood_data), context=context, min_context=min_context)
     verified = verify_data(data) if deep else ()
-    report = open_dataset(data, quiet=quiet).check(data.context, data.least_context, encoder)
+    report = open_dataset(data, quiet=quiet).check(data.context, data.least_context, str(encoder))
     return replace(report, findings=(*verified, *report.findings))
 
 
-def _read_ids(path: str) -> frozenset[str]:
-    from nextvec.errors import InputError
-
-    if not path:
+def _read_ids(path: str | Path) -> frozenset[str]:
+    """Return the ids of a text file, one per line; none for an empty path."""
+    if not str(path):
         return frozenset()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"list {path}: cannot be read ({error}); give a text file with one document id a line"
+            f"list {path}: cannot be read ({error}); give a text file with one document id per line"
         ) from error
     return frozenset(line.strip() for line in lines if line.strip())
 
 
 def _columns(assignments: Sequence[str]) -> Any:
-    """Columns from ``field=name`` words."""
+    """Return the `Columns` that ``field=name`` assignments describe."""
     from dataclasses import fields
 
     from nextvec.data.documents import Columns
-    from nextvec.errors import InputError, did_you_mean
 
     known = {field.name for field in fields(Columns)}
     names: dict[str, str] = {}

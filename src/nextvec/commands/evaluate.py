@@ -1,16 +1,11 @@
-"""Training, going on with a run, and judging.
-
-Diagnosis of a run, in plain words.
-
-Gates: suggesting those that fit some data.
-"""
+"""Commands on trained models: evaluate a checkpoint, diagnose a run, and suggest gates for a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
+from nextvec.commands.parameters import Data, Device, Run, command
 
 if TYPE_CHECKING:
     from nextvec.evaluation.results import Evaluation
@@ -18,36 +13,37 @@ if TYPE_CHECKING:
     from nextvec.guards.suggest import GateSuggestion
 
 
+@command
 def eval(
-    checkpoint: Positional[str],
+    checkpoint: Run,
     *,
-    data: str = "",
-    ood_data: str = "",
+    data: Data = "",
+    ood_data: Data = "",
     context: int | None = None,
     min_context: int | None = None,
     retrieval: Literal["exact", "faiss"] | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     quiet: bool = False,
 ) -> Evaluation:
-    """Judge a checkpoint beside every baseline on the val and ood splits of a store.
+    """Evaluate a checkpoint next to every baseline on the val and ood splits of a store.
 
     Args:
-        checkpoint: A .pt file (of nextvec or of the original trainer) or the folder of a run.
-        data: A store or an .npz file of windows; left out, what it was trained on.
-        ood_data: A store or an .npz file of windows that is the ood set; without --data only that is judged.
-        context: S; left out, what the checkpoint says, else 5.
-        min_context: Judge only windows with so many vectors before their target, to compare context lengths on the
-            same windows; left out, what the checkpoint says.
-        retrieval: exact, or faiss for splits too large for a matrix product; left out, what the checkpoint says.
-        device: auto, cpu, cuda or mps.
+        checkpoint: A .pt file (of nextvec or of the original trainer), or the folder of a run.
+        data: A store or an .npz file of windows. Default: the data that the model was trained on.
+        ood_data: A store or an .npz file of ood windows. Without --data, only these are evaluated.
+        context: S, the context length. Default: the checkpoint's, or 5.
+        min_context: Evaluate only windows with at least this many vectors before the target, to compare context
+            lengths on the same windows. Default: the checkpoint's.
+        retrieval: Retrieval method; faiss is for splits too large for a matrix product. Default: the checkpoint's.
+        device: Device of the model.
         quiet: Show no progress.
     """
     from nextvec.training.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
         Path(checkpoint),
-        data=data,
-        ood_data=ood_data,
+        data=str(data),
+        ood_data=str(ood_data),
         context=context,
         min_context=min_context,
         retrieval=retrieval,
@@ -56,34 +52,37 @@ def eval(
     )
 
 
-def diagnose(run: Positional[str]) -> Diagnoses:
-    """Say what is wrong with a run, how sure that is, and what to do next, from what its folder holds.
+@command
+def diagnose(run: Run) -> Diagnoses:
+    """Diagnose a run: known problems, with confidence and suggested fixes.
 
     Args:
         run: Folder of the run, finished or not.
     """
-    from nextvec.guards.diagnosis import diagnose as find
+    from nextvec.guards.diagnosis import diagnose as diagnose_case
     from nextvec.reports.run_summary import case_of
 
-    return find(case_of(Path(run)))
+    return diagnose_case(case_of(Path(run)))
 
 
+@command
 def gates_suggest(
-    data: Positional[str], *, ood_data: str = "", context: int = 5, device: str = "auto", quiet: bool = False
+    data: Data, *, ood_data: Data = "", context: int = 5, device: Device = "auto", quiet: bool = False
 ) -> GateSuggestion:
-    """Propose gates for a recipe from the data's own baselines, as TOML.
+    """Suggest gates for a recipe from the baselines of a data set, as TOML.
 
-    Absolute thresholds hold for one embedding space and one kind of text; these are relative to what predictors
-    without training reach on the same windows.
+    Absolute thresholds hold for one embedding space and one kind of text. These are relative to the baselines' scores
+    on the same windows.
 
     Args:
         data: A store or an .npz file of windows.
-        ood_data: A store or an .npz file of windows that is the ood set; left out, the store's own ood split.
-        context: S, the context length that will be trained.
-        device: auto, cpu, cuda or mps.
+        ood_data: A store or an .npz file of ood windows. Default: the store's ood split.
+        context: S, the context length to train with.
+        device: Device of the baselines.
         quiet: Show no progress.
     """
     from nextvec.guards.suggest import suggest_gates
     from nextvec.training.setup import measure_data
 
-    return suggest_gates(data, measure_data(data, ood_data, context, device, quiet=quiet))
+    cosines = measure_data(str(data), str(ood_data), context, device, quiet=quiet)
+    return suggest_gates(str(data), cosines)

@@ -1,10 +1,12 @@
-"""Commands that train many models: `suite`, `sweep` and `rehearse`."""
+"""Commands that train many models, `suite` and `sweep`, and the dry run `rehearse`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from cyclopts import Parameter
+
+from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, command
 
 if TYPE_CHECKING:
     from nextvec.experiments.single_run import TrainedRun
@@ -12,81 +14,95 @@ if TYPE_CHECKING:
     from nextvec.experiments.sweep import SweepResult
 
 
+@command
 def suite(
-    recipes: Positional[tuple[str, ...]] = (),
+    recipes: Paths = (),
     *,
-    out: str = "artifacts/suite",
-    overrides: tuple[str, ...] = (),
-    device: str = "",
+    out: Folder = "artifacts/suite",
+    overrides: Overrides = (),
+    device: Device = "",
     force: bool = False,
     quiet: bool = False,
 ) -> SuiteResult:
-    """Train recipes one after another and compare all models on all their sets; started again, it goes on.
+    """Train recipes one after another and compare all models on all their data sets. Rerun to resume.
 
-    The folder keeps suite.json, recovery.log, runs/ and at the end comparison.md. What is complete is never done again;
-    an interrupted run is taken up where it was. A run that a gate stops is marked, and the next recipe follows.
+    Complete steps are skipped, and an interrupted run is resumed. If a gate stops a run, the step is marked and the
+    next recipe follows. The folder contains suite.json, recovery.log, runs/ and, at the end, comparison.md.
 
     Args:
-        recipes: Paths of TOML files, or names of recipes that come with nextvec; left out, those of the folder.
+        recipes: Paths of TOML files, or names of recipes that come with nextvec. Default: those of the folder.
         out: Folder of the suite.
         overrides: Changes to every recipe, such as training.epochs=3.
-        device: auto, cpu, cuda or mps; left out, what each recipe says.
-        force: Try stopped and failed steps again, past their gates, and train although a data check is red.
+        device: Device of every run. Default: the device of each recipe.
+        force: Retry stopped and failed steps, ignore their gates, and train even if a data check is red.
         quiet: Show no progress.
     """
     from nextvec.experiments.suite import run_suite
+    from nextvec.recipe import override_lines
 
-    return run_suite(recipes, out=out, overrides=overrides, device=device, force=force, quiet=quiet)
+    return run_suite(
+        tuple(map(str, recipes)),
+        out=str(out),
+        overrides=override_lines(overrides),
+        device=device,
+        force=force,
+        quiet=quiet,
+    )
 
 
+@command
 def sweep(
-    recipe: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
+    recipe: RecipeLike,
+    overrides: Overrides = (),
     *,
-    space: tuple[str, ...] = (),
+    space: Annotated[Names, Parameter(metavar="FIELD=RANGE...")] = (),
     trials: int = 20,
-    out: str = "artifacts/sweep",
+    out: Folder = "artifacts/sweep",
     quiet: bool = False,
 ) -> SweepResult:
-    """Search for the values of a recipe that give the highest gain on val; started again, it goes on.
+    """Search for the hyperparameters with the highest gain on val (extra: sweep). Rerun to resume.
 
-    Each trial is a run in the folder, with its report. Gates prune trials; ood is told once, for the best.
+    Each trial is a run in the folder, with its report. Gates prune trials. The ood split is evaluated once, for the
+    best trial.
 
     Args:
         recipe: Path of a TOML file, or the name of a recipe that comes with nextvec.
         overrides: Changes to the recipe, such as data.store=my-store training.epochs=3.
-        space: What is searched: field=low..high, field=low..high:log or field=a,b,c, one for each field.
-        trials: Trials in all, those of earlier calls included.
+        space: Search space: field=low..high, field=low..high:log or field=a,b,c, once per field.
+        trials: Total number of trials, including those of earlier calls.
         out: Folder of the sweep.
         quiet: Show no progress.
     """
     from nextvec.experiments.sweep import run_sweep
+    from nextvec.recipe import override_lines
 
-    return run_sweep(recipe, overrides, space=space, trials=trials, out=out, quiet=quiet)
+    return run_sweep(recipe, override_lines(overrides), space=tuple(space), trials=trials, out=str(out), quiet=quiet)
 
 
+@command
 def rehearse(
-    recipe: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
+    recipe: RecipeLike,
+    overrides: Overrides = (),
     *,
     scale: float = 0.02,
-    out: str = "artifacts/rehearsal",
+    out: Folder = "artifacts/rehearsal",
     force: bool = False,
     quiet: bool = False,
 ) -> TrainedRun:
-    """Dry-run a recipe on synthetic vectors in the shape of the production set, with gates and sentinel live.
+    """Dry-run a recipe on synthetic vectors in the shape of the production set, with gates and sentinel active.
 
-    Builds the synthetic 790k and 584k sets once, writes their ood windows as an .npz file too, and trains: recipes
-    with 584k in their name on the older set, all others on the production set.
+    Generates the synthetic 790k and 584k sets once, exports their ood windows as an .npz file, and trains. Recipes with
+    584k in their name use the older set, all others the production set.
 
     Args:
         recipe: Path of a TOML file, or the name of a recipe that comes with nextvec.
         overrides: Changes to the recipe, such as training.epochs=3.
-        scale: Share of the production set's documents, vectors and windows; 1 is its full size.
-        out: Folder for the synthetic sets and the runs; sets that are there already are used again.
-        force: Train although the data check is red.
+        scale: Fraction of the production set's documents, vectors and windows; 1 is the full size.
+        out: Folder for the synthetic sets and the runs. Existing sets are used again.
+        force: Train even if the data check is red.
         quiet: Show no progress.
     """
     from nextvec.experiments.rehearsal import run_rehearsal
+    from nextvec.recipe import override_lines
 
-    return run_rehearsal(recipe, overrides, scale=scale, out=out, force=force, quiet=quiet)
+    return run_rehearsal(recipe, override_lines(overrides), scale=scale, out=str(out), force=force, quiet=quiet)

@@ -1,132 +1,147 @@
-"""Training, going on with a run, and judging."""
+"""Commands that train one model: `demo`, `train` and `resume`."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from cyclopts import Parameter
 
-from nextvec.experiments.single_run import TrainedRun, new_folder, resume_folder, train_recipe
+from nextvec.commands.parameters import Data, Device, File, Folder, Overrides, RecipeLike, Run, command
+
+if TYPE_CHECKING:
+    from nextvec.experiments.single_run import TrainedRun
 
 
 @dataclass(frozen=True)
-class OriginalFlags:
-    """The flags of the original trainer, each another way to write an override of the recipe."""
+class TrainerFlags:
+    """The flags of the original trainer. Each one overrides a field of the recipe."""
 
-    model_type: str | None = None
-    """model.kind: amn, lstm, gru or transformer."""
-    data: str | None = None
-    """data.store: a store or an .npz file of windows."""
-    ood_data: str | None = None
-    """data.ood: a store or an .npz file of windows."""
+    model_type: Literal["amn", "gru", "lstm", "transformer"] | None = None
+    """Override model.kind."""
+    data: Data | None = None
+    """Override data.store: a store or an .npz file of windows."""
+    ood_data: Data | None = None
+    """Override data.ood: a store or an .npz file of windows."""
     epochs: int | None = None
-    """training.epochs."""
+    """Override training.epochs."""
     batch_size: int | None = None
-    """training.batch_size."""
+    """Override training.batch_size."""
     lr: float | None = None
-    """training.lr."""
-    device: str | None = None
-    """runtime.device: auto, cpu, cuda or mps."""
+    """Override training.lr."""
+    device: Device | None = None
+    """Override runtime.device."""
     lambda_mse: float | None = None
-    """objective.mse."""
+    """Override objective.mse."""
     lambda_info: float | None = None
-    """objective.info_nce."""
+    """Override objective.info_nce."""
     lambda_moment: float | None = None
-    """objective.moment."""
+    """Override objective.moment."""
     lambda_variance: float | None = None
-    """objective.variance."""
+    """Override objective.variance."""
     tau: float | None = None
-    """objective.tau."""
-    init_from: str | None = None
-    """training.init_from: a checkpoint to start from."""
+    """Override objective.tau."""
+    init_from: File | None = None
+    """Override training.init_from: a checkpoint to start from."""
 
     def overrides(self) -> tuple[str, ...]:
-        """The flags that were given, as overrides."""
-        return tuple(
-            f"{field}={_as_toml(getattr(self, flag))}"
-            for flag, field in _FIELD_OF_FLAG.items()
-            if getattr(self, flag) is not None
-        )
+        """Return the flags that are set, as overrides of a recipe."""
+        values = {field: getattr(self, flag) for flag, field in _FIELD_OF_FLAG.items()}
+        return tuple(f"{field}={_as_toml(value)}" for field, value in values.items() if value is not None)
 
 
 _FIELD_OF_FLAG = {
-    "model_type": "model.kind", "data": "data.store", "ood_data": "data.ood", "epochs": "training.epochs",
-    "batch_size": "training.batch_size", "lr": "training.lr", "device": "runtime.device", "lambda_mse": "objective.mse",
-    "lambda_info": "objective.info_nce", "lambda_moment": "objective.moment", "lambda_variance": "objective.variance",
-    "tau": "objective.tau", "init_from": "training.init_from",
-}  # fmt: skip
+    "model_type": "model.kind",
+    "data": "data.store",
+    "ood_data": "data.ood",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "training.lr",
+    "device": "runtime.device",
+    "lambda_mse": "objective.mse",
+    "lambda_info": "objective.info_nce",
+    "lambda_moment": "objective.moment",
+    "lambda_variance": "objective.variance",
+    "tau": "objective.tau",
+    "init_from": "training.init_from",
+}
 
-NO_FLAGS = OriginalFlags()
+NO_FLAGS = TrainerFlags()
 
 
-def _as_toml(value: str | float) -> str:
-    """A value as TOML: text in quotes, so that a path can't be taken for a number."""
-    import json
-
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+def _as_toml(value: str | Path | float) -> str:
+    """Return a value as TOML. Text is quoted, so that a path is never read as a number."""
+    return repr(value) if isinstance(value, int | float) else json.dumps(str(value))
 
 
-def demo(
-    out: str = "artifacts/demo", overrides: Positional[tuple[str, ...]] = (), *, quiet: bool = False
-) -> TrainedRun:
-    """The whole job on real text that is already here: the documentation of the installed Python packages.
+@command
+def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bool = False) -> TrainedRun:
+    """Run the full pipeline on text that is already installed: the docstrings of Python packages.
 
-    Reads docstrings (numpy, torch and scikit-learn to learn from, the standard library as another source), fits the
-    built-in encoder, trains AMN and judges it beside every baseline. Offline, about two minutes on two cores.
+    Trains on the docstrings of numpy, torch and scikit-learn; the standard library is the ood source. Builds a store
+    with the built-in encoder, trains AMN and evaluates it next to every baseline. Works offline and takes about two
+    minutes on two cores.
 
     Args:
-        out: Folder for the vector store and the runs; a store that is there already is used again.
         overrides: Changes to the recipe `demo`, such as training.epochs=3.
+        out: Folder for the store and the runs. An existing store is used again.
         quiet: Show no progress.
     """
     from nextvec.data.splits import SplitPlan
     from nextvec.data.store import MANIFEST
     from nextvec.data.store.build import build_store
+    from nextvec.experiments.single_run import new_folder, train_recipe
+    from nextvec.recipe import override_lines
 
     store = Path(out) / "store"
     if not (store / MANIFEST).is_file():
         plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
         build_store(["builtin:python-docs"], store, encoder="lsa", split=plan, min_chunks=8, quiet=quiet)
-    return train(
-        "demo", (f"data.store={store}", *overrides), out=str(new_folder(Path(out) / "runs", "demo")), quiet=quiet
-    )
+    changes = (f"data.store={_as_toml(store)}", *override_lines(overrides))
+    return train_recipe("demo", changes, out=str(new_folder(Path(out) / "runs", "demo")), quiet=quiet)
 
 
+@command
 def train(
-    recipe: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
+    recipe: RecipeLike,
+    overrides: Overrides = (),
     *,
-    flags: OmitArgPrefixes[OriginalFlags] = NO_FLAGS,
-    out: Annotated[str, arg(aliases=("--output-dir",))] = "",
+    flags: Annotated[TrainerFlags, Parameter(name="*", group="Flags of the original trainer")] = NO_FLAGS,
+    out: Annotated[Folder, Parameter(alias="--output-dir")] = "",
     force: bool = False,
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> TrainedRun:
-    """Train a model as a recipe says, and judge it beside the baselines.
+    """Train the model of a recipe and evaluate it next to the baselines.
 
     Args:
         recipe: Path of a TOML file, or the name of a recipe that comes with nextvec.
         overrides: Changes to the recipe, such as data.store=my-store training.epochs=3.
-        flags: The original trainer's flags, each another way to write an override.
-        out: Folder of the run; left out, artifacts/runs/NAME_TIME.
-        force: Train although the data check is red.
-        tensorboard: Write TensorBoard's files into the run's folder tensorboard/ as well; needs the extra of that name.
+        flags: Flags of the original trainer. Each one overrides a field of the recipe.
+        out: Folder of the run. Default: artifacts/runs/NAME_TIME.
+        force: Train even if the data check is red.
+        tensorboard: Also write TensorBoard files into the run's folder tensorboard/ (extra: tensorboard).
         quiet: Show no progress.
     """
-    return train_recipe(
-        recipe, (*overrides, *flags.overrides()), out=out, force=force, tensorboard=tensorboard, quiet=quiet
-    )
+    from nextvec.experiments.single_run import train_recipe
+    from nextvec.recipe import override_lines
+
+    changes = (*override_lines(overrides), *flags.overrides())
+    return train_recipe(recipe, changes, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)
 
 
-def resume(run: Positional[str], *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
-    """Go on with an interrupted run, to the end that it would have had without the interruption.
+@command
+def resume(run: Run, *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
+    """Resume an interrupted run. The result is identical to that of an uninterrupted run.
 
     Args:
         run: Folder of the run.
-        force: Go on although a gate or the sentinel stopped the run, or its recipe was changed.
-        tensorboard: Go on with TensorBoard's files as well, or begin them with the epochs that are to come.
+        force: Resume even if a gate or the sentinel stopped the run, or if its recipe has changed.
+        tensorboard: Also write TensorBoard files (extra: tensorboard). Without earlier files, they start at this epoch.
         quiet: Show no progress.
     """
-    return resume_folder(run, force=force, tensorboard=tensorboard, quiet=quiet)
+    from nextvec.experiments.single_run import resume_folder
+
+    return resume_folder(str(run), force=force, tensorboard=tensorboard, quiet=quiet)

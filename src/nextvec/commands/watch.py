@@ -1,16 +1,18 @@
-"""Watching a run while it trains: in the terminal, or as a page in a browser."""
+"""The command that follows runs while they train: in the terminal, or as a web page."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+
+from nextvec.commands.parameters import Paths, command
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from tyro.conf import Positional
 
     from nextvec.monitor.discovery import WatchedRun
     from nextvec.monitor.state import RunState
@@ -47,41 +49,43 @@ class WatchedRuns:
         return {"runs": [state.to_dict() for state in self.states]}
 
 
+@command
 def watch(
-    runs: Positional[tuple[str, ...]] = (),
+    runs: Paths = (),
     *,
-    every: float = 30.0,
+    every: Annotated[float, Parameter(metavar="SECONDS")] = 30.0,
     once: bool = False,
     web: bool = False,
-    host: str = "127.0.0.1",
+    host: Annotated[str, Parameter(metavar="ADDRESS")] = "127.0.0.1",
     port: int = WEB_PORT,
 ) -> WatchedRuns:
-    """Watch runs while they train: progress, scores beside their baselines, losses, gates, and the outcome.
+    """Watch runs while they train: progress, scores next to their baselines, losses, gates and results.
 
-    Reads the runs' event logs and nothing else, and never writes. Ends when the runs have ended, or with Ctrl-C. Where
-    the output is no terminal, each finished epoch, each gate and the end are printed as a line. With --web the same is
-    a page in the browser, which stays until Ctrl-C and shows new runs by itself.
+    Reads the runs' event logs and never writes. Ends when the runs have ended, or with Ctrl-C. If the output is not a
+    terminal, it prints one line for each finished epoch, each gate and the end of a run. With --web it serves a page
+    instead, which shows new runs by itself and runs until Ctrl-C.
 
     Args:
-        runs: Folders of runs, or files in them such as training.log; left out, the newest run. With --web also
-            folders that hold runs; left out, all runs of this working folder.
-        every: Seconds between two refreshes where nothing is new; what is new shows at once.
-        once: Show the present state and end.
-        web: Serve a page instead.
-        host: Address that the page is served on; left out, this machine only. Elsewhere a token is asked for.
-        port: Port of the page; where it is taken, the next free one.
+        runs: Folders of runs, or files in them such as training.log. With --web also folders that contain runs.
+            Default: the newest run, or with --web all runs of the working directory.
+        every: Seconds between refreshes if there are no new events. New events are shown at once.
+        once: Show the current state and exit.
+        web: Serve a web page.
+        host: Address to serve the page on. Any other than the default requires a token.
+        port: Port of the page. If it is in use, the next free one is taken.
     """
     import time
 
     from nextvec.monitor.discovery import find_runs, present
 
+    paths = tuple(map(str, runs))
     if not every > 0:
         raise InputError(f"--every {every:g}: give a number of seconds above 0")
     if web:
         if once:
             raise InputError("--once and --web: choose one; a page stays until it is ended")
-        return WatchedRuns(tuple(_serve(runs, every, host, port)))
-    watched = find_runs(runs)
+        return WatchedRuns(tuple(_serve(paths, every, host, port)))
+    watched = find_runs(paths)
     if once:
         for run in watched:
             run.look()

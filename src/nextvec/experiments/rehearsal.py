@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nextvec.data.store import Store
     from nextvec.data.synthetic.generate import SyntheticSpec
     from nextvec.experiments.single_run import TrainedRun
+    from nextvec.recipe import RecipeLike
 
 
 PRODUCTION, OLDER = "production", "production-584k"
@@ -36,7 +37,7 @@ SCALE_STEP, SURE_SCALE = 0.0001, 0.01
 
 
 def run_rehearsal(
-    recipe: str,
+    recipe: RecipeLike,
     overrides: tuple[str, ...] = (),
     *,
     scale: float = 0.02,

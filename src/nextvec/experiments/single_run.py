@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nextvec.evaluation.results import Evaluation
     from nextvec.guards.diagnosis.case import Diagnoses
     from nextvec.guards.success import Success
+    from nextvec.recipe import RecipeLike
     from nextvec.training.run import Run
 
 
@@ -43,7 +44,7 @@ class TrainedRun:
 
 
 def train_recipe(
-    recipe: str,
+    recipe: RecipeLike,
     overrides: Sequence[str] = (),
     *,
     out: str = "",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
     from nextvec.experiments.search_space import Dimension
-    from nextvec.recipe import Recipe
+    from nextvec.recipe import Recipe, RecipeLike
     from nextvec.training.run import Run
 
 
@@ -90,7 +90,7 @@ class _LagsBehindError(NextvecError):
 
 
 def run_sweep(
-    recipe: str,
+    recipe: RecipeLike,
     overrides: tuple[str, ...] = (),
     *,
     space: tuple[str, ...] = (),
@@ -116,7 +116,8 @@ def run_sweep(
             changes = (*overrides, *(f"{field}={value}" for field, value in values.items()))
             _run_trial(study, trial, load_recipe(recipe, changes), _run_folder(folder, trial.number), quiet=quiet)
     except (Interrupted, KeyboardInterrupt) as error:
-        words = ["nextvec", "sweep", recipe, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
+        named = str(recipe) if isinstance(recipe, str | Path) else loaded.name
+        words = ["nextvec", "sweep", named, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
         raise Interrupted(f"sweep interrupted; go on with: {shlex.join(words)}") from error
     return _conclude(study, folder, dimensions)
 

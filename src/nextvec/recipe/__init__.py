@@ -1,6 +1,16 @@
 """The recipe: one TOML file that fully describes a run. `sections` are its fields, `loading` reads it."""
 
-from nextvec.recipe.load import Recipe, find_recipe, load_recipe, make_recipe, recipe_folders
+from nextvec.recipe.load import (
+    Overrides,
+    Recipe,
+    RecipeLike,
+    find_recipe,
+    known_recipes,
+    load_recipe,
+    make_recipe,
+    override_lines,
+    recipe_folders,
+)
 from nextvec.recipe.schema import (
     METRICS,
     DataRecipe,
@@ -20,12 +30,16 @@ __all__ = [
     "GateRecipe",
     "ModelRecipe",
     "ObjectiveRecipe",
+    "Overrides",
     "Recipe",
+    "RecipeLike",
     "RuntimeRecipe",
     "SuccessRecipe",
     "TrainingRecipe",
     "find_recipe",
+    "known_recipes",
     "load_recipe",
     "make_recipe",
+    "override_lines",
     "recipe_folders",
 ]

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -66,36 +66,76 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+RecipeLike: TypeAlias = Recipe | Mapping[str, Any] | str | Path
+"""A recipe, its values as a dict, the path of a TOML file, or the name of a recipe that comes with nextvec."""
+
+Overrides: TypeAlias = Mapping[str, Any] | Sequence[str]
+"""Changes to a recipe: ``{"training.epochs": 3}`` or ``["training.epochs=3"]``."""
+
+
 def recipe_folders() -> tuple[Path, ...]:
     """Where recipes are found by name: in the installed package, or in the source tree."""
     package = Path(__file__).resolve().parents[1]
     return package / "recipes", package.parents[1] / "recipes"
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe given by its path, or by name if it comes with nextvec; RecipeError if there is none."""
+def known_recipes() -> dict[str, Path]:
+    """Return the recipes that come with nextvec: name → file."""
+    return {file.stem: file for folder in recipe_folders() for file in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a recipe, by its path or by its name if it comes with nextvec.
+
+    Raises RecipeError if there is no such file or name.
+    """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise RecipeError(f"recipe {path}: no such file; give the path of a TOML file or the name of a recipe")
         return path
-    known = {file.stem: file for folder in recipe_folders() for file in sorted(folder.glob("*.toml"))}
-    if name not in known:
-        raise RecipeError(f"recipe '{name}' is unknown.{did_you_mean(name, known)}")
-    return known[name]
+    known = known_recipes()
+    if str(name) not in known:
+        raise RecipeError(f"recipe '{name}' is unknown.{did_you_mean(str(name), known)}")
+    return known[str(name)]
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe (a path or a known name) and apply overrides such as ``training.epochs=3``.
+def load_recipe(recipe: RecipeLike, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe and apply overrides such as ``training.epochs=3``.
 
-    A file may begin with ``extends = "another-recipe"`` and then holds only what is different.
+    `recipe` is a path, a name, a dict of values, or a `Recipe`. A file may begin with ``extends = "another-recipe"``
+    and then contains only the differences.
 
-    Raises RecipeError, one line that names the file, the field and what is wrong with it.
+    Raises RecipeError: one line that names the file, the field and what is wrong with it.
     """
-    path = find_recipe(name)
+    changes = override_lines(overrides)
+    if isinstance(recipe, Recipe):
+        return make_recipe(recipe.model_dump(exclude_none=True), changes) if changes else recipe
+    if isinstance(recipe, Mapping):
+        return make_recipe(dict(recipe), changes)
+    path = find_recipe(recipe)
     values = _read(path, ())
     values.setdefault("name", path.stem)
-    return make_recipe(values, overrides, where=f"recipe {path}")
+    return make_recipe(values, changes, where=f"recipe {path}")
+
+
+def override_lines(overrides: Overrides) -> tuple[str, ...]:
+    """Return overrides as lines ``section.field=value``.
+
+    A dict may be flat, ``{"training.epochs": 3}``, or nested, ``{"training": {"epochs": 3}}``.
+    """
+    if isinstance(overrides, str):
+        return (overrides,)
+    if not isinstance(overrides, Mapping):
+        return tuple(overrides)
+    lines: list[str] = []
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            lines += override_lines({f"{name}.{field}": inner for field, inner in value.items()})
+        else:
+            text = tomli_w.dumps({"value": str(value) if isinstance(value, Path) else value})
+            lines.append(f"{name}={text.partition('=')[2].strip()}")
+    return tuple(lines)
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""How the command line shows the result of a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PIPE_WIDTH = 100
+"""Columns of the output if it goes to a file or a pipe."""
+
+
+def show(result: Any, *, as_json: bool) -> None:
+    """Print a result on standard output, for people or as one JSON object."""
+    if as_json:
+        values = str(result) if isinstance(result, Path) else result.to_dict()
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    for part in _view(result):
+        if isinstance(part, str):
+            console.print(part, markup=False, soft_wrap=True)
+        else:
+            console.print(part)
+
+
+def _view(result: Any) -> Iterator[Any]:
+    """Yield what rich prints for a result."""
+    if type(result).__name__ == "WatchedRuns":
+        yield result.view()
+        return
+    if hasattr(result, "__rich__"):
+        yield result
+        return
+    from nextvec.reports import tables as table  # loads the judgement's types
+
+    match type(result).__name__:
+        case "TrainedRun":
+            from nextvec.experiments.single_run import REPORT_FILE
+
+            yield table.evaluation_view(result.evaluation)
+            yield table.diagnoses_view(result.diagnoses)
+            yield from result.success.lines(result.evaluation.verdict.status)
+            yield f"run: {result.path}"
+            yield f"report: {result.path / REPORT_FILE}"
+        case "Evaluation":
+            yield table.evaluation_view(result)
+        case "CheckReport":
+            yield table.check_view(result)
+        case "Store":
+            from nextvec.data.store import store_lines  # loads numpy
+
+            yield from store_lines(result)
+        case "Diagnoses":
+            yield table.diagnoses_view(result)
+        case "Comparison":
+            from nextvec.reports.comparison import comparison_view
+
+            yield comparison_view(result)
+        case "SuiteResult" | "SweepResult":
+            yield from result.lines
+        case "GateSuggestion":
+            yield result.toml
+        case _:
+            yield str(result)
