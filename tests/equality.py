@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from nextvec.core.events import Event, read_events
-from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
+from nextvec.training.checkpoint import read_checkpoint
 
 TIMES = {"time", "seconds", "windows_per_second", "memory_mb"}
 
@@ -43,9 +44,9 @@ JUDGING = ("evaluated", "diagnosed", "success", "finished")
 
 def assert_same_runs(whole: Path, broken: Path, *, evaluated: bool = False) -> None:
     """Two finished runs left the same, but for times; where they were `judged`, latencies are times as well."""
-    one, other = (read_checkpoint(path / RESUME).values for path in (whole, broken))
+    one, other = (read_checkpoint(path / RESUME_STATE).values for path in (whole, broken))
     assert_same_values(one, other)
-    one, other = (read_checkpoint(path / BEST).values for path in (whole, broken))
+    one, other = (read_checkpoint(path / BEST_MODEL).values for path in (whole, broken))
     assert_same_values(one, other)
     events = [
         [without_times(event) for event in read_events(path) if event["kind"] not in ("resumed", "started", *JUDGING)]

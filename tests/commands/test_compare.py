@@ -11,7 +11,8 @@ import pytest
 
 from nextvec.commands import train as training_commands
 from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show
-from nextvec.core.events import EVENTS_FILE, EventLog, read_events
+from nextvec.core.events import EventLog, read_events
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.data.store import Store
 from nextvec.errors import InputError
 from nextvec.evaluation import latency
@@ -121,7 +122,7 @@ def test_synthetic_runs_say_so_whatever_they_are_called(train: Train, toy_store:
 
 
 def test_a_store_that_is_gone_or_another_one_is_named_after_the_recipe(train: Train, tmp_path: Path) -> None:
-    run = with_start(copied(train(), tmp_path / "run"), data_fingerprint="other")
+    run = with_start(copied(train(), tmp_path / "run"), store_hash="other")
     assert leaderboard_add(str(run), table=str(tmp_path / "a.md")).entries[0].name == "AMN_7k"
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextvec.core.events import EVENTS_FILE, EventLog, read_events
+from nextvec.core.events import EventLog, read_events
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.errors import InputError, OutputError
 
 VALUES = st.recursive(

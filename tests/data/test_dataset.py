@@ -46,7 +46,7 @@ def test_npz_files_are_imported_once_and_hold_the_same_windows(drawn: Store, fil
     made = (data.store.path / "manifest.json").stat().st_mtime_ns
     again = opened(files["train"], files["ood"])
     assert (again.store.path / "manifest.json").stat().st_mtime_ns == made
-    assert (again.fingerprint, again.ood_fingerprint) == (data.fingerprint, data.ood_fingerprint)
+    assert (again.store_hash, again.ood_store_hash) == (data.store_hash, data.ood_store_hash)
 
 
 def test_scores_are_to_be_read_with_notes(drawn: Store, files: dict[str, Path], tmp_path: Path, toy_store: Store):

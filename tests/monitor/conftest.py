@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nextvec.core.events import EVENTS_FILE
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.monitor.discovery import WatchedRun
 from nextvec.monitor.web.app import bind, make_server
 from nextvec.monitor.web.broker import Hub

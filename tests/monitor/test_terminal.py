@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nextvec import cli
 from nextvec.commands.watch import watch
-from nextvec.core.events import EVENTS_FILE
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.errors import InputError
 from nextvec.monitor.discovery import WatchedRun, find_runs
 from nextvec.monitor.terminal import watch_runs

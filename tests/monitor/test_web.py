@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nextvec import cli
-from nextvec.core.events import EVENTS_FILE
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
 from nextvec.monitor.web.app import address_of, bind, token_for

@@ -207,7 +207,7 @@ def test_toml_round_trip(data):
                 values[section] = {**values.get(section, {}), **fields} if isinstance(fields, dict) else fields
     recipe = make_recipe(values)
     again = make_recipe(tomllib.loads(recipe.to_toml()))
-    assert again == recipe and again.fingerprint == recipe.fingerprint
+    assert again == recipe and again.recipe_hash == recipe.recipe_hash
 
 
 def test_a_file_is_read_and_named_by_its_stem(tmp_path):
@@ -336,23 +336,23 @@ def test_a_gate_needs_a_threshold():
             make_recipe({"gates": [fields]})
 
 
-# The fingerprint.
+# The recipe hash.
 
 
 @pytest.mark.parametrize("override", ["name=x", "description=y", "runtime.device=cuda", "runtime.threads=3"])
-def test_the_fingerprint_ignores_what_does_not_change_the_result(override):
-    assert make_recipe({}, [override]).fingerprint == Recipe().fingerprint
+def test_the_recipe_hash_ignores_what_does_not_change_the_result(override):
+    assert make_recipe({}, [override]).recipe_hash == Recipe().recipe_hash
 
 
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "data.store=x", "training.lr=0.1", "objective.tau=0.1", "model.kind=gru", "evaluation.queries=5"],
 )
-def test_the_fingerprint_sees_what_does(override):
-    assert make_recipe({}, [override]).fingerprint != Recipe().fingerprint
+def test_the_recipe_hash_sees_what_does(override):
+    assert make_recipe({}, [override]).recipe_hash != Recipe().recipe_hash
 
 
-def test_the_fingerprint_is_stable_text():
-    assert re.fullmatch(r"[0-9a-f]{16}", Recipe().fingerprint)
+def test_the_recipe_hash_is_stable_text():
+    assert re.fullmatch(r"[0-9a-f]{16}", Recipe().recipe_hash)
     again = Recipe.model_validate_json(json.dumps(Recipe().model_dump()))
-    assert again.fingerprint == Recipe().fingerprint
+    assert again.recipe_hash == Recipe().recipe_hash

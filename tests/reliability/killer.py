@@ -18,10 +18,10 @@ import torch
 
 from nextvec.commands.experiments import suite
 from nextvec.core import files
+from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import NextvecError
 from nextvec.recipe import load_recipe
 from nextvec.training import checkpoint, loop
-from nextvec.training.checkpoint import RESUME
 from nextvec.training.setup import resume_run, start_run
 
 mode, *recipes, folder = sys.argv[1:]
@@ -83,7 +83,7 @@ def work(out: Path) -> int:
     """Train, or go on, and return the exit code; a folder that was left before its first position is begun again."""
     if mode == "suite":
         return suite(tuple(recipes), out=str(out), quiet=True).exit_code
-    if (out / RESUME).is_file():
+    if (out / RESUME_STATE).is_file():
         run = resume_run(out, quiet=True)
     else:
         shutil.rmtree(out, ignore_errors=True)

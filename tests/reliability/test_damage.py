@@ -12,20 +12,12 @@ import torch
 
 from equality import assert_same_values, events_of
 from nextvec.cli import main
+from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL, CHECKSUMS_FILE, PREVIOUS_STATE, RESUME_STATE
 from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, DamagedCheckpointError
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import checkpoint, loop
-from nextvec.training.checkpoint import (
-    BASELINES,
-    BEST,
-    CHECKSUMS,
-    PREVIOUS,
-    RESUME,
-    read_checkpoint,
-    read_position,
-    save_checkpoint,
-)
+from nextvec.training.checkpoint import read_checkpoint, read_position, save_checkpoint
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
@@ -78,15 +70,15 @@ def damaged(content: bytes, kind: str, place: int, mask: int) -> bytes:
 
 def check_checkpoints(folder: Path, flips: int, cuts: int) -> int:
     """Damage resume.pt again and again; each time the position before it is read instead. How often it was noticed."""
-    file, noticed = folder / RESUME, 0
+    file, noticed = folder / RESUME_STATE, 0
     content = file.read_bytes()
-    before = read_checkpoint(folder / PREVIOUS).values["step"]
+    before = read_checkpoint(folder / PREVIOUS_STATE).values["step"]
     assert before < read_checkpoint(file).values["step"]
     for damage in damages(len(content), flips, cuts, seed=5):
         file.write_bytes(damaged(content, *damage))
         saved = read_position(folder)
-        assert saved.path.name == PREVIOUS and saved.values["step"] == before, damage
-        assert "SHA-256 differs" in saved.notice and PREVIOUS in saved.notice, damage
+        assert saved.path.name == PREVIOUS_STATE and saved.values["step"] == before, damage
+        assert "SHA-256 differs" in saved.notice and PREVIOUS_STATE in saved.notice, damage
         noticed += 1
     file.write_bytes(content)
     assert read_position(folder).notice == ""
@@ -103,12 +95,12 @@ def test_three_hundred_damaged_checkpoints_are_noticed(copy: Path) -> None:
 
 
 def test_a_run_goes_on_from_the_position_before_a_damaged_one_and_says_so(finished: Path, copy: Path) -> None:
-    file = copy / RESUME
+    file = copy / RESUME_STATE
     file.write_bytes(file.read_bytes()[:-1])
     run = resume_run(copy, quiet=True)
     assert run.position.epoch == 1
     loop.train(run)
-    assert_same_values(read_checkpoint(finished / RESUME).values, read_checkpoint(file).values)
+    assert_same_values(read_checkpoint(finished / RESUME_STATE).values, read_checkpoint(file).values)
     (warning,) = [event["text"] for event in events_of(copy, "warning") if "SHA-256" in event["text"]]
     assert "going on from the position saved before it, resume_previous.pt" in warning
     log = (copy / "training.log").read_text()
@@ -116,15 +108,15 @@ def test_a_run_goes_on_from_the_position_before_a_damaged_one_and_says_so(finish
 
 
 def test_where_both_positions_are_damaged_nothing_is_trained(copy: Path, capsys: Capture) -> None:
-    for name in (RESUME, PREVIOUS):
+    for name in (RESUME_STATE, PREVIOUS_STATE):
         (copy / name).write_bytes(b"rotten")
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert PREVIOUS in line and "not those that were saved" in line
+    assert PREVIOUS_STATE in line and "not those that were saved" in line
 
 
 def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finished: Path, copy: Path) -> None:
-    (copy / BEST).write_bytes(b"rotten")
+    (copy / BEST_MODEL).write_bytes(b"rotten")
     found = read_checkpoint(copy)
     assert found.path.name.startswith("epoch_") and "holds the same and is read instead" in found.notice
     assert_same_values(read_checkpoint(finished).values, found.values)
@@ -139,17 +131,17 @@ def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finishe
 
 
 def test_damaged_baselines_are_fitted_again(finished: Path, copy: Path) -> None:
-    (copy / BASELINES).write_bytes(b"rotten")
+    (copy / BASELINES_FILE).write_bytes(b"rotten")
     run = resume_run(copy, quiet=True)
     run.close()
-    one, other = (read_checkpoint(folder / BASELINES).values for folder in (finished, copy))
+    one, other = (read_checkpoint(folder / BASELINES_FILE).values for folder in (finished, copy))
     assert_same_values(one, other)
     assert any("the baselines were fitted again" in event["text"] for event in events_of(copy, "warning"))
 
 
 def test_a_checkpoint_that_stands_alone_is_checked_by_its_own_sums(finished: Path, tmp_path: Path) -> None:
     """Without checksums.json a flipped weight would be loaded as it is."""
-    file = Path(shutil.copy(finished / BEST, tmp_path))
+    file = Path(shutil.copy(finished / BEST_MODEL, tmp_path))
     weights = read_checkpoint(file).weights
     raw = next(iter(weights.values())).contiguous().numpy().tobytes()
     content = bytearray(file.read_bytes())
@@ -161,7 +153,7 @@ def test_a_checkpoint_that_stands_alone_is_checked_by_its_own_sums(finished: Pat
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"resume.pt": 1}', "\x00"])
 def test_damaged_checksums_harm_nothing(copy: Path, text: str) -> None:
-    (copy / CHECKSUMS).write_text(text)
+    (copy / CHECKSUMS_FILE).write_text(text)
     assert read_position(copy).values["step"] > 0
 
 
@@ -169,16 +161,16 @@ def test_damaged_checksums_harm_nothing(copy: Path, text: str) -> None:
 
 
 def test_an_incomplete_newest_checkpoint_is_ignored_and_cleared_away(copy: Path) -> None:
-    (copy / f".{RESUME}.tmp").write_bytes((copy / RESUME).read_bytes()[:1000])
+    (copy / f".{RESUME_STATE}.tmp").write_bytes((copy / RESUME_STATE).read_bytes()[:1000])
     run = resume_run(copy, quiet=True)
     run.close()
     assert run.position.epoch == 2 and not list(copy.glob(".*.tmp"))
 
 
 def test_a_missing_newest_checkpoint_gives_way_to_the_one_before(copy: Path) -> None:
-    (copy / RESUME).unlink()
+    (copy / RESUME_STATE).unlink()
     saved = read_position(copy)
-    assert saved.path.name == PREVIOUS and "no such file" in saved.notice
+    assert saved.path.name == PREVIOUS_STATE and "no such file" in saved.notice
 
 
 @pytest.mark.parametrize("override", ["seed=1", "model.kind=lstm", "training.lr=0.01", "objective.tau=0.2"])
@@ -186,9 +178,9 @@ def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, 
     small = changed(toy_recipe, "training.epochs=2", "training.batch_size=64", "evaluation.ridge_windows=500", override)
     other = start_run(small, tmp_path / "other", quiet=True)
     other.close()
-    shutil.copy(other.path / RESUME, copy / RESUME)
-    assert read_position(copy).path.name == PREVIOUS, "its bytes are not what this run saved"
-    (copy / CHECKSUMS).unlink()
+    shutil.copy(other.path / RESUME_STATE, copy / RESUME_STATE)
+    assert read_position(copy).path.name == PREVIOUS_STATE, "its bytes are not what this run saved"
+    (copy / CHECKSUMS_FILE).unlink()
     section = override.partition(".")[0].partition("=")[0]
     with pytest.raises(CheckpointError, match=rf"another recipe than recipe\.toml beside it: {section} differs"):
         resume_run(copy, quiet=True)
@@ -197,15 +189,15 @@ def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, 
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 2},
-        {"format": 2, "model_state_dict": 1},
+        {"format": 3},
+        {"format": 3, "model_state_dict": 1},
         {"format": "2.0", "weights": torch.zeros(3)},
     ],
 )
 def test_a_newer_format_is_refused_not_fallen_back_from(copy: Path, values: dict, capsys: Capture) -> None:
     """Falling back would throw away what a newer nextvec has trained."""
-    torch.save(values, copy / RESUME)
-    (copy / CHECKSUMS).unlink()
+    torch.save(values, copy / RESUME_STATE)
+    (copy / CHECKSUMS_FILE).unlink()
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "resume.pt: format " in line and "upgrade nextvec" in line
@@ -226,13 +218,15 @@ def test_a_kill_between_checksum_and_rename_leaves_the_old_file_right(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    old = (copy / RESUME).read_bytes()
+    old = (copy / RESUME_STATE).read_bytes()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "write_bytes", killed)
-        save_checkpoint(copy / RESUME, {"model_state_dict": {}}, keep=copy / PREVIOUS)
-    assert (copy / RESUME).read_bytes() == old and read_position(copy).notice == ""
-    save_checkpoint(copy / RESUME, {**read_checkpoint(copy / RESUME).values, "step": 99}, keep=copy / PREVIOUS)
-    assert read_position(copy).values["step"] == 99 and (copy / PREVIOUS).read_bytes() == old
+        save_checkpoint(copy / RESUME_STATE, {"model_state_dict": {}}, keep=copy / PREVIOUS_STATE)
+    assert (copy / RESUME_STATE).read_bytes() == old and read_position(copy).notice == ""
+    save_checkpoint(
+        copy / RESUME_STATE, {**read_checkpoint(copy / RESUME_STATE).values, "step": 99}, keep=copy / PREVIOUS_STATE
+    )
+    assert read_position(copy).values["step"] == 99 and (copy / PREVIOUS_STATE).read_bytes() == old
 
 
 # Stores

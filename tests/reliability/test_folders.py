@@ -15,11 +15,12 @@ import torch
 from equality import assert_same_runs, assert_same_values
 from nextvec.cli import main
 from nextvec.core.events import read_events
+from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import Interrupted, OutputError
 from nextvec.monitor.state import read_state
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop, setup
-from nextvec.training.checkpoint import RESUME, read_checkpoint
+from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -112,13 +113,13 @@ def test_a_moved_a_copied_and_a_linked_folder_go_on(recipe: Recipe, tmp_path: Pa
 
 def test_a_checkpoint_that_is_a_link_is_not_written_through(recipe: Recipe, tmp_path: Path) -> None:
     path = half_trained(recipe, tmp_path / "run")
-    precious = shutil.copy(path / RESUME, tmp_path / "precious.pt")
-    (path / RESUME).unlink()
-    (path / RESUME).symlink_to(precious)
+    precious = shutil.copy(path / RESUME_STATE, tmp_path / "precious.pt")
+    (path / RESUME_STATE).unlink()
+    (path / RESUME_STATE).symlink_to(precious)
     before = Path(precious).read_bytes()
     go_on(path)
-    assert Path(precious).read_bytes() == before and not (path / RESUME).is_symlink()
-    assert read_checkpoint(path / RESUME).values["training"]["done"]
+    assert Path(precious).read_bytes() == before and not (path / RESUME_STATE).is_symlink()
+    assert read_checkpoint(path / RESUME_STATE).values["training"]["done"]
 
 
 def test_an_output_behind_a_link_that_leads_nowhere_is_one_line(
@@ -177,7 +178,7 @@ def test_one_thread_or_two(recipe: Recipe, tmp_path: Path, kind: str) -> None:
         words = [f"model.kind={kind}", f"runtime.threads={threads}", "--out", str(path), "--quiet"]
         command = [sys.executable, "-m", "nextvec", "train", str(tmp_path / "toy.toml"), *words]
         subprocess.run(command, check=True, capture_output=True, env=environment)
-        weights.append(read_checkpoint(path / RESUME).weights)
+        weights.append(read_checkpoint(path / RESUME_STATE).weights)
     assert_same_values(weights[1], weights[2])
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=TOLERANCE, atol=TOLERANCE)

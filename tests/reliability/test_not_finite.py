@@ -9,10 +9,11 @@ import torch
 from equality import assert_same_values, events_of
 from nextvec.cli import main
 from nextvec.core.events import read_events
+from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
 from nextvec.errors import NotFiniteError
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
-from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -68,10 +69,10 @@ def check(recipe: Recipe, path: Path, place: str, step: int, value: float) -> No
     assert run.position.step == step and len(updates) == step, "no update at the spoilt step"
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
     assert read_events(path)[-1]["kind"] == "failed"
-    saved = read_checkpoint(path / RESUME)
+    saved = read_checkpoint(path / RESUME_STATE)
     assert saved.values["step"] == STEPS_AN_EPOCH * (step // STEPS_AN_EPOCH)
     assert all(torch.isfinite(value).all() for value in saved.weights.values())
-    best = path / BEST
+    best = path / BEST_MODEL
     assert best.is_file() == (epoch > 1) and (epoch == 1 or read_checkpoint(best).values["step"] <= step)
 
 
@@ -113,7 +114,7 @@ def test_a_rate_of_1e20_ends_a_run(
     assert main(["train", str(tmp_path / "wild.toml"), "--out", str(run), "--quiet"]) == 4
     line = capsys.readouterr().err.splitlines()[-1]
     assert "not finite" in line and "diagnosis: non-finite (certain)" in line and "lower training.lr" in line
-    assert not (run / BEST).exists() and read_checkpoint(run / RESUME).values["step"] == 0
+    assert not (run / BEST_MODEL).exists() and read_checkpoint(run / RESUME_STATE).values["step"] == 0
     assert "non-finite" in (run / "report.html").read_text(encoding="utf-8")
     assert len(events_of(run, "failed")) == 1
 
@@ -133,4 +134,4 @@ def test_weights_that_are_not_finite_are_never_saved(toy_recipe: Recipe, tmp_pat
     run.optimizer.step = spoilt_step  # type: ignore[method-assign]
     with pytest.raises(NotFiniteError, match=r"the weights .* are not finite after step 4; diagnosis: non-finite"):
         loop.train(run)
-    assert read_checkpoint(run.path / RESUME).values["step"] == 3
+    assert read_checkpoint(run.path / RESUME_STATE).values["step"] == 3

@@ -13,10 +13,11 @@ import torch
 
 from equality import assert_same_values
 from nextvec.cli import main
+from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import OutputError
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
-from nextvec.training.checkpoint import RESUME, read_checkpoint
+from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -40,7 +41,7 @@ def recipe(toy_recipe: Recipe) -> Recipe:
 
 def check_left(run: Run, recipe: Recipe, folder: Path) -> None:
     """After a failed write the position of epoch 1 is whole, nothing lies around, and the run ends as it should."""
-    assert read_checkpoint(run.path / RESUME).values["training"]["epoch"] == 1
+    assert read_checkpoint(run.path / RESUME_STATE).values["training"]["epoch"] == 1
     assert not list(run.path.glob(".*.tmp"))
     resumed = resume_run(run.path, quiet=True)
     loop.train(resumed)
@@ -62,7 +63,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_file_size_limit_in_the_second_epoch(recipe: Recipe, tmp_path: Path) -> None:
     run = start_run(recipe, tmp_path / "run", quiet=True)
-    limit = largest_file((run.path / RESUME).stat().st_size // 2)
+    limit = largest_file((run.path / RESUME_STATE).stat().st_size // 2)
     with pytest.raises(OutputError, match=r"cannot write .*\.pt: the file-size limit is reached; raise it") as error:
         try:
             loop.train(run, after_epoch=lambda _: limit.__enter__())

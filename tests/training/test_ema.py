@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
 from nextvec.models.registry import create_model
 from nextvec.recipe import ModelRecipe, Recipe, make_recipe
 from nextvec.training import loop
-from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.optimizer import Average
 from nextvec.training.setup import start_run
@@ -43,8 +44,8 @@ def test_a_run_validates_saves_and_judges_the_average(
     assert steps == list(range(1, run.total_steps + 1))
 
     last = read_checkpoint(run.path / "epoch_3.pt").weights
-    saved = read_checkpoint(run.path / RESUME)
+    saved = read_checkpoint(run.path / RESUME_STATE)
     assert all(torch.equal(last[name], value) for name, value in saved.values["training"]["average"].items())
     assert not all(torch.equal(last[name], value) for name, value in saved.weights.items()), "the model's own differ"
     evaluated = evaluate_best(run).splits["val"].predictors["amn"].cosine.value
-    assert evaluated == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
+    assert evaluated == read_checkpoint(run.path / BEST_MODEL).values["metrics"]["val_cosine"]

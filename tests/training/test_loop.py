@@ -13,6 +13,7 @@ import torch
 
 from equality import assert_same_runs, assert_same_values, events_of
 from nextvec.core.events import read_events
+from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
 from nextvec.data.store import Store
 from nextvec.data.windows import Batch, WindowSet
 from nextvec.errors import (
@@ -26,7 +27,7 @@ from nextvec.errors import (
 )
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
-from nextvec.training.checkpoint import BEST, RESUME, read_checkpoint
+from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.evaluate import evaluate_best, evaluate_checkpoint
 from nextvec.training.run import Run, restore, save_position
 from nextvec.training.setup import resume_run, start_run
@@ -92,9 +93,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Run
     runs: dict[str, Run] = {}
 
     def train_once(recipe: Recipe) -> Run:
-        if recipe.fingerprint not in runs:
-            runs[recipe.fingerprint] = trained(recipe, tmp_path_factory.mktemp("unbroken") / "run")
-        return runs[recipe.fingerprint]
+        if recipe.recipe_hash not in runs:
+            runs[recipe.recipe_hash] = trained(recipe, tmp_path_factory.mktemp("unbroken") / "run")
+        return runs[recipe.recipe_hash]
 
     return train_once
 
@@ -226,7 +227,7 @@ def test_the_reloaded_checkpoint_scores_as_in_training_to_the_last_digit(
 ) -> None:
     run = unbroken(toy_recipe)
     evaluated = evaluate_best(run).splits["val"].predictors["amn"].cosine.value
-    assert evaluated == read_checkpoint(run.path / BEST).values["metrics"]["val_cosine"]
+    assert evaluated == read_checkpoint(run.path / BEST_MODEL).values["metrics"]["val_cosine"]
 
 
 def test_a_red_gate_saves_stops_and_says_why(
@@ -251,7 +252,8 @@ def test_a_red_gate_saves_stops_and_says_why(
     )
     assert "stopped by the sentinel after epoch 2" in (run.path / "training.log").read_text()
     assert (
-        read_checkpoint(run.path / RESUME).values["epoch"] == read_checkpoint(run.path / "epoch_2.pt").values["epoch"]
+        read_checkpoint(run.path / RESUME_STATE).values["epoch"]
+        == read_checkpoint(run.path / "epoch_2.pt").values["epoch"]
     )
 
     with pytest.raises(StoppedError, match="was stopped: ood cosine"):
@@ -307,7 +309,7 @@ def test_signals_save_and_leave_the_handlers_as_they_were(
     assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert read_events(run.path)[-1]["kind"] == "interrupted"
     assert json.loads((run.path / "training_history.json").read_text())["status"] == "interrupted"
-    assert read_checkpoint(run.path / RESUME).values["step"] == 1
+    assert read_checkpoint(run.path / RESUME_STATE).values["step"] == 1
 
 
 def test_golden_losses_of_the_toy_recipe(toy_recipe: Recipe, tmp_path: Path) -> None:
@@ -356,7 +358,7 @@ def test_training_learns_from_nothing(toy_recipe: Recipe, tmp_path: Path) -> Non
 def test_the_best_checkpoint_is_the_best_epoch_and_scores_as_logged(toy_recipe: Recipe, tmp_path: Path) -> None:
     run = trained(changed(toy_recipe, "training.epochs=4", "training.lr=0.01"), tmp_path / "run")
     best = max(run.position.history, key=lambda record: record["val_cosine"])
-    saved = read_checkpoint(run.path / BEST)
+    saved = read_checkpoint(run.path / BEST_MODEL)
     assert saved.values["epoch"] == best["epoch"] and saved.values["metrics"]["val_cosine"] == best["val_cosine"]
     evaluation = evaluate_best(run)
     assert evaluation.splits["val"].predictors["amn"].cosine.value == best["val_cosine"]
@@ -370,7 +372,7 @@ def test_best_by_val_loss_and_early_stop(toy_recipe: Recipe, tmp_path: Path) -> 
     run = trained(recipe, tmp_path / "run")
     losses = [record["val_loss"] for record in run.position.history]
     assert len(losses) < 40 and losses.index(min(losses)) == len(losses) - 3
-    assert read_checkpoint(run.path / BEST).values["epoch"] == losses.index(min(losses)) + 1
+    assert read_checkpoint(run.path / BEST_MODEL).values["epoch"] == losses.index(min(losses)) + 1
     assert "stopped early" in (run.path / "training.log").read_text()
 
 
@@ -443,7 +445,7 @@ def test_resume_refuses_other_data(toy_recipe: Recipe, tmp_path: Path, other_sto
 def test_restore_names_what_is_missing(toy_recipe: Recipe, tmp_path: Path) -> None:
     run = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "run")
     with pytest.raises(CheckpointError, match="no complete position"):
-        restore(run, read_checkpoint(run.path / BEST))
+        restore(run, read_checkpoint(run.path / BEST_MODEL))
 
 
 def test_what_cannot_be_used_is_refused_before_a_folder_is_made(

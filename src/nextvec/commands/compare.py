@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import Device, File, Paths, Run, command
+from nextvec.core.run_paths import BEST_MODEL
 
 if TYPE_CHECKING:
     from nextvec.evaluation.results import Latency
@@ -115,13 +116,13 @@ def _latency_of(facts: RunFacts, device: str) -> Latency:
     """What a prediction of the run's best model costs on a device."""
     from nextvec.core.device import resolve_device
     from nextvec.evaluation.latency import measure_latency
-    from nextvec.training.checkpoint import BEST, read_checkpoint
+    from nextvec.training.checkpoint import read_checkpoint
     from nextvec.training.run import show
 
     chosen, notice = resolve_device(device)
     if notice:
         show((notice,))
-    model = read_checkpoint(facts.path / BEST).model().to(chosen)
+    model = read_checkpoint(facts.path / BEST_MODEL).model().to(chosen)
     return measure_latency(model, facts.recipe["data"]["context"], chosen)
 
 
@@ -140,7 +141,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
     if name and facts.synthetic and SYNTHETIC not in name:
         name = f"{name}-{SYNTHETIC}"  # whatever it is called, nobody may take it for real text
     return Entry(
-        run=f"{facts.started.get('recipe_fingerprint', '')}@{facts.started['time']}",
+        run=f"{facts.started.get('recipe_hash', '')}@{facts.started['time']}",
         name=name or f"{model.upper()}_{label}",
         data=own_evaluations([facts])[0].windows,
         data_label=label,
@@ -181,7 +182,7 @@ def _data_label(facts: RunFacts) -> str:
     path = Path(facts.recipe["data"]["store"])
     try:
         store = open_store(path.with_suffix(".store") if path.suffix == ".npz" else path)
-        if store.fingerprint == facts.started["data_fingerprint"]:
+        if store.store_hash == facts.started["store_hash"]:
             documents = store.documents
             rows = documents.rows[documents.splits != SPLITS.index("ood")]
             return data_label(int(rows.sum()), synthetic=facts.synthetic)

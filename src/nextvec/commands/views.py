@@ -42,7 +42,7 @@ def _view(result: Any) -> Iterator[Any]:
 
     match type(result).__name__:
         case "TrainedRun":
-            from nextvec.experiments.single_run import REPORT_FILE
+            from nextvec.core.run_paths import REPORT_FILE
 
             yield table.evaluation_view(result.evaluation)
             yield table.diagnoses_view(result.diagnoses)

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.core.files import write_all, writing
+from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.errors import InputError
 
 Event = dict[str, Any]
-
-EVENTS_FILE = "events.jsonl"
 
 
 class EventLog:

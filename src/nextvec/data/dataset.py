@@ -18,7 +18,7 @@ from nextvec.data.checks.findings import Finding, make_finding
 from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.npz.convert import import_npz
-from nextvec.data.npz.format import npz_fingerprint
+from nextvec.data.npz.format import npz_hash
 from nextvec.data.space import difference
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import ENCODER, Store, open_store, verify_store
@@ -43,14 +43,14 @@ class Dataset:
     ood: Store | None = None
 
     @property
-    def fingerprint(self) -> str:
+    def store_hash(self) -> str:
         """What a run says that it was trained on."""
-        return self.store.fingerprint
+        return self.store.store_hash
 
     @property
-    def ood_fingerprint(self) -> str:
+    def ood_store_hash(self) -> str:
         """What a run says that its ood scores are of; empty where the store's own split is used."""
-        return self.ood.fingerprint if self.ood else ""
+        return self.ood.store_hash if self.ood else ""
 
     @property
     def synthetic(self) -> bool:
@@ -133,11 +133,11 @@ def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:
     home = path.with_suffix(".store")
     if not path.is_file():
         raise StoreError(f"data {path}: no such file; {MISSING}")
-    fingerprint = npz_fingerprint(path)
+    file_hash = npz_hash(path)
     if not home.exists():
         return import_npz({split: path}, home, quiet=quiet)
     store = open_store(home)
-    if store.manifest.get("npz") != {split: fingerprint}:
+    if store.manifest.get("npz") != {split: file_hash}:
         raise StoreError(
             f"store {home}: not made from the present {path.name} as {split}; remove that folder, and it is made again"
         )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextvec.core.run_paths import BEST_MODEL
+
 if TYPE_CHECKING:
     from nextvec.reports.comparison import Comparison
     from nextvec.reports.run_summary import EvaluatedRun, RunFacts
@@ -76,7 +78,6 @@ def _evaluate_on(
     from nextvec.data.dataset import open_data
     from nextvec.errors import InputError, NotFiniteError
     from nextvec.reports.run_summary import EvaluatedRun, names_of
-    from nextvec.training.checkpoint import BEST
     from nextvec.training.evaluate import evaluate_checkpoint
 
     stores = {name: open_data(name, quiet=quiet) for name in dict.fromkeys(data)}
@@ -88,7 +89,7 @@ def _evaluate_on(
         for run, name in zip(facts, names_of(facts), strict=True):
             try:
                 evaluation = evaluate_checkpoint(
-                    run.path / BEST, data=place, ood_data=ood, context=None, device=device, quiet=quiet
+                    run.path / BEST_MODEL, data=place, ood_data=ood, context=None, device=device, quiet=quiet
                 )
             except (InputError, NotFiniteError) as error:
                 remarks[f"{run.path} on {place}"] = str(error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE
 from nextvec.errors import NextvecError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from nextvec.guards.success import Success
     from nextvec.recipe import RecipeLike
     from nextvec.training.run import Run
-
-
-REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ def _evaluate_run(run: Run) -> TrainedRun:
     from nextvec.guards.diagnosis import diagnose
     from nextvec.guards.success import evaluate_success
     from nextvec.reports.html.run_report import write_report
-    from nextvec.reports.model_card import CARD_FILE, model_card
-    from nextvec.reports.run_summary import EVALUATION_FILE, case_of, read_run
+    from nextvec.reports.model_card import model_card
+    from nextvec.reports.run_summary import case_of, read_run
     from nextvec.reports.tables import evaluation_markdown
     from nextvec.training.evaluate import evaluate_best
 
@@ -129,7 +127,7 @@ def _evaluate_run(run: Run) -> TrainedRun:
     diagnoses = diagnose(case_of(run.path))
     facts = _report_facts(run, evaluation, success, diagnoses)
     write_report(run.path / REPORT_FILE, **facts, examples=_examples(run))
-    write_text(run.path / CARD_FILE, model_card(read_run(run.path), evaluation))
+    write_text(run.path / MODEL_CARD, model_card(read_run(run.path), evaluation))
     run.event("diagnosed", **diagnoses.to_dict())
     run.say(*(f"diagnosis: {item.line}" for item in diagnoses.found), shown=False)
     run.event("success", **success.to_dict())
@@ -143,9 +141,9 @@ def _evaluate_run(run: Run) -> TrainedRun:
 def _examples(run: Run) -> tuple[Example, ...]:
     """Windows of val in words; none where the texts are missing or damaged, which must not cost a run its report."""
     from nextvec.evaluation.examples import nearest_examples
-    from nextvec.training.checkpoint import BEST, read_checkpoint
+    from nextvec.training.checkpoint import read_checkpoint
 
-    model = read_checkpoint(run.path / BEST).model().to(run.device)
+    model = read_checkpoint(run.path / BEST_MODEL).model().to(run.device)
     try:
         return nearest_examples(model, run.sets["val"], run.data.store, seed=run.recipe.seed)
     except (NextvecError, OSError, ValueError, KeyError) as error:

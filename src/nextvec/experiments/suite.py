@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nextvec.core.run_paths import RECIPE_FILE
 from nextvec.errors import CheckpointError, InputError, Interrupted, NotFiniteError, StoppedError
 from nextvec.experiments.suite_state import (
     COMPARISON,
@@ -111,7 +112,7 @@ def _load(word: str, overrides: Sequence[str]) -> Step:
     recipe = load_recipe(word, overrides)
     path = find_recipe(word)
     place = str(path.resolve()) if path == Path(word) else word
-    return Step("train", recipe.name, place, tuple(overrides), recipe.fingerprint)
+    return Step("train", recipe.name, place, tuple(overrides), recipe.recipe_hash)
 
 
 def _require_files(step: Step, *, quiet: bool) -> None:
@@ -167,7 +168,6 @@ def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
 def _compare(log: RecoveryLog, device: str) -> None:
     """Compare all models on all sets that they were trained on, unless that was done since the last of them ended."""
     from nextvec.recipe import load_recipe
-    from nextvec.training.run import RECIPE_FILE
 
     # Those that were stopped come along: the comparison says why they are not judged, or that they are half trained.
     paths = [log.folder / step.run for step in log.training if step.has_ended and has_begun(log.folder, step)]

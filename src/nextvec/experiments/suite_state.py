@@ -21,13 +21,12 @@ from typing import Any, Literal
 
 from nextvec.core.events import read_events
 from nextvec.core.files import lock, make_folder, write_all, write_json, writing
+from nextvec.core.run_paths import HISTORY_FILE, RESUME_STATE
 from nextvec.errors import InputError
 
 SUITE_FILE, LOG_FILE, RUNS, COMPARISON = "suite.json", "recovery.log", "runs", "comparison.md"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-HISTORY_FILE, RESUME = "training_history.json", "resume.pt"
-"""What a run leaves, named here as well because the files that write it load torch."""
 
 State = Literal["waiting", "running", "complete", "stopped", "failed"]
 
@@ -44,7 +43,7 @@ class Step:
     recipe: str = ""
     """What loads the recipe: a known name, or the absolute path of its file."""
     overrides: tuple[str, ...] = ()
-    fingerprint: str = ""
+    recipe_hash: str = ""
     """Names what is learned: a recipe that was changed is another step."""
     state: State = "waiting"
     run: str = ""
@@ -60,7 +59,7 @@ class Step:
     @property
     def key(self) -> tuple[str, str]:
         """What makes two steps the same."""
-        return self.name, self.fingerprint
+        return self.name, self.recipe_hash
 
     @property
     def has_ended(self) -> bool:
@@ -153,6 +152,8 @@ def read_suite(folder: Path) -> list[Step]:
     known = {field.name for field in fields(Step)}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT_VERSION:
+            raise ValueError(f"format {content['format']!r:.20}, this nextvec reads {FORMAT_VERSION}")
         steps = [Step(**{name: value for name, value in step.items() if name in known}) for step in content["steps"]]
         steps = [replace(step, overrides=tuple(step.overrides)) for step in steps]
         if [step.kind for step in steps] != ["train"] * (len(steps) - 1) + ["compare"]:
@@ -192,7 +193,7 @@ def is_open(folder: Path, step: Step) -> bool:
 
 def has_begun(folder: Path, step: Step) -> bool:
     """Whether a step's run got as far as a position that it can be taken up from."""
-    return bool(step.run) and (folder / step.run / RESUME).is_file()
+    return bool(step.run) and (folder / step.run / RESUME_STATE).is_file()
 
 
 def read_end(run: Path) -> dict[str, Any] | None:
@@ -216,7 +217,7 @@ def read_end(run: Path) -> dict[str, Any] | None:
 def _verdict(history: dict[str, Any]) -> str:
     """The verdict of a finished run in words, and how many criteria of success it met, where it has any."""
     verdict = history.get("verdict") or {}
-    told = f"{verdict.get('light', '')}: {verdict.get('sentence', '')}"
+    told = f"{verdict.get('status', '')}: {verdict.get('sentence', '')}"
     criteria = (history.get("success") or {}).get("criteria", [])
     met = sum(bool(criterion["passed"]) for criterion in criteria)
     return f"{told} · success criteria: {met} of {len(criteria)} met" if criteria else told

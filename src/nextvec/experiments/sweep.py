@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nextvec.core.files import make_folder, write_json, write_text
+from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE, RESUME_STATE
 from nextvec.errors import InputError, Interrupted, MissingExtraError, NextvecError, NotFiniteError, StoppedError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _open_study(folder: Path, recipe: Recipe, dimensions: Sequence[Dimension]) -
     except ImportError as error:
         raise MissingExtraError("optuna", "sweep", "a sweep") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings = {"recipe": recipe.fingerprint, "space": [dimension.to_dict() for dimension in dimensions]}
+    settings = {"recipe": recipe.recipe_hash, "space": [dimension.to_dict() for dimension in dimensions]}
     file = folder / SWEEP_FILE
     if file.is_file():
         try:
@@ -197,7 +198,6 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
     import optuna
 
     from nextvec.experiments.single_run import train_and_evaluate
-    from nextvec.training.checkpoint import RESUME
     from nextvec.training.setup import resume_run, start_run
 
     def prune(run: Run) -> None:
@@ -208,7 +208,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
         if trial.should_prune():
             raise _LagsBehindError(f"behind the median of the other trials at epoch {run.position.epoch}")
 
-    if (folder / RESUME).is_file():
+    if (folder / RESUME_STATE).is_file():
         run = resume_run(folder, force=True, quiet=quiet)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # it ended before its first saved position: nothing to keep
@@ -235,8 +235,8 @@ def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]
     if not found or found[0].state != "complete":
         _none_finished(folder, found)
     best = _run_folder(folder, found[0].number)
-    write_text(folder / BEST_RECIPE, (best / "recipe.toml").read_text(encoding="utf-8"))
-    evaluation = json.loads((best / "evaluation.json").read_text(encoding="utf-8"))
+    write_text(folder / BEST_RECIPE, (best / RECIPE_FILE).read_text(encoding="utf-8"))
+    evaluation = json.loads((best / EVALUATION_FILE).read_text(encoding="utf-8"))
     ood = evaluation["splits"].get("ood")
     told = ""
     if ood and ood["gain"]:

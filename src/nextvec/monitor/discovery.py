@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nextvec.core.events import EVENTS_FILE, Event, EventTail
+from nextvec.core.events import Event, EventTail
+from nextvec.core.run_paths import EVENTS_FILE, RECIPE_FILE, TRAINING_LOG
 from nextvec.errors import InputError
 from nextvec.monitor.state import RunState, read_state
 
 HOMES = ("artifacts/lvm/models", "artifacts/runs", "artifacts/demo/runs")
 """Where the newest run is looked for if none is named."""
-MARKS = (EVENTS_FILE, "recipe.toml", "training.log")
+MARKS = (EVENTS_FILE, RECIPE_FILE, TRAINING_LOG)
 """Files of which a run's folder has at least one, as soon as it has begun."""
 
 

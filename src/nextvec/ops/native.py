@@ -51,7 +51,7 @@ def load() -> ctypes.CDLL:
     if not shutil.which(compiler[0]):
         raise NotCompiledError(f"no C compiler: {compiler[0]}")
     options = [option for option in COMPILE if _is_understood(option)]
-    name = f"kernels-{_fingerprint([*compiler, *options])}.so"
+    name = f"kernels-{_library_key([*compiler, *options])}.so"
     try:
         home = _home()
         if home is None:  # a library that is loaded needs its file no more
@@ -99,7 +99,7 @@ def _home() -> Path | None:
     return None
 
 
-def _fingerprint(command: list[str]) -> str:
+def _library_key(command: list[str]) -> str:
     """A name for the compiled code of this source by this compiler for this processor."""
     facts = [SOURCE.read_bytes(), " ".join(command).encode(), platform.machine().encode()]
     with suppress(OSError):

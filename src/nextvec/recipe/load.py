@@ -60,7 +60,7 @@ class Recipe(Section):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @property
-    def fingerprint(self) -> str:
+    def recipe_hash(self) -> str:
         """16 hexadecimal digits that name what is learned: name, description and runtime don't count."""
         content = self.model_dump(exclude={"name", "description", "runtime"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

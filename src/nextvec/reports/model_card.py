@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nextvec.evaluation.results import Evaluation, SplitResult
     from nextvec.reports.run_summary import RunFacts
 
-CARD_FILE = "model_card.md"
-
 
 def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
     """Return the card of an evaluated run's best model, as Markdown."""
@@ -45,8 +43,8 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
         'model = read_checkpoint("best_model.pt").model()\n'
         "prediction_BD = model.predict(context_BSD)  # unit vectors; the context has the oldest chunk first\n```",
         "## Training",
-        f"- Data: {store}, store hash `{started['data_fingerprint'][:16]}`\n"
-        f"- Recipe: `recipe.toml` next to this card, recipe hash `{started.get('recipe_fingerprint', '')}`\n"
+        f"- Data: {store}, store hash `{started['store_hash'][:16]}`\n"
+        f"- Recipe: `recipe.toml` next to this card, recipe hash `{started.get('recipe_hash', '')}`\n"
         f"- Versions: {_versions(started.get('versions', {}))}\n"
         "- Training curves, data check and diagnosis: `report.html`",
     ]

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.core.events import Event, read_events
+from nextvec.core.run_paths import EVALUATION_FILE
 from nextvec.errors import InputError
 from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis.case import Case
 from nextvec.guards.gates import Cosines
 from nextvec.recipe import make_recipe
-
-EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class RunFacts:
     @property
     def data(self) -> str:
         """Names what it was trained and judged on."""
-        ood = self.started.get("ood_fingerprint") or self.recipe["data"].get("ood", "")
-        return f"{self.started['data_fingerprint']} {ood}".strip()
+        ood = self.started.get("ood_store_hash") or self.recipe["data"].get("ood", "")
+        return f"{self.started['store_hash']} {ood}".strip()
 
     @property
     def synthetic(self) -> bool:
@@ -76,7 +75,7 @@ def read_run(path: Path) -> RunFacts:
     """Read a run's folder. Raises InputError if it is none, or its files are damaged."""
     events = read_events(path)
     started = next((event for event in events if event["kind"] == "started"), None)
-    if started is None or not {"recipe", "data_fingerprint"} <= set(started):
+    if started is None or not {"recipe", "store_hash"} <= set(started):
         raise InputError(f"run {path}: its event log doesn't say how it started; name the folder of a run")
     evaluation = None
     if (path / EVALUATION_FILE).is_file():

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from nextvec.core.device import give_back_memory
+from nextvec.core.run_paths import BASELINES_FILE
 from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import fit_baselines
 from nextvec.models.registry import model_from_config
-from nextvec.training.checkpoint import BASELINES, read_checkpoint, save_checkpoint
+from nextvec.training.checkpoint import read_checkpoint, save_checkpoint
 from nextvec.training.run import Run
 
 
@@ -32,7 +33,7 @@ def fit_and_save(run: Run) -> dict[str, LatentModel]:
     """Fit the baselines of a run and save them."""
     baselines = fit_on(run.sets["train"], run.recipe.evaluation.ridge_windows, run.recipe.seed, quiet=run.quiet)
     states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
-    save_checkpoint(run.path / BASELINES, {"baselines": states, "model_state_dict": {}, "model_config": {}})
+    save_checkpoint(run.path / BASELINES_FILE, {"baselines": states, "model_state_dict": {}, "model_config": {}})
     return baselines
 
 
@@ -53,7 +54,7 @@ def restore_baselines(run: Run) -> str:
     Returns what to say of it, empty where nothing is.
     """
     try:
-        run.baselines = load_baselines(run.path / BASELINES, run.device)
+        run.baselines = load_baselines(run.path / BASELINES_FILE, run.device)
     except DamagedCheckpointError as error:
         run.baselines = fit_and_save(run)
         return f"{error}; the baselines were fitted again"

@@ -24,22 +24,14 @@ import torch
 from torch import Tensor
 
 from nextvec.core.files import keep_copy, sha256_of, write_bytes, write_json
+from nextvec.core.run_paths import BEST_MODEL, CHECKSUMS_FILE, PREVIOUS_STATE, RESUME_STATE
 from nextvec.data.space import Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError
 from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
 from nextvec.recipe import Recipe, make_recipe
 
-FORMAT_VERSION = 1
-CHECKSUMS = "checkpoints.json"
-BEST, RESUME, BASELINES = "best_model.pt", "resume.pt", "baselines.pt"
-PREVIOUS = "resume_previous.pt"
-"""The position that was saved before resume.pt."""
-
-
-def epoch_file(epoch: int) -> str:
-    """Name of the checkpoint after an epoch (from 1)."""
-    return f"epoch_{epoch}.pt"
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def save_checkpoint(path: Path, values: dict[str, Any], *, keep: Path | None = N
     for file, digest in new.items():
         old = before if file == path else _intact_digest(file, checksums)
         checksums[file.name] = {"sha256": digest} | ({"before": old} if old else {})
-    write_json(path.parent / CHECKSUMS, checksums)
+    write_json(path.parent / CHECKSUMS_FILE, checksums)
     if keep and before:
         keep_copy(path, keep)
     write_bytes(path, content)
@@ -108,7 +100,7 @@ def save_checkpoint(path: Path, values: dict[str, Any], *, keep: Path | None = N
 def read_checksums(folder: Path) -> dict[str, dict[str, Any]]:
     """The checksums of a run folder's checkpoints by file name; empty where there are none."""
     try:
-        checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(checksums, dict):
@@ -134,7 +126,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / BEST
+        path = path / BEST_MODEL
     checksums = read_checksums(path.parent)
     try:
         return _read(path, checksums)
@@ -153,12 +145,12 @@ def read_position(folder: Path) -> Checkpoint:
     Raises DamagedCheckpointError if neither is whole, CheckpointError as `read_checkpoint`.
     """
     try:
-        return read_checkpoint(folder / RESUME)
+        return read_checkpoint(folder / RESUME_STATE)
     except DamagedCheckpointError as error:
-        if not (folder / PREVIOUS).is_file():
+        if not (folder / PREVIOUS_STATE).is_file():
             raise
-        notice = f"{error}; going on from the position saved before it, {PREVIOUS}"
-        return replace(read_checkpoint(folder / PREVIOUS), notice=notice)
+        notice = f"{error}; going on from the position saved before it, {PREVIOUS_STATE}"
+        return replace(read_checkpoint(folder / PREVIOUS_STATE), notice=notice)
 
 
 def _read(path: Path, checksums: dict[str, dict[str, Any]]) -> Checkpoint:
@@ -194,8 +186,10 @@ def _require_form(path: Path, values: Any) -> None:
     """Raise CheckpointError unless `values` are what a checkpoint of this format holds."""
     version = values.get("format", FORMAT_VERSION) if isinstance(values, dict) else FORMAT_VERSION
     if version != FORMAT_VERSION:
+        is_older = isinstance(version, int) and version < FORMAT_VERSION
+        remedy = "train the model again" if is_older else "upgrade nextvec"
         raise CheckpointError(
-            f"checkpoint {path}: format {version!r:.20}, this nextvec reads {FORMAT_VERSION}; upgrade nextvec"
+            f"checkpoint {path}: format {version!r:.20}, this nextvec reads {FORMAT_VERSION}; {remedy}"
         )
     if not isinstance(values, dict) or not isinstance(values.get("model_state_dict"), dict):
         raise CheckpointError(f"checkpoint {path}: no model_state_dict in it; give a checkpoint, not bare weights")

@@ -11,6 +11,7 @@ import torch
 
 from nextvec.core.device import resolve_device
 from nextvec.core.formatting import Status
+from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL
 from nextvec.data.checks.statistics import shared_rows
 from nextvec.data.dataset import Dataset, open_data, open_ood
 from nextvec.data.space import require_same
@@ -25,7 +26,7 @@ from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.recipe import DataRecipe
 from nextvec.training.baselines import fit_on, load_baselines
-from nextvec.training.checkpoint import BASELINES, BEST, Checkpoint, read_checkpoint
+from nextvec.training.checkpoint import Checkpoint, read_checkpoint
 from nextvec.training.run import Run, show
 
 EVALUATED_SPLITS = ("val", "ood")
@@ -35,7 +36,7 @@ LATENCY_BATCHES = (1, 64)
 
 def evaluate_best(run: Run) -> Evaluation:
     """Judge the best checkpoint of a run beside its baselines, and check that it scores as it did in training."""
-    checkpoint = read_checkpoint(run.path / BEST)
+    checkpoint = read_checkpoint(run.path / BEST_MODEL)
     if checkpoint.notice:
         run.warn(checkpoint.notice)
     model = checkpoint.model().to(run.device)
@@ -155,7 +156,7 @@ def _dataset(checkpoint: Checkpoint, trained_on: Store | None, data: str, ood_da
 
 def _leaks(trained_on: Store | None, dataset: Dataset) -> list[str]:
     """What a judgement on another store than the trained one must say: rows that the model has seen."""
-    if trained_on is None or trained_on.fingerprint == dataset.store.fingerprint:
+    if trained_on is None or trained_on.store_hash == dataset.store.store_hash:
         return []
     if trained_on.dimensions != dataset.store.dimensions:
         return []
@@ -182,9 +183,9 @@ def _baselines(
     Where there is neither, only those that need no fitting; a note is added that says so.
     """
     recipe = checkpoint.recipe
-    fitted_before = checkpoint.path.parent / BASELINES
+    fitted_before = checkpoint.path.parent / BASELINES_FILE
     same_context = steps == recipe.data.context and fitted_before.is_file()
-    same_data = checkpoint.values.get("data", {}).get("fingerprint") == dataset.store.fingerprint
+    same_data = checkpoint.values.get("data", {}).get("store_hash") == dataset.store.store_hash
     if same_context and (same_data or "train" not in sets):
         return load_baselines(fitted_before, device)
     if "train" not in sets:

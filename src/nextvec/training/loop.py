@@ -20,6 +20,7 @@ from nextvec import ops
 from nextvec.core.console import progress
 from nextvec.core.device import autocast, peak_memory
 from nextvec.core.formatting import Status
+from nextvec.core.run_paths import BEST_MODEL, epoch_file
 from nextvec.data.windows import Batch, epoch_order, sample
 from nextvec.errors import Interrupted, StoppedError
 from nextvec.evaluation.metrics import score_windows
@@ -27,7 +28,7 @@ from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnosis
 from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates, score
 from nextvec.guards.sentinel import sentinel_lines
-from nextvec.training.checkpoint import BEST, epoch_file, save_checkpoint
+from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.optimizer import rate_at, set_rate
 from nextvec.training.run import Run, save_position
 from nextvec.training.signals import stop_signals
@@ -174,7 +175,7 @@ def _finish_epoch(run: Run) -> None:
     if recipe.keep_epochs:
         save_checkpoint(run.path / epoch_file(position.epoch), checkpoint)
     if record["best"]:
-        save_checkpoint(run.path / BEST, checkpoint)
+        save_checkpoint(run.path / BEST_MODEL, checkpoint)
     if stopped_early:
         run.say(f"stopped early: {recipe.best_metric} has not improved for {waited} epochs")
     if position.done:

@@ -17,9 +17,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from nextvec.core.events import EVENTS_FILE, EventLog, read_events
+from nextvec.core.events import EventLog, read_events
 from nextvec.core.files import lock, write_json, writing
 from nextvec.core.formatting import Status
+from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, PREVIOUS_STATE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
@@ -30,12 +31,8 @@ from nextvec.losses import Objective
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import LatentModel
 from nextvec.recipe import Recipe
-from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, save_checkpoint
+from nextvec.training.checkpoint import Checkpoint, save_checkpoint
 from nextvec.training.optimizer import Average
-
-RECIPE_FILE, LOG_FILE, SENTINEL_FILE, HISTORY_FILE = (
-    "recipe.toml", "training.log", "ood_sentinel.log", "training_history.json",
-)  # fmt: skip
 
 
 @dataclass
@@ -147,12 +144,12 @@ class Run:
 
     def say(self, *lines: str, shown: bool = True) -> None:
         """Append lines to training.log, and show them unless something else does."""
-        _append(self.path / LOG_FILE, lines)
+        _append(self.path / TRAINING_LOG, lines)
         show(lines, quiet=self.quiet or not shown)
 
     def say_sentinel(self, *lines: str) -> None:
         """Append lines to ood_sentinel.log."""
-        _append(self.path / SENTINEL_FILE, lines)
+        _append(self.path / SENTINEL_LOG, lines)
 
     def warn(self, text: str) -> None:
         """Say what a reader of the run must know, in the events too."""
@@ -192,7 +189,7 @@ class Run:
             "model_type": self.recipe.model.kind,
             "model_config": self.model.config,
             "recipe": self.recipe.to_toml(),
-            "recipe_fingerprint": self.recipe.fingerprint,
+            "recipe_hash": self.recipe.recipe_hash,
             "data": self.describe_data(),
             "space": self.data.store.space.to_dict(),
             "context": self.recipe.data.context,
@@ -206,9 +203,9 @@ class Run:
         """What a checkpoint says of its data."""
         return {
             "store": self.recipe.data.store,
-            "fingerprint": self.data.fingerprint,
+            "store_hash": self.data.store_hash,
             "ood": self.recipe.data.ood,
-            "ood_fingerprint": self.data.ood_fingerprint,
+            "ood_store_hash": self.data.ood_store_hash,
             "synthetic": self.data.synthetic,
         }
 
@@ -217,8 +214,8 @@ class Run:
         content = {
             "name": self.recipe.name,
             "status": status,
-            "recipe_fingerprint": self.recipe.fingerprint,
-            "data_fingerprint": self.data.fingerprint,
+            "recipe_hash": self.recipe.recipe_hash,
+            "store_hash": self.data.store_hash,
             "synthetic": self.data.synthetic,
             "baselines": self.baseline_cosines,
             **facts,
@@ -268,9 +265,9 @@ def save_position(run: Run) -> None:
         training["average"] = run.average.model.state_dict()
     run.log.sync()
     save_checkpoint(
-        run.path / RESUME,
+        run.path / RESUME_STATE,
         {**run.describe(), "model_state_dict": run.model.state_dict(), "training": training},
-        keep=run.path / PREVIOUS,
+        keep=run.path / PREVIOUS_STATE,
     )
 
 

@@ -25,6 +25,7 @@ from nextvec.core.device import (
 from nextvec.core.events import Event
 from nextvec.core.files import make_folder, remove_leftovers, write_text
 from nextvec.core.formatting import Status
+from nextvec.core.run_paths import PREVIOUS_STATE, RECIPE_FILE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.space import require_same
@@ -41,19 +42,9 @@ from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import create_model
 from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, load_recipe
 from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
-from nextvec.training.checkpoint import PREVIOUS, RESUME, Checkpoint, read_checkpoint, read_position
+from nextvec.training.checkpoint import Checkpoint, read_checkpoint, read_position
 from nextvec.training.optimizer import Average, make_optimizer
-from nextvec.training.run import (
-    LOG_FILE,
-    RECIPE_FILE,
-    SENTINEL_FILE,
-    FolderHold,
-    Position,
-    Run,
-    restore,
-    save_position,
-    show,
-)
+from nextvec.training.run import FolderHold, Position, Run, restore, save_position, show
 from nextvec.training.text_log import epoch_lines, header_lines
 
 
@@ -141,7 +132,7 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
 def _take_up(path: Path, hold: FolderHold, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
     """The run in its last saved position, once that is known to fit recipe and data; and what is to be said of it."""
     recipe = load_recipe(str(path / RECIPE_FILE))
-    if not (path / RESUME).is_file() and not (path / PREVIOUS).is_file():
+    if not (path / RESUME_STATE).is_file() and not (path / PREVIOUS_STATE).is_file():
         raise CheckpointError(
             f"run {path}: it ended before its first saved position; start it again with 'nextvec train'"
         )
@@ -151,8 +142,8 @@ def _take_up(path: Path, hold: FolderHold, *, force: bool, quiet: bool) -> tuple
     data = open_dataset(recipe.data, quiet=quiet)
     trained_on = saved.values.get("data", {})
     for home, now, then in (
-        (data.store, data.fingerprint, trained_on.get("fingerprint")),
-        (data.ood, data.ood_fingerprint, trained_on.get("ood_fingerprint")),
+        (data.store, data.store_hash, trained_on.get("store_hash")),
+        (data.ood, data.ood_store_hash, trained_on.get("ood_store_hash")),
     ):
         if home is not None and now != then:
             raise StoreError(f"store {home.path}: not the data that run {path} was trained on (SHA-256 differs)")
@@ -178,14 +169,14 @@ def _require_same_recipe(recipe: Recipe, saved: Checkpoint) -> None:
 
 def _rewind_log(run: Run) -> None:
     """Write training.log anew up to the position: what stands before the first epoch, and the finished epochs."""
-    file = run.path / LOG_FILE
+    file = run.path / TRAINING_LOG
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     opening = text.partition("Epoch 1/")[0]
     lines = [line for record in run.position.history for line in epoch_lines(record, run.recipe)]
     write_text(file, opening + "".join(f"{line}\n" for line in lines))
     baselines = [line for line in opening.splitlines() if line.startswith("baselines on ood")]
     checks = [line for record in run.position.history for line in sentinel_lines(record)]
-    write_text(run.path / SENTINEL_FILE, "".join(f"{line}\n" for line in baselines + checks))
+    write_text(run.path / SENTINEL_LOG, "".join(f"{line}\n" for line in baselines + checks))
 
 
 def _with_whole_paths(recipe: Recipe, data: Dataset) -> Recipe:
@@ -272,9 +263,9 @@ def _facts(run: Run) -> Event:
     return {
         "name": run.recipe.name,
         "recipe": run.recipe.model_dump(exclude_none=True),
-        "recipe_fingerprint": run.recipe.fingerprint,
-        "data_fingerprint": run.data.fingerprint,
-        "ood_fingerprint": run.data.ood_fingerprint,
+        "recipe_hash": run.recipe.recipe_hash,
+        "store_hash": run.data.store_hash,
+        "ood_store_hash": run.data.ood_store_hash,
         "synthetic": run.data.synthetic,
         "space": str(run.data.store.space),
         "vectors": len(run.data.store.vectors),

@@ -28,7 +28,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     lines = [SYNTHETIC_LINE] if facts["synthetic"] else []
     return [
         *lines,
-        f"nextvec {facts['versions']['nextvec']} · run {recipe.name} · recipe {recipe.fingerprint}",
+        f"nextvec {facts['versions']['nextvec']} · run {recipe.name} · recipe {recipe.recipe_hash}",
         f"model {recipe.model.kind}, {facts['parameters']:,} parameters, seed {recipe.seed}",
         f"data {recipe.data.store} · {facts['space']} · context {recipe.data.context} · windows: {windows}",
         f"objective {terms} tau={recipe.objective.tau:g} loss_weighting={recipe.objective.loss_weighting}",

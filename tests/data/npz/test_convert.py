@@ -649,5 +649,5 @@ def test_bad_exports_are_refused_and_leave_nothing(tmp_path, toy_store, monkeypa
 
 def test_an_imported_store_opens_again(tmp_path, good):
     store = import_npz({"train": good}, tmp_path / "store", quiet=True)
-    assert open_store(store.path).fingerprint == store.fingerprint
+    assert open_store(store.path).store_hash == store.store_hash
     assert store.manifest["origin"] == "npz" and store.manifest["sources"] == {"train": "good.npz"}

@@ -78,7 +78,7 @@ def test_the_manifest_says_what_the_store_is(store: Store) -> None:
     assert manifest["counts"] == {"documents": 3}
     assert manifest["chunker"] == {"unit": "paragraph"}
     assert manifest["files"] == {name: sha256_of(store.path / name) for name in (CHUNKS, DOCUMENTS, VECTORS)}
-    assert store.fingerprint == f"{manifest['files'][VECTORS]}:{manifest['files'][DOCUMENTS]}"
+    assert store.store_hash == f"{manifest['files'][VECTORS]}:{manifest['files'][DOCUMENTS]}"
 
 
 def test_writing_to_the_vectors_changes_nothing_on_disk(store: Store) -> None:

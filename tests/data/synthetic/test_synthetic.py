@@ -288,7 +288,7 @@ def test_the_same_spec_gives_the_same_bytes_and_another_seed_others(tiny, tmp_pa
     assert (again.path / MANIFEST).read_bytes() == (tiny.path / MANIFEST).read_bytes()
     for name, digest in again.manifest["files"].items():
         assert hashlib.sha256((tiny.path / name).read_bytes()).hexdigest() == digest
-    assert other.fingerprint != tiny.fingerprint and other.space.revision != tiny.space.revision
+    assert other.spec_hash != tiny.spec_hash and other.space.revision != tiny.space.revision
 
 
 def test_blocks_make_no_difference(tiny, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from nextvec.data.npz.format import (
     TARGETS,
     Member,
     WindowFile,
-    npz_fingerprint,
+    npz_hash,
     open_files,
     write_members,
 )
@@ -113,7 +113,7 @@ def import_npz(
         return finish_store(
             folder, out, _space(opened, encoder), counts, origin="npz", split=plan.to_dict(),
             sources={split: file.path.name for split, file in opened.items()},
-            npz={split: npz_fingerprint(file.path) for split, file in opened.items()}, notices=notices,
+            npz={split: npz_hash(file.path) for split, file in opened.items()}, notices=notices,
             documents_given=all(file.documents is not None for file in opened.values()),
         )  # fmt: skip
 

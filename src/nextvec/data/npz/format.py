@@ -112,7 +112,7 @@ class WindowFile:
         return self.targets.shape[1]
 
 
-def npz_fingerprint(path: Path) -> str:
+def npz_hash(path: Path) -> str:
     """16 hexadecimal digits that name the content of an npz file, from the checksums that the archive keeps."""
     with _reading(path, "the file"), zipfile.ZipFile(path) as archive:
         members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())

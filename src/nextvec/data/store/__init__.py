@@ -72,7 +72,7 @@ class Store:
         return int(self.vectors.shape[1])
 
     @property
-    def fingerprint(self) -> str:
+    def store_hash(self) -> str:
         """SHA-256 of the vectors and of the documents' table: what a run says that it was trained on."""
         files = self.manifest["files"]
         return f"{files[VECTORS]}:{files[DOCUMENTS]}"

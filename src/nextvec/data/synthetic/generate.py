@@ -163,7 +163,7 @@ class SyntheticSpec:
         )
 
     @property
-    def fingerprint(self) -> str:
+    def spec_hash(self) -> str:
         """16 hexadecimal digits that name the spec."""
         return _digest(dataclasses.asdict(self))
 

@@ -31,6 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from nextvec.core.formatting import SYMBOLS
+from nextvec.core.run_paths import REPORT_FILE
 from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
 from nextvec.monitor.web.auth import Guard, is_loopback
@@ -38,7 +39,6 @@ from nextvec.monitor.web.broker import Hub
 from nextvec.monitor.web.payload import detail, overlay
 from nextvec.reports.html.panels import RUN_STYLES
 
-REPORT = "report.html"
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 )
@@ -107,7 +107,7 @@ def _run(request: Request) -> Response:
     state = hub.state(id)
     if run is None or state is None:
         return JSONResponse({"error": "this run is not shown here any more"}, 404)
-    return _json({"id": id, "stamp": stamp, "report": (run.path / REPORT).is_file(), **detail(state)})
+    return _json({"id": id, "stamp": stamp, "report": (run.path / REPORT_FILE).is_file(), **detail(state)})
 
 
 def _overlay(request: Request) -> Response:
@@ -125,7 +125,7 @@ def _report(request: Request) -> Response:
     run = hub.run(request.query_params.get("id", ""))
     if run is not None:
         with contextlib.suppress(OSError):
-            file = (run.path / REPORT).resolve()
+            file = (run.path / REPORT_FILE).resolve()
             if file.parent == run.path.resolve():
                 return Response(
                     file.read_bytes(), media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
