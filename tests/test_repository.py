@@ -89,3 +89,21 @@ def test_every_extra_is_pinned() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *(line for name in ("dev", "docs", "minilm", "hub") for line in extras[name])]
     assert [name for line in wanted if (name := re.split(r"[>=<\[]", line)[0].lower()) not in pins] == []
+
+
+def test_the_readme_shows_both_setup_commands_and_its_images_have_absolute_addresses() -> None:
+    """PyPI shows the README without the repository around it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    setup = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt"
+    assert f"    {setup} . && .venv/bin/nextvec demo\n" in readme
+    assert f"    {setup} -e '.[dev]' && .venv/bin/pytest -n 2\n" in readme
+    images = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    base = "https://raw.githubusercontent.com/nextvec/nextvec/main/"
+    assert images
+    assert all(image.startswith(base) and (ROOT / image.removeprefix(base)).is_file() for image in images)
+
+
+def test_the_readme_lists_every_extra() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## Installation")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", table)) >= PROJECT["optional-dependencies"].keys()
