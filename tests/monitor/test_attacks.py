@@ -1,6 +1,6 @@
-"""The live page under attack: nothing but listed runs is ever told, nothing breaks it, and the others are still served.
+"""Attacks on the live page: path traversal, malformed requests, slow clients and foreign hosts.
 
-The full count of requests runs with `pytest -m long tests/watch`.
+The full number of random requests runs with `pytest -m long tests/monitor`.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 
 SECRET = "the canary of test_attacks"
 QUICK, LONG = 400, 10_000
-CLIMBS = (
+TRAVERSALS = (
     "..", "../..", "../secret.txt", "../../secret.txt", "..\\secret.txt", "....//secret.txt", "..;/secret.txt",
     "%2e%2e/secret.txt", "%2e%2e%2fsecret.txt", "..%2fsecret.txt", "..%5csecret.txt", "%252e%252e%252fsecret.txt",
     "..%c0%afsecret.txt", "..%ef%bc%8fsecret.txt", "%c0%ae%c0%ae/secret.txt", "..%00/secret.txt", "secret.txt%00.js",
@@ -24,8 +24,8 @@ CLIMBS = (
 
 
 @pytest.fixture
-def home(make_events, write_run, tmp_path) -> Path:
-    """One listed run; secrets beside it, above it, and behind links."""
+def listed_run(make_events, write_run, tmp_path) -> Path:
+    """Return a listed run with secrets in it, next to it, above it, and behind links."""
     run = write_run("listed", make_events(2))
     outside = tmp_path / "secret.txt"
     outside.write_text(SECRET)
@@ -36,9 +36,9 @@ def home(make_events, write_run, tmp_path) -> Path:
     return run
 
 
-def speak(port: int, request: bytes, patience: float = 20.0) -> bytes:
-    """What the server says to some bytes before it closes, or falls silent after they have ended."""
-    with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
+def send(port: int, request: bytes, timeout: float = 20.0) -> bytes:
+    """Send bytes to the server and return its response."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         answer = b""
         try:
             connection.sendall(request)
@@ -48,43 +48,39 @@ def speak(port: int, request: bytes, patience: float = 20.0) -> bytes:
                 if len(answer) > 2**24:
                     break
         except (ConnectionError, TimeoutError):
-            pass  # closed in the middle of a request, as it may
+            pass  # the server may close the connection in the middle of a request
         return answer
 
 
 def status_of(answer: bytes) -> int | None:
-    """The status of an answer; None where there is none."""
+    """Return the status of a response; None if there is none."""
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
 
 
 def get(port: int, target: str) -> bytes:
     line = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-    return speak(port, line.encode("latin-1", "replace"))
+    return send(port, line.encode("latin-1", "replace"))
 
 
-@pytest.mark.parametrize("climb", CLIMBS)
-def test_no_name_leads_out_of_what_is_listed(serve, home, climb):
+@pytest.mark.parametrize("path", TRAVERSALS)
+def test_path_traversal_reaches_no_file(serve, listed_run, path):
     served = serve()
-    listed = served.wait_for(home)
-    asked = [
-        f"/assets/{climb}", f"/{climb}", f"/report?id={climb}", f"/report?id={listed}/{climb}", f"/api/run?id={climb}",
-        f"/api/run?id={listed}/{climb}", f"/report?id={listed}",
+    listed = served.wait_for(listed_run)
+    targets = [
+        f"/assets/{path}", f"/{path}", f"/report?id={path}", f"/report?id={listed}/{path}", f"/api/run?id={path}",
+        f"/api/run?id={listed}/{path}", f"/report?id={listed}",
     ]  # fmt: skip
-    for target in asked:
+    for target in targets:
         answer = get(served.port, target)
         status = status_of(answer)
         assert SECRET.encode() not in answer, target
         assert b"root:" not in answer, target
-        # A browser would have dropped what follows the mark; then it is the page itself that is asked for.
+        # A browser drops a fragment before it sends the request; then the target is the page itself.
         assert status is None or 400 <= status < 500 or target.split("?")[0].split("#")[0] in ("/", "//"), target
-    overlay = get(served.port, f"/api/overlay?id={climb}")
+    overlay = get(served.port, f"/api/overlay?id={path}")
     assert SECRET.encode() not in overlay
     if status_of(overlay) == 200:
-        assert json.loads(overlay.partition(b"\r\n\r\n")[2])["stamps"] == {}
-
-
-def test_there_are_forty_of_them():
-    assert len(set(CLIMBS)) == len(CLIMBS) == 40
+        assert json.loads(overlay.partition(b"\r\n\r\n")[2])["versions"] == {}
 
 
 METHODS = (b"GET", b"GET", b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH", b"", b"G\0T")
@@ -93,10 +89,10 @@ VERSIONS = (b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9", b"", 
 
 
 def draw_request(dice: random.Random, port: int) -> bytes:
-    """A request that is wrong in some places."""
+    """Return a request with random errors."""
 
-    def noise(most: int) -> bytes:
-        return bytes(dice.randrange(256) for _ in range(dice.randrange(most)))
+    def noise(max_bytes: int) -> bytes:
+        return bytes(dice.randrange(256) for _ in range(dice.randrange(max_bytes)))
 
     target = dice.choice(PATHS)
     if dice.random() < 0.5:
@@ -105,8 +101,10 @@ def draw_request(dice: random.Random, port: int) -> bytes:
         target += noise(30)
     if dice.random() < 0.02:
         target += b"a" * 100_000
-    own = f"127.0.0.1:{port}".encode()
-    host = dice.choice([own] * 6 + [b"evil.example", b"127.0.0.1.evil.example", b"[::", b"", noise(12), b"localhost:x"])
+    loopback = f"127.0.0.1:{port}".encode()
+    host = dice.choice(
+        [loopback] * 6 + [b"evil.example", b"127.0.0.1.evil.example", b"[::", b"", noise(12), b"localhost:x"]
+    )
     headers = [b"Host: " + host, b"Connection: close"]
     extra = (
         b"Content-Length: 5", b"Content-Length: -1", b"Content-Length: 99999999999999999999",
@@ -124,23 +122,23 @@ def draw_request(dice: random.Random, port: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [QUICK, pytest.param(LONG, marks=pytest.mark.long)])
-def test_requests_drawn_at_random_never_break_it(serve, home, count):
+def test_random_requests_never_cause_an_internal_error(serve, listed_run, count):
     served = serve()
-    served.wait_for(home)
+    served.wait_for(listed_run)
     dice = random.Random(count)
     for number in range(count):
         request = draw_request(dice, served.port)
-        answer = speak(served.port, request)
+        answer = send(served.port, request)
         status = status_of(answer)
         assert SECRET.encode() not in answer, (number, request[:300])
         assert status is None or status < 500, (number, request[:300], answer[:300])
     assert served.ask("/")[0] == 200
 
 
-def test_slow_clients_and_fifty_streams_hold_up_nobody(serve, home, make_events, write_run):
-    """Half a request a client, and nothing more; whoever comes after them is served, and hears what is new."""
+def test_slow_clients_and_fifty_streams_do_not_block_others(serve, listed_run, make_events, write_run):
+    """Fifty clients send half a request and then nothing; others are still served and get changes."""
     served = serve()
-    served.wait_for(home)
+    served.wait_for(listed_run)
     slow = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(50)]
     for number, connection in enumerate(slow):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: 1"[: 1 + number])
@@ -151,7 +149,7 @@ def test_slow_clients_and_fifty_streams_hold_up_nobody(serve, home, make_events,
         while line := answer.readline():
             if new in line:
                 break
-        assert line, "a stream ended before it told of the new run"
+        assert line, "a stream ended before it reported the new run"
         connection.close()
     for connection in slow:
         connection.close()
@@ -160,10 +158,10 @@ def test_slow_clients_and_fifty_streams_hold_up_nobody(serve, home, make_events,
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0x7f000001", "[::"]
 )
-def test_a_foreign_host_is_told_nothing(serve, home, host):
+def test_a_foreign_host_header_gets_no_data(serve, listed_run, host):
     served = serve()
-    listed = served.wait_for(home)
+    listed = served.wait_for(listed_run)
     for target in ("/", f"/api/run?id={listed}", "/stream", "/assets/page.css"):
         request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-        answer = speak(served.port, request)
+        answer = send(served.port, request)
         assert status_of(answer) in (400, 421) and b"listed" not in answer

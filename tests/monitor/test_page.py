@@ -1,4 +1,4 @@
-"""The live page in a real browser: it grows with its runs, overlays them, shows names as text, and asks nobody else."""
+"""The live page in a browser: it follows its runs, compares them, and shows names as text."""
 
 import re
 import time
@@ -8,13 +8,13 @@ import pytest
 EVIL = "<img src=x onerror=\"document.title='hit'\">"
 
 
-def called(events, name):
-    """The events as those of a run of another name."""
+def renamed(events, name):
+    """Return the events with another name of the run."""
     recipe = {**events[0]["recipe"], "name": name}
     return [{**events[0], "name": name, "recipe": recipe}, *events[1:]]
 
 
-def test_a_run_that_grows_while_the_page_is_open(serve, visit, make_events, write_run):
+def test_the_page_follows_a_running_run(serve, visit, make_events, write_run):
     events = make_events(6, half=False)
     cut = next(number for number, event in enumerate(events) if event["kind"] == "epoch" and event["epoch"] == 4)
     run = write_run("one", events[: cut + 1])
@@ -32,40 +32,39 @@ def test_a_run_that_grows_while_the_page_is_open(serve, visit, make_events, writ
     )
     found.wait_for("document.body.innerText.includes('epoch 7 of 10')")
     text = found.page.inner_text("main")
-    assert "sentinel, on ood" in text.lower() and "0.5326 ridge" in text and "SYNTHETIC" in text
+    assert "sentinel (ood)" in text.lower() and "0.5326 ridge" in text and "SYNTHETIC" in text
     assert found.page.evaluate("document.querySelector('[data-key=val_cosine] .annotation-text') !== null")
-    assert set(
-        found.page.evaluate("[...document.querySelectorAll('.status[role=img]')].map((l) => l.textContent)")
-    ) <= set("●▲■")
+    symbols = found.page.evaluate("[...document.querySelectorAll('.status[role=img]')].map((e) => e.textContent)")
+    assert {"●", "▲"} <= set(symbols) <= set("●▲■")
 
 
-def test_a_server_that_comes_back_is_found_again(serve, visit, make_events, write_run):
+def test_the_page_reconnects_to_a_restarted_server(serve, visit, make_events, write_run):
     run = write_run("one", make_events(3, half=False))
     served = serve()
     served.wait_for(run)
     found = visit(served.url)
     found.wait_for("document.body.innerText.includes('epoch 3 of 10')")
     served.stop()
-    found.wait_for("document.getElementById('connection').innerText.includes('trying again')")
+    found.wait_for("document.getElementById('connection').innerText.includes('reconnecting')")
     write_run("one", make_events(5, half=False)[-6:])
     serve(port=served.port)
     found.wait_for("document.body.innerText.includes('epoch 5 of 10')")
     assert "live" in found.page.inner_text("#connection")
 
 
-def test_two_runs_are_chosen_by_keyboard_and_laid_over_each_other(serve, visit, make_events, write_run):
+def test_two_runs_are_selected_by_keyboard_and_compared(serve, visit, make_events, write_run):
     for name, epochs in (("a", 3), ("b", 5)):
-        write_run(name, called(make_events(epochs, half=False), f"run {name}"))
+        write_run(name, renamed(make_events(epochs, half=False), f"run {name}"))
     served = serve()
     found = visit(served.url)
     found.wait_for("document.querySelectorAll('.runs input').length === 2")
     keys = found.page.keyboard
-    chosen = 0
-    while chosen < 2:
+    selected = 0
+    while selected < 2:
         keys.press("Tab")
         if found.page.evaluate("document.activeElement.type") == "checkbox":
             keys.press("Space")
-            chosen += 1
+            selected += 1
     assert found.page.evaluate("document.querySelectorAll('.runs input:checked').length") == 2
     found.page.focus("a.button")
     keys.press("Enter")
@@ -74,13 +73,13 @@ def test_two_runs_are_chosen_by_keyboard_and_laid_over_each_other(serve, visit, 
         "document.querySelector('[data-key=val_gain] .canvas').data.map((l) => [l.name, l.x.length])"
     )
     assert sorted(lines) == [["run a", 3], ["run b", 5]]
-    colours = found.page.evaluate("document.querySelector('[data-key=val_gain] .canvas').data.map((l) => l.line.color)")
-    assert len(set(colours)) == 2 and all(re.fullmatch(r"#\w{6}", colour) for colour in colours)
+    colors = found.page.evaluate("document.querySelector('[data-key=val_gain] .canvas').data.map((l) => l.line.color)")
+    assert len(set(colors)) == 2 and all(re.fullmatch(r"#\w{6}", color) for color in colors)
 
 
 @pytest.mark.parametrize("place", ["", "#/run/{id}", "#/overlay/{id},{id}"])
-def test_a_name_is_text_wherever_it_stands(serve, visit, make_events, write_run, place):
-    events = called(make_events(4, half=False), EVIL)
+def test_a_name_is_shown_as_text_on_every_page(serve, visit, make_events, write_run, place):
+    events = renamed(make_events(4, half=False), EVIL)
     events[2]["cosines"]["val"][EVIL] = 0.5327
     events[-1]["advice"] = EVIL
     run = write_run("one", events)
@@ -109,11 +108,11 @@ def test_no_request_leaves_the_machine(serve, visit, make_events, write_run):
     )
     assert found.page.evaluate("window.ran") is None, "no script but the page's own runs"
     with found.page.context.expect_page() as opened:
-        found.page.click("text=The run's report")
+        found.page.click("text=Report")
     assert opened.value.inner_text("p") == "the report"
 
 
-def test_a_phone_and_the_dark(serve, visit, make_events, write_run):
+def test_the_page_fits_a_phone_and_follows_the_color_scheme(serve, visit, make_events, write_run):
     run = write_run("one", make_events(4))
     served = serve()
     id = served.wait_for(run)
@@ -130,11 +129,11 @@ def test_a_phone_and_the_dark(serve, visit, make_events, write_run):
     found.wait_for(f"{line} === '#0072b2'")
 
 
-def test_a_hundred_runs_and_a_thousand_epochs(serve, visit, make_events, write_run):
+def test_a_hundred_runs_and_a_thousand_epochs_are_shown(serve, visit, make_events, write_run):
     events = make_events(10, half=False)
     for number in range(99):
-        write_run(f"run {number:02}", called(events, f"run {number:02}"))
-    long = write_run("long", called(make_events(1000, total=1000, half=False), "the long one"))
+        write_run(f"run {number:02}", renamed(events, f"run {number:02}"))
+    long = write_run("long", renamed(make_events(1000, total=1000, half=False), "the long one"))
     served = serve()
     id = served.wait_for(long)
     found = visit(served.url)
@@ -147,7 +146,7 @@ def test_a_hundred_runs_and_a_thousand_epochs(serve, visit, make_events, write_r
     assert found.page.evaluate(f"{drawn}.length") <= 800 and found.page.evaluate(f"{drawn}.at(-1)") == 1000
 
 
-def test_a_run_that_is_deleted_while_it_is_shown(serve, visit, make_events, write_run):
+def test_a_run_that_is_removed_while_it_is_shown_is_reported(serve, visit, make_events, write_run):
     run = write_run("one", make_events(2))
     write_run("two", make_events(2))
     served = serve()
@@ -155,6 +154,6 @@ def test_a_run_that_is_deleted_while_it_is_shown(serve, visit, make_events, writ
     found.wait_for("document.body.innerText.includes('epoch 3 of 10')")
     (run / "events.jsonl").unlink()
     run.rmdir()
-    found.wait_for("document.body.innerText.includes('not shown here any more')")
+    found.wait_for("document.body.innerText.includes('was removed')")
     found.page.click("text=nextvec watch")
     found.wait_for("document.querySelectorAll('.runs tbody tr').length === 1")

@@ -76,7 +76,7 @@ def watch(
     """
     import time
 
-    from nextvec.monitor.discovery import find_runs, present
+    from nextvec.monitor.discovery import existing_states, find_runs
 
     paths = tuple(map(str, runs))
     if not every > 0:
@@ -88,26 +88,28 @@ def watch(
     watched = find_runs(paths)
     if once:
         for run in watched:
-            run.look()
+            run.poll()
     else:
         from rich.console import Console
 
         from nextvec.monitor.terminal import watch_runs
 
         with suppress(KeyboardInterrupt):  # how an operator stops watching: nothing has gone wrong
-            watch_runs(watched, Console(highlight=False), every=every)
-    return WatchedRuns(tuple(present(watched, time.time())))
+            watch_runs(watched, Console(highlight=False), refresh_seconds=every)
+    return WatchedRuns(tuple(existing_states(watched, time.time())))
 
 
 def _serve(runs: tuple[str, ...], every: float, host: str, port: int) -> list[RunState]:
     """Serve the page until Ctrl-C. What the terminal shows at the end is nothing: the page has shown it."""
     from pathlib import Path
 
-    from nextvec.monitor.discovery import HOMES, find_runs, runs_in
+    from nextvec.monitor.discovery import RUN_FOLDERS, find_runs, list_runs
     from nextvec.monitor.web.app import address_of, bind, serve_page, token_for
     from nextvec.monitor.web.auth import is_loopback
 
-    homes = [Path(run) for run in runs if next(runs_in([run]), None) is not None] if runs else [*map(Path, HOMES)]
+    homes = (
+        [Path(run) for run in runs if next(list_runs([run]), None) is not None] if runs else [*map(Path, RUN_FOLDERS)]
+    )
     named: list[WatchedRun] = (
         find_runs([run for run in runs if Path(run) not in homes]) if len(homes) < len(runs) else []
     )
@@ -120,7 +122,7 @@ def _serve(runs: tuple[str, ...], every: float, host: str, port: int) -> list[Ru
         _say(f"warning: others can reach this page on {host}; only those who have the token see the runs, unencrypted")
     _say(f"watching at {address_of(host, taken, token)}  (Ctrl-C ends)")
     with suppress(KeyboardInterrupt):
-        serve_page(named, homes, opened, host, token, every=every)
+        serve_page(named, homes, opened, host, token, refresh_seconds=every)
     return []
 
 

@@ -78,19 +78,19 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
 
 
 class EventTail:
-    """The events of a growing log: each look reads only what was appended since the last one, however long the log is.
+    """The events of a growing log: each poll reads only what was appended since the last one, however long the log is.
 
     Reports of steps are kept for the last two epochs only: what is older says nothing that its epoch doesn't.
     """
 
     def __init__(self, folder: Path) -> None:
         self.events: list[Event] = []
-        """As `read_events` gives them; a new list after each look that found something."""
+        """As `read_events` gives them; a new list after each poll that found something."""
         self._file = folder / EVENTS_FILE
         self._inode, self._size, self._torn = 0, 0, b""
 
-    def look(self) -> bool:
-        """Read on; whether there is something new. Raises OSError if there is no log."""
+    def poll(self) -> bool:
+        """Read what was appended, and return whether there are new events. Raises OSError if there is no log."""
         with self._file.open("rb") as file:
             stat = os.fstat(file.fileno())
             if stat.st_ino != self._inode or stat.st_size < self._size:  # another file in its place

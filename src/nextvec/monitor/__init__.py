@@ -1,1 +1,1 @@
-"""Watching a run from its event log alone: `state` (events to plain values) · `view` (to text) · `terminal`."""
+"""Watching a run by its event log alone, in a terminal or a browser."""

@@ -1,14 +1,12 @@
-"""A run's state as text for a terminal: pure functions of a `RunState`, at most 100 columns wide.
+"""The terminal view of a run: pure functions of a `RunState`, at most 100 columns wide.
 
-    amn-790k-production  SYNTHETIC DATA                                          running · 3 min left
-    epoch 4 of 6  ━━━━━━━━━━━━━━━━━━━━━━━━─────────  71 %  step 1,712 of 2,418
+    SYNTHETIC DATA  amn-790k-production                                          running · 3 min left
+    epoch 5 of 6  ━━━━━━━━━━━━━━━━━━━━━━━━─────────  71 %  step 1,712 of 2,418
     cosine        epoch 4     gain   best (2)  trend   best baseline
     val            0.5126  -0.0200     0.5180  ▄▄▄▃    █ 0.5326 ridge
 
-A view is made of blocks. Where there is no room for all of them, the least important ones are left out first. Names
-from recipes and logs are text, never markup. A score never stands without its baseline.
-
-The figures of a run as tables: cosines beside the best baselines, parts of the loss beside their influence.
+A view consists of blocks. If the terminal is too small for all of them, the least important blocks are left out first.
+Names from recipes and logs are shown as text, never as markup, and every score stands next to its baseline.
 """
 
 from __future__ import annotations
@@ -21,23 +19,26 @@ from rich.table import Table
 from rich.text import Text
 
 from nextvec.core.events import Event, count, finite, number, words
-from nextvec.core.formatting import COLORS, SYMBOLS, Status
-from nextvec.monitor.gates import GateToCome, Verdict
+from nextvec.core.formatting import COLORS, SYMBOLS, Status, format_number, format_percent
+from nextvec.monitor.gates import GateVerdict, UpcomingGate
 from nextvec.monitor.state import RunState
-from nextvec.monitor.text import bar, bounds, figure, sparkline, status_words
+from nextvec.monitor.text import bar, bounds, run_name, sparkline, status_text
 
 WIDTH = 100
-"""Columns of a view, where the terminal has as many."""
-MOST_VERDICTS, MOST_TO_COME, MOST_WARNINGS = 8, 6, 6
-"""Lines of a block; what is left out is counted in its last line."""
-SMALLEST = 14
-"""Lines that a run needs where several are shown: its heading, its progress and its cosines."""
-COMING = "○"
+"""Maximum width in columns: wider lines are hard to read."""
+MAX_VERDICTS, MAX_UPCOMING, MAX_WARNINGS = 8, 6, 6
+"""Maximum lines of a block; its last line counts the rest."""
+MIN_RUN_LINES = 14
+"""Lines that a run needs if several are shown: heading, progress and cosines."""
+UPCOMING_SYMBOL = "○"
+
+LABEL, NUMBER, BASELINE = 12, 9, 26
+"""Widths in columns: a row's name, a number, and the baseline after a trend."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the view; `rank` 0 is never left out, the highest is left out first."""
+    """A part of the view. Rank 0 is always shown; the highest rank is left out first."""
 
     rank: int
     content: RenderableType
@@ -45,21 +46,21 @@ class Block:
 
 @dataclass(frozen=True)
 class RunView:
-    """What rich prints for a run: all blocks, or those that fit in `height` lines."""
+    """A run for rich to print: all blocks, or those that fit in `height` lines."""
 
     state: RunState
     height: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The blocks, an empty line between two of them."""
+        """Yield the blocks, with an empty line between two of them."""
         options = options.update(width=min(WIDTH, options.max_width), height=None)
-        shown = list(run_blocks(self.state, options.max_width))
-        while self.height is not None and _lines(console, options, shown) > self.height:
-            last = max(block.rank for block in shown)
-            if not last:
+        blocks = list(run_blocks(self.state, options.max_width))
+        while self.height is not None and _count_lines(console, options, blocks) > self.height:
+            highest = max(block.rank for block in blocks)
+            if not highest:
                 break
-            shown = [block for block in shown if block.rank != last]
-        yield from console.render(_group(shown), options)
+            blocks = [block for block in blocks if block.rank != highest]
+        yield from console.render(_group(blocks), options)
 
 
 def _group(blocks: Sequence[Block]) -> Group:
@@ -67,263 +68,271 @@ def _group(blocks: Sequence[Block]) -> Group:
     return Group(*parts[1:])
 
 
-def _lines(console: Console, options: ConsoleOptions, blocks: Sequence[Block]) -> int:
+def _count_lines(console: Console, options: ConsoleOptions, blocks: Sequence[Block]) -> int:
     return len(console.render_lines(_group(blocks), options))
 
 
+def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:
+    """Return a view of several runs: all of each or, in `height` lines, the most important blocks of those that fit."""
+    fitting = len(states) if height is None else max(1, min(len(states), height // MIN_RUN_LINES))
+    height_per_run = None if height is None else height // fitting - 1
+    parts: list[RenderableType] = []
+    for state in states[:fitting]:
+        parts += [RunView(state, height_per_run), Text()]
+    if len(states) > fitting:
+        parts[-1] = Text(f"{len(states) - fitting} older runs not shown", style="dim")
+        return Group(*parts)
+    return Group(*parts[:-1])
+
+
 def run_blocks(state: RunState, width: int = WIDTH) -> Iterator[Block]:
-    """The blocks of a run's view from top to bottom; those with nothing to say are left out."""
+    """Yield the blocks of a run's view from top to bottom, without empty ones."""
     yield Block(0, Group(*_heading(state)))
-    if state.part is not None and not state.ended:
+    if state.progress.fraction is not None and not state.progress.has_ended:
         yield Block(0, Group(*_progress(state)))
-    if state.latest:
+    if state.scores.latest:
         yield Block(1, cosine_table(state, width))
         yield Block(4, loss_table(state, width))
-    gates = [verdict for verdict in state.verdicts if not verdict.of_sentinel]
-    checks = [verdict for verdict in state.verdicts if verdict.of_sentinel]
+    outcome = state.outcome
+    gates = [verdict for verdict in outcome.verdicts if not verdict.is_sentinel]
+    sentinel = [verdict for verdict in outcome.verdicts if verdict.is_sentinel]
     if gates:
         yield Block(2, _verdicts("gates", gates))
-    if checks:
-        yield Block(3, _verdicts("sentinel, on ood", checks))
-    if state.to_come:
-        yield Block(6, _to_come(state.to_come))
-    if state.warnings:
-        yield Block(5, _warnings(state.warnings))
-    if state.criteria or state.verdict:
+    if sentinel:
+        yield Block(3, _verdicts("sentinel (ood)", sentinel))
+    if outcome.upcoming_gates:
+        yield Block(6, _upcoming(outcome.upcoming_gates))
+    if outcome.warnings:
+        yield Block(5, _warnings(outcome.warnings))
+    if outcome.criteria or outcome.verdict:
         yield Block(1, Group(*_outcome(state)))
 
 
 def _heading(state: RunState) -> Iterator[RenderableType]:
-    sentence, stoplight = status_words(state)
-    status = Text(sentence, style="bold")
-    if stoplight is not None:
-        status = Text.assemble((SYMBOLS[stoplight], COLORS[stoplight]), " ", (sentence, f"bold {COLORS[stoplight]}"))
-    title = Text(words(state.name) or "a run", style="bold", overflow="ellipsis", no_wrap=True)
-    if state.synthetic:
+    """Yield the name and status, the path, the model and data, and why a run stopped."""
+    text, status = status_text(state)
+    status_cell = Text(text, style="bold")
+    if status is not None:
+        status_cell = Text.assemble((SYMBOLS[status], COLORS[status]), " ", (text, f"bold {COLORS[status]}"))
+    title = _one_line(run_name(state), "bold")
+    if state.info.is_synthetic:
         title = Text.assemble(("SYNTHETIC DATA", "reverse"), "  ", title, overflow="ellipsis", no_wrap=True)
     top = Table.grid(expand=True, padding=(0, 2, 0, 0))
     top.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     top.add_column(justify="right", no_wrap=True)
-    top.add_row(title, status)
+    top.add_row(title, status_cell)
     yield top
-    if state.path:
-        yield Text(words(state.path), style="dim", overflow="ellipsis", no_wrap=True)
-    for facts in filter(None, (state.trained, state.data)):
-        yield Text(facts, style="dim", overflow="ellipsis", no_wrap=True)
-    if state.reason:
-        yield _row("■" if state.status in ("stopped", "failed") else " ", "red", state.reason)
-    if state.diagnosis:
-        yield _row(" ", "", f"diagnosis: {state.diagnosis}")
-    if state.status == "interrupted" or state.silent_for is not None:
-        dead = "" if state.ended else "if its process has died, "
-        yield Text(f"{dead}go on with it: nextvec resume {words(state.path)}", style="dim")
+
+    path = words(state.info.path)
+    for line in filter(None, (path, state.info.model_summary, state.info.data_summary)):
+        yield _one_line(line, "dim")
+    if state.outcome.reason:
+        is_red = state.progress.status in ("stopped", "failed")
+        yield _marked_line(SYMBOLS[Status.RED] if is_red else " ", "red", state.outcome.reason)
+    if state.outcome.diagnosis:
+        yield _marked_line(" ", "", f"diagnosis: {state.outcome.diagnosis}")
+    if state.progress.status == "interrupted":
+        yield Text(f"To resume: nextvec resume {path}", style="dim")
+    elif state.progress.silent_seconds is not None:
+        yield Text(f"If the process has died: nextvec resume {path}", style="dim")
 
 
 def _progress(state: RunState) -> Iterator[Text]:
-    part, now = state.part or 0.0, min(state.epochs + 1, state.total_epochs or state.epochs + 1)
-    filled = round(40 * part)
-    steps = f"  step {state.step:,} of {state.total_steps:,}" if state.total_steps else ""
-    head = f"epoch {now} of {state.total_epochs}"
+    """Yield the progress bar, then learning rate, throughput and memory."""
+    progress = state.progress
+    fraction = progress.fraction or 0.0
+    epoch = min(progress.epochs + 1, progress.total_epochs or progress.epochs + 1)
+    filled = round(40 * fraction)
+    steps = f"  step {progress.step:,} of {progress.total_steps:,}" if progress.total_steps else ""
     yield Text.assemble(
-        (f"{head:<{LABEL + 2}}", "bold"), ("━" * filled, "cyan"), ("─" * (40 - filled), "dim"),
-        f" {int(100 * part):3} %", (steps, "dim"), no_wrap=True, overflow="ellipsis",
-    )  # fmt: skip
+        (f"{f'epoch {epoch} of {progress.total_epochs}':<{LABEL + 2}}", "bold"),
+        ("━" * filled, "cyan"),
+        ("─" * (40 - filled), "dim"),
+        f" {int(100 * fraction):3} %",
+        (steps, "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
     rates = [
-        "" if state.lr is None else f"learning rate {state.lr:.3g}",
-        "" if state.rate is None else f"{state.rate:,.0f} windows/s",
-        "" if state.memory is None else f"memory {state.memory:,.0f} MB",
+        "" if progress.learning_rate is None else f"learning rate {progress.learning_rate:.3g}",
+        "" if progress.windows_per_second is None else f"{progress.windows_per_second:,.0f} windows/s",
+        "" if progress.memory_mb is None else f"memory {progress.memory_mb:,.0f} MB",
     ]
     if any(rates):
         yield Text(" " * (LABEL + 2) + " · ".join(filter(None, rates)), style="dim")
 
 
-def _row(sign: str, style: str, *cells: str | Text) -> Table:
-    """A line behind a sign; the last of its cells takes as many lines as it needs."""
+def _one_line(text: str, style: str = "") -> Text:
+    """Return text on one line that is cut if the terminal is too narrow."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _marked_line(symbol: str, style: str, *cells: str | Text) -> Table:
+    """Return a line after a symbol; its last cell takes as many lines as it needs."""
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=1)
     for _ in cells[:-1]:
         table.add_column(width=LABEL - 2, no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text(sign, style=style), *(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    table.add_row(Text(symbol, style=style), *(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
 
 
-def _verdicts(title: str, verdicts: Sequence[Verdict]) -> Group:
-    """What gates said, the latest last, with the advice of those that are not green."""
-    shown, older = verdicts[-MOST_VERDICTS:], verdicts[:-MOST_VERDICTS]
+def _verdicts(title: str, verdicts: Sequence[GateVerdict]) -> Group:
+    """Return the gates' verdicts, the latest last, with advice for those that are not green."""
+    recent, earlier = verdicts[-MAX_VERDICTS:], verdicts[:-MAX_VERDICTS]
     lines: list[RenderableType] = [Text(title, style="bold")]
-    if older:
-        statuses = "  ".join(
-            f"{SYMBOLS[stoplight]} {sum(verdict.status == stoplight for verdict in older)}"
-            for stoplight in SYMBOLS
-            if any(verdict.status == stoplight for verdict in older)
-        )
-        lines.append(Text(f"{len(older)} earlier ones: {statuses}", style="dim"))
-    for verdict in shown:
-        lines.append(_row(SYMBOLS[verdict.status], COLORS[verdict.status], f"epoch {verdict.epoch}", verdict.reason))
+    if earlier:
+        counts = {status: sum(verdict.status == status for verdict in earlier) for status in SYMBOLS}
+        summary = "  ".join(f"{SYMBOLS[status]} {total}" for status, total in counts.items() if total)
+        lines.append(Text(f"{len(earlier)} earlier: {summary}", style="dim"))
+    for verdict in recent:
+        symbol, color = SYMBOLS[verdict.status], COLORS[verdict.status]
+        lines.append(_marked_line(symbol, color, f"epoch {verdict.epoch}", verdict.reason))
         if verdict.advice and verdict.status != Status.GREEN:
-            lines.append(_row(" ", "", "", f"→ {verdict.advice}"))
+            lines.append(_marked_line(" ", "", "", f"→ {verdict.advice}"))
     return Group(*lines)
 
 
-def _to_come(gates: Sequence[GateToCome]) -> Group:
-    lines: list[RenderableType] = [Text("to come", style="bold")]
-    lines += [_row(COMING, "dim", f"epoch {gate.epoch}", _thresholds(gate)) for gate in gates[:MOST_TO_COME]]
-    rest = gates[MOST_TO_COME:]
-    if rest:
-        epochs = sorted({gate.epoch for gate in rest})
-        until = f"epochs {epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"epoch {epochs[0]}"
-        lines.append(Text(f"and {len(rest)} more, {until}", style="dim"))
+def _upcoming(gates: Sequence[UpcomingGate]) -> Group:
+    """Return the next gates with their thresholds, and a count of the later ones."""
+    lines: list[RenderableType] = [Text("upcoming gates", style="bold")]
+    for gate in gates[:MAX_UPCOMING]:
+        text = Text(f"{gate.label:<20}")
+        for status, threshold in gate.thresholds:
+            text.append("  ").append(SYMBOLS[status], COLORS[status]).append(f" {threshold}")
+        text.append("  stops the run" if gate.stops_run else "")
+        lines.append(_marked_line(UPCOMING_SYMBOL, "dim", f"epoch {gate.epoch}", text))
+    later = sorted({gate.epoch for gate in gates[MAX_UPCOMING:]})
+    if later:
+        epochs = f"epochs {later[0]} to {later[-1]}" if len(later) > 1 else f"epoch {later[0]}"
+        lines.append(Text(f"{len(gates) - MAX_UPCOMING} more at {epochs}", style="dim"))
     return Group(*lines)
-
-
-def _thresholds(gate: GateToCome) -> Text:
-    at_least, beyond = ("≤", ">") if gate.lower_is_better else ("≥", "<")
-    text = Text(f"{gate.metric.replace('_', ' '):<20}")
-    limits: tuple[tuple[Status, str, float | None], ...] = (
-        (Status.GREEN, at_least, gate.green),
-        (Status.RED, beyond, gate.red),
-    )
-    for stoplight, sign, limit in limits:
-        if limit is not None:
-            text.append("  ").append(SYMBOLS[stoplight], COLORS[stoplight]).append(f" {sign} {limit:g}")
-    return text.append("  stops the run" if gate.action == "stop" else "")
 
 
 def _warnings(warnings: Sequence[tuple[Status, str]]) -> Group:
     lines: list[RenderableType] = [Text("warnings", style="bold")]
-    if len(warnings) > MOST_WARNINGS:
-        lines.append(Text(f"{len(warnings) - MOST_WARNINGS} earlier ones: see training.log", style="dim"))
-    lines += [_row(SYMBOLS[stoplight], COLORS[stoplight], text) for stoplight, text in warnings[-MOST_WARNINGS:]]
+    if len(warnings) > MAX_WARNINGS:
+        lines.append(Text(f"{len(warnings) - MAX_WARNINGS} earlier: see training.log", style="dim"))
+    lines += [_marked_line(SYMBOLS[status], COLORS[status], text) for status, text in warnings[-MAX_WARNINGS:]]
     return Group(*lines)
 
 
 def _outcome(state: RunState) -> Iterator[RenderableType]:
-    """The success criteria and the verdict."""
-    on_synthetic = " on synthetic data" if state.synthetic else ""
-    if state.criteria:
+    """Yield the success criteria and the verdict."""
+    outcome = state.outcome
+    on_synthetic = " on synthetic data" if state.info.is_synthetic else ""
+    if outcome.criteria:
         yield Text(f"success criteria{on_synthetic}", style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
-        for item in state.criteria:
-            stoplight: Status = Status.GREEN if item.passed else Status.RED
-            met = Text.assemble((SYMBOLS[stoplight], COLORS[stoplight]), " pass" if item.passed else " FAIL")
-            table.add_row(met, Text(item.name), Text(item.figure), Text(item.wanted), Text(item.beside, style="dim"))
+        for item in outcome.criteria:
+            status = Status.GREEN if item.passed else Status.RED
+            result = Text.assemble((SYMBOLS[status], COLORS[status]), " pass" if item.passed else " FAIL")
+            table.add_row(
+                result, Text(item.name), Text(item.measured), Text(item.required), Text(item.note, style="dim")
+            )
         yield table
-        if state.success and state.verdict is not None and state.verdict[0] != Status.GREEN:
-            yield Text("all met, but the model does not surely beat the best baseline: see the verdict", style="dim")
-    if state.verdict is not None:
-        stoplight, sentence = state.verdict
+        if outcome.success and outcome.verdict is not None and outcome.verdict[0] != Status.GREEN:
+            yield Text(
+                "All criteria are met, but the model does not significantly beat the best baseline. See the verdict.",
+                style="dim",
+            )
+    if outcome.verdict is not None:
+        status, sentence = outcome.verdict
         yield Text(f"verdict{on_synthetic}", style="bold")
-        yield _row(SYMBOLS[stoplight], COLORS[stoplight], sentence)
-
-
-def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:
-    """Runs below each other: all of each or, in `height` lines, as many as fit with what matters most of each."""
-    fitting = len(states) if height is None else max(1, min(len(states), height // SMALLEST))
-    share = None if height is None else height // fitting - 1
-    parts: list[RenderableType] = []
-    for state in states[:fitting]:
-        parts += [RunView(state, share), Text()]
-    if len(states) > fitting:
-        parts[-1] = Text(f"and {len(states) - fitting} older runs that don't fit here", style="dim")
-        return Group(*parts)
-    return Group(*parts[:-1])
-
-
-LABEL, NUMBER, BASELINE = 12, 9, 26
-"""Columns of a row's name, of a figure, and of the baseline behind a trend."""
+        yield _marked_line(SYMBOLS[status], COLORS[status], sentence)
 
 
 def _columns(*headings: str, numbers: int) -> Table:
-    """A table without lines: a name, `numbers` figures at the right of their columns, and the rest."""
+    """Return a table without lines: a name, `numbers` right-aligned columns, and the rest."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=LABEL, no_wrap=True, overflow="ellipsis")
     for _ in range(numbers):
         table.add_column(width=NUMBER, justify="right", no_wrap=True)
     for _ in headings[numbers + 1 :]:
-        table.add_column()  # gives way where the terminal is narrow: what stands here is `_cut`
-    table.add_row(Text(headings[0], style="bold"), *(_cut(heading, "dim") for heading in headings[1:]))
+        table.add_column()  # shrinks in a narrow terminal; its cells are cut
+    table.add_row(Text(headings[0], style="bold"), *(_one_line(heading, "dim") for heading in headings[1:]))
     return table
 
 
-def _cut(text: str, style: str = "") -> Text:
-    """Text on one line, cut where there is no room for it."""
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+def _trend_width(width: int, numbers: int, after: int) -> int:
+    return max(10, width - LABEL - 2 - numbers * (NUMBER + 2) - after)
 
 
-def _trend_width(width: int, numbers: int, behind: int) -> int:
-    return max(10, width - LABEL - 2 - numbers * (NUMBER + 2) - behind)
+def _epoch_heading(state: RunState) -> str:
+    return f"epoch {state.progress.epochs}" if state.scores.records else "so far"
 
 
-def _when(state: RunState) -> str:
-    return f"epoch {state.epochs}" if state.records else "so far"
-
-
-def _span(state: RunState) -> str:
-    first = count(state.records[0].get("epoch")) if state.records else 0
-    return f"trend, epochs {first} to {state.epochs}" if len(state.records) > 1 else "trend"
+def _trend_heading(state: RunState) -> str:
+    records = state.scores.records
+    if len(records) < 2:
+        return "trend"
+    return f"trend, epochs {count(records[0].get('epoch'))} to {state.progress.epochs}"
 
 
 def cosine_table(state: RunState, width: int) -> Table:
-    """Cosines and gains now and at the best epoch; behind each trend the best baseline's height on the same scale."""
-    best_epoch = count(state.best.get("epoch"))
+    """Return cosines and gains of now and of the best epoch; the best baseline has the scale of the trend."""
+    scores = state.scores
+    best_epoch = count(scores.best.get("epoch"))
     best = f"best ({best_epoch})" if best_epoch else ""
-    table = _columns("cosine", _when(state), "gain", best, _span(state), "best baseline", numbers=3)
+    table = _columns("cosine", _epoch_heading(state), "gain", best, _trend_heading(state), "best baseline", numbers=3)
     trend_width = _trend_width(width, 3, BASELINE + 2)
     for split in ("val", "ood"):
-        if f"{split}_cosine" not in state.latest and split not in state.best_baselines:
+        if f"{split}_cosine" not in scores.latest and split not in scores.best_baselines:
             continue
-        curve = [number(record.get(f"{split}_cosine")) for record in state.records]
-        name, level = state.best_baselines.get(split, ("", None))
-        low, high = bounds([*curve, level], 0.01)
-        trend = _cut(sparkline(curve, low, high, trend_width), "cyan")
-        beside = _cut("not measured", "dim")
-        if level is not None:
-            beside = _cut(f"{bar(level, low, high)} {level:.4f} {name}")
-            beside.stylize("magenta", 0, 1)
-        gain = _gain(number(state.latest.get(f"{split}_gain")))
-        table.add_row(split, _score(state.latest, f"{split}_cosine"), gain, _score(state.best, f"{split}_cosine"),
-                      trend, beside)  # fmt: skip
-    curve = [number(record.get("train_cosine")) for record in state.records]
-    trend = _cut(sparkline(curve, *bounds(curve, 0.01), trend_width), "blue")
-    table.add_row("train", _score(state.latest, "train_cosine"), "", _score(state.best, "train_cosine"),
-                  trend, _cut(_ahead(state.latest), "dim"))  # fmt: skip
+        curve = [number(record.get(f"{split}_cosine")) for record in scores.records]
+        name, baseline = scores.best_baselines.get(split, ("", None))
+        low, high = bounds([*curve, baseline], 0.01)
+        reference = _one_line("not measured", "dim")
+        if baseline is not None:
+            reference = _one_line(f"{bar(baseline, low, high)} {baseline:.4f} {name}")
+            reference.stylize("magenta", 0, 1)
+        table.add_row(
+            split,
+            _score(scores.latest, f"{split}_cosine"),
+            _gain(number(scores.latest.get(f"{split}_gain"))),
+            _score(scores.best, f"{split}_cosine"),
+            _one_line(sparkline(curve, low, high, trend_width), "cyan"),
+            reference,
+        )
+    # Train cosines are means over training batches: they have no baseline, but the gap to val shows overfitting.
+    curve = [number(record.get("train_cosine")) for record in scores.records]
+    trend = _one_line(sparkline(curve, *bounds(curve, 0.01), trend_width), "blue")
+    now, at_best = (_score(record, "train_cosine") for record in (scores.latest, scores.best))
+    table.add_row("train", now, "", at_best, trend, _one_line(_generalization_gap(scores.latest), "dim"))
     return table
 
 
 def _score(record: Event, name: str) -> Text:
     value = number(record.get(name))
-    return Text(figure(value, ".4f"), style="" if value is None or finite(value) is not None else "bold red")
+    return Text(format_number(value), style="" if value is None or finite(value) is not None else "bold red")
 
 
 def _gain(value: float | None) -> Text:
     style = "" if value is None else "green" if value > 0 else "red"
-    return Text(figure(value, "+.4f"), style=style)
+    return Text(format_number(value, "+.4f"), style=style)
 
 
-def _ahead(record: Event) -> str:
+def _generalization_gap(record: Event) -> str:
     train, val = finite(record.get("train_cosine")), finite(record.get("val_cosine"))
     return "" if train is None or val is None else f"  train − val {train - val:+.4f}"
 
 
 def loss_table(state: RunState, width: int) -> Table:
-    """The parts of the loss, raw, and how much each one moves the model beside what its weight asks for."""
-    table = _columns("loss", "train", "val", "share", "asked", _span(state), numbers=4)
-    terms = [name.removeprefix("train_loss_") for name in state.latest if name.startswith("train_loss_")]
+    """Return each loss term with its gradient share, measured and requested."""
+    scores = state.scores
+    table = _columns("loss", "train", "val", "share", "requested", _trend_heading(state), numbers=4)
+    terms = [name.removeprefix("train_loss_") for name in scores.latest if name.startswith("train_loss_")]
     for term in terms:
-        curve = [number(record.get(f"train_loss_{term}")) for record in state.records]
+        curve = [number(record.get(f"train_loss_{term}")) for record in scores.records]
         known = [abs(value) for value in curve if value is not None and finite(value) is not None]
         low, high = bounds(curve, 0.05 * max(known, default=0.0))
         table.add_row(
             Text(words(term)),
-            figure(number(state.latest.get(f"train_loss_{term}")), ".4g"),
-            figure(number(state.latest.get(f"val_loss_{term}")), ".4g"),
-            _percent(finite(state.latest.get(f"share_{term}"))),
-            _percent(state.asked.get(term)),
-            _cut(sparkline(curve, low, high, _trend_width(width, 4, 0)), "blue"),
+            format_number(number(scores.latest.get(f"train_loss_{term}")), ".4g"),
+            format_number(number(scores.latest.get(f"val_loss_{term}")), ".4g"),
+            format_percent(finite(scores.latest.get(f"share_{term}"))),
+            format_percent(state.info.requested_shares.get(term)),
+            _one_line(sparkline(curve, low, high, _trend_width(width, 4, 0)), "blue"),
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"

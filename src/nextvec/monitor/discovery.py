@@ -1,4 +1,4 @@
-"""The runs that are watched: found in their folders, their logs read as they grow. Nothing is ever written there."""
+"""The runs to watch: finding their folders, and reading their logs as they grow. Nothing is written there."""
 
 from __future__ import annotations
 
@@ -13,98 +13,94 @@ from nextvec.core.run_paths import EVENTS_FILE, RECIPE_FILE, TRAINING_LOG
 from nextvec.errors import InputError
 from nextvec.monitor.state import RunState, read_state
 
-HOMES = ("artifacts/lvm/models", "artifacts/runs", "artifacts/demo/runs")
-"""Where the newest run is looked for if none is named."""
-MARKS = (EVENTS_FILE, RECIPE_FILE, TRAINING_LOG)
-"""Files of which a run's folder has at least one, as soon as it has begun."""
+RUN_FOLDERS = ("artifacts/lvm/models", "artifacts/runs", "artifacts/demo/runs")
+"""Folders that are searched for the newest run if none is named: those that the commands write to by default."""
+RUN_FILES = (EVENTS_FILE, RECIPE_FILE, TRAINING_LOG)
+"""A run's folder has at least one of these files as soon as the run has started."""
 
 
 class WatchedRun:
-    """A run's folder and what its log has said so far."""
+    """A run's folder, and the events that its log contained at the last poll."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.gone = False
+        self.is_gone = False
+        """Whether the folder was removed."""
         self.id = hashlib.sha256(str(path.resolve()).encode("utf-8", "backslashreplace")).hexdigest()[:12]
-        """Names the run to a page, whatever its folder is called."""
+        """Identifies the run in a page's requests, which never contain a path."""
         self._tail = EventTail(path)
 
     @property
     def events(self) -> list[Event]:
-        """What the log holds, as of the last look."""
+        """The events at the last poll."""
         return self._tail.events
 
-    def look(self) -> bool:
-        """Read on in the log; whether there is something new."""
-        if self.gone:
+    def poll(self) -> bool:
+        """Read what was appended to the log, and return whether anything changed."""
+        if self.is_gone:
             return False
         if not self.path.is_dir():
-            self.gone = True
+            self.is_gone = True
             return True
-        with suppress(OSError):  # no log yet, or the folder goes this very moment: the next look tells
-            return self._tail.look()
+        with suppress(OSError):  # the log does not exist yet, or the folder is being removed: the next poll decides
+            return self._tail.poll()
         return False
 
     def state(self, now: float) -> RunState:
-        """Where the run stands at the time `now` (seconds since 1970)."""
+        """Return the state at the time `now`, in seconds since 1970."""
         return read_state(self.events, now, str(self.path), self.path.resolve().name)
 
 
 def find_runs(paths: Sequence[str]) -> list[WatchedRun]:
-    """The runs that paths (of folders, or of files in them) name, the newest first; without any, the newest run.
+    """Return the runs of some paths (run folders or files in them), the newest first; the newest run if there are none.
 
-    Raises InputError for a path that names no run.
+    Raises InputError if a path is not a run.
     """
     if not paths:
-        folders = list(runs_in(HOMES))
+        folders = list(list_runs(RUN_FOLDERS))
         if not folders:
-            raise InputError(f"no run in {', '.join(HOMES)}; name the folder of a run: nextvec watch PATH")
-        return [WatchedRun(max(folders, key=_changed))]
-    found = {folder.resolve(): folder for path in paths for folder in _folders(path)}
-    return [WatchedRun(folder) for folder in sorted(found.values(), key=_changed, reverse=True)]
+            raise InputError(f"no run in {', '.join(RUN_FOLDERS)}. Pass the folder of a run: nextvec watch PATH.")
+        return [WatchedRun(max(folders, key=_last_change))]
+    folders_by_place = {folder.resolve(): folder for path in paths for folder in _run_folders(path)}
+    return [WatchedRun(folder) for folder in newest_first(folders_by_place.values())]
 
 
-def runs_in(homes: Iterable[str | Path]) -> Iterator[Path]:
-    """The folders of runs that lie in some folders."""
-    for home in map(Path, homes):
-        with suppress(
-            OSError
-        ):  # a folder that isn't there has no runs; one that goes this moment tells at the next look
-            yield from (folder for folder in home.iterdir() if _is_run(folder))
+def list_runs(folders: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield the run folders that some folders contain."""
+    for folder in map(Path, folders):
+        with suppress(OSError):  # a missing folder has no runs
+            yield from (child for child in folder.iterdir() if _is_run(child))
 
 
 def newest_first(folders: Iterable[Path]) -> list[Path]:
-    """Folders of runs in the order of their last change."""
-    return sorted(folders, key=_changed, reverse=True)
+    """Return run folders sorted by their last change."""
+    return sorted(folders, key=_last_change, reverse=True)
 
 
-def _folders(path: str) -> list[Path]:
-    """The run folders behind one path; a pattern that the shell left alone may name several."""
-    given = [Path(path)] if Path(path).exists() else [Path(match) for match in sorted(glob.glob(path))]  # noqa: PTH207
-    if not given:
-        raise InputError(f"{path}: nothing there; name the folder of a run, or a file in it such as training.log")
-    for place in given:
-        if not _is_run(_folder_of(place)):
-            raise InputError(f"{place}: no run; name the folder of a run (it holds {EVENTS_FILE}), or a file in it")
-    return [_folder_of(place) for place in given]
+def existing_states(runs: Iterable[WatchedRun], now: float) -> list[RunState]:
+    """Return the states of the runs whose folders still exist."""
+    return [run.state(now) for run in runs if not run.is_gone]
 
 
-def _folder_of(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
+def _run_folders(path: str) -> list[Path]:
+    """Return the run folders of one path. A pattern that the shell did not expand can match several."""
+    places = [Path(path)] if Path(path).exists() else [Path(match) for match in sorted(glob.glob(path))]  # noqa: PTH207
+    if not places:
+        raise InputError(f"{path}: no such path. Pass the folder of a run, or a file in it such as training.log.")
+    folders = [place if place.is_dir() else place.parent for place in places]
+    for place, folder in zip(places, folders, strict=True):
+        if not _is_run(folder):
+            raise InputError(f"{place}: not a run. Pass the folder of a run, which contains {EVENTS_FILE}.")
+    return folders
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / mark).is_file() for mark in MARKS)
+    return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def _changed(folder: Path) -> float:
-    """When the run last changed, in seconds since 1970; 0 if it has just gone."""
+def _last_change(folder: Path) -> float:
+    """Return the time of the run's last change in seconds since 1970; 0 if the folder was just removed."""
     with suppress(OSError):
         log = folder / EVENTS_FILE
         return (log if log.is_file() else folder).stat().st_mtime
     return 0.0
-
-
-def present(runs: Iterable[WatchedRun], now: float) -> list[RunState]:
-    """The states of the runs that are still there."""
-    return [run.state(now) for run in runs if not run.gone]

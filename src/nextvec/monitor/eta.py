@@ -1,4 +1,4 @@
-"""How fast a run goes: seconds of an epoch, windows per second, and whether it has fallen silent."""
+"""How fast a run trains: seconds per epoch, windows per second, and whether it seems to have stalled."""
 
 from __future__ import annotations
 
@@ -8,48 +8,55 @@ from statistics import median
 
 from nextvec.core.events import Event, count, finite
 
-SHORTEST_SILENCE, FIRST_SILENCE = 300.0, 900.0
-"""Seconds without an event that are never strange, and that are strange where no steps report: in the first epoch and
-while baselines are fitted or the model is judged."""
-RECENT = 5
-"""Epochs whose median says how long the next ones will take."""
+MIN_SILENCE_SECONDS = 300.0
+"""A shorter silence is never reported: a slow validation can take that long."""
+SETUP_SILENCE_SECONDS = 900.0
+"""The limit if no steps report, while baselines are fitted or the model is evaluated: both can take minutes."""
+PACE_EPOCHS = 5
+"""Epochs whose median duration predicts the next ones: few enough to follow a change of load."""
 
 
 def seconds_per_epoch(
     events: Sequence[Event], records: Sequence[Event], steps: Sequence[Event], steps_per_epoch: int
 ) -> float | None:
-    """Seconds that an epoch takes with its validation: the median of the last ones or, before any, by its steps."""
-    pauses = [at for event in events if event["kind"] == "resumed" and (at := finite(event.get("time"))) is not None]
-    lengths = []
-    recent = records[-RECENT - 1 :]
+    """Return the duration of an epoch with its validation: the median of recent epochs, else by the steps."""
+    resumed = [at for event in events if event["kind"] == "resumed" and (at := finite(event.get("time"))) is not None]
+    durations = []
+    recent = records[-PACE_EPOCHS - 1 :]
     for before, record in zip([{}, *recent], recent, strict=False):
         start, end = finite(before.get("time")), finite(record.get("time"))
-        if start is not None and end is not None and end > start and not any(start < at < end for at in pauses):
-            lengths.append(end - start)
+        # Time between two epochs counts unless the run was interrupted between them.
+        if start is not None and end is not None and end > start and not any(start < at < end for at in resumed):
+            durations.append(end - start)
         elif (seconds := finite(record.get("seconds"))) is not None:
-            lengths.append(seconds)
-    if lengths:
-        return median(lengths[-RECENT:])
+            durations.append(seconds)
+    if durations:
+        return median(durations[-PACE_EPOCHS:])
     return _seconds_per_step(steps) * steps_per_epoch or None
 
 
 def _seconds_per_step(steps: Sequence[Event]) -> float:
-    """The median over the reports of steps: a pause between two of them does not count."""
+    """Return the median over pairs of step reports, so that a pause between two of them does not count."""
     points = [(count(event.get("step")), finite(event.get("time")) or 0.0) for event in steps]
     paces = [
-        (time - before) / (step - last) for (last, before), (step, time) in pairwise(points) if step > last and before
+        (time - last_time) / (step - last_step)
+        for (last_step, last_time), (step, time) in pairwise(points)
+        if step > last_step and last_time
     ]
     return median(paces) if paces else 0.0
 
 
 def silence(events: Sequence[Event], now: float, pace: float | None) -> float | None:
-    """Seconds since the last event if something should have happened since: an epoch has twenty steps that report."""
+    """Return the seconds since the last event if that is longer than expected, else None.
+
+    A training run logs twenty step reports per epoch, so a whole epoch (`pace` seconds) without one is suspicious.
+    """
     last = max((at for event in events if (at := finite(event.get("time"))) is not None), default=None)
-    patience = FIRST_SILENCE if pace is None else max(SHORTEST_SILENCE, pace)
-    return now - last if last is not None and now - last > patience else None
+    limit = SETUP_SILENCE_SECONDS if pace is None else max(MIN_SILENCE_SECONDS, pace)
+    return now - last if last is not None and now - last > limit else None
 
 
-def rate(records: Sequence[Event], pace: float | None, windows_per_epoch: int) -> float | None:
-    """Windows per second in the last epoch or, in the first one, as its pace says."""
-    known = finite((records[-1] if records else {}).get("windows_per_second"))
-    return windows_per_epoch / pace if known is None and pace and windows_per_epoch else known
+def windows_per_second(records: Sequence[Event], pace: float | None, windows_per_epoch: int) -> float | None:
+    """Return the rate that the last epoch reports; in the first epoch, the rate that the steps give."""
+    reported = finite((records[-1] if records else {}).get("windows_per_second"))
+    return windows_per_epoch / pace if reported is None and pace and windows_per_epoch else reported

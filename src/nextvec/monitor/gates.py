@@ -1,4 +1,4 @@
-"""Gates as the log has them: what those passed said, and which the recipe has still to come."""
+"""The gates of a run as its log reports them: verdicts so far, and gates that are still ahead."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from nextvec.core.formatting import STATUSES, Status
 
 LOWER_IS_BETTER = frozenset(
     {"val_loss", "train_loss_mse", "train_loss_info", "epochs_since_best", "generalization_gap"}
-)  # as recipe.METRICS says, which would cost a quarter of a second to import
+)
+"""As `recipe.METRICS` has it; importing the recipe would cost a quarter of a second at start-up."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a gate said."""
+class GateVerdict:
+    """The result of a gate."""
 
     epoch: int
     metric: str
@@ -25,13 +26,13 @@ class Verdict:
     advice: str
 
     @property
-    def of_sentinel(self) -> bool:
+    def is_sentinel(self) -> bool:
         """Whether it is a check of the sentinel: a gate on ood."""
         return self.metric.startswith("ood_")
 
 
 @dataclass(frozen=True)
-class GateToCome:
+class UpcomingGate:
     """A gate that the run has not reached yet."""
 
     epoch: int
@@ -42,33 +43,55 @@ class GateToCome:
 
     @property
     def lower_is_better(self) -> bool:
-        """Which side of a threshold is the good one."""
+        """Whether values below a threshold are good."""
         if self.green is not None and self.red is not None and self.green != self.red:
             return self.green < self.red
         return self.metric in LOWER_IS_BETTER
 
+    @property
+    def label(self) -> str:
+        """The metric as people read it: `val cosine`."""
+        return self.metric.replace("_", " ")
 
-def read_verdicts(events: Sequence[Event], records: Sequence[Event]) -> tuple[Verdict, ...]:
-    """What the gates said, from their own events and from the epochs' records, each once and in the order of epochs."""
-    found = [event for event in events if event["kind"] == "gate"]
-    found += [verdict for record in records for verdict in objects(record.get("gates"))]
-    verdicts: dict[tuple[Any, ...], Verdict] = {}
-    for item in found:
+    @property
+    def thresholds(self) -> list[tuple[Status, str]]:
+        """Statuses and the values that lead to them: `(Status.GREEN, "≥ 0.48")`."""
+        green_sign, red_sign = ("≤", ">") if self.lower_is_better else ("≥", "<")
+        limits = ((Status.GREEN, green_sign, self.green), (Status.RED, red_sign, self.red))
+        return [(status, f"{sign} {limit:g}") for status, sign, limit in limits if limit is not None]
+
+    @property
+    def stops_run(self) -> bool:
+        """Whether red stops the run."""
+        return self.action == "stop"
+
+
+def read_verdicts(events: Sequence[Event], records: Sequence[Event]) -> tuple[GateVerdict, ...]:
+    """Return each gate's verdict once, in the order of epochs.
+
+    A verdict is logged twice: as an event of its own, and in the metrics of its epoch.
+    """
+    logged = [event for event in events if event["kind"] == "gate"]
+    logged += [verdict for record in records for verdict in objects(record.get("gates"))]
+    verdicts: dict[tuple[Any, ...], GateVerdict] = {}
+    for item in logged:
         if item.get("status") in STATUSES:
             epoch, metric = count(item.get("epoch")), words(item.get("metric"))
             reason = words(item.get("reason")) or metric.replace("_", " ")
+            # Two gates can check one metric at one epoch; their thresholds tell them apart.
             key = (epoch, metric, number(item.get("green")), number(item.get("red")))
-            verdicts[key] = Verdict(epoch, metric, item["status"], reason, words(item.get("advice")))
+            verdicts[key] = GateVerdict(epoch, metric, Status(item["status"]), reason, words(item.get("advice")))
     return tuple(sorted(verdicts.values(), key=lambda verdict: verdict.epoch))
 
 
-def gates_to_come(recipe: dict[str, Any], epochs: int, total_epochs: int | None) -> tuple[GateToCome, ...]:
-    """The recipe's gates at epochs that are not finished yet, in the order of epochs."""
+def upcoming_gates(recipe: dict[str, Any], epochs: int, total_epochs: int | None) -> tuple[UpcomingGate, ...]:
+    """Return the recipe's gates at epochs that have not finished, in the order of epochs."""
     gates = []
     for gate in objects(recipe.get("gates")):
-        at = gate.get("epoch")
-        for epoch in sorted({count(item) for item in (at if isinstance(at, list | tuple) else [at])}):
+        epoch_field = gate.get("epoch")
+        gate_epochs = epoch_field if isinstance(epoch_field, list | tuple) else [epoch_field]
+        for epoch in sorted({count(item) for item in gate_epochs}):
             if epochs < epoch <= (total_epochs or epoch):
                 thresholds = finite(gate.get("green")), finite(gate.get("red"))
-                gates.append(GateToCome(epoch, words(gate.get("metric")), *thresholds, words(gate.get("action"))))
+                gates.append(UpcomingGate(epoch, words(gate.get("metric")), *thresholds, words(gate.get("action"))))
     return tuple(sorted(gates, key=lambda gate: gate.epoch))

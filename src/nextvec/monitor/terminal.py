@@ -1,7 +1,7 @@
-"""Watching runs in a terminal: what changes is shown until they have ended.
+"""Watching runs in a terminal until they have ended.
 
-In a terminal the view is drawn anew in its place; elsewhere what is new is printed line by line. Nothing is ever
-written to a run's folder.
+A terminal shows a view that is redrawn in place; a file or a pipe gets one line per event. Nothing is written to a
+run's folder.
 """
 
 from __future__ import annotations
@@ -14,47 +14,51 @@ from rich.console import Console
 from rich.live import Live
 
 from nextvec.monitor.dashboard import runs_view
-from nextvec.monitor.discovery import WatchedRun, present
+from nextvec.monitor.discovery import WatchedRun, existing_states
 from nextvec.monitor.state import RunState
-from nextvec.monitor.text import news
+from nextvec.monitor.text import event_lines
 
 
-def watch_runs(runs: Sequence[WatchedRun], console: Console, *, every: float = 30.0, poll: float = 1.0) -> None:
+def watch_runs(
+    runs: Sequence[WatchedRun], console: Console, *, refresh_seconds: float = 30.0, poll_seconds: float = 1.0
+) -> None:
     """Show the runs until all have ended or their folders are gone.
 
-    `every`: seconds after which times are brought up to date where nothing is new; `poll`: seconds between two looks
-    at the logs. A KeyboardInterrupt is the caller's.
+    Logs are read every `poll_seconds`. Without a change, times are brought up to date every `refresh_seconds`.
+    A KeyboardInterrupt is left to the caller.
     """
     if not console.is_terminal:
-        told: dict[str, RunState] = {}
-        for states in _changes(runs, console, every, poll):
-            for state in reversed(states):
-                for line in news(told.get(state.path), state):
-                    _say(console, line)
-                told[state.path] = state
+        shown: dict[str, RunState] = {}
+        for states in _changes(runs, console, refresh_seconds, poll_seconds):
+            for state in reversed(states):  # the newest run is first, and its lines are the last to be printed
+                for line in event_lines(shown.get(state.info.path), state):
+                    _print_line(console, line)
+                shown[state.info.path] = state
         return
-    # The view is taken away at the end, so that the last one can be printed whole.
+    # The live view disappears at the end, so that the caller can print the last one in full length.
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        for states in _changes(runs, console, every, poll):
+        for states in _changes(runs, console, refresh_seconds, poll_seconds):
             live.update(runs_view(states, console.height - 1), refresh=True)
 
 
-def _changes(runs: Sequence[WatchedRun], console: Console, every: float, poll: float) -> Iterator[list[RunState]]:
-    """The runs' states whenever there is something to show, until all have ended."""
-    shown, size = -math.inf, console.size
+def _changes(
+    runs: Sequence[WatchedRun], console: Console, refresh_seconds: float, poll_seconds: float
+) -> Iterator[list[RunState]]:
+    """Yield the states whenever there is something to show, until all runs have ended."""
+    last_shown, size = -math.inf, console.size
     while True:
-        fresh = [run for run in runs if run.look()]
-        for run in fresh:
-            if run.gone:
-                _say(console, f"{run.path}: the folder has gone; not watched any more")
-        if fresh or size != console.size or time.monotonic() - shown >= every:
-            shown, size = time.monotonic(), console.size
-            states = present(runs, time.time())
+        changed = [run for run in runs if run.poll()]
+        for run in changed:
+            if run.is_gone:
+                _print_line(console, f"{run.path}: the folder was removed; it is no longer watched")
+        if changed or size != console.size or time.monotonic() - last_shown >= refresh_seconds:
+            last_shown, size = time.monotonic(), console.size
+            states = existing_states(runs, time.time())
             yield states
-            if all(state.ended for state in states):
+            if all(state.progress.has_ended for state in states):
                 return
-        time.sleep(poll)
+        time.sleep(poll_seconds)
 
 
-def _say(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)

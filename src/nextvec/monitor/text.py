@@ -1,9 +1,4 @@
-"""Figures in words and signs, as the view writes them.
-
-A run's status in words, as every view says it.
-
-What is new in a run since the last look, as plain lines: for a file or a pipe, where nothing can be redrawn.
-"""
+"""A run's state as text: sparklines, durations, the status, and one line per new event for a file or a pipe."""
 
 from __future__ import annotations
 
@@ -12,30 +7,30 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from nextvec.core.events import Event, count, number, words
-from nextvec.core.formatting import SYMBOLS, Status
+from nextvec.core.formatting import SYMBOLS, Status, format_number
 from nextvec.monitor.state import RunState
 
 BARS = "▁▂▃▄▅▆▇█"
-LOST = "×"
-"""Stands in a trend where a figure is NaN or infinite."""
+NON_FINITE = "×"
+"""Drawn in a sparkline for NaN and infinite values."""
 
 
 def bar(value: float, low: float, high: float) -> str:
-    """The height of a value between `low` and `high`, as one character."""
-    part = (value - low) / (high - low) if high > low else 0.5
-    return BARS[min(len(BARS) - 1, max(0, int(part * len(BARS))))]
+    """Return the height of a value between `low` and `high` as one character."""
+    fraction = (value - low) / (high - low) if high > low else 0.5
+    return BARS[min(len(BARS) - 1, max(0, int(fraction * len(BARS))))]
 
 
-def bounds(values: Sequence[float | None], smallest_span: float) -> tuple[float, float]:
-    """The scale of a trend; never narrower than `smallest_span`, so that noise does not look like a movement."""
+def bounds(values: Sequence[float | None], min_span: float) -> tuple[float, float]:
+    """Return the scale of a sparkline: at least `min_span` wide, so that noise does not look like a trend."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     low, high = min(known, default=0.0), max(known, default=0.0)
-    widen = max(0.0, smallest_span - (high - low)) / 2
-    return low - widen, high + widen
+    widening = max(0.0, min_span - (high - low)) / 2
+    return low - widening, high + widening
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float, width: int) -> str:
-    """At most `width` characters, one for each value or for the mean of several; a blank where there is none."""
+    """Return at most `width` characters, each for a value or the mean of several; blank if there is no value."""
     cells = min(len(values), width)
     edges = [len(values) * cell // cells for cell in range(cells + 1)] if cells else [0]
     return "".join(_cell(values[start:end], low, high) for start, end in pairwise(edges))
@@ -44,12 +39,12 @@ def sparkline(values: Sequence[float | None], low: float, high: float, width: in
 def _cell(values: Sequence[float | None], low: float, high: float) -> str:
     known = [value for value in values if value is not None]
     if not all(math.isfinite(value) for value in known):
-        return LOST
+        return NON_FINITE
     return bar(sum(known) / len(known), low, high) if known else " "
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: "45 s", "12 min", "2 h 05 min", "3 d 4 h"."""
+    """Return a duration in its two largest units: "45 s", "12 min", "2 h 05 min", "3 d 4 h"."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 59.5:
         return f"{seconds:.0f} s"
@@ -60,73 +55,89 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def figure(value: float | None, form: str) -> str:
-    """A number in a format, "nan" and "inf" included; a dash where there is none."""
-    return "–" if value is None else "nan" if math.isnan(value) else f"{value:{form}}"
+def run_name(state: RunState) -> str:
+    """Return the run's name, or a placeholder."""
+    return words(state.info.name) or "unnamed run"
 
 
-def status_words(state: RunState) -> tuple[str, Status | None]:
-    """A run's status in words, and the light before it where it has one."""
-    if state.silent_for is not None:
-        return f"{state.status}? no news for {duration(state.silent_for)}", Status.AMBER
-    took = f" · trained {duration(state.seconds_trained)}" if state.seconds_trained else ""
-    match state.status:
-        case "waiting":
-            return "no events yet", None
-        case "starting":
-            return "starting: measuring baselines", None
-        case "running":
-            return "running" + ("" if state.seconds_left is None else f" · {duration(state.seconds_left)} left"), None
-        case "trained":
-            return f"trained · judging{took.replace(' · trained', ' ·')}", None
-        case "finished":
-            return f"finished{took}", None
-        case "interrupted":
-            return f"interrupted{took}", Status.AMBER
-        case ended:
-            return f"{ended}{took}", Status.RED
+def status_text(state: RunState) -> tuple[str, Status | None]:
+    """Return a run's status as text, and the stoplight status before it, if any."""
+    progress = state.progress
+    if progress.silent_seconds is not None:
+        return f"{progress.status} (stalled? last event {duration(progress.silent_seconds)} ago)", Status.AMBER
+    trained = f"trained {duration(progress.seconds_trained)}" if progress.seconds_trained else ""
+    left = "" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
+    text, details, status = {
+        "waiting": ("no events yet", "", None),
+        "starting": ("starting", "fitting baselines", None),
+        "running": ("running", left, None),
+        "trained": ("evaluating", trained, None),
+        "finished": ("finished", trained, None),
+        "interrupted": ("interrupted", trained, Status.AMBER),
+        "stopped": ("stopped", trained, Status.RED),
+        "failed": ("failed", trained, Status.RED),
+    }[progress.status]
+    return " · ".join(filter(None, (text, details))), status
 
 
-def news(before: RunState | None, now: RunState) -> list[str]:
-    """Lines on every epoch and gate since `before`, and on a new status; the present state alone if that is None."""
-    name = f"{words(now.name) or now.path}{' (SYNTHETIC DATA)' if now.synthetic else ''}"
-    return [f"{name}: {line}" for line in _lines(before, now)]
+def event_lines(before: RunState | None, now: RunState) -> list[str]:
+    """Return a line for every epoch, gate and outcome since `before`, and one for a changed status.
+
+    If `before` is None, the lines report the last epoch and the present status.
+    """
+    name = f"{words(now.info.name) or now.info.path}{' (SYNTHETIC DATA)' if now.info.is_synthetic else ''}"
+    lines = (*_epoch_lines(before, now), *_gate_lines(before, now), *_outcome_lines(before, now))
+    return [f"{name}: {line}" for line in lines]
 
 
-def _lines(before: RunState | None, now: RunState) -> Iterator[str]:
-    known_epochs = before.epochs if before else now.epochs - 1
-    known_verdicts = before.verdicts if before else tuple(v for v in now.verdicts if v.epoch < now.epochs)
-    for record in now.records:
-        if count(record.get("epoch")) > known_epochs:
+def _epoch_lines(before: RunState | None, now: RunState) -> Iterator[str]:
+    known = before.progress.epochs if before else now.progress.epochs - 1
+    for record in now.scores.records:
+        if count(record.get("epoch")) > known:
             yield _epoch_line(record, now)
-    for verdict in now.verdicts:
-        if verdict not in known_verdicts:
-            kind = "sentinel" if verdict.of_sentinel else "gate"
-            advice = f"; {verdict.advice}" if verdict.advice and verdict.status != Status.GREEN else ""
+
+
+def _gate_lines(before: RunState | None, now: RunState) -> Iterator[str]:
+    if before is None:
+        known = tuple(verdict for verdict in now.outcome.verdicts if verdict.epoch < now.progress.epochs)
+    else:
+        known = before.outcome.verdicts
+    for verdict in now.outcome.verdicts:
+        if verdict not in known:
+            kind = "sentinel" if verdict.is_sentinel else "gate"
+            advice = f". {verdict.advice}" if verdict.advice and verdict.status != Status.GREEN else ""
             yield f"{SYMBOLS[verdict.status]} {kind} at epoch {verdict.epoch}: {verdict.reason}{advice}"
-    if before is None or (before.status, before.silent_for is None) != (now.status, now.silent_for is None):
-        sentence, stoplight = status_words(now)
-        yield " · ".join(
-            filter(None, (f"{SYMBOLS[stoplight]} {sentence}" if stoplight else sentence, now.reason, now.diagnosis))
-        )
-    if now.verdict and (before is None or before.verdict is None):
-        on_synthetic = " on synthetic data" if now.synthetic else ""
-        yield f"{SYMBOLS[now.verdict[0]]} verdict{on_synthetic}: {now.verdict[1]}"
-    if before is None or not before.criteria:
-        for item in now.criteria:
-            sign = SYMBOLS[Status.GREEN if item.passed else Status.RED]
-            beside = f" ({item.beside})" if item.beside else ""
-            yield f"{sign} {'pass' if item.passed else 'FAIL'} {item.name}: {item.figure}, wanted {item.wanted}{beside}"
+
+
+def _outcome_lines(before: RunState | None, now: RunState) -> Iterator[str]:
+    """Yield a line for a changed status, the verdict, and each success criterion."""
+    if before is None or _status_key(before) != _status_key(now):
+        text, status = status_text(now)
+        marked = f"{SYMBOLS[status]} {text}" if status else text
+        yield " · ".join(filter(None, (marked, now.outcome.reason, now.outcome.diagnosis)))
+    if now.outcome.verdict and (before is None or before.outcome.verdict is None):
+        status, sentence = now.outcome.verdict
+        yield f"{SYMBOLS[status]} verdict{' on synthetic data' if now.info.is_synthetic else ''}: {sentence}"
+    if before is None or not before.outcome.criteria:
+        for item in now.outcome.criteria:
+            symbol = SYMBOLS[Status.GREEN if item.passed else Status.RED]
+            note = f" ({item.note})" if item.note else ""
+            result = "pass" if item.passed else "FAIL"
+            yield f"{symbol} {result} {item.name}: {item.measured}, required {item.required}{note}"
+
+
+def _status_key(state: RunState) -> tuple[str, bool]:
+    return state.progress.status, state.progress.silent_seconds is None
 
 
 def _epoch_line(record: Event, state: RunState) -> str:
-    """An epoch in one line; each score beside its baseline."""
-    parts = [f"epoch {count(record.get('epoch'))} of {state.total_epochs or '?'}"]
+    """Return an epoch in one line, each score next to its best baseline."""
+    parts = [f"epoch {count(record.get('epoch'))} of {state.progress.total_epochs or '?'}"]
     for split in ("val", "ood"):
         if (cosine := number(record.get(f"{split}_cosine"))) is None:
             continue
-        name, level = state.best_baselines.get(split, ("", None))
-        over = "baseline not measured" if level is None else f"over {name} {level:.4f}"
-        gain = figure(number(record.get(f"{split}_gain")), "+.4f")
-        parts.append(f"{split} cosine {cosine:.4f}, {gain} {over}")
+        name, baseline = state.scores.best_baselines.get(split, ("", None))
+        reference = "baseline not measured" if baseline is None else f"over {name} {baseline:.4f}"
+        gain = format_number(number(record.get(f"{split}_gain")), "+.4f")
+        parts.append(f"{split} cosine {format_number(cosine)}, {gain} {reference}")
     return " · ".join(parts)

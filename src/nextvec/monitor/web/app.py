@@ -1,12 +1,10 @@
-"""The live page's server side: the page and its files, runs as JSON, and a stream that says when one has changed.
+"""The server of the live page: the page, runs as JSON, a stream of changes, and the socket that it listens on.
 
-    /                   the page                      /assets/NAME    its script, style, and plotly from the package
-    /api/run?id=        one run                       /stream         server-sent events: which runs are new or changed
-    /api/overlay?id=…   several over each other       /report?id=     the report.html of a run that is shown
+    /                   the page                      /assets/NAME    its scripts and styles, and plotly
+    /api/run?id=        one run                       /stream         server-sent events: new and changed runs
+    /api/overlay?id=…   several runs in one chart     /report?id=     the report.html of a run
 
-Runs are named by ids that this server gave them; no request names a file.
-
-Serving the live page: an address that is free, a token where others can reach it, and a quick end.
+Runs are named by ids that this server assigned; no request contains a file name.
 """
 
 from __future__ import annotations
@@ -34,34 +32,34 @@ from nextvec.core.formatting import SYMBOLS
 from nextvec.core.run_paths import REPORT_FILE
 from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
-from nextvec.monitor.web.auth import Guard, is_loopback
-from nextvec.monitor.web.broker import Hub
+from nextvec.monitor.web.auth import AccessControl, is_loopback
+from nextvec.monitor.web.broker import Broker
 from nextvec.monitor.web.payload import detail, overlay
 from nextvec.reports.html.panels import RUN_STYLES
 
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 )
-"""A report is a page of its own with a stricter policy inside; sandboxed, it can't reach this server at all."""
-TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-OWN_FILES = {
+"""A report has an even stricter policy inside. In the sandbox it cannot send requests to this server."""
+MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+ASSETS = {
     "page.css": "nextvec.reports.html", "chart.js": "nextvec.reports.html",
     "watch.css": "nextvec.monitor.web", "watch.js": "nextvec.monitor.web",
     "dom.js": "nextvec.monitor.web", "list.js": "nextvec.monitor.web", "run.js": "nextvec.monitor.web",
 }  # fmt: skip
 PLOTLY = "plotly.min.js"
-HEARTBEAT = 15.0
-"""Seconds after which a silent stream says that it is alive, so that dead connections are noticed."""
-PAUSE = 0.25
-"""Seconds between two messages of a stream at least: what changes at once is told at once."""
+HEARTBEAT_SECONDS = 15.0
+"""A stream without changes sends a comment at this interval, so that dead connections are detected."""
+MIN_MESSAGE_SECONDS = 0.25
+"""Minimum time between two messages of a stream: changes within that time are sent together."""
 
 
-def make_app(hub: Hub, *, host: str = "127.0.0.1", token: str = "", poll: float = 1.0) -> ASGIApp:
-    """The application; `host` is where it is bound, and `token` what is asked for where that is not this machine."""
+def make_app(broker: Broker, *, host: str = "127.0.0.1", token: str = "", poll_seconds: float = 1.0) -> ASGIApp:
+    """Return the application for the address `host`; an empty `token` means that none is required."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(hub.follow(poll))
+        following = asyncio.create_task(broker.follow(poll_seconds))
         yield
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -76,53 +74,53 @@ def make_app(hub: Hub, *, host: str = "127.0.0.1", token: str = "", poll: float 
         Route("/stream", _stream),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.hub = hub
-    return Guard(app, host=host, token=token)
+    app.state.broker = broker
+    return AccessControl(app, host=host, token=token)
 
 
 def _page(request: Request) -> Response:
-    return Response(_own("nextvec.monitor.web", "watch.html"), media_type="text/html")
+    return Response(_asset_bytes("nextvec.monitor.web", "watch.html"), media_type="text/html")
 
 
 def _asset(request: Request) -> Response:
     name = request.path_params["name"]
     if name == PLOTLY:
-        found = files("plotly").joinpath("package_data", PLOTLY).read_bytes()
-        return Response(found, media_type=TYPES[".js"], headers={"cache-control": "private, max-age=86400"})
-    if name not in OWN_FILES:
-        return PlainTextResponse("no such file", 404)
-    return Response(_own(OWN_FILES[name], name), media_type=TYPES[Path(name).suffix])
+        script = files("plotly").joinpath("package_data", PLOTLY).read_bytes()
+        return Response(script, media_type=MEDIA_TYPES[".js"], headers={"cache-control": "private, max-age=86400"})
+    if name not in ASSETS:
+        return PlainTextResponse("No such file.", 404)
+    return Response(_asset_bytes(ASSETS[name], name), media_type=MEDIA_TYPES[Path(name).suffix])
 
 
-def _own(package: str, name: str) -> bytes:
+def _asset_bytes(package: str, name: str) -> bytes:
     return files(package).joinpath("assets", name).read_bytes()
 
 
 def _run(request: Request) -> Response:
-    """One run; computed outside of the event loop, so that a long log holds up nobody else."""
-    hub: Hub = request.app.state.hub
+    """Return one run. Not a coroutine: it runs in a thread, so that a long log does not block other requests."""
+    broker: Broker = request.app.state.broker
     id = request.query_params.get("id", "")
-    stamp = hub.stamp(id)
-    run = hub.run(id)
-    state = hub.state(id)
+    version = broker.version(id)  # before the state is read, so that a change in between is fetched again
+    run = broker.run(id)
+    state = broker.state(id)
     if run is None or state is None:
-        return JSONResponse({"error": "this run is not shown here any more"}, 404)
-    return _json({"id": id, "stamp": stamp, "report": (run.path / REPORT_FILE).is_file(), **detail(state)})
+        return JSONResponse({"error": "The folder of this run was removed."}, 404)
+    return _json({"id": id, "version": version, "report": (run.path / REPORT_FILE).is_file(), **detail(state)})
 
 
 def _overlay(request: Request) -> Response:
-    """Several runs; those that have gone are left out."""
-    hub: Hub = request.app.state.hub
-    ids = [id for id in dict.fromkeys(request.query_params.getlist("id")) if hub.run(id)][: len(RUN_STYLES)]
-    stamps = {id: hub.stamp(id) for id in ids}
-    states = [state for id in ids if (state := hub.state(id)) is not None]
-    return _json({"stamps": stamps, **overlay(states)})
+    """Return the charts of several runs; removed runs are left out."""
+    broker: Broker = request.app.state.broker
+    ids = [id for id in dict.fromkeys(request.query_params.getlist("id")) if broker.run(id)][: len(RUN_STYLES)]
+    versions = {id: broker.version(id) for id in ids}
+    states = [state for id in ids if (state := broker.state(id)) is not None]
+    return _json({"versions": versions, **overlay(states)})
 
 
 def _report(request: Request) -> Response:
-    """The report of a run; a link that leads out of the run's folder is not followed."""
-    hub: Hub = request.app.state.hub
-    run = hub.run(request.query_params.get("id", ""))
+    """Return the report of a run; a symbolic link out of the run's folder is not followed."""
+    broker: Broker = request.app.state.broker
+    run = broker.run(request.query_params.get("id", ""))
     if run is not None:
         with contextlib.suppress(OSError):
             file = (run.path / REPORT_FILE).resolve()
@@ -130,23 +128,23 @@ def _report(request: Request) -> Response:
                 return Response(
                     file.read_bytes(), media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
                 )
-    return PlainTextResponse("no report there", 404)
+    return PlainTextResponse("This run has no report.", 404)
 
 
 def _stream(request: Request) -> Response:
-    """What has changed, again and again; first of all everything."""
-    hub: Hub = request.app.state.hub
+    """Stream all runs, then every change."""
+    broker: Broker = request.app.state.broker
 
     async def messages() -> AsyncIterator[str]:
-        stamp = 0
-        yield f"retry: 1000\n{_message('hello', {'shapes': SYMBOLS})}"
-        while not hub.closing:
-            if await hub.news(stamp, HEARTBEAT):
-                stamp, told = hub.since(stamp)
-                yield _message("runs", told)
-                await asyncio.sleep(PAUSE)
+        version = 0
+        yield f"retry: 1000\n{_message('hello', {'symbols': SYMBOLS})}"
+        while not broker.is_closing:
+            if await broker.wait_for_change(version, HEARTBEAT_SECONDS):
+                version, changes = broker.changes_since(version)
+                yield _message("runs", changes)
+                await asyncio.sleep(MIN_MESSAGE_SECONDS)
             else:
-                yield ": still here\n\n"
+                yield ": heartbeat\n\n"
 
     return StreamingResponse(messages(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
@@ -160,88 +158,93 @@ def _json(values: Any) -> Response:
     return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json")
 
 
-PORT = 8765
-TRIED = 100
-"""Ports that are tried, from the one asked for."""
-TOKEN = "NEXTVEC_WATCH_TOKEN"
-"""Environment variable with the token, so that open pages survive a restart of the server; left out, a new one."""
-SECONDS_TO_END = 1
-"""Seconds that requests under way get when the server is to stop."""
+MAX_PORT_TRIES = 100
+"""Ports to try, starting with the requested one."""
+TOKEN_VARIABLE = "NEXTVEC_WATCH_TOKEN"
+"""Environment variable with the token, so that open pages survive a restart; without it, each start has a new one."""
+SHUTDOWN_SECONDS = 1
+"""Time that open requests get when the server stops."""
 
 
 class PageServer(uvicorn.Server):
-    """uvicorn, whose streams end before it waits for them."""
+    """uvicorn that ends the open streams before it waits for them."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, broker: Broker) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._broker = broker
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then the server."""
-        await self._hub.close()
+        await self._broker.close()
         await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the first free port from `port` on (0: any).
+    """Return a listening socket at the first free port from `port` on; port 0 lets the system choose.
 
-    Raises InputError for an address that this machine does not have, OutputError where no port can be had.
+    Raises InputError if this machine does not have the address, OutputError if no port is free.
     """
     if not 0 <= port < 2**16:
-        raise InputError(f"--port {port}: give a number from 0 to {2**16 - 1}")
+        raise InputError(f"--port {port}: not a port. Pass a number from 0 to {2**16 - 1}.")
     try:
         family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"--host {host}: no such address ({_reason(error)}); leave it out for this machine only"
+            f"--host {host}: no such address ({_reason(error)}). Leave it out to serve this machine only."
         ) from error
-    last = min(port + TRIED, 2**16) if port else 1
-    for tried in range(port, last):
+    last = min(port + MAX_PORT_TRIES, 2**16) if port else 1
+    for candidate in range(port, last):
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            opened.bind((address[0], tried))
-            opened.listen(128)  # here, so that a port that is taken is seen now
+            opened.bind((address[0], candidate))
+            opened.listen(128)  # already here, so that a port in use is detected now
         except OSError as error:
             opened.close()
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise InputError(
-                    f"--host {host}: can't be bound ({_reason(error)}); leave it out for this machine"
+                    f"--host {host}: cannot be bound ({_reason(error)}). Leave it out to serve this machine only."
                 ) from error
             continue
         return opened
-    raise OutputError(f"ports {port} to {last - 1} of {host}: none is free; give another one with --port")
+    raise OutputError(f"--port {port}: no free port from {port} to {last - 1} on {host}. Pass another port.")
 
 
 def address_of(host: str, port: int, token: str) -> str:
-    """What to open in a browser."""
+    """Return the URL to open in a browser."""
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 
 
 def token_for(host: str) -> str:
-    """The token that is asked for where others can reach the server; none on this machine only."""
+    """Return the required token if others can reach the server, else an empty one."""
     if is_loopback(host):
         return ""
-    return os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    return os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
 
 
-def make_server(hub: Hub, host: str, token: str, poll: float = 1.0) -> PageServer:
-    """The server, ready to run on a bound socket."""
-    app = make_app(hub, host=host, token=token, poll=poll)
+def make_server(broker: Broker, host: str, token: str, poll_seconds: float = 1.0) -> PageServer:
+    """Return the server, ready to run on a bound socket."""
+    app = make_app(broker, host=host, token=token, poll_seconds=poll_seconds)
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=SECONDS_TO_END
+        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
-    return PageServer(config, hub)
+    return PageServer(config, broker)
 
 
 def serve_page(
-    runs: Sequence[WatchedRun], homes: Sequence[Path], opened: socket.socket, host: str, token: str, *, every: float
+    runs: Sequence[WatchedRun],
+    folders: Sequence[Path],
+    opened: socket.socket,
+    host: str,
+    token: str,
+    *,
+    refresh_seconds: float,
 ) -> None:
-    """Serve the page until the process is asked to end, which it then does as every process does."""
-    hub = Hub(runs, homes, every=every)
-    make_server(hub, host, token).run(sockets=[opened])
+    """Serve the page until the process gets a signal to end."""
+    broker = Broker(runs, folders, refresh_seconds=refresh_seconds)
+    make_server(broker, host, token).run(sockets=[opened])
 
 
 def _reason(error: BaseException) -> str:

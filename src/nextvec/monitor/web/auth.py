@@ -1,7 +1,7 @@
-"""Who may see the live page: foreign Host headers are refused, and elsewhere than on this machine a token is asked for.
+"""Access to the live page: the Host header is checked, and a token is required unless the server is local.
 
-A Host header that names another machine comes from a page that has let its own name point here (DNS rebinding): its
-script would read the runs. A number can't be pointed anywhere, so that numbers pass where a token is asked for.
+A foreign Host header comes from a page whose own name resolves to this machine (DNS rebinding); its script could read
+the runs. An IP address cannot be rebound, so any address is accepted if a token is required.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ PAGE_POLICY = (
     f"default-src 'none'; script-src 'self'; style-src-elem 'self' {EMPTY_STYLE}; style-src-attr 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""No script, style, picture or request but the page's own; plotly adds an empty style element, which it then fills by
-script, and sets styles on its elements."""
+"""Allows the page's own scripts, styles, images and requests only.
+
+plotly adds an empty style element, which it fills by script, and sets styles on its elements."""
 HEADERS = {
     "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",
@@ -35,24 +36,23 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine only."""
+    """Return whether an address reaches this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-class Guard:
-    """Stands before the application: refuses what may not see it, and adds the headers of every answer."""
+class AccessControl:
+    """Middleware that refuses requests without access and adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp, *, host: str, token: str = "") -> None:
         self._app, self._host, self._token = app, host, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
+        """Refuse the request, or pass it to the application."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        connection = HTTPConnection(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -61,27 +61,29 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = self._refusal(connection)
-        await (answer or self._app)(scope, receive, send_with_headers)
+        refusal = self._refusal(HTTPConnection(scope))
+        await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, connection: HTTPConnection) -> PlainTextResponse | RedirectResponse | None:
-        """Why this one is sent away; None if it may pass."""
-        if not self._knows(connection.headers.get("host", "")):
-            return PlainTextResponse("This host name is not mine. Open the address that nextvec printed.", 421)
+        """Return the response to a request without access; None if it has access."""
+        if not self._is_known_host(connection.headers.get("host", "")):
+            return PlainTextResponse("Unrecognized Host header. Open the URL that nextvec printed.", 421)
         if not self._token:
             return None
+        # Cookies are shared by all ports of a host, so the name contains the port.
         cookie = f"nextvec_{connection.url.port or 0}"
         if secrets.compare_digest(connection.cookies.get(cookie, "").encode(), self._token.encode()):
             return None
-        given = parse_qs(connection.url.query).get("token", [""])[0]
-        if connection.scope["method"] == "GET" and secrets.compare_digest(given.encode(), self._token.encode()):
-            answer = RedirectResponse(connection.url.path, 303)  # so that the token leaves the address bar
-            answer.set_cookie(cookie, self._token, httponly=True, samesite="strict", path="/")
-            return answer
-        return PlainTextResponse("A token is needed. Open the whole address that nextvec printed.", 403)
+        token = parse_qs(connection.url.query).get("token", [""])[0]
+        if connection.scope["method"] == "GET" and secrets.compare_digest(token.encode(), self._token.encode()):
+            # The redirect removes the token from the address bar and the history.
+            response = RedirectResponse(connection.url.path, 303)
+            response.set_cookie(cookie, self._token, httponly=True, samesite="strict", path="/")
+            return response
+        return PlainTextResponse("Missing or wrong token. Open the complete URL that nextvec printed.", 403)
 
-    def _knows(self, header: str) -> bool:
-        """Whether a Host header names this machine."""
+    def _is_known_host(self, header: str) -> bool:
+        """Return whether a Host header names this machine."""
         try:
             name = urlsplit(f"//{header}").hostname or ""
         except ValueError:

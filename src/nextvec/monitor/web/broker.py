@@ -1,7 +1,7 @@
-"""The runs that the live page shows, and those who wait for news of them.
+"""The runs of the live page, and the pages that wait for changes.
 
-One task looks at the logs; each open page waits at `news` and is told only of what has changed since it was last told.
-A page that comes back after a restart of either side starts from 0 and is told of everything.
+One task polls the logs. Each open page waits in `wait_for_change` and then gets what changed since its last version.
+A page that reconnects, or whose server was restarted, starts at version 0 and gets everything.
 """
 
 from __future__ import annotations
@@ -13,105 +13,107 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nextvec.monitor.discovery import WatchedRun, newest_first, runs_in
+from nextvec.monitor.discovery import WatchedRun, list_runs, newest_first
 from nextvec.monitor.state import RunState
 from nextvec.monitor.web.payload import summary
 
-BATCH = 10
-"""Runs that are read before pages hear of them, when there are many new ones."""
+BATCH_SIZE = 10
+"""Runs that are read before pages are notified, so that a page with many runs fills quickly."""
 
 
-class Hub:
-    """Follows runs: those given and, in the folders `homes`, all that are there or come later."""
+class Broker:
+    """Follows the given runs, and all runs that exist or appear in `folders`."""
 
-    def __init__(self, runs: Sequence[WatchedRun], homes: Sequence[Path] = (), *, every: float = 30.0) -> None:
+    def __init__(self, runs: Sequence[WatchedRun], folders: Sequence[Path] = (), *, refresh_seconds: float = 30.0):
         self._runs = {run.id: run for run in runs}
-        self._homes, self._every = homes, every
-        self._stamps: dict[str, int] = {}  # when each run last changed, on the clock of `_now`
+        self._folders, self._refresh_seconds = folders, refresh_seconds
+        self._version = 0  # grows with every batch of changes
+        self._versions: dict[str, int] = {}  # run id → version of its last change
         self._summaries: dict[str, dict[str, Any]] = {}
-        self._gone: dict[str, int] = {}
-        self._now = 0
-        self._told_at = 0.0
-        self._news = asyncio.Condition()
-        self.closing = False
+        self._removed: dict[str, int] = {}  # run id → version of its removal
+        self._last_refresh = 0.0
+        self._changed = asyncio.Condition()
+        self.is_closing = False
 
     def run(self, id: str) -> WatchedRun | None:
-        """The run of that id, if it is one of those that are shown."""
+        """Return the run with this id, if the page shows it."""
         return self._runs.get(id)
 
     def state(self, id: str) -> RunState | None:
-        """Where a run stands."""
+        """Return the present state of a run."""
         run = self._runs.get(id)
         return None if run is None else run.state(time.time())
 
-    def stamp(self, id: str) -> int:
-        """A number that grows whenever the run changes."""
-        return self._stamps.get(id, 0)
+    def version(self, id: str) -> int:
+        """Return a number that grows whenever the run changes; 0 before it was read."""
+        return self._versions.get(id, 0)
 
-    def since(self, stamp: int) -> tuple[int, dict[str, Any]]:
-        """What has changed after a stamp, and the stamp to ask with next; 0 asks for everything."""
+    def changes_since(self, version: int) -> tuple[int, dict[str, Any]]:
+        """Return the present version and what changed after `version`; version 0 gets everything."""
         runs = [
-            {"id": id, "stamp": at, **self._summaries[id]}
-            for id, at in sorted(self._stamps.items(), key=lambda item: -item[1])
-            if at > stamp
+            {"id": id, "version": changed_at, **self._summaries[id]}
+            for id, changed_at in sorted(self._versions.items(), key=lambda item: -item[1])
+            if changed_at > version
         ]
-        gone = [id for id, at in self._gone.items() if at > stamp]
-        return self._now, {"everything": stamp == 0, "runs": runs, "gone": gone}
+        removed = [id for id, removed_at in self._removed.items() if removed_at > version]
+        return self._version, {"everything": version == 0, "runs": runs, "removed": removed}
 
-    async def news(self, stamp: int, patience: float) -> bool:
-        """Wait until something has changed after `stamp`, at most `patience` seconds; whether it has."""
+    async def wait_for_change(self, version: int, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for a change after `version`, and return whether there was one."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience), self._news:
-                await self._news.wait_for(lambda: self._now > stamp or self.closing)
-        return self._now > stamp
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._version > version or self.is_closing)
+        return self._version > version
 
-    async def follow(self, poll: float) -> None:
-        """Look at the logs every `poll` seconds, until cancelled."""
+    async def follow(self, poll_seconds: float) -> None:
+        """Poll the logs every `poll_seconds` until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(poll)
+            await self.poll()
+            await asyncio.sleep(poll_seconds)
 
-    async def look(self) -> None:
-        """Look once: for new runs, at every log, and now and then at what only the time changes."""
-        await asyncio.to_thread(self._find)
-        late = time.monotonic() - self._told_at >= self._every
-        if late:
-            self._told_at = time.monotonic()
+    async def poll(self) -> None:
+        """Find new runs, read every log, and refresh times every `refresh_seconds`."""
+        await asyncio.to_thread(self._find_new_runs)
+        is_refresh = time.monotonic() - self._last_refresh >= self._refresh_seconds
+        if is_refresh:
+            self._last_refresh = time.monotonic()
         changed: list[WatchedRun] = []
         for run in list(self._runs.values()):
-            new = await asyncio.to_thread(run.look)
+            has_new_events = await asyncio.to_thread(run.poll)
             known = self._summaries.get(run.id)
-            if new or known is None or (late and not known["ended"]):
+            # Without new events, only times such as the time left change, and only while a run is active.
+            if has_new_events or known is None or (is_refresh and not known["ended"]):
                 changed.append(run)
-            if len(changed) >= BATCH:
-                await self._tell(changed)
+            if len(changed) >= BATCH_SIZE:
+                await self._publish(changed)
                 changed = []
         if changed:
-            await self._tell(changed)
+            await self._publish(changed)
 
-    def _find(self) -> None:
-        """Take up the runs that have appeared in the homes, the newest first."""
+    def _find_new_runs(self) -> None:
+        """Add the runs that have appeared in the folders, the newest first."""
         known = {run.path for run in self._runs.values()}
-        for folder in newest_first(folder for folder in runs_in(self._homes) if folder not in known):
+        for folder in newest_first(folder for folder in list_runs(self._folders) if folder not in known):
             run = WatchedRun(folder)
             self._runs.setdefault(run.id, run)
 
-    async def _tell(self, changed: Sequence[WatchedRun]) -> None:
+    async def _publish(self, changed: Sequence[WatchedRun]) -> None:
+        """Update the summaries of some runs and notify the pages."""
         states = await asyncio.to_thread(lambda: [run.state(time.time()) for run in changed])
-        async with self._news:
-            self._now += 1
+        async with self._changed:
+            self._version += 1
             for run, state in zip(changed, states, strict=True):
-                if run.gone:
-                    for table in (self._runs, self._stamps, self._summaries):
+                if run.is_gone:
+                    for table in (self._runs, self._versions, self._summaries):
                         table.pop(run.id, None)
-                    self._gone[run.id] = self._now
+                    self._removed[run.id] = self._version
                 else:
-                    self._stamps[run.id], self._summaries[run.id] = self._now, summary(state)
-                    self._gone.pop(run.id, None)
-            self._news.notify_all()
+                    self._versions[run.id], self._summaries[run.id] = self._version, summary(state)
+                    self._removed.pop(run.id, None)
+            self._changed.notify_all()
 
     async def close(self) -> None:
-        """Let all who wait go, so that their streams end."""
-        self.closing = True
-        async with self._news:
-            self._news.notify_all()
+        """Wake all waiting pages, so that their streams end."""
+        self.is_closing = True
+        async with self._changed:
+            self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""What the live page shows of a run, as plain JSON values: pure functions of a `RunState`.
+"""A run as the live page shows it: plain JSON values from a `RunState`.
 
-Names, reasons and figures are text; the page writes them as text. Charts are those of the report.
+Names, reasons and numbers are text, and the page inserts them as text. The charts are those of the report.
 """
 
 from __future__ import annotations
@@ -9,164 +9,175 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nextvec.core.events import Event, finite, number, words
-from nextvec.core.formatting import Status
-from nextvec.monitor.gates import GateToCome
+from nextvec.core.formatting import Status, format_number, format_percent
+from nextvec.monitor.gates import UpcomingGate
 from nextvec.monitor.state import RunState
-from nextvec.monitor.text import figure, status_words
+from nextvec.monitor.text import run_name, status_text
 from nextvec.reports.html.charts import series
 from nextvec.reports.html.panels import CurveSource, overlay_panels, run_panels
 
 Values = dict[str, Any]
 
-TREND = 40
-"""Points of the trend in the list of runs."""
+TREND_POINTS = 40
+"""Points of the sparkline in the list of runs: more would not be visible at its width."""
 
 
 def summary(state: RunState) -> Values:
-    """A run in the list of runs."""
-    status, stoplight = status_words(state)
-    level = state.best_baselines.get("val", ("", None))
+    """Return a run for the list of runs."""
+    text, status = status_text(state)
+    progress = state.progress
     return {
-        "name": words(state.name) or "a run",
-        "path": words(state.path),
-        "synthetic": state.synthetic,
-        "status": status,
-        "state": state.status,
-        "stoplight": stoplight or _outcome_light(state),
-        "ended": state.ended,
-        "started": state.started,
-        "epoch": state.epochs,
-        "epochs": state.total_epochs,
-        "part": state.part,
+        "name": run_name(state),
+        "path": words(state.info.path),
+        "synthetic": state.info.is_synthetic,
+        "status_text": text,
+        "status": status or _outcome_status(state),
+        "ended": progress.has_ended,
+        "started": state.info.started,
+        "epoch": progress.epochs,
+        "epochs": progress.total_epochs,
+        "fraction": progress.fraction,
         "scores": list(_scores(state)),
-        "trend": _trend(series(state.records, "val_cosine")),
-        "level": level[1],
+        "trend": _thinned(series(state.scores.records, "val_cosine")),
+        "baseline": state.scores.best_baselines.get("val", ("", None))[1],
     }
 
 
 def detail(state: RunState) -> Values:
-    """One run with everything that is known of it."""
+    """Return a run with everything that its page shows."""
+    outcome = state.outcome
+    gates = [
+        {
+            "status": item.status,
+            "epoch": item.epoch,
+            "text": item.reason,
+            "sentinel": item.is_sentinel,
+            "advice": item.advice if item.status != Status.GREEN else "",
+        }
+        for item in outcome.verdicts
+    ]
+    criteria = [
+        {
+            "status": Status.GREEN if item.passed else Status.RED,
+            "name": item.name,
+            "text": f"{item.measured}, required {item.required}{f' ({item.note})' if item.note else ''}",
+        }
+        for item in outcome.criteria
+    ]
     return {
         **summary(state),
-        "facts": [fact for fact in (state.trained, state.data) if fact],
-        "reason": state.reason,
-        "diagnosis": state.diagnosis,
+        "facts": [fact for fact in (state.info.model_summary, state.info.data_summary) if fact],
+        "reason": outcome.reason,
+        "diagnosis": outcome.diagnosis,
         "rates": list(_rates(state)),
         "losses": list(_losses(state)),
-        "gates": [
-            {"stoplight": item.status, "epoch": item.epoch, "text": item.reason, "sentinel": item.of_sentinel,
-             "advice": item.advice if item.status != Status.GREEN else ""}
-            for item in state.verdicts
-        ],
-        "to_come": [{"epoch": gate.epoch, "text": threshold_words(gate)} for gate in state.to_come],
-        "warnings": [{"stoplight": stoplight, "text": text} for stoplight, text in state.warnings],
-        "criteria": [
-            {"stoplight": Status.GREEN if item.passed else Status.RED, "name": item.name,
-             "text": f"{item.figure}, wanted {item.wanted}{f' ({item.beside})' if item.beside else ''}"}
-            for item in state.criteria
-        ],
-        "verdict": state.verdict and {"stoplight": state.verdict[0], "text": state.verdict[1]},
+        "gates": gates,
+        "upcoming": [{"epoch": gate.epoch, "text": threshold_text(gate)} for gate in outcome.upcoming_gates],
+        "warnings": [{"status": status, "text": text} for status, text in outcome.warnings],
+        "criteria": criteria,
+        "verdict": outcome.verdict and {"status": outcome.verdict[0], "text": outcome.verdict[1]},
         "panels": [panel.to_dict() for panel in run_panels(curve_source(state))],
-    }  # fmt: skip
+    }
 
 
 def overlay(states: Sequence[RunState]) -> Values:
-    """Several runs laid over each other."""
-    names = _distinct([words(state.name) or "a run" for state in states])
+    """Return the charts of several runs drawn over each other."""
+    names = _unique([run_name(state) for state in states])
     sources = [curve_source(state, name) for state, name in zip(states, names, strict=True)]
     return {"runs": names, "panels": [panel.to_dict() for panel in overlay_panels(sources)]}
 
 
 def curve_source(state: RunState, name: str = "") -> CurveSource:
-    """What charts of the run are drawn from."""
+    """Return the data of the run's charts."""
     return CurveSource(
-        name or words(state.name), state.records, state.baselines, state.gates, state.asked, state.evaluation
+        name=name or words(state.info.name),
+        records=state.scores.records,
+        baselines=state.scores.baselines,
+        gates=state.info.gates,
+        requested_shares=state.info.requested_shares,
+        evaluation=state.outcome.evaluation,
     )
 
 
-def threshold_words(gate: GateToCome) -> str:
-    """What a gate that is still to come will look at."""
-    at_least, beyond = ("≤", ">") if gate.lower_is_better else ("≥", "<")
-    limits = ((Status.GREEN, at_least, gate.green), (Status.RED, beyond, gate.red))
-    told = ", ".join(f"{stoplight} {sign} {limit:g}" for stoplight, sign, limit in limits if limit is not None)
-    stops = "; red stops the run" if gate.action == "stop" else ""
-    return f"{gate.metric.replace('_', ' ')}: {told}{stops}"
+def threshold_text(gate: UpcomingGate) -> str:
+    """Return the thresholds of a gate that is still ahead."""
+    thresholds = ", ".join(f"{status} {threshold}" for status, threshold in gate.thresholds)
+    return f"{gate.label}: {thresholds}{'; red stops the run' if gate.stops_run else ''}"
 
 
-def _outcome_light(state: RunState) -> Status | None:
-    """The light of a run that goes well or is over: of its verdict, else of its last gates."""
-    if state.verdict is not None:
-        return state.verdict[0]
-    return state.verdicts[-1].status if state.verdicts else None
+def _outcome_status(state: RunState) -> Status | None:
+    """Return the status of the verdict; before there is one, that of the last gate."""
+    if state.outcome.verdict is not None:
+        return state.outcome.verdict[0]
+    return state.outcome.verdicts[-1].status if state.outcome.verdicts else None
 
 
 def _scores(state: RunState) -> Iterator[Values]:
-    """A line for each split: now, the gain, the best epoch, and the baseline beside it."""
+    """Yield a row per split: the cosine now, the gain, the cosine of the best epoch, and the best baseline."""
+    scores = state.scores
     for split in ("val", "ood"):
-        if f"{split}_cosine" not in state.latest and split not in state.best_baselines:
+        if f"{split}_cosine" not in scores.latest and split not in scores.best_baselines:
             continue
-        name, level = state.best_baselines.get(split, ("", None))
-        gain = number(state.latest.get(f"{split}_gain"))
+        name, baseline = scores.best_baselines.get(split, ("", None))
+        gain = number(scores.latest.get(f"{split}_gain"))
         yield {
             "split": split,
-            "now": _cosine(state.latest, f"{split}_cosine"),
-            "gain": figure(gain, "+.4f"),
-            "ahead": gain is not None and gain > 0,
-            "best": _cosine(state.best, f"{split}_cosine"),
-            "baseline": "not measured" if level is None else f"{level:.4f} {name}",
+            "now": _cosine(scores.latest, f"{split}_cosine"),
+            "gain": format_number(gain, "+.4f"),
+            "is_gain": gain is not None and gain > 0,
+            "best": _cosine(scores.best, f"{split}_cosine"),
+            "baseline": "not measured" if baseline is None else f"{baseline:.4f} {name}",
         }
-    if "train_cosine" in state.latest:
-        now, best = (_cosine(record, "train_cosine") for record in (state.latest, state.best))
-        yield {"split": "train", "now": now, "gain": "", "ahead": False, "best": best, "baseline": ""}
+    if "train_cosine" in scores.latest:
+        now, best = (_cosine(record, "train_cosine") for record in (scores.latest, scores.best))
+        yield {"split": "train", "now": now, "gain": "", "is_gain": False, "best": best, "baseline": ""}
 
 
 def _cosine(record: Event, key: str) -> str:
-    return figure(number(record.get(key)), ".4f")
+    return format_number(number(record.get(key)))
 
 
 def _losses(state: RunState) -> Iterator[Values]:
-    """A line for each term of the loss, and the share of influence that it has and should have."""
-    for name in state.latest:
+    """Yield a row per loss term with its gradient share, measured and requested."""
+    latest = state.scores.latest
+    for name in latest:
         term = name.removeprefix("train_loss_")
         if term == name:
             continue
         yield {
             "term": words(term),
-            "train": figure(number(state.latest.get(name)), ".4g"),
-            "val": figure(number(state.latest.get(f"val_loss_{term}")), ".4g"),
-            "share": _percent(finite(state.latest.get(f"share_{term}"))),
-            "asked": _percent(state.asked.get(term)),
+            "train": format_number(number(latest.get(name)), ".4g"),
+            "val": format_number(number(latest.get(f"val_loss_{term}")), ".4g"),
+            "share": format_percent(finite(latest.get(f"share_{term}"))),
+            "requested": format_percent(state.info.requested_shares.get(term)),
         }
 
 
 def _rates(state: RunState) -> Iterator[str]:
-    if state.total_steps:
-        yield f"step {state.step:,} of {state.total_steps:,}"
-    if state.lr is not None:
-        yield f"learning rate {state.lr:.3g}"
-    if state.rate is not None:
-        yield f"{state.rate:,.0f} windows/s"
-    if state.memory is not None:
-        yield f"memory {state.memory:,.0f} MB"
+    progress = state.progress
+    if progress.total_steps:
+        yield f"step {progress.step:,} of {progress.total_steps:,}"
+    if progress.learning_rate is not None:
+        yield f"learning rate {progress.learning_rate:.3g}"
+    if progress.windows_per_second is not None:
+        yield f"{progress.windows_per_second:,.0f} windows/s"
+    if progress.memory_mb is not None:
+        yield f"memory {progress.memory_mb:,.0f} MB"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _trend(values: Sequence[float | None]) -> list[float]:
-    """At most `TREND` of the values, evenly, the last one among them."""
+def _thinned(values: Sequence[float | None]) -> list[float]:
+    """Return at most `TREND_POINTS` of the values at equal distances, the last one among them."""
     known = [value for value in values if value is not None]
-    if len(known) <= TREND:
+    if len(known) <= TREND_POINTS:
         return known
-    return [known[round(number * (len(known) - 1) / (TREND - 1))] for number in range(TREND)]
+    return [known[round(index * (len(known) - 1) / (TREND_POINTS - 1))] for index in range(TREND_POINTS)]
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that can be told apart: equal ones get numbers."""
-    seen: dict[str, int] = {}
-    told = []
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names with a number after those that occur more than once."""
+    counts: dict[str, int] = {}
+    unique = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if names.count(name) == 1 else f"{name} ({seen[name]})")
-    return told
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if names.count(name) == 1 else f"{name} ({counts[name]})")
+    return unique

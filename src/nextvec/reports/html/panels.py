@@ -55,7 +55,7 @@ class CurveSource:
     """Split → baseline → mean cosine."""
     gates: Sequence[Mapping[str, Any]] = ()
     """The recipe's gates: epoch, metric, green, red."""
-    asked: Mapping[str, float] = field(default_factory=dict)
+    requested_shares: Mapping[str, float] = field(default_factory=dict)
     """Term → the share of influence that its weight asks for."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -200,7 +200,7 @@ def _share_panel(run: CurveSource) -> Panel | None:
             lines.append(Line(name, run.epochs, values, colour, dash, symbol))
     if not lines:
         return None
-    levels = [Level("", share) for share in dict.fromkeys(run.asked.values())]
+    levels = [Level("", share) for share in dict.fromkeys(run.requested_shares.values())]
     return Panel(
         "shares", "Shares of influence", chart(lines, Axes((-0.04, 1.04)), levels), "Dashed: the shares asked for."
     )

@@ -1,4 +1,4 @@
-// Builds elements. Whatever comes from a run becomes text: nothing here, or in the other files, ever parses markup.
+// Builds elements. Values of a run are inserted as text: no script of this page parses markup.
 const SVG = "http://www.w3.org/2000/svg";
 
 export function el(tag, attributes = {}, ...children) {
@@ -19,16 +19,16 @@ function fill(element, attributes, children) {
   return element;
 }
 
-let shapes = {};
+let symbols = {};
 
-export function learnShapes(known) {
-  shapes = known;
+export function setSymbols(values) {
+  symbols = values;
 }
 
-// A status differs in shape as well as in color, and screen readers read its name.
-export function stoplight(name) {
-  if (!(name in shapes)) return el("span", { class: "light" });
-  return el("span", { class: `light ${name}`, role: "img", "aria-label": name }, shapes[name]);
+// A stoplight status. It differs in shape as well as in color, and screen readers read its name.
+export function statusSymbol(name) {
+  if (!(name in symbols)) return el("span", { class: "status" });
+  return el("span", { class: `status ${name}`, role: "img", "aria-label": name }, symbols[name]);
 }
 
 export function table(headings, rows) {
@@ -37,18 +37,18 @@ export function table(headings, rows) {
     el("tbody", {}, rows)));
 }
 
-export function synthetic() {
+export function syntheticTag() {
   return el("span", { class: "tag" }, "SYNTHETIC");
 }
 
-export function percent(part) {
-  return part === null ? "" : `${Math.floor(100 * part)} %`;
+export function percent(fraction) {
+  return fraction === null ? "" : `${Math.floor(100 * fraction)} %`;
 }
 
-// The trend of a score and, dashed, the best baseline's level on the same scale.
-export function sparkline(values, level) {
+// The trend of a score and, as a dashed line, the best baseline on the same scale.
+export function sparkline(values, baseline) {
   const [width, height, pad] = [96, 26, 3];
-  const known = level === null ? values : [...values, level];
+  const known = baseline === null ? values : [...values, baseline];
   if (!values.length) return "";
   const low = Math.min(...known);
   const span = Math.max(...known) - low || 1;
@@ -57,7 +57,7 @@ export function sparkline(values, level) {
   const points = values.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
   const last = values.length - 1;
   return svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
-    level === null ? "" : svg("line", { class: "level", x1: 0, x2: width, y1: y(level), y2: y(level) }),
+    baseline === null ? "" : svg("line", { class: "baseline", x1: 0, x2: width, y1: y(baseline), y2: y(baseline) }),
     svg("polyline", { points }),
     svg("circle", { cx: x(last), cy: y(values[last]), r: 2.5 }));
 }

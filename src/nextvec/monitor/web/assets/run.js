@@ -1,30 +1,30 @@
-// One run in detail, or several laid over each other. What has not changed is left alone.
-import { el, stoplight, percent, synthetic, table } from "/assets/dom.js";
+// One run in detail, or several in one chart. Parts that have not changed are not touched.
+import { el, percent, statusSymbol, syntheticTag, table } from "/assets/dom.js";
 
-const SHOWN = 5; // lines of a list of gates
+const MAX_LINES = 5; // lines of a list before the rest is folded
 let plotly = null;
 
-// The script of charts is large: it comes when the first chart does.
+// plotly is large, so it is loaded with the first chart.
 function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
     document.head.append(el("script", { src: "/assets/plotly.min.js", onload: resolve, onerror: () => {
-      plotly = null; // the server may be away: the next chart asks again
-      reject(new Error("the script of charts can't be had"));
+      plotly = null; // the server may be down: the next chart tries again
+      reject(new Error("plotly could not be loaded"));
     } }));
   });
   return plotly;
 }
 
-// Charts that are drawn when they come into sight, and again when their figures have changed.
+// Charts are drawn when they scroll into view, and again when their data has changed.
 class Charts {
   constructor() {
-    this.place = el("div", { class: "charts" });
-    this.shown = new Map();
-    this.sight = new IntersectionObserver((entries) => {
+    this.container = el("div", { class: "charts" });
+    this.charts = new Map();
+    this.observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
-        const chart = this.shown.get(target.dataset.key);
+        const chart = this.charts.get(target.dataset.key);
         if (!chart) continue;
-        chart.inSight = isIntersecting;
+        chart.isVisible = isIntersecting;
         if (isIntersecting) this.draw(chart);
       }
     }, { rootMargin: "300px" });
@@ -32,18 +32,18 @@ class Charts {
 
   update(panels) {
     const keys = new Set(panels.map((panel) => panel.key));
-    for (const [key, chart] of this.shown) {
+    for (const [key, chart] of this.charts) {
       if (keys.has(key)) continue;
       chart.figure.remove();
-      this.shown.delete(key);
+      this.charts.delete(key);
     }
     panels.forEach((panel, index) => {
-      const chart = this.shown.get(panel.key) ?? this.add(panel);
-      if (this.place.children[index] !== chart.figure) this.place.insertBefore(chart.figure, this.place.children[index] ?? null);
-      const told = JSON.stringify(panel.figure);
-      if (chart.told === told) return;
-      Object.assign(chart, { told, panel, drawn: false });
-      if (chart.inSight) this.draw(chart);
+      const chart = this.charts.get(panel.key) ?? this.add(panel);
+      if (this.container.children[index] !== chart.figure) this.container.insertBefore(chart.figure, this.container.children[index] ?? null);
+      const snapshot = JSON.stringify(panel.figure);
+      if (chart.snapshot === snapshot) return;
+      Object.assign(chart, { snapshot, panel, drawn: false });
+      if (chart.isVisible) this.draw(chart);
     });
   }
 
@@ -51,9 +51,9 @@ class Charts {
     const canvas = el("div", { role: "img", "aria-label": panel.title, class: "canvas" });
     const figure = el("figure", { class: "card", "data-key": panel.key }, el("h3", {}, panel.title), canvas,
       panel.note ? el("figcaption", {}, panel.note) : "");
-    const chart = { figure, canvas, panel, told: "", drawn: false, inSight: false };
-    this.shown.set(panel.key, chart);
-    this.sight.observe(figure);
+    const chart = { figure, canvas, panel, snapshot: "", drawn: false, isVisible: false };
+    this.charts.set(panel.key, chart);
+    this.observer.observe(figure);
     return chart;
   }
 
@@ -63,68 +63,68 @@ class Charts {
     try {
       await loadPlotly();
       await drawChart(chart.canvas, chart.panel.figure);
-      chart.canvas.setAttribute("aria-label", described(chart.panel));
+      chart.canvas.setAttribute("aria-label", describe(chart.panel));
     } catch {
       chart.drawn = false;
     }
   }
 
   redraw() {
-    for (const chart of this.shown.values()) {
+    for (const chart of this.charts.values()) {
       chart.drawn = false;
-      if (chart.inSight) this.draw(chart);
+      if (chart.isVisible) this.draw(chart);
     }
   }
 
   close() {
-    this.sight.disconnect();
+    this.observer.disconnect();
   }
 }
 
-// What a chart says at its right end, for those who don't see it.
-function described(panel) {
+// The last value of each line, for screen readers.
+function describe(panel) {
   const ends = panel.figure.data.filter((trace) => trace.mode !== "markers").map((trace) => {
     const known = trace.y.filter((value) => value !== null);
     return `${trace.name} ${known.length ? known[known.length - 1].toPrecision(4) : "–"}`;
   });
-  return `${panel.title}; at the end: ${ends.join(", ")}`;
+  return `${panel.title}. Last values: ${ends.join(", ")}`;
 }
 
-// A part of the page that is built anew when its values have changed, and only then.
-class Part {
+// A section of the page that is rebuilt only if its values have changed.
+class Section {
   constructor(build) {
-    this.place = el("div");
+    this.container = el("div");
     this.build = build;
   }
 
   update(...values) {
-    const told = JSON.stringify(values);
-    if (this.told === told) return;
-    this.told = told;
-    this.place.replaceChildren(...[this.build(...values)].flat().filter(Boolean));
+    const snapshot = JSON.stringify(values);
+    if (this.snapshot === snapshot) return;
+    this.snapshot = snapshot;
+    this.container.replaceChildren(...[this.build(...values)].flat().filter(Boolean));
   }
 }
 
 export class RunView {
-  constructor(place, id) {
+  constructor(container, id) {
     this.url = `/api/run?id=${encodeURIComponent(id)}`;
     this.ids = [id];
     this.id = id;
-    this.head = new Part(heading);
-    this.outcome = new Part(outcome);
-    this.figures = new Part(figures);
-    this.lists = new Part(lists);
+    this.head = new Section(heading);
+    this.outcome = new Section(outcome);
+    this.tables = new Section(tables);
+    this.lists = new Section(lists);
     this.charts = new Charts();
-    place.replaceChildren(this.head.place, this.outcome.place, this.figures.place, this.lists.place, this.charts.place);
+    container.replaceChildren(this.head.container, this.outcome.container, this.tables.container, this.lists.container, this.charts.container);
   }
 
   update(run) {
     document.title = `${run.name} · nextvec watch`;
     this.head.update({ ...run, panels: null, gates: null, trend: null }, this.id);
     this.outcome.update(run.verdict, run.criteria, run.synthetic);
-    this.figures.update(run.scores, run.losses, run.epoch);
+    this.tables.update(run.scores, run.losses, run.epoch);
     this.charts.update(run.panels);
-    this.lists.update(run.gates, run.to_come, run.warnings);
+    this.lists.update(run.gates, run.upcoming, run.warnings);
   }
 
   close() {
@@ -133,19 +133,19 @@ export class RunView {
 }
 
 export class OverlayView {
-  constructor(place, ids) {
+  constructor(container, ids) {
     this.url = `/api/overlay?${ids.map((id) => `id=${encodeURIComponent(id)}`).join("&")}`;
     this.ids = ids;
-    this.head = new Part((runs) => [el("h1", { tabindex: -1 }, `${runs.length} runs laid over each other`),
+    this.head = new Section((runs) => [el("h1", { tabindex: -1 }, `Comparison of ${runs.length} runs`),
       el("p", { class: "about" }, runs.join(" · "))]);
     this.charts = new Charts();
-    place.replaceChildren(this.head.place, this.charts.place);
+    container.replaceChildren(this.head.container, this.charts.container);
   }
 
-  update(found) {
-    document.title = "Runs laid over each other · nextvec watch";
-    this.head.update(found.runs);
-    this.charts.update(found.panels);
+  update(overlay) {
+    document.title = "Comparison · nextvec watch";
+    this.head.update(overlay.runs);
+    this.charts.update(overlay.panels);
   }
 
   close() {
@@ -154,62 +154,62 @@ export class OverlayView {
 }
 
 function heading(run, id) {
-  const progress = run.part === null || run.ended ? "" : el("div", { class: "progress" },
-    el("progress", { max: 1, value: run.part, "aria-label": "progress" }), ` ${percent(run.part)}`);
+  const progress = run.fraction === null || run.ended ? "" : el("div", { class: "progress" },
+    el("progress", { max: 1, value: run.fraction, "aria-label": "progress" }), ` ${percent(run.fraction)}`);
   const epochs = run.epochs ? `epoch ${run.ended ? run.epoch : Math.min(run.epoch + 1, run.epochs)} of ${run.epochs}` : "";
   const rates = [epochs, ...run.rates].filter(Boolean);
   return [
-    el("h1", { tabindex: -1 }, run.name, " ", run.synthetic ? synthetic() : ""),
+    el("h1", { tabindex: -1 }, run.name, " ", run.synthetic ? syntheticTag() : ""),
     run.facts.map((fact) => el("p", { class: "about" }, fact)),
     el("p", { class: "about" }, run.path),
-    el("p", { class: "status", role: "status" }, stoplight(run.stoplight), " ", el("b", {}, run.status)),
+    el("p", { class: "run-status", role: "status" }, statusSymbol(run.status), " ", el("b", {}, run.status_text)),
     progress,
     rates.length ? el("p", { class: "note" }, rates.join(" · ")) : "",
-    run.reason ? el("p", {}, stoplight("red"), " ", run.reason) : "",
-    run.diagnosis ? el("p", {}, el("b", {}, "Diagnosis "), run.diagnosis) : "",
-    run.report ? el("p", {}, el("a", { href: `/report?id=${id}`, target: "_blank", rel: "noopener" }, "The run's report")) : "",
+    run.reason ? el("p", {}, statusSymbol("red"), " ", run.reason) : "",
+    run.diagnosis ? el("p", {}, el("b", {}, "Diagnosis: "), run.diagnosis) : "",
+    run.report ? el("p", {}, el("a", { href: `/report?id=${id}`, target: "_blank", rel: "noopener" }, "Report")) : "",
   ].flat();
 }
 
 function outcome(verdict, criteria, onSynthetic) {
-  const about = onSynthetic ? " on synthetic data" : "";
+  const suffix = onSynthetic ? " on synthetic data" : "";
   return [
-    verdict && el("section", { class: `card verdict ${verdict.stoplight}`, "aria-label": `verdict${about}` },
-      stoplight(verdict.stoplight), el("div", {}, el("p", {}, verdict.text), about ? el("p", { class: "note" }, `On synthetic data.`) : "")),
-    criteria.length ? findings(`Success criteria${about}`, criteria.map((item) => [item.stoplight, item.name, item.text])) : null,
+    verdict && el("section", { class: `card verdict ${verdict.status}`, "aria-label": `verdict${suffix}` },
+      statusSymbol(verdict.status), el("div", {}, el("p", {}, verdict.text), suffix ? el("p", { class: "note" }, "On synthetic data.") : "")),
+    criteria.length ? findings(`Success criteria${suffix}`, criteria.map((item) => [item.status, item.name, item.text])) : null,
   ];
 }
 
-function figures(scores, losses, epoch) {
+function tables(scores, losses, epoch) {
   const when = epoch ? `epoch ${epoch}` : "so far";
   const cells = (texts) => texts.map((text) => el("td", {}, text));
   const scoreRows = scores.map((line) => el("tr", {}, el("th", { scope: "row" }, line.split), el("td", {}, line.now),
-    el("td", { class: line.ahead ? "ahead" : "" }, line.gain), cells([line.best, line.baseline])));
+    el("td", { class: line.is_gain ? "gain" : "" }, line.gain), cells([line.best, line.baseline])));
   const lossRows = losses.map((line) => el("tr", {}, el("th", { scope: "row" }, line.term),
-    cells([line.train, line.val, line.share, line.asked])));
+    cells([line.train, line.val, line.share, line.requested])));
   return el("div", { class: "pair" },
     scores.length ? el("div", { class: "card" }, table(["cosine", when, "gain", "best epoch", "best baseline"], scoreRows)) : "",
-    losses.length ? el("div", { class: "card" }, table(["loss", "train", "val", "share", "asked"], lossRows)) : "");
+    losses.length ? el("div", { class: "card" }, table(["loss", "train", "val", "gradient share", "requested"], lossRows)) : "");
 }
 
-function lists(gates, toCome, warnings) {
+function lists(gates, upcoming, warnings) {
   const lines = (items) => items.toReversed().map((gate) =>
-    [gate.stoplight, `epoch ${gate.epoch}`, gate.text + (gate.advice ? ` → ${gate.advice}` : "")]);
+    [gate.status, `epoch ${gate.epoch}`, gate.text + (gate.advice ? ` → ${gate.advice}` : "")]);
   const sections = [
     ["Gates", lines(gates.filter((gate) => !gate.sentinel))],
-    ["Sentinel, on ood", lines(gates.filter((gate) => gate.sentinel))],
-    ["To come", toCome.map((gate) => ["", `epoch ${gate.epoch}`, gate.text])],
-    ["Warnings", warnings.map((item) => [item.stoplight, "", item.text])],
+    ["Sentinel (ood)", lines(gates.filter((gate) => gate.sentinel))],
+    ["Upcoming gates", upcoming.map((gate) => ["", `epoch ${gate.epoch}`, gate.text])],
+    ["Warnings", warnings.map((item) => [item.status, "", item.text])],
   ];
   const shown = sections.filter(([, items]) => items.length);
-  return [el("div", { class: "pair" }, shown.map(([title, items]) => findings(title, items))), el("h2", {}, "Curves")];
+  return [el("div", { class: "pair" }, shown.map(([title, items]) => findings(title, items))), el("h2", {}, "Charts")];
 }
 
-// The latest lines, and the others behind a click.
+// The latest lines; older ones are folded.
 function findings(title, items) {
-  const lines = (some) => el("ul", { class: "findings" },
-    some.map(([name, head, text]) => el("li", {}, stoplight(name), el("b", {}, head), el("span", {}, text))));
-  const rest = items.slice(SHOWN);
-  return el("section", { class: "card" }, el("h3", {}, title), lines(items.slice(0, SHOWN)),
+  const lines = (part) => el("ul", { class: "findings" },
+    part.map(([status, label, text]) => el("li", {}, statusSymbol(status), el("b", {}, label), el("span", {}, text))));
+  const rest = items.slice(MAX_LINES);
+  return el("section", { class: "card" }, el("h3", {}, title), lines(items.slice(0, MAX_LINES)),
     rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), lines(rest)) : "");
 }

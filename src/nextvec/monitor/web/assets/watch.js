@@ -1,9 +1,9 @@
-// The live page: one stream says which runs are new or changed; the page fetches what it shows of them.
-import { el, learnShapes } from "/assets/dom.js";
+// The live page. One stream reports new and changed runs, and the page fetches the details that it shows.
+import { el, setSymbols } from "/assets/dom.js";
 import { RunList } from "/assets/list.js";
 import { OverlayView, RunView } from "/assets/run.js";
 
-const AGAIN = 1500; // milliseconds after which a lost connection is tried again
+const RECONNECT_MS = 1500; // pause before a lost connection is opened again
 const main = document.getElementById("main");
 const connection = document.getElementById("connection");
 const runs = new Map();
@@ -13,7 +13,7 @@ let list = null;
 let fetching = false;
 let stale = false;
 
-function say(text, state) {
+function showConnection(text, state) {
   connection.textContent = text;
   connection.className = state;
 }
@@ -22,55 +22,55 @@ function connect() {
   stream?.close();
   stream = new EventSource("/stream");
   stream.addEventListener("hello", (event) => {
-    learnShapes(JSON.parse(event.data).shapes);
-    say("● live", "live");
+    setSymbols(JSON.parse(event.data).symbols);
+    showConnection("● live", "live");
   });
-  stream.addEventListener("runs", (event) => take(JSON.parse(event.data)));
+  stream.addEventListener("runs", (event) => applyChanges(JSON.parse(event.data)));
   stream.onerror = () => {
-    say("▲ connection lost, trying again …", "lost");
+    showConnection("▲ connection lost, reconnecting …", "lost");
     stream.close();
-    setTimeout(() => document.hidden || connect(), AGAIN);
+    setTimeout(() => document.hidden || connect(), RECONNECT_MS);
   };
 }
 
-// A browser opens few streams to one address: a page that nobody sees gives its own back.
+// Browsers limit the open streams per host, so a hidden page closes its stream.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     stream?.close();
-    say("paused", "");
+    showConnection("paused", "");
   } else connect();
 });
 
-function take({ everything, runs: changed, gone }) {
+function applyChanges({ everything, runs: changed, removed }) {
   if (everything) {
-    const told = new Set(changed.map((run) => run.id));
-    for (const id of [...runs.keys()]) if (!told.has(id)) runs.delete(id);
+    const ids = new Set(changed.map((run) => run.id));
+    for (const id of [...runs.keys()]) if (!ids.has(id)) runs.delete(id);
   }
-  for (const id of gone) runs.delete(id);
+  for (const id of removed) runs.delete(id);
   for (const run of changed) runs.set(run.id, run);
   if (view === null) show();
   else if (list) list.update(changed.map((run) => run.id));
-  else if (everything || view.ids.some((id) => gone.includes(id) || changed.some((run) => run.id === id))) refresh();
+  else if (everything || view.ids.some((id) => removed.includes(id) || changed.some((run) => run.id === id))) refresh();
 }
 
-// At most one request at a time: what changes meanwhile is fetched by the next one.
+// At most one request at a time; changes during a request are fetched by the next one.
 async function refresh() {
   if (fetching) {
     stale = true;
     return;
   }
   fetching = true;
-  const asked = view;
+  const requested = view;
   try {
-    const answer = await fetch(asked.url);
-    const found = await answer.json();
-    if (view === asked && answer.ok) asked.update(found);
-    else if (view === asked) main.replaceChildren(el("h1", { tabindex: -1 }, "Gone"), el("p", {}, found.error));
+    const response = await fetch(requested.url);
+    const content = await response.json();
+    if (view === requested && response.ok) requested.update(content);
+    else if (view === requested) main.replaceChildren(el("h1", { tabindex: -1 }, "Run removed"), el("p", {}, content.error));
   } catch {
-    say("▲ connection lost, trying again …", "lost"); // the stream comes back and tells everything anew
+    showConnection("▲ connection lost, reconnecting …", "lost"); // the reopened stream sends all runs again
   } finally {
     fetching = false;
-    if (stale || view !== asked) {
+    if (stale || view !== requested) {
       stale = false;
       if (view !== list && view) refresh();
     }
@@ -86,7 +86,7 @@ function show() {
   else {
     view = list = new RunList(main, runs);
     document.title = "nextvec watch";
-    if (!runs.size) main.append(el("p", { class: "note" }, "No run yet: it appears here when it starts."));
+    if (!runs.size) main.append(el("p", { class: "note" }, "No runs yet. A run appears here when it starts."));
     return;
   }
   main.prepend(el("p", { class: "crumbs" }, el("a", { href: "#/" }, "All runs")));

@@ -1,17 +1,17 @@
-// Draws a chart in the colours of the page's style: a colour is a name behind `$`.
+// Draws a chart with the colors of the page's style: `$name` stands for the CSS variable `--name`.
 "use strict";
 const scheme = window.matchMedia("(prefers-color-scheme: dark)");
 
-function coloured(value, key, style) {
-  if (Array.isArray(value)) return value.map((item) => coloured(item, "", style));
+function resolveColors(value, key, style) {
+  if (Array.isArray(value)) return value.map((item) => resolveColors(item, "", style));
   if (value !== null && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, coloured(item, name, style)]));
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, resolveColors(item, name, style)]));
   }
-  const named = typeof value === "string" && key.endsWith("color") && value.startsWith("$");
-  return named ? style.getPropertyValue("--" + value.slice(1)).trim() : value;
+  const isVariable = typeof value === "string" && key.endsWith("color") && value.startsWith("$");
+  return isVariable ? style.getPropertyValue("--" + value.slice(1)).trim() : value;
 }
 
-function drawChart(place, figure) {
-  const { data, layout } = coloured(figure, "", getComputedStyle(document.documentElement));
-  return Plotly.react(place, data, layout, { displayModeBar: false, responsive: true });
+function drawChart(element, figure) {
+  const { data, layout } = resolveColors(figure, "", getComputedStyle(document.documentElement));
+  return Plotly.react(element, data, layout, { displayModeBar: false, responsive: true });
 }

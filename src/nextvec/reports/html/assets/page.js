@@ -1,4 +1,4 @@
-// Draws the charts of a page that stands alone from the JSON beside them, and again when light turns to dark.
+// Draws the charts of a self-contained page from the JSON next to them, and again when the color scheme changes.
 function draw() {
   for (const source of document.querySelectorAll("script[type='application/json']")) {
     drawChart(source.previousElementSibling, JSON.parse(source.textContent));
