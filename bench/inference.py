@@ -14,7 +14,7 @@ from nextvec.data.windows import WindowSet
 from nextvec.evaluation.bootstrap import bootstrap_means, interval
 from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.metrics import score_windows
-from nextvec.evaluation.retrieval import candidates_of, summarise, target_ranks
+from nextvec.evaluation.retrieval import candidates_of, summarize_ranks, target_ranks
 
 
 def main():
@@ -44,7 +44,7 @@ def main():
     rows.append({
         "what": f"evaluation of {count:,} windows", "scores s": scored - begin, "retrieval s": ranked - scored,
         "interval s": done - ranked, "whole s": done - begin, "cosine": scores.mean_cosine,
-        "R@1": summarise(ranks).r_at_1,
+        "R@1": summarize_ranks(ranks).r_at_1,
     })  # fmt: skip
     finish("inference", rows)
 

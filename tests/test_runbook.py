@@ -289,7 +289,10 @@ def change_windows(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple[
 
 
 def test_the_unbalanced_failure_demo_is_stopped_with_the_right_reason(train, tmp_path: Path):
-    with pytest.raises(StoppedError, match=r"after epoch 1: balance 0\.\d+ < 0\.1; InfoNCE dominant \(certain\)"):
+    with pytest.raises(
+        StoppedError,
+        match=r"after epoch 1: min gradient share ratio 0\.\d+ is below 0\.1; InfoNCE dominates \(certain\)",
+    ):
         train("amn-790k-unbalanced")
     assert "balance is none, so weights are no shares" in (tmp_path / "run/training.log").read_text()
 
@@ -298,7 +301,7 @@ def test_the_mse_only_failure_demo_is_explained_before_the_first_step(train, tmp
     run = train("amn-790k-broken-mse-only")
     log = (run.path / "training.log").read_text()
     assert "warning: InfoNCE has no weight" in log.partition("Epoch 1/")[0]
-    assert "does not surely beat the best baseline" in log or not run.success.passed
+    assert "does not significantly beat the best baseline" in log or not run.success.passed
 
 
 @pytest.mark.parametrize(
@@ -312,14 +315,15 @@ def test_failure_demos_of_the_objective_are_warned_of_and_diagnosed(train, demo:
     run = train(demo, "training.epochs=1")
     log = (run.path / "training.log").read_text()
     assert f"warning: {warning}" in log.partition("Epoch 1/")[0]
-    name = {"amn-790k-tau-too-small": "wrong temperature", "amn-790k-unmasked": "unmasked near-duplicates"}[demo]
-    (found,) = (item for item in run.diagnoses.found if item.name == name)
-    assert warning in found.seen
+    id = {"amn-790k-tau-too-small": "temperature-out-of-range", "amn-790k-unmasked": "unmasked-near-duplicates"}[demo]
+    (diagnosis,) = (item for item in run.diagnoses.items if item.id == id)
+    assert warning in diagnosis.evidence
 
 
 def test_the_failure_demo_of_a_dominant_variance_term_is_stopped_with_the_right_reason(train):
     with pytest.raises(
-        StoppedError, match=r"after epoch 1: target share 0\.0\d+ < 0\.5; variance term dominant \(certain\)"
+        StoppedError,
+        match=r"after epoch 1: supervised gradient share 0\.0\d+ is below 0\.5; Variance term dominates \(certain\)",
     ):
         train("amn-790k-variance-dominated")
 

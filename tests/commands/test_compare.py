@@ -49,7 +49,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Train:
 
 @pytest.fixture(autouse=True)
 def quick_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "WARM_CALLS", 1)
+    monkeypatch.setattr(latency, "WARMUP_CALLS", 1)
 
 
 def copied(run: Path, path: Path, *, evaluated: bool = True) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nextvec.data.windows import WindowSet
 from nextvec.evaluation import ablations as ablation
-from nextvec.evaluation.ablations import ABLATIONS, measure_ablations, predict_context, windows_of_others
+from nextvec.evaluation.ablations import ABLATIONS, draw_foreign_windows, measure_ablations, predict_context
 from nextvec.evaluation.metrics import predict_block, score_windows
 from nextvec.models.base import LatentModel
 
@@ -78,7 +78,7 @@ def test_falls_are_differences_of_scores(world, least):
     for name, (context_BSD, mask_BS) in zip(ABLATIONS, witness.seen[1:], strict=True):
         spoilt = F.cosine_similarity(Weighted(16).predict(context_BSD, mask_BS), target_BD).numpy()
         counted = np.ones(len(evaluated), bool)
-        if name == "oldest dropped" and least:
+        if name == "oldest removed" and least:
             counted = evaluated.windows.available.numpy() > 1
             assert 0 < counted.sum() < len(evaluated)
         assert found[name].value == pytest.approx((intact - spoilt)[counted].mean(), abs=1e-6)
@@ -95,11 +95,11 @@ def test_oracles_lose_what_they_rely_on(world, predictors, least):
     for name in ("shuffled", "reversed"):
         assert mean[name].value == pytest.approx(0, abs=1e-7) and mean[name].high < 1e-6, "a sum has no order"
         assert last[name].low > 0 and oracle[name].low > 0
-    for name in ("last only", "oldest dropped"):
+    for name in ("last only", "oldest removed"):
         assert (last[name].value, last[name].low, last[name].high) == (0.0, 0.0, 0.0)
         assert oracle[name].value == 0
     for found in (mean, last, oracle):
-        assert found["another document's"].low > 0.1
+        assert found["other document"].low > 0.1
     assert all((fall.value, fall.low, fall.high) == (0.0, 0.0, 0.0) for fall in constant.values())
 
 
@@ -114,9 +114,9 @@ def test_who_looks_back_is_better_off_reversed(world):
 
 def test_a_context_of_one_has_no_oldest_and_no_order(world):
     found = measure_ablations(Weighted(16).eval(), evaluated_in(world, context=1), 50, 0)
-    assert list(found) == ["shuffled", "reversed", "last only", "another document's"]
+    assert list(found) == ["shuffled", "reversed", "last only", "other document"]
     assert all(found[name].value == 0 for name in ("shuffled", "reversed", "last only"))
-    assert found["another document's"].low > 0
+    assert found["other document"].low > 0
 
 
 def test_a_single_group_has_no_other(worlds):
@@ -155,7 +155,7 @@ def test_contexts_are_predicted_as_windows_are(world):
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 2**32))
 def test_others_are_always_of_another_group(groups, seed):
     groups_W = np.array(groups, np.int32)
-    found = windows_of_others(groups_W, np.random.default_rng(seed))
+    found = draw_foreign_windows(groups_W, np.random.default_rng(seed))
     if len(set(groups)) == 1:
         assert found is None
     else:
@@ -164,7 +164,7 @@ def test_others_are_always_of_another_group(groups, seed):
 
 def test_others_are_drawn_evenly():
     groups_W = np.array([4, 1, 4, 4, 4, 2, 1])  # the largest group holds more than half
-    drawn = np.stack([windows_of_others(groups_W, np.random.default_rng(seed)) for seed in range(3000)])
+    drawn = np.stack([draw_foreign_windows(groups_W, np.random.default_rng(seed)) for seed in range(3000)])
     for window, group in enumerate(groups_W):
         shares = np.bincount(drawn[:, window], minlength=7) / 3000
         expected = (groups_W != group) / (groups_W != group).sum()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextvec.evaluation.bootstrap import BLOCKS, SHORTEST, blocks, bootstrap_means, interval
+from nextvec.evaluation.bootstrap import MAX_BLOCKS, MIN_BLOCK_WINDOWS, assign_blocks, bootstrap_means, interval
 
 
 def simulate(rng, documents, mean_rows=8, worlds=None):
@@ -109,31 +109,37 @@ def test_a_certain_zero_stays_zero():
 
 def test_runs_of_windows_are_joined_or_cut_to_blocks_of_one_size_in_their_order():
     """A run that is no longer than a block stays whole; single windows that follow each other are probably related."""
-    found = blocks(np.repeat(np.arange(400), 5))
-    assert (np.bincount(found) == 100).all() and len(set(found)) == BLOCKS and (np.diff(found) >= 0).all()
-    found = blocks(np.concatenate([np.zeros(1500, np.int64), np.repeat(np.arange(1, 9), 60), np.full(20, 9)]))
+    found = assign_blocks(np.repeat(np.arange(400), 5))
+    assert (np.bincount(found) == 100).all() and len(set(found)) == MAX_BLOCKS and (np.diff(found) >= 0).all()
+    found = assign_blocks(np.concatenate([np.zeros(1500, np.int64), np.repeat(np.arange(1, 9), 60), np.full(20, 9)]))
     assert (np.bincount(found)[:15] == 100).all(), "a long run is cut"
     assert all(len(set(found[start : start + 60])) == 1 for start in range(1500, 1980, 60)), "a short one is not"
 
 
 def test_windows_that_share_vectors_stay_together_wherever_they_stand():
     scattered = np.concatenate([np.arange(500), np.arange(500)])
-    assert (blocks(scattered)[:500] == blocks(scattered)[500:]).all()
+    assert (assign_blocks(scattered)[:500] == assign_blocks(scattered)[500:]).all()
 
 
-@pytest.mark.parametrize(("windows", "count"), [(1, 1), (2, 2), (99, 2), (300, 6), (2_000, BLOCKS), (100_000, BLOCKS)])
+@pytest.mark.parametrize(
+    ("windows", "count"), [(1, 1), (2, 2), (99, 2), (300, 6), (2_000, MAX_BLOCKS), (100_000, MAX_BLOCKS)]
+)
 def test_a_single_run_is_cut_into_few_long_blocks(windows, count):
-    found = blocks(np.zeros(windows, np.int64))
+    found = assign_blocks(np.zeros(windows, np.int64))
     sizes = np.bincount(found)
-    assert len(sizes) == count and np.ptp(sizes) <= 1 and (windows < 2 * SHORTEST or sizes.min() >= SHORTEST)
+    assert (
+        len(sizes) == count
+        and np.ptp(sizes) <= 1
+        and (windows < 2 * MIN_BLOCK_WINDOWS or sizes.min() >= MIN_BLOCK_WINDOWS)
+    )
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=400))
 def test_blocks_never_cut_a_run_that_fits(groups):
     groups = np.array(groups)
-    found = blocks(groups)
-    size = len(groups) / max(2, min(len(groups) // SHORTEST, BLOCKS))
+    found = assign_blocks(groups)
+    size = len(groups) / max(2, min(len(groups) // MIN_BLOCK_WINDOWS, MAX_BLOCKS))
     for group in np.unique(groups):
         assert (groups == group).sum() > size or len(set(found[groups == group])) == 1
 
@@ -159,7 +165,7 @@ def undivided(rng, worlds, windows):
 def test_blocks_of_a_single_run_hold_nearly_what_they_claim(process, least, windows_hold):
     """2,000 windows without documents; the second process is hard, because one document is as long as half a block."""
     rng, held = np.random.default_rng(0), {"blocks": [], "windows": []}
-    groups = {"blocks": blocks(np.zeros(2_000, np.int64)), "windows": np.arange(2_000)}
+    groups = {"blocks": assign_blocks(np.zeros(2_000, np.int64)), "windows": np.arange(2_000)}
     for seed in range(40):
         values = process(rng, 25, 2_000)
         for name, grouping in groups.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nextvec.data.windows import WindowSet
-from nextvec.evaluation.breakdown import MOST_SOURCES, break_down, context_coherence, win_rate
+from nextvec.evaluation.breakdown import MAX_SOURCES, context_coherence, measure_breakdown, win_rate
 from nextvec.evaluation.results import Estimate
 
 
@@ -53,7 +53,7 @@ def test_winning_everywhere_is_not_certainty(groups, sure):
 
 def test_a_draw_with_oneself_is_exactly_half_and_one_group_says_nothing(world):
     scores = np.random.default_rng(0).random(len(evaluated(world))).astype(np.float32)
-    found = break_down(scores, scores, evaluated(world), 200, 0)
+    found = measure_breakdown(scores, scores, evaluated(world), 200, 0)
     assert found.win_rate == Estimate(0.5, 0.5, 0.5)
     assert all(part.gain == Estimate(0, 0, 0) for part in (*found.by_source, *found.by_coherence))
     assert win_rate(np.array([0.1, 0.2]), np.array([3, 3]), 200, 0) == Estimate(1.0, 0.0, 1.0)
@@ -66,7 +66,7 @@ def test_a_gain_from_one_source_is_seen_there(worlds):
     rng = np.random.default_rng(0)
     baseline = rng.normal(0.4, 0.05, len(windows)).astype(np.float32)
     model = baseline + np.where(news, 0.1, -0.02).astype(np.float32)
-    found = break_down(model, baseline, windows, 500, 0)
+    found = measure_breakdown(model, baseline, windows, 500, 0)
     books_part, news_part = found.by_source  # a source without windows here has no part
     assert (books_part.name, books_part.windows, books_part.groups) == ("books", 18 * 6, 18)
     assert (news_part.name, news_part.windows, news_part.groups) == ("news", 12 * 6, 12)
@@ -77,18 +77,18 @@ def test_a_gain_from_one_source_is_seen_there(worlds):
 
 
 def test_small_sources_share_a_part_and_order_is_by_windows(worlds):
-    names = [f"source-{number:02}" for number in range(MOST_SOURCES + 3)]
+    names = [f"source-{number:02}" for number in range(MAX_SOURCES + 3)]
     rows = [5 + number for number in range(len(names))]
     world = with_sources(worlds([*rows, 50], ["val"] * len(names) + ["ood"]), [*names, "elsewhere"])
     scores = np.zeros(len(evaluated(world)), np.float32)
-    found = break_down(scores, scores, evaluated(world), 100, 0)
+    found = measure_breakdown(scores, scores, evaluated(world), 100, 0)
     assert [part.name for part in found.by_source] == [*names[:2:-1], "other sources"]
     assert found.by_source[-1].windows == 2 + 3 + 4 and found.by_source[-1].groups == 3
     assert sum(part.windows for part in found.by_source) == len(scores)
-    exactly = with_sources(worlds([9] * MOST_SOURCES, ["val"] * MOST_SOURCES), names[:MOST_SOURCES])
+    exactly = with_sources(worlds([9] * MAX_SOURCES, ["val"] * MAX_SOURCES), names[:MAX_SOURCES])
     scores = np.zeros(len(evaluated(exactly)), np.float32)
-    found = break_down(scores, scores, evaluated(exactly), 100, 0)
-    assert [part.name for part in found.by_source] == names[:MOST_SOURCES], "equal sources in the order of their names"
+    found = measure_breakdown(scores, scores, evaluated(exactly), 100, 0)
+    assert [part.name for part in found.by_source] == names[:MAX_SOURCES], "equal sources in the order of their names"
 
 
 @pytest.mark.parametrize("least", [None, 1])
@@ -112,7 +112,7 @@ def test_a_gain_on_coherent_contexts_alone_is_seen_there(world):
     coherence = context_coherence(windows)
     edges = np.quantile(coherence, [0, 0.25, 0.5, 0.75, 1])
     gain = np.where(coherence > edges[3], 0.2, 0.0).astype(np.float32)
-    found = break_down(0.3 + gain, np.full_like(gain, 0.3), windows, 200, 0).by_coherence
+    found = measure_breakdown(0.3 + gain, np.full_like(gain, 0.3), windows, 200, 0).by_coherence
     assert [part.name for part in found] == [f"coherence {edges[i]:.2f}–{edges[i + 1]:.2f}" for i in range(4)]
     assert [round(part.gain.value, 6) for part in found] == [0, 0, 0, 0.2]
     assert all(part.windows == pytest.approx(len(windows) / 4, abs=1) for part in found)
@@ -123,28 +123,28 @@ def test_contexts_of_one_vector_are_in_no_quartile(world):
     short = evaluated(world, 1)
     known = int((~np.isnan(context_coherence(short))).sum())
     scores = np.zeros(len(short), np.float32)
-    found = break_down(scores, scores, short, 100, 0)
+    found = measure_breakdown(scores, scores, short, 100, 0)
     assert 0 < known < len(short) == sum(part.windows for part in found.by_source)
     assert sum(part.windows for part in found.by_coherence) == known
     alone = evaluated(world, None, 1)
-    assert break_down(scores[: len(alone)], scores[: len(alone)], alone, 100, 0).by_coherence == ()
+    assert measure_breakdown(scores[: len(alone)], scores[: len(alone)], alone, 100, 0).by_coherence == ()
 
 
 def test_equal_coherence_is_one_part_and_close_ones_have_names_of_their_own(worlds):
     world = worlds([6] * 10, ["val"] * 10)
     world.vectors = torch.eye(16)[:1].repeat(60, 1)
     scores = np.zeros(len(evaluated(world)), np.float32)
-    (part,) = break_down(scores, scores, evaluated(world), 100, 0).by_coherence
+    (part,) = measure_breakdown(scores, scores, evaluated(world), 100, 0).by_coherence
     assert part.windows == len(scores) and part.name == "coherence 1.0000–1.0000"
     angle = torch.linspace(0.01, 0.1, 60).cumsum(0)
     world.vectors = torch.stack([angle.cos(), angle.sin()], dim=1)
-    found = break_down(scores, scores, evaluated(world), 100, 0).by_coherence
+    found = measure_breakdown(scores, scores, evaluated(world), 100, 0).by_coherence
     assert len({part.name for part in found}) == len(found) == 4
 
 
 def test_a_split_of_one_window_does_not_crash(worlds):
     windows = evaluated(worlds([4], ["val"]))
-    found = break_down(np.array([0.5], np.float32), np.array([0.4], np.float32), windows, 100, 0)
+    found = measure_breakdown(np.array([0.5], np.float32), np.array([0.4], np.float32), windows, 100, 0)
     assert found.win_rate == Estimate(1.0, 0.0, 1.0)
     (source,), (quartile,) = found.by_source, found.by_coherence
     assert (source.windows, quartile.windows, source.groups) == (1, 1, 1)

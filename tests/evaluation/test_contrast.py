@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from nextvec.data.windows import WindowSet, epoch_order
-from nextvec.evaluation.retrieval import measure_contrast
+from nextvec.evaluation.retrieval import measure_contrastive
 
 
 class Noise:
@@ -58,21 +58,21 @@ def reference(world, windows, predictor, batch, seed):
 @pytest.mark.parametrize(("batch", "seed"), [(256, 0), (20, 1), (3, 2)])
 def test_figures_equal_the_definition(world, predictors, least, name, batch, seed):
     windows = evaluated(world, least=least)
-    found = measure_contrast(predictors[name], windows, batch, seed=seed)
+    found = measure_contrastive(predictors[name], windows, batch, seed=seed)
     l2, accuracy = reference(world, windows.windows, predictors[name], batch, seed)
     assert found.l2 == pytest.approx(l2, abs=1e-6) and found.accuracy == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_who_knows_the_target_is_perfect_and_its_opposite_is_as_bad_as_can_be(world, predictors):
-    found = measure_contrast(predictors["oracle"], evaluated(world))
+    found = measure_contrastive(predictors["oracle"], evaluated(world))
     assert found.l2 == pytest.approx(0, abs=1e-6) and found.accuracy == 1.0
-    opposite = measure_contrast(Opposite(predictors["oracle"]), evaluated(world))
+    opposite = measure_contrastive(Opposite(predictors["oracle"]), evaluated(world))
     assert opposite.l2 == pytest.approx(2, abs=1e-6) and opposite.accuracy == 0.0
 
 
 def test_random_directions_are_right_half_of_the_time(worlds):
     world = worlds([40] * 50, ["val"] * 50)
-    found = measure_contrast(Noise(), evaluated(world))
+    found = measure_contrastive(Noise(), evaluated(world))
     assert found.accuracy == pytest.approx(0.5, abs=0.03)
     assert found.l2 == pytest.approx(np.sqrt(2), abs=0.05), "directions at right angles"
 
@@ -93,7 +93,7 @@ def test_the_two_neighbours_of_a_target_do_not_count(worlds, steps, accuracy):
         def predict(self, context_BSD, mask_BS=None):
             return context_BSD[:, -1] @ turn
 
-    found = measure_contrast(Ahead(), evaluated(world))
+    found = measure_contrastive(Ahead(), evaluated(world))
     assert found.l2 == pytest.approx(2 * np.sin(0.1 * abs(steps - 1)), abs=1e-5)
     assert found.accuracy == pytest.approx(accuracy, abs=1e-9)
 
@@ -102,20 +102,20 @@ def test_repeats_count_half(worlds, predictors):
     """Forty targets that are the same text: nobody can be told from another, whatever the rounding."""
     world = worlds([4] * 40, ["val"] * 40)
     world.vectors[3::4] = world.vectors[3].clone()
-    assert measure_contrast(predictors["context-mean"], evaluated(world)).accuracy == 0.5
+    assert measure_contrastive(predictors["context-mean"], evaluated(world)).accuracy == 0.5
 
 
 def test_one_window_says_nothing_and_the_seed_decides_the_batches(world, worlds, predictors):
-    assert measure_contrast(predictors["copy-last"], evaluated(worlds([4], ["val"]))).accuracy == 0.5
+    assert measure_contrastive(predictors["copy-last"], evaluated(worlds([4], ["val"]))).accuracy == 0.5
     one, again, other = (
-        measure_contrast(predictors["copy-last"], evaluated(world), 8, seed=seed) for seed in (1, 1, 2)
+        measure_contrastive(predictors["copy-last"], evaluated(world), 8, seed=seed) for seed in (1, 1, 2)
     )
     assert one == again and one.accuracy != other.accuracy and one.l2 == pytest.approx(other.l2, abs=1e-7)
 
 
 def test_half_precision_vectors_are_brought_to_unit_length(worlds, predictors):
     world = worlds([9] * 30, ["val"] * 30)
-    whole = measure_contrast(predictors["copy-last"], evaluated(world))
+    whole = measure_contrastive(predictors["copy-last"], evaluated(world))
     world.vectors = (world.vectors * 1.01).half()
-    half = measure_contrast(predictors["copy-last"], evaluated(world))
+    half = measure_contrastive(predictors["copy-last"], evaluated(world))
     assert half.l2 == pytest.approx(whole.l2, abs=1e-3) and half.accuracy == pytest.approx(whole.accuracy, abs=1e-2)

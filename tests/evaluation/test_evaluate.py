@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.evaluate import Evaluation, evaluate_predictors
-from nextvec.evaluation.metrics import QueryOf
+from nextvec.evaluation.metrics import QueryPredictor
 from nextvec.evaluation.results import Estimate, PredictorResult, Retrieval, SplitResult
-from nextvec.evaluation.retrieval import candidates_of, summarise, target_ranks
-from nextvec.evaluation.verdict import conclude
+from nextvec.evaluation.retrieval import candidates_of, summarize_ranks, target_ranks
+from nextvec.evaluation.verdict import make_verdict
 from nextvec.models.registry import create_model
 from nextvec.recipe import EvaluationRecipe, ModelRecipe
 
@@ -62,18 +62,18 @@ def test_gain_is_the_difference_on_the_same_windows(world, predictors):
     assert val.gain == val.predictors[val.best_baseline].gain
 
 
-def test_a_query_is_evaluated_beside_the_prediction(world, predictors):
+def test_the_query_head_is_evaluated_next_to_the_prediction(world, predictors):
     model = create_model(ModelRecipe(kind="amn"), 16).eval()
     val = evaluate(world, {"amn": model, **predictors}, model="amn").splits["val"]
     own = val.predictors["amn"]
     windows, candidates = world.windows("val", 3), candidates_of(world.vectors, world.documents, "val")
-    for found, predictor in ((own.retrieval, model), (own.query, QueryOf(model))):
-        assert found == summarise(target_ranks(predictor, world.vectors, windows, candidates))
-    assert own.query != own.retrieval and own.query_within is not None
+    for found, predictor in ((own.retrieval, model), (own.query, QueryPredictor(model))):
+        assert found == summarize_ranks(target_ranks(predictor, world.vectors, windows, candidates))
+    assert own.query != own.retrieval and own.query_in_document is not None
     assert all(scores.query is None for name, scores in val.predictors.items() if name != "amn")
 
 
-def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
+def test_faiss_gives_the_same_ranks_and_notes_its_limit(world, predictors):
     pytest.importorskip("faiss")
     exact, found = (
         evaluate(world, predictors),
@@ -85,7 +85,7 @@ def test_faiss_finds_the_same_and_says_where_it_stops(world, predictors):
     assert found.notes == ("retrieval: ranks beyond 1,000 count as 1,001 (faiss)",)
 
 
-def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):
+def test_the_gain_over_an_identical_predictor_is_exactly_zero(world, predictors):
     evaluation = evaluate(
         world, {"copy-last": predictors["copy-last"], "again": predictors["copy-last"]}, model="again"
     )
@@ -94,7 +94,7 @@ def test_gain_over_ones_own_copy_is_exactly_zero(world, predictors):
     assert evaluation.verdict.status == "amber"
 
 
-def test_same_seed_same_evaluation_and_queries_are_a_sample(world, predictors):
+def test_the_seed_determines_the_evaluation_and_the_queries_are_a_sample(world, predictors):
     recipe = EvaluationRecipe(resamples=200, queries=20)
     one, again, other = (evaluate(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
     assert one == again
@@ -105,16 +105,29 @@ def test_same_seed_same_evaluation_and_queries_are_a_sample(world, predictors):
     assert cosines[0] == cosines[1], "cosines use all windows, whatever the sample"
 
 
-def test_short_contexts_are_evaluated_too(world, predictors):
+def test_short_contexts_are_evaluated(world, predictors):
     whole, short = evaluate(world, predictors), evaluate(world, predictors, least=1)
     assert short.splits["val"].windows > whole.splits["val"].windows
     assert short.splits["val"].predictors["oracle"].cosine.value == pytest.approx(1, abs=1e-6)
 
 
-def test_json_and_back(world, predictors):
+def test_an_evaluation_survives_json(world, predictors):
     for model in ("oracle", None):
         evaluation = evaluate(world, predictors, model=model)
         assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))) == evaluation
+
+
+def test_another_format_is_refused_with_one_line(world, predictors):
+    values = evaluate(world, predictors).to_dict()
+    with pytest.raises(ValueError, match=r"^evaluation format 1 is not supported, expected 2$"):
+        Evaluation.from_dict({name: value for name, value in values.items() if name != "format"})
+
+
+def test_an_estimate_is_written_with_its_interval():
+    estimate = Estimate(0.582, 0.575, 0.589)
+    assert str(estimate) == "0.5820 ± 0.0070 (95 % CI)" and estimate.signed == "+0.5820 ± 0.0070"
+    assert estimate.is_significantly_above(0.57) and not estimate.is_significantly_above(0.575)
+    assert estimate.is_significantly_below(0.59) and not estimate.is_significantly_below(0.589)
 
 
 def test_without_a_model_there_is_no_gain_and_no_verdict(world, predictors):
@@ -124,16 +137,16 @@ def test_without_a_model_there_is_no_gain_and_no_verdict(world, predictors):
     assert all(scores.gain is None for scores in val.predictors.values())
 
 
-def test_a_split_without_windows_is_left_out_and_said(worlds, predictors):
+def test_a_split_without_windows_is_skipped_and_noted(worlds, predictors):
     world = worlds([9] * 5 + [3, 2], ["val"] * 5 + ["ood"] * 2)
     evaluation = evaluate(world, {name: predictors[name] for name in ("copy-last", "context-mean")}, model="copy-last")
     assert list(evaluation.splits) == ["val"]
-    assert evaluation.notes == ("ood: not judged, no document is long enough for a window",)
+    assert evaluation.notes == ("ood: not evaluated, no document is long enough for a window",)
 
 
 @pytest.mark.parametrize("documents", [1, 2, 3])
-def test_tiny_splits_have_wide_intervals_and_prove_nothing(worlds, documents):
-    """A gain on one document is no gain, however large; two barely more."""
+def test_a_split_of_one_to_three_documents_has_wide_intervals(worlds, documents):
+    """A gain on one document is never significant, however large."""
     world = worlds([12] * documents, ["val"] * documents)
     names = {"better": 0.0, "worse": 0.3}
 
@@ -157,13 +170,13 @@ def test_tiny_splits_have_wide_intervals_and_prove_nothing(worlds, documents):
     assert any("only" in reason for reason in evaluation.verdict.reasons["val"])
 
 
-def test_documents_of_one_group_are_one_unit(worlds, predictors):
+def test_documents_of_one_group_are_resampled_together(worlds, predictors):
     world = worlds([9] * 8, ["val"] * 8, groups=[0, 0, 0, 0, 1, 1, 2, 2])
     val = evaluate(world, {"copy-last": predictors["copy-last"]}, splits=("val",), model=None).splits["val"]
     assert (val.documents, val.groups) == (8, 3)
 
 
-def test_a_prediction_that_is_no_number_is_an_error(world, predictors):
+def test_a_non_finite_prediction_is_an_error(world, predictors):
     class Broken:
         def predict(self, context_BSD, mask_BS=None):
             return torch.full_like(context_BSD[:, 0], torch.nan)
@@ -188,45 +201,60 @@ ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), 
 
 
 @pytest.mark.parametrize(
-    ("val", "ood", "status", "words"),
+    ("val", "ood", "status", "text"),
     [
-        (ABOVE, None, "green", "amn beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge)."),
-        (ABOVE, ABOVE, "green", "beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge) and on ood ("),
-        (ABOVE, ACROSS, "amber", "on val (+0.0200 [+0.0100, +0.0300] over ridge) but can't be told from it on ood ("),
-        (ABOVE, BELOW, "amber", "beats the best baseline on val (+0.0200 [+0.0100, +0.0300] over ridge) but loses to"),
-        (ACROSS, ABOVE, "amber", "can't be told from the best baseline on val ("),
-        (BELOW, ABOVE, "red", "loses to the best baseline on val (-0.0200 [-0.0300, -0.0100] over ridge) but beats it"),
-        (BELOW, BELOW, "red", "loses to the best baseline on val (-0.0200 [-0.0300, -0.0100] over ridge) and on ood"),
-        (None, ABOVE, "amber", "amn was not compared with a baseline on val: nothing is proved."),
+        (ABOVE, None, "green", "amn beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge)."),
+        (ABOVE, ABOVE, "green", "beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge) and on ood ("),
+        (
+            ABOVE,
+            ACROSS,
+            "amber",
+            "on val (+0.0200 ± 0.0100, 95 % CI, over ridge) but is not significantly different from it on ood (",
+        ),
+        (
+            ABOVE,
+            BELOW,
+            "amber",
+            "beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge) but loses to it on ood",
+        ),
+        (ACROSS, ABOVE, "amber", "is not significantly different from the best baseline on val ("),
+        (BELOW, ABOVE, "red", "loses to the best baseline on val (-0.0200 ± 0.0100, 95 % CI, over ridge) but beats it"),
+        (BELOW, BELOW, "red", "loses to the best baseline on val (-0.0200 ± 0.0100, 95 % CI, over ridge) and on ood"),
+        (
+            None,
+            ABOVE,
+            "amber",
+            "amn was not compared with a baseline on val, so nothing is proved. It beats the best baseline on ood",
+        ),
     ],
 )
-def test_verdict(val, ood, status, words):
+def test_verdict(val, ood, status, text):
     splits = {name: split(gain) for name, gain in (("val", val), ("ood", ood)) if gain is not None}
-    verdict = conclude("amn", splits)
-    assert verdict.status == status and words in verdict.sentence
+    verdict = make_verdict("amn", splits)
+    assert verdict.status == status and text in verdict.sentence
     assert "\n" not in verdict.sentence and verdict.sentence.endswith(".")
 
 
-def test_touching_zero_is_not_beating():
-    assert conclude("amn", {"val": split(Estimate(0.01, 0.0, 0.02))}).status == "amber"
-    assert conclude("amn", {"val": split(Estimate(-0.01, -0.02, 0.0))}).status == "amber"
+def test_a_gain_whose_interval_touches_zero_is_not_significant():
+    assert make_verdict("amn", {"val": split(Estimate(0.01, 0.0, 0.02))}).status == "amber"
+    assert make_verdict("amn", {"val": split(Estimate(-0.01, -0.02, 0.0))}).status == "amber"
 
 
-def test_train_is_told_and_decides_nothing():
-    verdict = conclude("amn", {"val": split(ABOVE), "train": split(BELOW)})
+def test_train_has_reasons_but_does_not_decide():
+    verdict = make_verdict("amn", {"val": split(ABOVE), "train": split(BELOW)})
     assert verdict.status == "green" and "train" not in verdict.sentence and verdict.reasons["train"]
 
 
-def test_reasons_tell_what_the_cosine_hides():
-    fine = conclude("amn", {"val": split(ABOVE, mrr=0.3)}).reasons["val"]
-    assert fine == ("cosine 0.5000 against 0.4000 of ridge",)
-    told = " | ".join(conclude("amn", {"val": split(ABOVE, mrr=0.23, margin=-0.05, groups=7)}).reasons["val"])
-    assert "ridge finds the true next chunk better: MRR 0.250 against 0.230" in told
-    assert "closer to the last context vector than to the target: margin -0.050, ridge -0.300" in told
-    assert "only 7 independent documents" in told
+def test_reasons_report_what_the_cosine_hides():
+    reasons = make_verdict("amn", {"val": split(ABOVE, mrr=0.3)}).reasons["val"]
+    assert reasons == ("cosine 0.5000, ridge 0.4000",)
+    reasons = " | ".join(make_verdict("amn", {"val": split(ABOVE, mrr=0.23, margin=-0.05, groups=7)}).reasons["val"])
+    assert "ridge retrieves the true next chunk better: MRR 0.250, amn 0.230" in reasons
+    assert "closer to the last context vector than to the target: margin -0.050, ridge -0.300" in reasons
+    assert "only 7 independent documents" in reasons
 
 
-def test_ranked_puts_the_model_first_and_the_rest_by_cosine():
+def test_ranked_returns_the_model_first_then_descending_cosines():
     figures = split(BELOW)
     figures = replace(figures, predictors={**figures.predictors, "best": scores(0.9)})
     assert [name for name, _ in figures.ranked("amn")] == ["amn", "best", "ridge", "copy-last"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from nextvec.data.windows import WindowSet
 from nextvec.evaluation import geometry as shape
-from nextvec.evaluation.geometry import effective_rank, measure_shape, target_shape, uniformity
+from nextvec.evaluation.geometry import effective_rank, measure_geometry, measure_target_geometry, uniformity
 from nextvec.evaluation.metrics import predict_block, score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean
@@ -57,12 +57,12 @@ def test_figures_equal_brute_force(world, monkeypatch, block, least):
     monkeypatch.setattr(shape, "BLOCK", block)
     evaluated, model = evaluated_in(world, least=least), Longer(16).eval()
     batch, prediction_BD = predict_block(model, evaluated.vectors, evaluated.windows, slice(0, len(evaluated)))
-    found = measure_shape(model, evaluated)
+    found = measure_geometry(model, evaluated)
     lengths = 2 + batch.context_BSD[:, -1, 0].double().numpy()
     assert found.norm == pytest.approx(lengths.mean(), abs=1e-6)
-    assert found.norm_spread == pytest.approx(lengths.std() / lengths.mean(), abs=1e-6)
+    assert found.norm_cv == pytest.approx(lengths.std() / lengths.mean(), abs=1e-6)
     cosines, distances = pairs(prediction_BD)
-    assert found.spread == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert found.dispersion == pytest.approx(1 - cosines.mean(), abs=1e-6)
     assert found.uniformity == pytest.approx(math.log(np.exp(-2 * distances).mean()), abs=1e-6)
     centred = prediction_BD.double().numpy() - prediction_BD.double().numpy().mean(axis=0)
     shares = np.linalg.svd(centred, compute_uv=False) ** 2
@@ -73,9 +73,9 @@ def test_figures_equal_brute_force(world, monkeypatch, block, least):
 
 def test_targets_are_the_shape_of_who_says_the_targets(world, predictors):
     evaluated = evaluated_in(world)
-    found, expected = target_shape(evaluated), measure_shape(predictors["oracle"], evaluated)
-    assert (found.norm, found.norm_spread, found.alignment) == (1.0, 0.0, 0.0)
-    for name in ("spread", "effective_rank", "uniformity"):
+    found, expected = measure_target_geometry(evaluated), measure_geometry(predictors["oracle"], evaluated)
+    assert (found.norm, found.norm_cv, found.alignment) == (1.0, 0.0, 0.0)
+    for name in ("dispersion", "effective_rank", "uniformity"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6)
 
 
@@ -83,28 +83,31 @@ def test_targets_are_the_shape_of_who_says_the_targets(world, predictors):
 def test_a_constant_is_a_single_point(worlds, predictors, rows):
     """One window (a document of four) and many."""
     evaluated = evaluated_in(worlds([rows], ["val"]))
-    found = measure_shape(predictors["constant"], evaluated)
-    assert (found.norm, found.norm_spread, found.spread, found.effective_rank) == (1.0, 0.0, 0.0, 1.0)
+    found = measure_geometry(predictors["constant"], evaluated)
+    assert (found.norm, found.norm_cv, found.dispersion, found.effective_rank) == (1.0, 0.0, 0.0, 1.0)
     assert found.uniformity == pytest.approx(0, abs=1e-6)
     assert found.alignment > 0
     if rows == 4:
-        assert target_shape(evaluated).spread == 0 and target_shape(evaluated).effective_rank == 1
+        assert (
+            measure_target_geometry(evaluated).dispersion == 0
+            and measure_target_geometry(evaluated).effective_rank == 1
+        )
 
 
 def test_rounding_is_no_direction(worlds):
     """A constant with noise in its last digits has the rank of a constant; ten thousand times the noise has not."""
     evaluated = evaluated_in(worlds([103], ["val"]))
     constant, noise = F.normalize(torch.ones(16), dim=0), random_directions(100, 16)
-    assert measure_shape(Fixed(F.normalize(constant + 3e-8 * noise)), evaluated).effective_rank == 1
-    found = measure_shape(Fixed(F.normalize(constant + 3e-4 * noise)), evaluated)
-    assert found.effective_rank > 12 and 0 < found.spread < 1e-6
+    assert measure_geometry(Fixed(F.normalize(constant + 3e-8 * noise)), evaluated).effective_rank == 1
+    found = measure_geometry(Fixed(F.normalize(constant + 3e-4 * noise)), evaluated)
+    assert found.effective_rank > 12 and 0 < found.dispersion < 1e-6
 
 
 def test_random_directions_point_everywhere(worlds):
     """In D dimensions: spread near 1, rank near D, and uniformity near its value −4 + 8/D for many dimensions."""
     evaluated = evaluated_in(worlds([3003], ["val"], dimensions=64))
-    found = measure_shape(Fixed(random_directions(3000, 64)), evaluated)
-    assert found.spread == pytest.approx(1, abs=0.01)
+    found = measure_geometry(Fixed(random_directions(3000, 64)), evaluated)
+    assert found.dispersion == pytest.approx(1, abs=0.01)
     assert 62 < found.effective_rank <= 64
     assert found.uniformity == pytest.approx(-4 + 8 / 64, abs=0.02)
     assert found.alignment == pytest.approx(2, abs=0.05)
@@ -114,8 +117,8 @@ def test_two_opposite_points_are_one_direction(worlds):
     evaluated = evaluated_in(worlds([103], ["val"]))
     signs = torch.ones(100, 1)
     signs[::2] = -1
-    found = measure_shape(Fixed(signs * F.normalize(torch.ones(16), dim=0)), evaluated)
-    assert found.spread == pytest.approx(1 + 1 / 99) and found.effective_rank == pytest.approx(1)
+    found = measure_geometry(Fixed(signs * F.normalize(torch.ones(16), dim=0)), evaluated)
+    assert found.dispersion == pytest.approx(1 + 1 / 99) and found.effective_rank == pytest.approx(1)
     assert found.uniformity == pytest.approx(math.log((49 + 50 * math.exp(-8)) / 99), abs=1e-5)
 
 
@@ -127,15 +130,15 @@ def test_rank_by_hand():
 
 
 def test_uniformity_samples_a_large_cloud(worlds, monkeypatch):
-    """At most PAIRED vectors, spread over all windows, the same ones for every predictor."""
+    """At most MAX_PAIRED vectors, spread over all windows, the same ones for every predictor."""
     evaluated, cloud = evaluated_in(worlds([1503], ["val"], dimensions=8)), random_directions(1500, 8)
-    every = measure_shape(Fixed(cloud), evaluated).uniformity
+    every = measure_geometry(Fixed(cloud), evaluated).uniformity
     assert every == pytest.approx(uniformity(cloud))
-    monkeypatch.setattr(shape, "PAIRED", 500)
-    some = measure_shape(Fixed(cloud), evaluated).uniformity
+    monkeypatch.setattr(shape, "MAX_PAIRED", 500)
+    some = measure_geometry(Fixed(cloud), evaluated).uniformity
     assert some != every and some == pytest.approx(every, abs=0.05)
-    assert measure_shape(Fixed(cloud), evaluated).uniformity == some
-    halves = measure_shape(Fixed(torch.cat([cloud[:1].expand(750, -1), cloud[750:]])), evaluated).uniformity
+    assert measure_geometry(Fixed(cloud), evaluated).uniformity == some
+    halves = measure_geometry(Fixed(torch.cat([cloud[:1].expand(750, -1), cloud[750:]])), evaluated).uniformity
     assert halves > some + 0.5, "a sample of the first windows, or the last, would not see both halves"
 
 
@@ -148,6 +151,6 @@ def test_a_model_of_zeros_is_a_point(world):
         def _raw(self, context_BSD, mask_BS):
             return 0 * context_BSD[:, 0]
 
-    found = measure_shape(Zeros(16).eval(), evaluated_in(world))
-    assert (found.norm, found.norm_spread, found.spread, found.effective_rank) == (0.0, 0.0, 0.0, 1.0)
+    found = measure_geometry(Zeros(16).eval(), evaluated_in(world))
+    assert (found.norm, found.norm_cv, found.dispersion, found.effective_rank) == (0.0, 0.0, 0.0, 1.0)
     assert math.isfinite(found.uniformity) and found.alignment == pytest.approx(1)

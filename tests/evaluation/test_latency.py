@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nextvec.evaluation import latency
-from nextvec.evaluation.latency import WARM_CALLS, measure_latency
+from nextvec.evaluation.latency import WARMUP_CALLS, measure_latency
 from nextvec.models.amn import AttentionMixture
 from nextvec.models.base import LatentModel, count_parameters
 
@@ -31,15 +31,15 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(latency, "time", clock)
-    monkeypatch.setattr(latency, "PATIENCE", 1e9)
+    monkeypatch.setattr(latency, "MAX_SECONDS", 1e9)
     return clock
 
 
 def test_a_slow_model_is_called_less_often(clock, monkeypatch):
-    monkeypatch.setattr(latency, "PATIENCE", 1.0)
+    monkeypatch.setattr(latency, "MAX_SECONDS", 1.0)
     calls = []
     measure_latency(Slow(clock.pass_ms, lambda call: calls.append(call) or 300), 7, CPU, repeats=50)
-    assert len(calls) == 2 * latency.LEAST, "warming up and timing, five calls each"
+    assert len(calls) == 2 * latency.MIN_CALLS, "warming up and timing, five calls each"
 
 
 class Slow(LatentModel):
@@ -63,19 +63,19 @@ class Slow(LatentModel):
     ("slow_calls", "p50", "p95"), [(0, 2.0, 2.0), (10, 2.0, 2.0), (11, 2.0, 30.0), (100, 2.0, 30.0), (101, 30.0, 30.0)]
 )
 def test_percentiles_of_known_times(clock, slow_calls, p50, p95):
-    model = Slow(clock.pass_ms, lambda call: 30 if WARM_CALLS <= call < WARM_CALLS + slow_calls else 2)
+    model = Slow(clock.pass_ms, lambda call: 30 if WARMUP_CALLS <= call < WARMUP_CALLS + slow_calls else 2)
     (timed,) = measure_latency(model, 5, CPU, repeats=200).batches
     assert (timed.batch, timed.p50, timed.p95) == (1, p50, p95)
-    assert len(model.seen) == WARM_CALLS + 200
+    assert len(model.seen) == WARMUP_CALLS + 200
 
 
 def test_the_first_calls_only_warm(clock):
-    model = Slow(clock.pass_ms, lambda call: 500 if call < WARM_CALLS else 1)
+    model = Slow(clock.pass_ms, lambda call: 500 if call < WARMUP_CALLS else 1)
     assert measure_latency(model, 5, CPU, repeats=10).batches[0].p95 == 1.0
 
 
 def test_a_call_that_sleeps_takes_at_least_that_long():
-    model = Slow(lambda ms: time.sleep(ms / 1000), lambda call: 0 if call < WARM_CALLS else 2 + 8 * (call % 2))
+    model = Slow(lambda ms: time.sleep(ms / 1000), lambda call: 0 if call < WARMUP_CALLS else 2 + 8 * (call % 2))
     (timed,) = measure_latency(model, 5, CPU, repeats=20).batches
     assert timed.p50 >= 2 and timed.p95 >= 10 and timed.p50 < timed.p95
 
@@ -100,7 +100,7 @@ def test_the_result_says_what_was_measured(clock):
 
 def test_the_device_is_waited_for_around_each_call(clock, monkeypatch):
     waits = []
-    monkeypatch.setattr(latency, "_wait_for", lambda device: (waits.append(clock.now), clock.pass_ms(40)))
+    monkeypatch.setattr(latency, "synchronize", lambda device: (waits.append(clock.now), clock.pass_ms(40)))
     (timed,) = measure_latency(Slow(clock.pass_ms, lambda call: 1), 5, CPU, repeats=3).batches
     assert len(waits) == 6 and timed.p50 == 41.0, "what the device still had to do before a call is not the call's"
 
@@ -110,7 +110,7 @@ def test_each_kind_of_device_has_its_own_wait(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(str(device)))
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
     for name in ("cpu", "cuda:1", "mps"):
-        latency._wait_for(torch.device(name))
+        latency.synchronize(torch.device(name))
     assert waited == ["cuda:1", "mps"]
 
 

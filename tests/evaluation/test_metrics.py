@@ -136,18 +136,18 @@ def test_nan_predictions_are_not_finite(world):
             return prediction
 
     windows = world.windows("val")
-    assert not score_windows(Broken(), world.vectors, windows).finite
+    assert not score_windows(Broken(), world.vectors, windows).is_finite
 
 
 def test_means_are_summed_in_float64():
     """In float32 the sum of so many 0.1 drifts by more than a last digit."""
     scores = WindowScores(*np.full((3, 2**24 + 1), 0.1, np.float32))
     assert scores.mean_cosine == pytest.approx(float(np.float32(0.1)), abs=1e-12)
-    assert scores.finite and len(scores) == 2**24 + 1
+    assert scores.is_finite and len(scores) == 2**24 + 1
 
 
 def test_no_windows_have_no_mean(worlds, predictors):
     world = worlds([2, 2], ["val", "val"])
     scores = score_windows(predictors["copy-last"], world.vectors, world.windows("val"))
-    assert len(scores) == 0 and scores.finite
+    assert len(scores) == 0 and scores.is_finite
     assert all(math.isnan(mean) for mean in (scores.mean_cosine, scores.mean_mse, scores.mean_margin))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.evaluation.metrics import score_windows
-from nextvec.evaluation.offsets import OFFSETS, document_bounds, measure_alignment
+from nextvec.evaluation.offsets import OFFSETS, document_bounds, measure_offset_profiles
 from nextvec.models.baselines import ContextMean, fit_baselines
 
 SPEC = SyntheticSpec(documents=400, vectors=12_000, dimensions=16, topics=4, ood_documents=0, ood_windows=0, val=0.3)
@@ -54,14 +54,14 @@ def reference(predictor, evaluated):
 def test_figures_equal_brute_force(world, predictors, context, least, dtype):
     """Masked contexts and places beyond the curve included: with a context of nine `before` is ten rows back."""
     evaluated = evaluated_in(world, context=context, least=least, dtype=dtype)
-    found = measure_alignment(predictors, evaluated, 50, 0)
+    found = measure_offset_profiles(predictors, evaluated, 50, 0)
     _, mean_before = reference(ContextMean(16).eval(), evaluated)
     assert list(found) == list(predictors)
     for name, predictor in predictors.items():
         offsets, before = reference(predictor, evaluated)
-        assert found[name].offsets == {k: pytest.approx(value, abs=1e-6) for k, value in offsets.items()}
+        assert found[name].curve == {k: pytest.approx(value, abs=1e-6) for k, value in offsets.items()}
         assert found[name].windows == len(before) < len(evaluated)
-        assert found[name].before.value == pytest.approx(np.mean([*before.values()]), abs=1e-6)
+        assert found[name].forward_margin.value == pytest.approx(np.mean([*before.values()]), abs=1e-6)
         expected = np.mean([before[position] - mean_before[position] for position in before])
         assert found[name].direction.value == pytest.approx(expected, abs=1e-6)
         assert found[name].direction.low <= found[name].direction.value <= found[name].direction.high
@@ -74,17 +74,17 @@ def test_no_figure_looks_into_another_document(world, least):
     chosen = torch.from_numpy(np.repeat(world.documents.splits == 1, world.documents.rows))
     spoilt = dataclasses.replace(evaluated, vectors=torch.where(chosen[:, None], evaluated.vectors, torch.nan))
     found, expected = (
-        measure_alignment({"mean": ContextMean(16).eval()}, each, 20, 0)["mean"] for each in (spoilt, evaluated)
+        measure_offset_profiles({"mean": ContextMean(16).eval()}, each, 20, 0)["mean"] for each in (spoilt, evaluated)
     )
     assert found == expected
-    assert all(value is None or np.isfinite(value) for value in found.offsets.values())
+    assert all(value is None or np.isfinite(value) for value in found.curve.values())
 
 
 def test_the_curve_peaks_where_each_oracle_points(world, predictors):
     evaluated = evaluated_in(world)
-    found = measure_alignment(predictors | {"copy-oldest": CopyOldest()}, evaluated, 200, 0)
+    found = measure_offset_profiles(predictors | {"copy-oldest": CopyOldest()}, evaluated, 200, 0)
     for name, place in (("oracle", 0), ("copy-last", -1), ("copy-oldest", -3)):
-        offsets = {k: value for k, value in found[name].offsets.items() if value is not None}
+        offsets = {k: value for k, value in found[name].curve.items() if value is not None}
         assert max(offsets, key=offsets.__getitem__) == place and offsets[place] == pytest.approx(1, abs=1e-6)
     assert found["oracle"].direction.low > 0, "it knows what comes"
     assert found["copy-last"].direction.low > 0, "the newest vector is nearer to what comes than to what was"
@@ -93,8 +93,8 @@ def test_the_curve_peaks_where_each_oracle_points(world, predictors):
 
 def test_the_curve_at_the_target_is_the_score(world, predictors):
     evaluated = evaluated_in(world, least=1)
-    for name, found in measure_alignment(predictors, evaluated, 10, 0).items():
-        assert found.offsets[0] == score_windows(predictors[name], evaluated.vectors, evaluated.windows).mean_cosine
+    for name, found in measure_offset_profiles(predictors, evaluated, 10, 0).items():
+        assert found.curve[0] == score_windows(predictors[name], evaluated.vectors, evaluated.windows).mean_cosine
 
 
 def central_openings(worlds, seed):
@@ -109,9 +109,9 @@ def central_openings(worlds, seed):
 def test_the_context_mean_has_no_direction_at_all(worlds, seed):
     """Exactly, though its raw figure is far from 0."""
     evaluated = evaluated_in(central_openings(worlds, seed), least=1)
-    found = measure_alignment({"mean": ContextMean(16).eval()}, evaluated, 100, seed)["mean"]
+    found = measure_offset_profiles({"mean": ContextMean(16).eval()}, evaluated, 100, seed)["mean"]
     assert (found.direction.value, found.direction.low, found.direction.high) == (0.0, 0.0, 0.0)
-    assert found.before.value < 0
+    assert found.forward_margin.value < 0
 
 
 def test_a_direction_alone_does_not_show_that_order_was_learned(worlds):
@@ -123,24 +123,26 @@ def test_a_direction_alone_does_not_show_that_order_was_learned(worlds):
 
     world = central_openings(worlds, 0)
     world.vectors[:, 15] = 0
-    found = measure_alignment({"mean": ContextMean(16).eval(), "foreign": Foreign()}, evaluated_in(world), 200, 0)
-    assert found["foreign"].before.value == 0 < found["foreign"].direction.low
-    assert found["foreign"].direction.value == -found["mean"].before.value
+    found = measure_offset_profiles({"mean": ContextMean(16).eval(), "foreign": Foreign()}, evaluated_in(world), 200, 0)
+    assert found["foreign"].forward_margin.value == 0 < found["foreign"].direction.low
+    assert found["foreign"].direction.value == -found["mean"].forward_margin.value
 
 
 def test_one_document_leaves_everything_open_but_the_zero_of_the_mean(worlds):
     world = worlds([12], ["val"])
-    found = measure_alignment({"mean": ContextMean(16).eval(), "oldest": CopyOldest()}, evaluated_in(world), 20, 0)
+    found = measure_offset_profiles(
+        {"mean": ContextMean(16).eval(), "oldest": CopyOldest()}, evaluated_in(world), 20, 0
+    )
     assert (found["mean"].direction.low, found["mean"].direction.high) == (0.0, 0.0)
-    assert (found["mean"].before.low, found["mean"].before.high) == (-2.0, 2.0)
+    assert (found["mean"].forward_margin.low, found["mean"].forward_margin.high) == (-2.0, 2.0)
     assert (found["oldest"].direction.low, found["oldest"].direction.high) == (-4.0, 4.0)
 
 
 def test_documents_of_one_window_have_nothing_before_their_context(worlds):
     world = worlds([4] * 6, ["val"] * 6)
-    found = measure_alignment({"oldest": CopyOldest()}, evaluated_in(world), 20, 0)["oldest"]
-    assert (found.before, found.direction, found.windows) == (None, None, 0)
-    assert [k for k, value in found.offsets.items() if value is not None] == [-3, -2, -1, 0]
+    found = measure_offset_profiles({"oldest": CopyOldest()}, evaluated_in(world), 20, 0)["oldest"]
+    assert (found.forward_margin, found.direction, found.windows) == (None, None, 0)
+    assert [k for k, value in found.curve.items() if value is not None] == [-3, -2, -1, 0]
 
 
 def test_bounds_of_documents_skip_empty_ones(worlds):
@@ -169,18 +171,18 @@ def test_over_seeds_the_raw_figure_is_zero_within_its_interval(tmp_path):
         store = synthesise(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
         windows = index_windows(store.documents, None, 5)
         evaluated = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
-        found = measure_alignment({"context-mean": ContextMean(32).eval()}, evaluated, 200, seed)["context-mean"]
+        found = measure_offset_profiles({"context-mean": ContextMean(32).eval()}, evaluated, 200, seed)["context-mean"]
         assert (found.direction.value, found.direction.low, found.direction.high) == (0.0, 0.0, 0.0)
-        assert found.before.high - found.before.low < 0.006
-        held += found.before.low < 0 < found.before.high
+        assert found.forward_margin.high - found.forward_margin.low < 0.006
+        held += found.forward_margin.low < 0 < found.forward_margin.high
     assert held >= 17
 
 
 def test_without_an_arrow_of_time_the_mean_points_nowhere(synthetic):
     """The raw figure of the context mean is 0 within a narrow interval on data that start with nothing special."""
     forward, evaluated, predictors = synthetic
-    found = measure_alignment(predictors, evaluated, 500, 0)
-    raw, blind = found["context-mean"].before, found["train-mean"].direction
+    found = measure_offset_profiles(predictors, evaluated, 500, 0)
+    raw, blind = found["context-mean"].forward_margin, found["train-mean"].direction
     assert raw.low < 0 < raw.high and raw.high - raw.low < 0.03
     assert blind.low < 0 < blind.high and blind.high - blind.low < 0.03
     assert found["ridge"].direction.low > 0

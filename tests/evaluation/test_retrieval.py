@@ -10,17 +10,17 @@ from nextvec.evaluation import retrieval
 from nextvec.evaluation.retrieval import (
     Candidates,
     candidates_of,
-    rank,
-    summarise,
+    in_document_ranks,
+    mean_in_document_candidates,
+    mid_ranks,
+    summarize_ranks,
     target_ranks,
-    within_candidates,
-    within_ranks,
 )
 
 
 def candidates(vectors: torch.Tensor) -> Candidates:
     """Candidates of these very vectors, in the order of their rows."""
-    repeats, originals = retrieval._repeats(vectors.numpy())
+    repeats, originals = retrieval.find_repeats(vectors.numpy())
     rows = torch.arange(len(vectors), dtype=torch.int32)
     return Candidates(rows, vectors, torch.from_numpy(repeats), torch.from_numpy(originals))
 
@@ -44,7 +44,7 @@ def test_ranks_equal_brute_force(data):
     vectors = torch.from_numpy(rng.integers(-2, 3, (count, dimensions)).astype(np.float32))
     query = torch.from_numpy(rng.integers(-2, 3, (queries, dimensions)).astype(np.float32))
     target, left_out = rng.integers(count, size=queries), rng.integers(count, size=(queries, excluded))
-    found = rank(query, candidates(vectors), torch.from_numpy(target), torch.from_numpy(left_out))
+    found = mid_ranks(query, candidates(vectors), torch.from_numpy(target), torch.from_numpy(left_out))
     expected = [reference(query[i], vectors, target[i], set(left_out[i].tolist())) for i in range(queries)]
     assert found.tolist() == expected
 
@@ -56,7 +56,7 @@ def test_repeats_tie_exactly_in_floats():
     places = torch.randperm(5000, generator=generator)[:41]
     vectors[places] = vectors[places[0]].clone()
     query = torch.nn.functional.normalize(vectors[places[0]] + 0.01 * torch.randn(7, 33, generator=generator))
-    found = rank(query, candidates(vectors), places[:7], torch.empty((7, 0), dtype=torch.int64))
+    found = mid_ranks(query, candidates(vectors), places[:7], torch.empty((7, 0), dtype=torch.int64))
     assert found.tolist() == [21.0] * 7
 
 
@@ -67,13 +67,13 @@ def test_rounding_cannot_decide_between_repeats():
     for nudge in (0.999999, 1.000001):
         among.vectors_CD[5] = vectors[5] * nudge
         for target in (1, 5):
-            found = rank(torch.eye(4)[1:2], among, torch.tensor([target]), torch.empty((1, 0), dtype=torch.int64))
+            found = mid_ranks(torch.eye(4)[1:2], among, torch.tensor([target]), torch.empty((1, 0), dtype=torch.int64))
             assert found.tolist() == [1.5]
 
 
 def test_a_constant_prediction_of_constant_candidates_gets_the_middle_rank():
     vectors = torch.ones(101, 4)
-    found = rank(torch.ones(1, 4), candidates(vectors), torch.tensor([17]), torch.empty((1, 0), dtype=torch.int64))
+    found = mid_ranks(torch.ones(1, 4), candidates(vectors), torch.tensor([17]), torch.empty((1, 0), dtype=torch.int64))
     assert found.tolist() == [51.0]
 
 
@@ -81,7 +81,7 @@ def test_a_constant_prediction_of_constant_candidates_gets_the_middle_rank():
 @pytest.mark.parametrize("memory", [1, 500, 2**26])
 def test_ranks_of_windows_equal_brute_force(world, predictors, monkeypatch, least, memory):
     """Candidates are the split's rows, short documents included, but the window's own context; blocks don't matter."""
-    monkeypatch.setattr(retrieval, "_SCORES", memory)
+    monkeypatch.setattr(retrieval, "MAX_SCORES", memory)
     windows = world.windows("val", 3, least)
     found = target_ranks(
         predictors["context-mean"], world.vectors, windows, candidates_of(world.vectors, world.documents, "val")
@@ -115,9 +115,9 @@ def test_candidates_are_the_rows_of_the_split(world):
 
 
 def test_summary_by_hand():
-    found = summarise(torch.tensor([1.0, 2.0, 5.0, 6.5, 10.0, 100.0]).double())
+    found = summarize_ranks(torch.tensor([1.0, 2.0, 5.0, 6.5, 10.0, 100.0]).double())
     assert (found.r_at_1, found.r_at_5, found.r_at_10) == pytest.approx((1 / 6, 3 / 6, 5 / 6))
-    assert found.r_at_50 == pytest.approx(5 / 6) and summarise(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
+    assert found.r_at_50 == pytest.approx(5 / 6) and summarize_ranks(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
     assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 6.5 + 1 / 10 + 1 / 100) / 6)
     assert found.median_rank == 5.75
 
@@ -128,9 +128,9 @@ def test_repeats_are_those_of_all_numbers_not_of_the_first():
     vectors = rng.integers(0, 2, (300, 9)).astype(np.float32)
     rows = [row.tobytes() for row in vectors]
     expected = [(place, rows.index(row)) for place, row in enumerate(rows) if rows.index(row) != place]
-    found = np.stack(retrieval._repeats(vectors), axis=1)
+    found = np.stack(retrieval.find_repeats(vectors), axis=1)
     assert 20 < len(expected) < 280 and sorted(map(tuple, found.tolist())) == expected
-    assert retrieval._repeats(vectors[:0])[0].shape == (0,)
+    assert retrieval.find_repeats(vectors[:0])[0].shape == (0,)
 
 
 def within_reference(world, windows, predictor):
@@ -157,11 +157,11 @@ def within_reference(world, windows, predictor):
 )
 def test_ranks_within_documents_equal_brute_force(world, predictors, monkeypatch, least, name, together, rows, memory):
     """Whatever documents share a product, in any order of windows, over blocks that cut through documents."""
-    for limit, value in (("_TOGETHER", together), ("_ROWS_TOGETHER", rows), ("_SCORES", memory), ("BLOCK", 37)):
+    for limit, value in (("BUNDLE_WINDOWS", together), ("BUNDLE_ROWS", rows), ("MAX_SCORES", memory), ("BLOCK", 37)):
         monkeypatch.setattr(retrieval, limit, value)
     windows = world.windows("val", 3, least)
     windows = windows.take(torch.randperm(len(windows), generator=torch.Generator().manual_seed(1)))
-    found = within_ranks(predictors[name], world.vectors, windows, world.documents)
+    found = in_document_ranks(predictors[name], world.vectors, windows, world.documents)
     assert found.tolist() == within_reference(world, windows, predictors[name])
     assert found.max() > 1
 
@@ -171,7 +171,9 @@ def test_repeats_within_a_document_tie_and_those_in_others_are_no_candidates(wor
     world.vectors[4] = world.vectors[6] = world.vectors[7]
     world.vectors[12] = world.vectors[7]
     windows = world.windows("val")
-    found = within_ranks(predictors["constant"].__class__(world.vectors[7]), world.vectors, windows, world.documents)
+    found = in_document_ranks(
+        predictors["constant"].__class__(world.vectors[7]), world.vectors, windows, world.documents
+    )
     ranks = dict(zip(windows.targets.tolist(), found.tolist(), strict=True))
     assert ranks[4] == 2.0, "three copies, all of them candidates"
     assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in the context are left out"
@@ -181,16 +183,16 @@ def test_repeats_within_a_document_tie_and_those_in_others_are_no_candidates(wor
 def test_the_only_candidate_is_first(worlds, predictors):
     world = worlds([4, 4, 9], ["val"] * 3)
     windows = world.windows("val")
-    found = within_ranks(predictors["constant"], world.vectors, windows, world.documents)
+    found = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
     assert found[:2].tolist() == [1.0, 1.0]
-    assert within_candidates(windows, world.documents) == pytest.approx((1 + 1 + 6 * 6) / 8)
+    assert mean_in_document_candidates(windows, world.documents) == pytest.approx((1 + 1 + 6 * 6) / 8)
     short = world.windows("val", 3, 1)
     expected = [rows - min(before, 3) for rows in (4, 4, 9) for before in range(1, rows)]
-    assert within_candidates(short, world.documents) == pytest.approx(np.mean(expected))
+    assert mean_in_document_candidates(short, world.documents) == pytest.approx(np.mean(expected))
 
 
 def test_within_a_document_the_oracle_is_first_and_a_constant_is_in_the_middle(world, predictors):
     windows = world.windows("ood")
-    assert (within_ranks(predictors["oracle"], world.vectors, windows, world.documents) == 1).all()
-    constant = within_ranks(predictors["constant"], world.vectors, windows, world.documents)
-    assert constant.mean() == pytest.approx((within_candidates(windows, world.documents) + 1) / 2, rel=0.15)
+    assert (in_document_ranks(predictors["oracle"], world.vectors, windows, world.documents) == 1).all()
+    constant = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
+    assert constant.mean() == pytest.approx((mean_in_document_candidates(windows, world.documents) + 1) / 2, rel=0.15)

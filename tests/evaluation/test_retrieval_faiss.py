@@ -26,19 +26,19 @@ def large(worlds):
 
 
 @pytest.mark.parametrize("least", [None, 1])
-@pytest.mark.parametrize("neighbours", [1, 5, 100, 1500, 5000])
-def test_ranks_agree_with_the_exact_ones_up_to_the_limit(faiss, large, predictors, neighbours, least):
+@pytest.mark.parametrize("neighbors", [1, 5, 100, 1500, 5000])
+def test_ranks_agree_with_the_exact_ones_up_to_the_limit(faiss, large, predictors, neighbors, least):
     windows, among = large.windows("val", 3, least), candidates_of(large.vectors, large.documents, "val")
     exact = target_ranks(predictors["context-mean"], large.vectors, windows, among)
-    found = approximate_ranks(predictors["context-mean"], large.vectors, windows, among, neighbours=neighbours)
+    found = approximate_ranks(predictors["context-mean"], large.vectors, windows, among, neighbors=neighbors)
     # A target whose sixty ties reach beyond the list is given up.
     repeated = torch.isin(among.positions(windows.targets), torch.cat([among.repeats, among.originals]))
-    decided = (exact <= neighbours) & ~repeated
+    decided = (exact <= neighbors) & ~repeated
     assert (found[decided] == exact[decided]).all() and decided.any()
-    assert (found[exact > neighbours] == neighbours + 1).all()
-    tied = found[repeated & (exact <= neighbours)]
-    assert ((tied == exact[repeated & (exact <= neighbours)]) | (tied == neighbours + 1)).all()
-    if neighbours >= 1500:
+    assert (found[exact > neighbors] == neighbors + 1).all()
+    tied = found[repeated & (exact <= neighbors)]
+    assert ((tied == exact[repeated & (exact <= neighbors)]) | (tied == neighbors + 1)).all()
+    if neighbors >= 1500:
         assert (found[exact <= 1400] == exact[exact <= 1400]).all(), "far from the limit ties are decided, too"
 
 
@@ -46,9 +46,9 @@ def test_a_constant_prediction_of_constant_candidates_gains_nothing_by_the_cut(f
     world = worlds([20] * 10, ["val"] * 10)
     world.vectors = torch.nn.functional.normalize(torch.ones(200, 16))
     windows, among = world.windows("val"), candidates_of(world.vectors, world.documents, "val")
-    found = approximate_ranks(predictors["constant"], world.vectors, windows, among, neighbours=50)
+    found = approximate_ranks(predictors["constant"], world.vectors, windows, among, neighbors=50)
     assert (found == 51).all()
-    whole = approximate_ranks(predictors["constant"], world.vectors, windows, among, neighbours=200)
+    whole = approximate_ranks(predictors["constant"], world.vectors, windows, among, neighbors=200)
     assert (whole == target_ranks(predictors["constant"], world.vectors, windows, among)).all()
 
 
@@ -62,7 +62,7 @@ def test_another_index_may_be_given(faiss, large, predictors):
     for probes in (16, 1):
         index.nprobe = probes
         found = approximate_ranks(
-            predictors["context-mean"], large.vectors, windows, among, neighbours=2000, index=index
+            predictors["context-mean"], large.vectors, windows, among, neighbors=2000, index=index
         )
         if probes == 16:
             assert (found == exact).all()

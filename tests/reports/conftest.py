@@ -7,7 +7,7 @@ import pytest
 from nextvec.data.checks import CheckReport
 from nextvec.data.checks.findings import Finding
 from nextvec.evaluation.results import Estimate, Evaluation, PredictorResult, Retrieval, SplitResult
-from nextvec.evaluation.verdict import conclude
+from nextvec.evaluation.verdict import make_verdict
 
 
 def _scores(cosine: float, margin: float, hits: float, gain: float | None) -> PredictorResult:
@@ -31,7 +31,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
                 predictors[name] = _scores(cosine, margin, hits, None if model is None else 0.579 + gain - cosine)
             own = None if model is None else predictors["ridge"].gain
             evaluated[split] = SplitResult(14520, 489, 480, 17241, 10000, predictors, "ridge", own)
-        verdict = None if model is None else conclude(model, evaluated)
+        verdict = None if model is None else make_verdict(model, evaluated)
         return Evaluation(model, evaluated, ("train: not judged",), verdict)
 
     return make

@@ -56,9 +56,9 @@ def test_runs_on_the_same_windows_share_a_table_with_their_baselines(evaluated):
 def test_a_model_that_loses_is_red_by_shape_and_word(evaluated):
     shown = show(compare_evaluated([evaluated("worse", -0.015), evaluated("even", 0.0005), evaluated("better", 0.015)]))
     lines = {line.split()[0]: line for line in shown.partition("ood:")[0].splitlines() if line.strip()}
-    assert "■ loses to it" in lines["worse"] and "-0.0150 [-0.0160, -0.0130]" in lines["worse"]
+    assert "■ loses to it" in lines["worse"] and "-0.0150 ± 0.0015" in lines["worse"]
     assert "▲ not told from it" in lines["even"] and "● beats it" in lines["better"]
-    assert not set("■▲●") & set(lines["ridge"]) and "0.5790 ±0.0020" in lines["ridge"]
+    assert not set("■▲●") & set(lines["ridge"]) and "0.5790 ± 0.0020" in lines["ridge"]
 
 
 @pytest.mark.parametrize("change", [{"data": "d2 s"}, {"context": 7}, {"splits": ("val",)}])
@@ -146,7 +146,7 @@ def test_names_are_text_and_every_line_fits(evaluated, name, reference):
     comparison = compare_evaluated(items, reference=item.run if reference == "run" else reference)
     shown = show(comparison)
     assert all(len(line) <= 100 for line in shown.splitlines()) and name[:3] in shown
-    assert "0.5890 ±0.0020" in shown and "+0.0100 [+0.0090, +0.0120]" in shown, "no figure is cut"
+    assert "0.5890 ± 0.0020" in shown and "+0.0100 ± 0.0015" in shown, "no figure is cut"
     tables = re.findall(r"(?:^\|.*\n)+", comparison_markdown(comparison), flags=re.M)
     assert len(tables) == (3 if reference else 2)
     assert all(len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1 for table in tables)
@@ -155,8 +155,8 @@ def test_names_are_text_and_every_line_fits(evaluated, name, reference):
 def test_markdown_of_a_comparison(evaluated):
     text = comparison_markdown(compare_evaluated([evaluated("mine", -0.015)]))
     assert text.startswith("# Comparison\n\n## d1 s · context 5\n\n**val**: 14,520 windows of 489 documents")
-    assert "| mine | 0.5640 ±0.0020 | -0.0150 [-0.0160, -0.0130] | ■ loses to it | -0.091 | 0.285 |" in text
-    assert "| ridge | 0.5790 ±0.0020 |  |  | -0.128 | 0.270 |" in text
+    assert "| mine | 0.5640 ± 0.0020 | -0.0150 ± 0.0015 | ■ loses to it | -0.091 | 0.285 |" in text
+    assert "| ridge | 0.5790 ± 0.0020 |  |  | -0.128 | 0.270 |" in text
 
 
 def test_to_dict_is_plain(evaluated):

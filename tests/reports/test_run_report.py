@@ -70,9 +70,9 @@ def test_everything_is_in_it(write):
     page = Reader(write())
     for words in (
         "wiki-minilm",
-        "amn beats the best baseline on val (+0.0150 [+0.0140, +0.0170] over ridge) and on ood",
-        "copy-last finds the true next chunk better",
-        "+0.1100 [+0.1090, +0.1120]",
+        "amn beats the best baseline on val (+0.0150 ± 0.0015, 95 % CI, over ridge) and on ood",
+        "copy-last retrieves the true next chunk better",
+        "+0.1100 ± 0.0015",
         "14,520 windows of 489 documents",
         "Rows of val that are also in train: 12 of 90",
         'kind = "amn"',

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from nextvec.evaluation.results import Retrieval
-from nextvec.evaluation.verdict import conclude
+from nextvec.evaluation.verdict import make_verdict
 from nextvec.reports.tables import check_view, evaluation_markdown, evaluation_view, split_table, verdict_view
 
 
@@ -21,12 +21,12 @@ def show(view, width: int = 100, *, styled: bool = False) -> str:
 def test_a_split_as_text(make_evaluation):
     expected = """\
 val: 14,520 windows of 489 documents, 10,000 queries among 17,241 chunks
-predictor           cosine         model's gain [95 %]  margin  R@1 %  R@5 %  R@10 %    MRR
-───────────────────────────────────────────────────────────────────────────────────────────
-amn         0.5940 ±0.0020                              -0.091   19.0   38.0    57.0  0.285
-ridge       0.5790 ±0.0020  +0.0150 [+0.0140, +0.0170]  -0.128   18.0   36.0    54.0  0.270
-copy-last   0.4840 ±0.0020  +0.1100 [+0.1090, +0.1120]  -0.516   22.0   44.0    66.0  0.330
-train-mean  0.1290 ±0.0020  +0.4650 [+0.4640, +0.4670]  +0.000    0.0    0.0     0.0  0.000"""
+predictor            cosine    gain (95 % CI)  margin  R@1 %  R@5 %  R@10 %    MRR
+──────────────────────────────────────────────────────────────────────────────────
+amn         0.5940 ± 0.0020                    -0.091   19.0   38.0    57.0  0.285
+ridge       0.5790 ± 0.0020  +0.0150 ± 0.0015  -0.128   18.0   36.0    54.0  0.270
+copy-last   0.4840 ± 0.0020  +0.1100 ± 0.0015  -0.516   22.0   44.0    66.0  0.330
+train-mean  0.1290 ± 0.0020  +0.4650 ± 0.0015  +0.000    0.0    0.0     0.0  0.000"""
     assert show(split_table(make_evaluation(), "val")) == expected
 
 
@@ -41,15 +41,15 @@ def test_a_query_has_a_row_of_its_own(make_evaluation):
     assert row.count("\x1b[1;36m") == 4, "the best of all four columns"
     markdown = evaluation_markdown(evaluation)
     assert "| amn, query |  |  |  | **25.0** | **45.0** | **70.0** | **0.350** |" in markdown
-    reasons = conclude("amn", evaluation.splits).reasons["val"]
-    assert "its query finds the true next chunk best: MRR 0.350, 0.330 of copy-last" in reasons
+    reasons = make_verdict("amn", evaluation.splits).reasons["val"]
+    assert "the query retrieves the true next chunk best: MRR 0.350, copy-last 0.330" in reasons
 
 
 def test_the_whole_evaluation_has_every_split_the_notes_and_the_verdict(make_evaluation):
     shown = show(evaluation_view(make_evaluation()))
     assert shown.index("val: 14,520") < shown.index("ood: 14,520") < shown.index("note: train: not judged")
-    assert "● amn beats the best baseline on val (+0.0150 [+0.0140, +0.0170] over ridge) and on ood" in shown
-    assert "  val: copy-last finds the true next chunk better: MRR 0.330 against 0.285" in shown
+    assert "● amn beats the best baseline on val (+0.0150 ± 0.0015, 95 % CI, over ridge) and on ood" in shown
+    assert "  val: copy-last retrieves the true next chunk better: MRR 0.330, amn 0.285" in shown
 
 
 @pytest.mark.parametrize(("gain", "status"), [(0.015, "●"), (0.0, "▲"), (-0.015, "■")])
@@ -70,7 +70,7 @@ def test_names_are_text_and_every_line_fits(make_evaluation, report, name):
     evaluation = make_evaluation(name)
     shown = show(evaluation_view(evaluation))
     assert name[:12] in shown and all(len(line) <= 100 for line in shown.splitlines())
-    assert "0.5940 ±0.0020" in shown and "+0.0150 [+0.0140, +0.0170]" in shown, "no figure is cut"
+    assert "0.5940 ± 0.0020" in shown and "+0.0150 ± 0.0015" in shown, "no figure is cut"
     assert len(show(split_table(evaluation, "val")).splitlines()) == 3 + 4, "one line for each predictor"
     assert all(len(line) <= 100 for line in show(check_view(report)).splitlines())
 
@@ -99,12 +99,12 @@ val          350         18   1,223    9,797                 0.500  0.500  0.500
 
 def test_markdown_of_a_evaluation(make_evaluation):
     text = evaluation_markdown(make_evaluation())
-    assert text.startswith(
-        "● **green**: amn beats the best baseline on val (+0.0150 \\[+0.0140, +0.0170\\] over ridge)"
+    assert text.startswith("● **green**: amn beats the best baseline on val (+0.0150 ± 0.0015, 95 % CI, over ridge)")
+    assert "| amn | **0.5940 ± 0.0020** |  | -0.091 | 19.0 | 38.0 | 57.0 | 0.285 |" in text
+    assert "| copy-last | 0.4840 ± 0.0020 | +0.1100 ± 0.0015 | -0.516 | **22.0** |" in text
+    assert "- ood: copy-last retrieves the true next chunk better" in text and text.endswith(
+        "Note: train: not judged\n"
     )
-    assert "| amn | **0.5940 ±0.0020** |  | -0.091 | 19.0 | 38.0 | 57.0 | 0.285 |" in text
-    assert "| copy-last | 0.4840 ±0.0020 | +0.1100 [+0.1090, +0.1120] | -0.516 | **22.0** |" in text
-    assert "- ood: copy-last finds the true next chunk better" in text and text.endswith("Note: train: not judged\n")
 
 
 def test_markdown_tables_keep_their_columns_whatever_the_name(make_evaluation):

@@ -240,12 +240,12 @@ def test_a_red_gate_saves_stops_and_says_why(
     ) as stop:
         loop.train(run)
     assert stop.value.exit_code == 3 and "\n" not in str(stop.value)
-    assert "gate out of reach (certain): ood cosine below 0.99 is red" in str(stop.value)
+    assert "Unreachable gate (certain): The gate is red below ood cosine 0.99" in str(stop.value)
     history = json.loads((run.path / "training_history.json").read_text())
     assert history["status"] == "stopped" and history["stopped"] in str(stop.value)
     assert [gate["status"] for gate in history["epochs"][-1]["gates"]] == ["red"]
     last = read_events(run.path)[-1]
-    assert last["kind"] == "stopped" and last["diagnosis"].startswith("gate out of reach")
+    assert last["kind"] == "stopped" and last["diagnosis"].startswith("Unreachable gate")
     checks = (run.path / "ood_sentinel.log").read_text().splitlines()
     assert checks[0].startswith("baselines on ood: copy-last") and checks[1].startswith(
         "epoch 2 ■ red gate: ood cosine"

@@ -252,7 +252,7 @@ def plot(
 
 def _spectrum(run: Path, *, quiet: bool) -> Panel:
     """The chart of the best checkpoint's predictions on val, the best baseline's and the targets'."""
-    from nextvec.evaluation.geometry import spectra
+    from nextvec.evaluation.geometry import eigenvalue_shares
     from nextvec.evaluation.metrics import score_windows
     from nextvec.reports.plots import spectrum_panel
     from nextvec.training.evaluate import reopen
@@ -261,4 +261,4 @@ def _spectrum(run: Path, *, quiet: bool) -> Panel:
     val = sets["val"]
     scores = {name: score_windows(other, val.vectors, val.windows).mean_cosine for name, other in baselines.items()}
     best = max(scores, key=lambda name: scores[name])
-    return spectrum_panel(spectra({best: baselines[best], model.name: model}, val), model.name, best)
+    return spectrum_panel(eigenvalue_shares({best: baselines[best], model.name: model}, val), model.name, best)

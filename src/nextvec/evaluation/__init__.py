@@ -1,1 +1,1 @@
-"""Judging: is a model any good, beside the trivial predictors on the same windows?"""
+"""Evaluation: a model and its baselines on the same windows, with confidence intervals over documents."""

@@ -1,49 +1,56 @@
-"""The judgement: a model beside every baseline, on the same windows, with intervals over documents.
+"""Evaluation: a model and every baseline on the same windows, with confidence intervals over documents.
 
-Cosine, MSE, margin, gain and the breakdown are of all windows of a split; the other measures are of the fixed sample of
-them that the retrieval queries are, rollouts and ablations of a part of that.
+Cosine, MSE, margin, gain and the breakdown use all windows of a split. Retrieval, geometry, contrastive metrics and
+offset profiles use a fixed sample, the queries. Rollouts and ablations use a part of that sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nextvec.core.console import Task, progress
-from nextvec.data.store import DocumentTable
-from nextvec.data.windows import Windows, WindowSet, sample
+from nextvec.core.console import progress
+from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.ablations import measure_ablations
 from nextvec.evaluation.bootstrap import bootstrap_means, interval
-from nextvec.evaluation.breakdown import break_down
-from nextvec.evaluation.geometry import measure_shape, target_shape
-from nextvec.evaluation.metrics import Predictor, QueryOf, WindowScores, score_windows
-from nextvec.evaluation.offsets import measure_alignment
-from nextvec.evaluation.results import Estimate, Evaluation, Latency, PredictorResult, Retrieval, SplitResult
+from nextvec.evaluation.breakdown import measure_breakdown
+from nextvec.evaluation.geometry import measure_geometry, measure_target_geometry
+from nextvec.evaluation.metrics import Predictor, QueryPredictor, WindowScores, score_windows
+from nextvec.evaluation.offsets import measure_offset_profiles
+from nextvec.evaluation.results import (
+    Estimate,
+    Evaluation,
+    Latency,
+    OffsetProfile,
+    PredictorResult,
+    Retrieval,
+    SplitResult,
+)
 from nextvec.evaluation.retrieval import (
     Candidates,
     candidates_of,
-    measure_contrast,
-    summarise,
+    documents_of,
+    in_document_ranks,
+    measure_contrastive,
+    summarize_ranks,
     target_ranks,
-    within_ranks,
 )
-from nextvec.evaluation.retrieval_faiss import NEIGHBOURS, approximate_ranks, require_faiss
+from nextvec.evaluation.retrieval_faiss import NEIGHBORS, approximate_ranks, require_faiss
 from nextvec.evaluation.rollout import measure_rollout
-from nextvec.evaluation.verdict import conclude
+from nextvec.evaluation.verdict import make_verdict
 from nextvec.models.base import LatentModel
 from nextvec.recipe import EvaluationRecipe
 
 __all__ = ["Evaluation", "evaluate_predictors"]
 
-REPEATED = 2_000
-"""Most windows for rollouts and ablations, which predict each of them many times."""
+MAX_REPEATED_WINDOWS = 2_000
+"""Upper limit of windows for rollouts and ablations, because these predict each window 5 to 8 times."""
 
 
 def evaluate_predictors(
@@ -57,113 +64,150 @@ def evaluate_predictors(
     latency: Latency | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Judge predictors on the windows of some splits; `model` names the one that the others are baselines of.
+    """Evaluate predictors on the windows of each split.
 
-    `sets` are on the predictors' device. A split without windows is left out with a note, after the `notes` given;
-    `latency` is the model's and passed on. Without a model there are no gains and no verdict.
-    Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe wants faiss and it is not
-    installed.
+    `model` names the predictor that the others are baselines of; without it there are no gains and no verdict. The
+    `sets` are on the predictors' device. A split without windows is skipped and noted, after the caller's `notes`.
+    `latency` is the model's, and becomes part of the result.
+    Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe asks for faiss and it is
+    not installed.
     """
     assert predictors and (model is None or model in predictors), (model, list(predictors))
-    names = sorted(predictors, key=lambda name: name != model)  # a stable sort: the model first, the others as given
-    total = len(names) * sum(map(len, sets.values()))
-    splits, told = {}, [*notes]
+    names = sorted(predictors, key=lambda name: name != model)  # stable: the model first, the baselines in their order
+    ordered = {name: predictors[name] for name in names}
+    all_notes, results = [*notes], {}
     if recipe.retrieval == "faiss":
         require_faiss()
-        told.append(f"retrieval: ranks beyond {NEIGHBOURS:,} count as {NEIGHBOURS + 1:,} (faiss)")
-    with progress("evaluating", total, unit="windows", quiet=quiet) as task:
+        all_notes.append(f"retrieval: ranks beyond {NEIGHBORS:,} count as {NEIGHBORS + 1:,} (faiss)")
+    with progress("evaluating", len(names) * sum(map(len, sets.values())), unit="windows", quiet=quiet) as task:
         for split, windows in sets.items():
             if len(windows) == 0:
-                told.append(f"{split}: not judged, no document is long enough for a window")
+                all_notes.append(f"{split}: not evaluated, no document is long enough for a window")
                 continue
-            ordered = {name: predictors[name] for name in names}
-            splits[split] = _evaluate_split(ordered, windows, recipe, seed, model, task)
-    verdict = None if model is None else conclude(model, splits)
-    return Evaluation(model, splits, tuple(told), verdict, latency)
+            samples = draw_samples(windows, recipe, seed)
+            profiles = measure_offset_profiles(ordered, samples.queries, recipe.resamples, seed)
+            measured = {}
+            for name, predictor in ordered.items():
+                measured[name] = measure_predictor(name, predictor, samples, profiles[name])
+                task.advance(len(windows))
+            results[split] = compare(measured, ordered, model, samples)
+    verdict = None if model is None else make_verdict(model, results)
+    return Evaluation(model, results, tuple(all_notes), verdict, latency)
 
 
-def _evaluate_split(
-    predictors: Mapping[str, Predictor],
-    evaluated: WindowSet,
-    recipe: EvaluationRecipe,
-    seed: int,
-    model: str | None,
-    task: Task,
-) -> SplitResult:
-    vectors, documents, windows, split = evaluated.vectors, evaluated.documents, evaluated.windows, evaluated.split
-    candidates = candidates_of(vectors, documents, split)
-    queries = windows.take(sample(len(windows), recipe.queries, seed).to(vectors.device))
-    sampled = replace(evaluated, windows=queries)
-    few = replace(evaluated, windows=queries.take(sample(len(queries), REPEATED, seed).to(vectors.device)))
-    ranks_of = partial(_ranks, recipe=recipe, vectors=vectors, windows=queries, candidates=candidates)
-    alignments = measure_alignment(predictors, sampled, recipe.resamples, seed)
-    scores: dict[str, WindowScores] = {}
-    retrievals: dict[str, Retrieval] = {}
-    measures: dict[str, dict[str, Any]] = {}
-    for name, predictor in predictors.items():
-        scores[name] = score_windows(predictor, vectors, windows)
-        if not scores[name].finite:
-            lost = int((~np.isfinite(scores[name].cosine)).sum())
-            raise NotFiniteError(f"{name} on {split}: {lost:,} of {len(windows):,} predictions are not finite numbers")
-        retrievals[name] = summarise(ranks_of(predictor))
-        measures[name] = {
-            "within": summarise(within_ranks(predictor, vectors, queries, documents)),
-            "contrast": measure_contrast(predictor, sampled),
-            "alignment": alignments[name],
-            "shape": measure_shape(predictor, sampled),
-            "rollout": measure_rollout(predictor, few),
-        }
-        if isinstance(predictor, LatentModel) and predictor.has_query:
-            query = QueryOf(predictor)
-            measures[name]["query"] = summarise(ranks_of(query))
-            measures[name]["query_within"] = summarise(within_ranks(query, vectors, queries, documents))
-        task.advance(len(windows))
+@dataclass(frozen=True)
+class Samples:
+    """The windows of one split on which every predictor is measured."""
 
-    groups_W = windows.groups.cpu().numpy()
-    cosines, gains = _estimates(scores, groups_W, recipe.resamples, seed, model)
-    baselines = [name for name in predictors if name != model]
-    best = max(baselines, key=lambda name: cosines[name].value, default=None)
-    return SplitResult(
-        windows=len(windows),
-        documents=_count_documents(windows, documents),
-        groups=len(np.unique(groups_W)),
-        candidates=len(candidates),
-        queries=len(queries),
-        predictors={
-            name: PredictorResult(
-                cosines[name],
-                scores[name].mean_mse,
-                scores[name].mean_margin,
-                retrievals[name],
-                gains.get(name),
-                **measures[name],
-            )
-            for name in predictors
-        },
-        best_baseline=best,
-        gain=None if best is None else gains.get(best),
-        target_shape=target_shape(sampled),
-        ablations={} if model is None else measure_ablations(predictors[model], few, recipe.resamples, seed),
-        parts=None
-        if model is None or best is None
-        else break_down(scores[model].cosine, scores[best].cosine, evaluated, recipe.resamples, seed),
+    windows: WindowSet
+    """All windows of the split."""
+    queries: WindowSet
+    """The retrieval sample."""
+    repeated: WindowSet
+    """The part of the queries for rollouts and ablations."""
+    candidates: Candidates
+    recipe: EvaluationRecipe
+    seed: int
+
+
+def draw_samples(windows: WindowSet, recipe: EvaluationRecipe, seed: int) -> Samples:
+    """Draw the samples of a split; a pure function of its arguments."""
+    device = windows.vectors.device
+    queries = windows.windows.take(sample(len(windows), recipe.queries, seed).to(device))
+    repeated = queries.take(sample(len(queries), MAX_REPEATED_WINDOWS, seed).to(device))
+    candidates = candidates_of(windows.vectors, windows.documents, windows.split)
+    return Samples(
+        windows, replace(windows, windows=queries), replace(windows, windows=repeated), candidates, recipe, seed
     )
 
 
-def _ranks(
-    predictor: Predictor, *, recipe: EvaluationRecipe, vectors: Tensor, windows: Windows, candidates: Candidates
-) -> Tensor:
-    """(Q,) the rank of each window's target, as the recipe wants it found."""
-    find = approximate_ranks if recipe.retrieval == "faiss" else target_ranks
-    return find(predictor, vectors, windows, candidates)
+class Measured(NamedTuple):
+    """One predictor's scores on all windows, and its result without the intervals that `compare` computes."""
+
+    scores: WindowScores
+    result: PredictorResult
 
 
-def _estimates(
-    scores: Mapping[str, WindowScores], groups_W: NDArray[np.int32], resamples: int, seed: int, model: str | None
+def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile: OffsetProfile) -> Measured:
+    """Measure one predictor on one split. Raises NotFiniteError if a prediction is NaN or infinite."""
+    windows, queries = samples.windows, samples.queries
+    scores = score_windows(predictor, windows.vectors, windows.windows)
+    if not scores.is_finite:
+        count = int((~np.isfinite(scores.cosine)).sum())
+        raise NotFiniteError(f"{name} on {windows.split}: {count:,} of {len(windows):,} predictions are not finite")
+    query = query_in_document = None
+    if isinstance(predictor, LatentModel) and predictor.has_query:
+        query, query_in_document = _measure_retrieval(QueryPredictor(predictor), samples)
+    retrieval, in_document = _measure_retrieval(predictor, samples)
+    result = PredictorResult(
+        cosine=Estimate(scores.mean_cosine, -1.0, 1.0),  # `compare` adds the interval
+        mse=scores.mean_mse,
+        margin=scores.mean_margin,
+        retrieval=retrieval,
+        gain=None,
+        in_document=in_document,
+        query=query,
+        query_in_document=query_in_document,
+        contrastive=measure_contrastive(predictor, queries),
+        offset_profile=profile,
+        geometry=measure_geometry(predictor, queries),
+        rollout=measure_rollout(predictor, samples.repeated),
+    )
+    return Measured(scores, result)
+
+
+def compare(
+    measured: Mapping[str, Measured], predictors: Mapping[str, Predictor], model: str | None, samples: Samples
+) -> SplitResult:
+    """Compare a model with the baselines on one split: intervals, gains, ablations and the breakdown."""
+    windows, recipe, seed = samples.windows, samples.recipe, samples.seed
+    groups_W = windows.windows.groups.cpu().numpy()
+    cosines = {name: item.scores.cosine for name, item in measured.items()}
+    estimates, gains = _estimate(cosines, groups_W, recipe.resamples, seed, model)
+    baselines = [name for name in measured if name != model]
+    best = max(baselines, key=lambda name: estimates[name].value, default=None)
+    ablations, breakdown = {}, None
+    if model is not None:
+        ablations = measure_ablations(predictors[model], samples.repeated, recipe.resamples, seed)
+    if model is not None and best is not None:
+        breakdown = measure_breakdown(cosines[model], cosines[best], windows, recipe.resamples, seed)
+    return SplitResult(
+        windows=len(windows),
+        documents=len(np.unique(documents_of(windows.windows, windows.documents))),
+        groups=len(np.unique(groups_W)),
+        candidates=len(samples.candidates),
+        queries=len(samples.queries),
+        predictors={
+            name: replace(item.result, cosine=estimates[name], gain=gains.get(name)) for name, item in measured.items()
+        },
+        best_baseline=best,
+        gain=None if best is None else gains.get(best),
+        target_geometry=measure_target_geometry(samples.queries),
+        ablations=ablations,
+        breakdown=breakdown,
+    )
+
+
+def _measure_retrieval(predictor: Predictor, samples: Samples) -> tuple[Retrieval, Retrieval]:
+    """Return retrieval among all chunks of the split, and among those of the target's document."""
+    vectors, documents, queries = samples.windows.vectors, samples.windows.documents, samples.queries.windows
+    rank = approximate_ranks if samples.recipe.retrieval == "faiss" else target_ranks
+    ranks_Q: Tensor = rank(predictor, vectors, queries, samples.candidates)
+    return summarize_ranks(ranks_Q), summarize_ranks(in_document_ranks(predictor, vectors, queries, documents))
+
+
+def _estimate(
+    cosines: Mapping[str, NDArray[np.float32]],
+    groups_W: NDArray[np.int32],
+    resamples: int,
+    seed: int,
+    model: str | None,
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Each predictor's cosine, and the model's gain over each other one, with intervals from the same resamples."""
-    cosines = {name: score.cosine for name, score in scores.items()}
-    gains = {} if model is None else {name: cosines[model] - cosines[name] for name in scores if name != model}
+    """Return each predictor's mean cosine and the model's gain over each baseline.
+
+    All intervals come from the same resamples of documents, so that a gain is a paired difference.
+    """
+    gains = {} if model is None else {name: cosines[model] - cosines[name] for name in cosines if name != model}
     rows_PW = np.stack([*cosines.values(), *gains.values()])
     means_PR = bootstrap_means(rows_PW, groups_W, resamples, seed)
     groups = len(np.unique(groups_W))
@@ -172,13 +216,5 @@ def _estimates(
         Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=bound))
         for row, means, bound in zip(rows_PW, means_PR, bounds, strict=True)
     ]
-    return (
-        dict(zip(cosines, estimates[: len(cosines)], strict=True)),
-        dict(zip(gains, estimates[len(cosines) :], strict=True)),
-    )
-
-
-def _count_documents(windows: Windows, documents: DocumentTable) -> int:
-    """How many documents some windows come from."""
-    targets = windows.targets.cpu().numpy()
-    return len(np.unique(np.searchsorted(documents.first_row, targets, side="right")))
+    count = len(cosines)
+    return dict(zip(cosines, estimates[:count], strict=True)), dict(zip(gains, estimates[count:], strict=True))

@@ -1,7 +1,7 @@
-"""Windows in words: what a model read, the text that lies nearest to its prediction, and the text that came next.
+"""Example windows as text: the context, the text nearest to the prediction, and the true next text.
 
-A few windows of a split are drawn by chance. The nearest chunk is sought among all chunks of the split but the window's
-own context, as retrieval does, and only the row groups of chunks.parquet that hold the texts are read.
+The windows are a random sample of a split. The nearest chunk is searched among all chunks of the split except the
+window's own context, as in retrieval. Only the row groups of chunks.parquet that contain the texts are read.
 
 Letters in names: E examples, C candidates, S context length, D dimensions.
 """
@@ -17,28 +17,28 @@ from nextvec.data.store import CHUNKS, Store
 from nextvec.data.store.staging import Texts
 from nextvec.data.windows import WindowSet, sample
 from nextvec.evaluation.metrics import Predictor, predict_block
-from nextvec.evaluation.retrieval import candidates_of, context_positions, documents_of, rank
+from nextvec.evaluation.retrieval import candidates_of, context_positions, documents_of, mid_ranks
 
-LONGEST = 500
-"""Characters of a text that are shown."""
+MAX_CHARACTERS = 500
+"""Longer texts are cut, so that five examples fit on a page."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A window in words."""
+    """One window as text."""
 
     title: str
-    """Of its document."""
+    """Title of the document."""
     context: tuple[str, ...]
-    """The texts read, oldest first."""
+    """The input texts, oldest first."""
     nearest: str
     """The text whose vector is nearest to the prediction."""
     target: str
-    """The text that came next."""
+    """The true next text."""
     nearest_cosine: float
     target_cosine: float
     rank: float
-    """Of the true next chunk among the candidates, 1 being the nearest; ties count half."""
+    """Rank of the true next chunk among the candidates; 1 is the nearest, ties count half."""
     candidates: int
     hit: bool
     """Whether the nearest chunk is the true next one."""
@@ -48,9 +48,9 @@ class Example:
 def nearest_examples(
     model: Predictor, evaluated: WindowSet, store: Store, count: int = 5, seed: int = 0
 ) -> tuple[Example, ...]:
-    """`count` windows of a split of `store` in words; none where the store holds no texts.
+    """Return `count` random windows of a split of `store` as text; none if the store has no texts.
 
-    Memory: 4·C·D bytes for the candidates. Raises StoreError or an error of pyarrow for texts that can't be read.
+    Memory: 4·C·D bytes for the candidates. Raises StoreError, or an error of pyarrow, if texts cannot be read.
     """
     if not store.has_texts or not len(evaluated):
         return ()
@@ -60,8 +60,10 @@ def nearest_examples(
     _, prediction_ED = predict_block(model, evaluated.vectors, evaluated.windows, index_E)
     target_E = candidates.positions(windows.targets)
     context_ES = context_positions(windows, target_E)
+    ranks = mid_ranks(prediction_ED, candidates, target_E, context_ES).tolist()
+
+    # The nearest candidate that is not in the context. A masked place repeats the oldest context row, never the target.
     cosines_EC = prediction_ED @ candidates.vectors_CD.T
-    ranks = rank(prediction_ED, candidates, target_E, context_ES).tolist()
     target_cosine_E = cosines_EC.gather(1, target_E[:, None])[:, 0]
     cosines_EC.scatter_(1, context_ES, -torch.inf)
     cosines_EC.scatter_(1, target_E[:, None], target_cosine_E[:, None])
@@ -69,12 +71,12 @@ def nearest_examples(
 
     rows_ES = candidates.rows[context_ES].cpu().tolist()
     nearest_rows, target_rows = (candidates.rows[at].cpu().tolist() for at in (nearest.indices, target_E))
-    texts = _texts(store, [*nearest_rows, *target_rows, *(row for rows in rows_ES for row in rows)])
+    texts = _read_texts(store, [*nearest_rows, *target_rows, *(row for rows in rows_ES for row in rows)])
     titles = [evaluated.documents.titles[number] for number in documents_of(windows, evaluated.documents)]
     return tuple(
         Example(
             title=titles[number],
-            context=tuple(texts[row] for row in dict.fromkeys(rows_ES[number])),  # a masked place repeats the oldest
+            context=tuple(texts[row] for row in dict.fromkeys(rows_ES[number])),
             nearest=texts[nearest_rows[number]],
             target=texts[target_rows[number]],
             nearest_cosine=float(nearest.values[number]),
@@ -87,12 +89,12 @@ def nearest_examples(
     )
 
 
-def _texts(store: Store, rows: list[int]) -> dict[int, str]:
-    """Row → text, cut to `LONGEST` characters; only the blocks that hold the rows are read."""
+def _read_texts(store: Store, rows: list[int]) -> dict[int, str]:
+    """Return row → text on one line, cut to `MAX_CHARACTERS`."""
     ascending = np.unique(np.array(rows, np.int64))
-    found = Texts(store.path / CHUNKS).read(ascending)
-    return {row: _cut(" ".join(text.split())) for row, text in zip(ascending.tolist(), found, strict=True)}
+    texts = Texts(store.path / CHUNKS).read(ascending)
+    return {row: _shorten(" ".join(text.split())) for row, text in zip(ascending.tolist(), texts, strict=True)}
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS].rstrip()} …"

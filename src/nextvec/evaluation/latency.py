@@ -1,7 +1,7 @@
-"""How long one prediction takes: the wall time of `model.predict`, call by call, on a device that is warm.
+"""Latency: wall time of `model.predict`, call by call, on a warm device.
 
-Calls are timed one at a time. A graphics processor works on after a call has returned, so each clock reading waits for
-it. The input is random: the time doesn't depend on what the vectors say.
+Calls are timed one at a time. CUDA and MPS work asynchronously, so the clock is read only after a synchronization. The
+input is random, because the time does not depend on its values.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from nextvec.evaluation.results import BatchLatency, Latency
 from nextvec.models.base import LatentModel, count_parameters, unit
 
-WARM_CALLS = 20
+WARMUP_CALLS = 20
 """Calls before the first timed one: they load kernels, fill caches and let the clock rate rise."""
-PATIENCE, LEAST = 0.3, 5
-"""Seconds after which warming up, or timing, ends early, and the fewest calls of each: a slow model needs no more."""
+MAX_SECONDS, MIN_CALLS = 0.3, 5
+"""Warm-up and timing each end after that many seconds, but not before that many calls."""
 
 
 def measure_latency(
@@ -27,51 +27,51 @@ def measure_latency(
 ) -> Latency:
     """Time `model.predict` on (B, S, D) inputs for each batch size B, with S = `context`.
 
-    The model is in evaluation mode and already on `device`.
+    The model is in evaluation mode and already on `device`. Times are in milliseconds.
     """
     assert repeats > 0 and batches and min(batches) > 0, (repeats, batches)
-    timed = []
+    results = []
     for batch in batches:
         generator = torch.Generator().manual_seed(0)
         context_BSD = unit(torch.randn(batch, context, model.dimensions, generator=generator)).to(device)
-        times = sorted(_call_times(model, context_BSD, device, repeats))
-        timed.append(BatchLatency(batch, _percentile(times, 0.50), _percentile(times, 0.95)))
-    return Latency(str(device), context, count_parameters(model), repeats, tuple(timed))
+        times = sorted(_time_calls(model, context_BSD, device, repeats))
+        results.append(BatchLatency(batch, _percentile(times, 0.50), _percentile(times, 0.95)))
+    return Latency(str(device), context, count_parameters(model), repeats, tuple(results))
 
 
 @torch.inference_mode()
-def _call_times(model: LatentModel, context_BSD: Tensor, device: torch.device, repeats: int) -> list[float]:
-    """Milliseconds of each timed call."""
-    _repeat(lambda: model.predict(context_BSD), WARM_CALLS)
+def _time_calls(model: LatentModel, context_BSD: Tensor, device: torch.device, repeats: int) -> list[float]:
+    """Return the milliseconds of each timed call."""
+    _repeat(lambda: model.predict(context_BSD), WARMUP_CALLS)
     times: list[float] = []
 
-    def timed() -> None:
-        _wait_for(device)
+    def timed_call() -> None:
+        synchronize(device)  # work that is still queued does not belong to this call
         start = time.perf_counter_ns()
         model.predict(context_BSD)
-        _wait_for(device)
+        synchronize(device)
         times.append((time.perf_counter_ns() - start) / 1e6)
 
-    _repeat(timed, repeats)
+    _repeat(timed_call, repeats)
     return times
 
 
 def _repeat(call: Callable[[], object], times: int) -> None:
-    """Call it that often, or until PATIENCE is over, but LEAST times at least."""
-    end = time.perf_counter_ns() + PATIENCE * 1e9
+    """Make up to `times` calls: stop after MAX_SECONDS, but make at least MIN_CALLS."""
+    end = time.perf_counter_ns() + MAX_SECONDS * 1e9
     for done in range(times):
-        if done >= LEAST and time.perf_counter_ns() > end:
+        if done >= MIN_CALLS and time.perf_counter_ns() > end:
             return
         call()
 
 
-def _percentile(ascending: Sequence[float], share: float) -> float:
-    """The smallest time that at least `share` of the calls did not exceed (the nearest rank)."""
-    return ascending[math.ceil(share * len(ascending)) - 1]
+def _percentile(ascending: Sequence[float], fraction: float) -> float:
+    """Return the nearest-rank percentile: the smallest time that at least `fraction` of the calls did not exceed."""
+    return ascending[math.ceil(fraction * len(ascending)) - 1]
 
 
-def _wait_for(device: torch.device) -> None:
-    """Return when the device has done what it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

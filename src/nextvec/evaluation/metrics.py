@@ -1,9 +1,9 @@
-"""Scores of single windows, and the one loop that computes them.
+"""Cosine, MSE and margin of single windows, and the only loop that computes them.
 
-Training's validation, `nextvec eval` and the judgement at the end of a run all call `score_windows`, which always runs
-in float32, in index order and in blocks of one size: the same weights get the same digits everywhere.
+Validation in training, `nextvec eval` and the evaluation at the end of a run all call `score_windows`. It runs in
+float32, in index order and in blocks of one size, so that the same weights get the same scores everywhere.
 
-Letters in names: B windows of a block, W windows in all, S context length, D dimensions.
+Letters in names: B windows of a block, W all windows, S context length, D dimensions.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from nextvec.data.windows import Batch, Windows, gather
 from nextvec.models.base import LatentModel
 
 BLOCK = 1024
-"""Windows that are predicted at once. Other sizes may change last digits, so everybody uses this one."""
+"""Windows per forward pass. Other sizes may change the last digits, so every measurement uses this one."""
 
 
 class Predictor(Protocol):
-    """What can be judged: any model or baseline, in evaluation mode."""
+    """Anything that can be evaluated: a model or a baseline, in evaluation mode."""
 
     def predict(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
-        """(B, D) float32 predictions of unit length from (B, S, D) context vectors and their (B, S) mask."""
+        """Return (B, D) float32 unit-length predictions from (B, S, D) context vectors and their (B, S) mask."""
         ...
 
 
-class QueryOf:
-    """A model's second output as a predictor of its own."""
+class QueryPredictor:
+    """A model's second output, the query, as a predictor."""
 
     def __init__(self, model: LatentModel) -> None:
         self.predict = model.query
         self.training = model.training
 
 
-def cosine(one_BD: Tensor, other_BD: Tensor) -> Tensor:
-    """(B,) cosine of the angle between rows: a·b / (|a|·|b|), from −1 to 1; 0 where a row is zero."""
-    return F.cosine_similarity(one_BD, other_BD, dim=1).clamp(-1, 1)  # rounding may lead a digit beyond
+def cosine(left_BD: Tensor, right_BD: Tensor) -> Tensor:
+    """Return (B,) cosines between rows: a·b / (|a|·|b|), from −1 to 1; 0 if a row is zero."""
+    return F.cosine_similarity(left_BD, right_BD, dim=1).clamp(-1, 1)  # rounding can exceed 1 by one digit
 
 
 def mse(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
-    """(B,) mean over the D dimensions of (prediction − target)², the runbook's unit.
+    """Return (B,) means over the D dimensions of (prediction − target)², the unit of the runbook.
 
     Between unit-length vectors this is (2 − 2·cosine) / D, about 0.001 at D = 768.
     """
@@ -54,16 +54,16 @@ def mse(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
 
 
 def margin(prediction_BD: Tensor, target_BD: Tensor, last_BD: Tensor) -> Tensor:
-    """(B,) cos(prediction, target) − cos(prediction, last context vector).
+    """Return (B,) values of cos(prediction, target) − cos(prediction, last context vector).
 
-    Copying the last vector scores cos(last, target) − 1, the lowest margin on a window of that cosine.
+    A copy of the last vector scores cos(last, target) − 1, the lowest possible margin at that cosine.
     """
     return cosine(prediction_BD, target_BD) - cosine(prediction_BD, last_BD)
 
 
 @dataclass(frozen=True)
 class WindowScores:
-    """The scores of W windows, in the order of their index."""
+    """The scores of W windows, in index order."""
 
     cosine: NDArray[np.float32]
     """(W,) cos(prediction, target)."""
@@ -76,32 +76,33 @@ class WindowScores:
         return len(self.cosine)
 
     @property
-    def finite(self) -> bool:
-        """Whether every score is a number: no NaN, no infinity."""
+    def is_finite(self) -> bool:
+        """Whether no score is NaN or infinite."""
         return all(bool(np.isfinite(scores).all()) for scores in (self.cosine, self.mse, self.margin))
 
     @property
     def mean_cosine(self) -> float:
-        """Mean cosine over the windows, summed in float64; NaN if there are none."""
+        """Mean cosine over the windows; NaN without windows."""
         return _mean(self.cosine)
 
     @property
     def mean_mse(self) -> float:
-        """Mean squared error over the windows, summed in float64; NaN if there are none."""
+        """Mean squared error over the windows; NaN without windows."""
         return _mean(self.mse)
 
     @property
     def mean_margin(self) -> float:
-        """Mean margin over the windows, summed in float64; NaN if there are none."""
+        """Mean margin over the windows; NaN without windows."""
         return _mean(self.margin)
 
 
 def score_windows(predictor: Predictor, vectors: Tensor, windows: Windows, *, block: int = BLOCK) -> WindowScores:
     """Score a predictor on all windows of an index.
 
-    `vectors` is (N, D) in any float format, on the windows' device. Targets and context vectors are brought to unit
-    length, which undoes the rounding of float16. NaN predictions give NaN scores: ask `WindowScores.finite`.
+    `vectors` is (N, D) in any float format, on the windows' device. Targets are normalized to unit length, which
+    undoes the rounding of float16. NaN predictions give NaN scores: check `WindowScores.is_finite`.
     """
+    # Scores stay on the device until the last block, so that no block waits for a transfer.
     scores_3W = torch.empty((3, len(windows)), device=vectors.device)
     for start in range(0, len(windows), block):
         positions = slice(start, start + block)
@@ -118,19 +119,21 @@ def score_windows(predictor: Predictor, vectors: Tensor, windows: Windows, *, bl
 def predict_block(
     predictor: Predictor, vectors: Tensor, windows: Windows, positions: slice | Tensor
 ) -> tuple[Batch, Tensor]:
-    """The windows at some positions as a float32 batch, and the (B, D) float32 predictions for them.
+    """Return the windows at some positions as a float32 batch, and the (B, D) float32 predictions for them.
 
-    The predictor must be in evaluation mode: dropout would make a score a matter of luck.
+    The predictor must be in evaluation mode: dropout would make a score random.
     """
-    assert not getattr(predictor, "training", False), "call eval() before judging a model"
+    assert not getattr(predictor, "training", False), "call eval() before evaluating a model"
     if isinstance(positions, slice):
         positions = torch.arange(*positions.indices(len(windows)), device=vectors.device)
-    found = gather(vectors, windows, positions)
-    batch = Batch(found.context_BSD.float(), found.target_BD.float(), found.group_B, found.mask_BS)
+    stored = gather(vectors, windows, positions)
+    batch = Batch(stored.context_BSD.float(), stored.target_BD.float(), stored.group_B, stored.mask_BS)
+    # A caller's autocast must not change a score.
     with torch.autocast(vectors.device.type, enabled=False):
         prediction_BD = predictor.predict(batch.context_BSD, batch.mask_BS)
     return batch, prediction_BD.float()
 
 
 def _mean(scores: NDArray[np.float32]) -> float:
+    """Return the mean, summed in float64: float32 loses digits over millions of windows."""
     return float(scores.mean(dtype=np.float64)) if len(scores) else float("nan")

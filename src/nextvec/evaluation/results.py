@@ -1,8 +1,7 @@
-"""The figures of a judgement: plain values that any reader can use without torch.
+"""Results of an evaluation: plain values that any reader can use without torch.
 
-What a judgement says: figures for every predictor on every split, and a verdict in plain words.
-
-Plain values only and no torch, so that tables, pages and whatever else reads a finished run start at once.
+Cosines and gains have no unit. A cosine is between −1 and 1, and a gain (the difference of two cosines) between −2 and
+2. Fractions are between 0 and 1. Every field that was not measured is None or empty.
 """
 
 from __future__ import annotations
@@ -11,81 +10,103 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nextvec.core.formatting import Status
+from nextvec.core.formatting import Status, format_interval
+
+FORMAT = 2
+"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 1 had other field names."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval over documents."""
+    """A mean with its 95 % confidence interval over documents."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def signed(self) -> str:
+        """The estimate of a difference as text, with its sign: `+0.0200 ± 0.0070`."""
+        return format_interval(self.value, self.low, self.high, "+")
+
     def __str__(self) -> str:
-        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        """Return the estimate as text: `0.5820 ± 0.0070 (95 % CI)`."""
+        return f"{format_interval(self.value, self.low, self.high)} (95 % CI)"
+
+    def is_significantly_above(self, threshold: float) -> bool:
+        """Return whether the whole interval is above a threshold."""
+        return self.low > threshold
+
+    def is_significantly_below(self, threshold: float) -> bool:
+        """Return whether the whole interval is below a threshold."""
+        return self.high < threshold
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well predictions find the true next chunk: R@k are shares from 0 to 1."""
+    """Retrieval of the true next chunk by a prediction or a query.
+
+    R@k is the fraction of windows whose target is among the k nearest candidates.
+    """
 
     r_at_1: float
     r_at_5: float
     r_at_10: float
     mrr: float
+    """Mean reciprocal rank, from 0 to 1."""
     median_rank: float
+    """Median rank of the target; 1 is the best."""
     r_at_50: float = 0.0
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """How the Large Concept Model paper measures a prediction (arXiv 2412.08821, section 2.4.1)."""
+class ContrastiveMetrics:
+    """Pre-training metrics of the Large Concept Model paper (arXiv 2412.08821, section 2.4.1)."""
 
     l2: float
-    """Mean distance between prediction and target, both as vectors of the embedding space."""
+    """Mean Euclidean distance from prediction to target, between unit-length vectors: from 0 to 2."""
     accuracy: float
-    """Share of the other targets of a batch that are further from the prediction than the target is."""
+    """Fraction of a batch's other targets that are farther from the prediction than its own target."""
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """Which place of the document a prediction points to."""
+class OffsetProfile:
+    """Cosines from the predictions to the vectors around the target in its document."""
 
-    offsets: dict[int, float | None]
-    """k → mean cosine between the prediction and the vector at target + k; None where no document has one."""
-    before: Estimate | None
-    """cos(prediction, target) − cos(prediction, the vector just before the context); None where there is none."""
+    curve: dict[int, float | None]
+    """Offset k → mean cosine between the prediction and the vector at target + k; None if no document has one."""
+    forward_margin: Estimate | None
+    """Mean of cos(prediction, target) − cos(prediction, vector just before the context); None if `windows` is 0."""
     direction: Estimate | None
-    """`before` minus the same figure of the context mean on the same windows: 0 for the context mean itself.
+    """`forward_margin` minus that of the context mean on the same windows, from −4 to 4; below 0 is backward.
 
-    Whether order counts at all is told by the ablations; what drifts less than the mean has a small positive one.
+    A constant has a small positive direction on real text. Only the ablations show whether a model uses the order.
     """
     windows: int
     """Windows that have a vector before their context."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The cloud of predictions, or of targets."""
+class Geometry:
+    """Statistics of a set of predictions, or of the targets."""
 
     norm: float
-    """Mean length of the raw output; 1 for targets."""
-    norm_spread: float
-    """Standard deviation of that length, in parts of the mean."""
-    spread: float
-    """1 − mean cosine of two of them: 0 if all are the same, about 1 if they point everywhere."""
+    """Mean norm of the raw output; 1 for targets."""
+    norm_cv: float
+    """Coefficient of variation of that norm: standard deviation divided by the mean."""
+    dispersion: float
+    """1 − mean pairwise cosine: 0 if all vectors are equal, about 1 if they point everywhere."""
     effective_rank: float
-    """exp(entropy of the covariance's eigenvalues): over how many directions they spread (Roy & Vetterli 2007)."""
+    """exp(entropy of the covariance's eigenvalue shares), from 1 to D (Roy & Vetterli 2007)."""
     alignment: float
-    """Mean squared distance to the target (Wang & Isola 2020, with α = 2); 0 for targets."""
+    """Mean squared distance to the target, from 0 to 4 (Wang & Isola 2020, α = 2)."""
     uniformity: float
-    """log of the mean of exp(−2 · squared distance) over pairs (Wang & Isola 2020, with t = 2); lower is more even."""
+    """log(mean pairwise exp(−2 · squared distance)), from −8 to 0; lower is more uniform (Wang & Isola 2020, t = 2)."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A model on a part of a split, such as a source, beside the best baseline of the split."""
+class Subset:
+    """The model on a subset of a split, such as one source, with its gain over the split's best baseline."""
 
     name: str
     windows: int
@@ -97,124 +118,131 @@ class Part:
 
 @dataclass(frozen=True)
 class BatchLatency:
-    """Milliseconds for one call with a batch of that many windows."""
+    """Milliseconds of one call with a batch of that many windows."""
 
     batch: int
     p50: float
-    """Half of the calls took no longer."""
+    """Median, in milliseconds."""
     p95: float
-    """95 % of the calls took no longer."""
+    """95th percentile, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """What a prediction costs on a device."""
+    """Time of one prediction on a device."""
 
     device: str
     context: int
     parameters: int
     repeats: int
-    """Timed calls for each batch size."""
+    """Upper limit of timed calls for each batch size."""
     batches: tuple[BatchLatency, ...]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A model beside the best baseline of a split, by document, source and coherence of the context."""
+    """The model's gain over the best baseline of a split, by document, source and coherence of the context."""
 
     win_rate: Estimate
-    """Share of the groups of documents in which the model's mean cosine is the higher one; ties count half."""
-    by_source: tuple[Part, ...]
-    """The largest sources first, the rest together."""
-    by_coherence: tuple[Part, ...]
-    """Quartiles of the context's coherence, from the lowest."""
+    """Fraction of document groups in which the model's mean cosine is higher; ties count half."""
+    by_source: tuple[Subset, ...]
+    """The largest sources first; the remaining ones together."""
+    by_coherence: tuple[Subset, ...]
+    """Quartiles of the context's coherence, the lowest first."""
 
 
 @dataclass(frozen=True)
 class PredictorResult:
-    """One predictor's figures on one split."""
+    """Results of one predictor on one split."""
 
     cosine: Estimate
     mse: float
+    """Mean squared error per dimension, between unit-length vectors."""
     margin: float
+    """cos(prediction, target) − cos(prediction, last context vector), from −2 to 2."""
     retrieval: Retrieval
+    """Retrieval by the prediction among all chunks of the split."""
     gain: Estimate | None
-    """The model's cosine minus this predictor's on the same windows; None for the model itself or without one."""
-    within: Retrieval | None = None
-    """The same as retrieval, among the chunks of the window's own document only."""
+    """The model's cosine minus this predictor's on the same windows; None for the model itself."""
+    in_document: Retrieval | None = None
+    """Retrieval by the prediction among the chunks of the target's own document."""
     query: Retrieval | None = None
-    """Retrieval with the model's second output, the query, where it has one; `retrieval` is the prediction's."""
-    query_within: Retrieval | None = None
-    """The query's retrieval in the own document."""
-    contrast: Contrast | None = None
-    alignment: Alignment | None = None
-    shape: Shape | None = None
+    """Retrieval by the model's second output, the query; None without a query head."""
+    query_in_document: Retrieval | None = None
+    """Retrieval by the query among the chunks of the target's own document."""
+    contrastive: ContrastiveMetrics | None = None
+    offset_profile: OffsetProfile | None = None
+    geometry: Geometry | None = None
     rollout: tuple[float | None, ...] = ()
-    """Mean cosine to the vector 1, 2 … ahead when its own predictions are fed back; empty where not measured."""
+    """rollout@1, rollout@2 …: mean cosine to the vector that many steps ahead, with predictions fed back."""
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """All predictors on one split."""
+    """Results of all predictors on one split."""
 
     windows: int
     documents: int
     """Documents that have windows."""
     groups: int
-    """Independent groups of documents: what the intervals resample."""
+    """Independent groups of documents, which the intervals resample."""
     candidates: int
+    """Chunks among which retrieval searches."""
     queries: int
+    """Windows of the retrieval sample."""
     predictors: dict[str, PredictorResult]
-    """By name; the model first, then the baselines in the order given."""
+    """By name: the model first, then the baselines."""
     best_baseline: str | None
-    """The baseline of the highest cosine on this split."""
+    """The baseline with the highest cosine on this split."""
     gain: Estimate | None
     """The model's gain over the best baseline."""
-    target_shape: Shape | None = None
-    """The cloud of the targets, beside which the predictors' shapes are read."""
+    target_geometry: Geometry | None = None
+    """Geometry of the targets, the reference for that of the predictors."""
     ablations: dict[str, Estimate] = field(default_factory=dict)
-    """How far the model's cosine falls when its context is spoilt, by what is done to it."""
-    parts: Breakdown | None = None
-    """The model beside the best baseline by document, source and coherence of the context."""
+    """Context ablation → drop in the model's cosine; positive if the perturbation hurts."""
+    breakdown: Breakdown | None = None
 
     def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorResult]]:
-        """Predictors as tables show them: the model, then the others from the highest cosine to the lowest."""
+        """Iterate over the predictors in table order: the model, then the others by descending cosine."""
         return iter(sorted(self.predictors.items(), key=lambda item: (item[0] != model, -item[1].cosine.value)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement in words."""
+    """The evaluation in one sentence."""
 
     status: Status
     sentence: str
     reasons: dict[str, tuple[str, ...]]
-    """By split: the facts behind it, and what else a reader should know."""
+    """Split → the facts behind the verdict, and caveats."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model beside the baselines on the same windows."""
+    """A model and its baselines on the same windows."""
 
     model: str | None
     splits: dict[str, SplitResult]
     notes: tuple[str, ...]
     """What was left out, and why."""
     verdict: Verdict | None
-    """None where only baselines were judged."""
+    """None if only baselines were evaluated."""
     latency: Latency | None = None
-    """What a prediction of the model costs."""
+    """Latency of the model."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Return plain values, for JSON."""
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_dict`, also after a way through JSON. Raises ValueError for anything else."""
+        """Return the evaluation of `to_dict`'s values, also after JSON. Raises ValueError for anything else."""
+        # Imported here: pydantic takes 0.1 s, and readers of results do not need it.
         from pydantic import TypeAdapter, ValidationError
 
+        if values.get("format") != FORMAT:
+            raise ValueError(f"evaluation format {values.get('format', 1)} is not supported, expected {FORMAT}")
         try:
-            return TypeAdapter(cls).validate_python(values)
+            return TypeAdapter(cls).validate_python({name: values[name] for name in values if name != "format"})
         except ValidationError as error:
             raise ValueError(str(error.errors(include_url=False)[0])) from error

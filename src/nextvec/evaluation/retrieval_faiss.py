@@ -1,12 +1,11 @@
-"""Retrieval with faiss, for more candidates than a matrix product with all of them can bear.
+"""Retrieval with faiss, for sets of candidates that are too large for a full matrix product.
 
-Ranks are exact up to a limit and cut there: only the nearest candidates of a prediction are looked at. A flat index,
-the default, still compares every candidate, without ever holding all scores; an index of another kind, made by the
-caller, may be much faster and miss some. Missed rivals make ranks look better than they are, so a score from such an
-index may be laid only beside scores from the same one. faiss is loaded in the call that needs it, never before: on
-some systems it and torch bring an OpenMP runtime each.
+Ranks are exact up to a limit and cut off there, because only the nearest candidates of a prediction are searched. The
+default flat index still compares every candidate, but never keeps all scores. An approximate index, made by the
+caller, may be much faster and miss candidates. Missed candidates make ranks look better than they are, so compare such
+scores only with scores from the same index.
 
-Letters in names: Q queries, C candidates, K candidates found, S context length.
+Letters in names: Q queries, C candidates, K neighbors, S context length.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from nextvec.errors import MissingExtraError
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
 from nextvec.evaluation.retrieval import Candidates, context_positions
 
-NEIGHBOURS = 1_000
-"""Ranks are exact up to here."""
+NEIGHBORS = 1_000
+"""Ranks are exact up to this one, so that R@k is exact for every k that is reported."""
 
 _MISSING = ("faiss-cpu", "faiss", "retrieval among the nearest candidates only")
 
@@ -37,43 +36,44 @@ def approximate_ranks(
     windows: Windows,
     candidates: Candidates,
     *,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
     index: Any = None,
 ) -> Tensor:
-    """(Q,) float64 on the cpu: `target_ranks` up to `neighbours`; `neighbours` + 1 stands for anything beyond.
+    """Return (Q,) float64 ranks on the CPU: those of `target_ranks` up to `neighbors`, and `neighbors` + 1 beyond.
 
-    `index` is a faiss index over `candidates.vectors_CD` in their order, by inner product; left out, an exact flat one
-    is built, a copy of 4·C·D bytes. Of such cut ranks R@k is right for k ≤ `neighbours`, MRR too high by less than
-    1 / `neighbours`. A target whose ties go on beyond the candidates found counts as beyond, too: a prediction that
-    fits everything equally must not gain by the cut.
+    `index` is a faiss inner-product index over `candidates.vectors_CD` in their order. By default an exact flat index
+    is built, a copy of 4·C·D bytes. R@k is exact for k ≤ `neighbors`, and MRR too high by less than 1 / `neighbors`. If
+    the target's ties continue beyond the neighbors found, its rank counts as beyond, too: a prediction that fits
+    everything equally must not gain by the limit.
     Raises MissingExtraError if faiss is not installed.
     """
     if index is None:
         index = flat_index(candidates)
     original_C = _originals(candidates)
-    # Enough to see past the target at the last rank that counts, even if the whole context is nearer.
-    count = min(neighbours + windows.context + 1, len(candidates))
+    # Enough to reach the target at the last rank that counts, even if the whole context is nearer.
+    count = min(neighbors + windows.context + 1, len(candidates))
     ranks = []
     for positions in torch.arange(len(windows), device=vectors.device).split(BLOCK):
         _, query_QD = predict_block(predictor, vectors, windows, positions)
-        chosen = windows.take(positions)
-        target_Q = candidates.positions(chosen.targets)
-        context_QS = context_positions(chosen, target_Q).cpu().numpy()
-        scores_QK, found_QK = index.search(np.ascontiguousarray(query_QD.cpu().numpy()), count)
-        found = _ranks(scores_QK, found_QK, target_Q.cpu().numpy(), context_QS, original_C)
-        ranks.append(np.where(found <= neighbours, found, neighbours + 1.0))
+        batch = windows.take(positions)
+        target_Q = candidates.positions(batch.targets)
+        context_QS = context_positions(batch, target_Q).cpu().numpy()
+        scores_QK, neighbor_QK = index.search(np.ascontiguousarray(query_QD.cpu().numpy()), count)
+        rank_Q = _mid_ranks(scores_QK, neighbor_QK, target_Q.cpu().numpy(), context_QS, original_C)
+        ranks.append(np.where(rank_Q <= neighbors, rank_Q, neighbors + 1.0))
     return torch.from_numpy(np.concatenate(ranks)) if ranks else torch.empty(0, dtype=torch.float64)
 
 
 def require_faiss() -> None:
-    """Raise MissingExtraError unless faiss is installed, without loading it: hours of training may come before."""
+    """Raise MissingExtraError unless faiss is installed. Call it early: a missing extra must not end a long run."""
     if find_spec("faiss") is None:
         raise MissingExtraError(*_MISSING)
 
 
 def flat_index(candidates: Candidates) -> Any:
-    """An exact faiss index over candidates, by inner product. Raises MissingExtraError if faiss is not installed."""
+    """Return an exact faiss inner-product index over candidates. Raises MissingExtraError without faiss."""
     try:
+        # Imported here: on some systems faiss and torch each bring an OpenMP runtime, and loading both aborts.
         import faiss
     except ImportError as error:
         raise MissingExtraError(*_MISSING) from error
@@ -83,31 +83,34 @@ def flat_index(candidates: Candidates) -> Any:
 
 
 def _originals(candidates: Candidates) -> NDArray[np.int64]:
-    """(C,) the first candidate that equals each one: itself, for most."""
+    """Return (C,) the first candidate that equals each candidate; most are their own."""
     original_C = np.arange(len(candidates))
     original_C[candidates.repeats.cpu().numpy()] = candidates.originals.cpu().numpy()
     return original_C
 
 
-def _ranks(
+def _mid_ranks(
     scores_QK: NDArray[np.float32],
-    found_QK: NDArray[np.int64],
+    neighbor_QK: NDArray[np.int64],
     target_Q: NDArray[np.int64],
     context_QS: NDArray[np.int64],
     original_C: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """(Q,) mid-ranks of the targets among the candidates found, best first; infinite where they don't decide it.
+    """Return (Q,) mid-ranks of the targets among the neighbors, best first; infinite if these do not decide it.
 
-    Places that an index could not fill hold −1. Candidates that repeat the target tie with it, whatever the rounding.
+    An index fills missing neighbors with −1. Candidates that repeat the target tie with it, whatever the rounding.
     """
-    is_target_QK = found_QK == target_Q[:, None]
-    own_Q1 = np.where(is_target_QK, scores_QK, -np.inf).max(axis=1, keepdims=True)
-    there_QK = found_QK >= 0
-    tied_QK = there_QK & ((scores_QK == own_Q1) | (original_C[found_QK] == original_C[target_Q][:, None]))
-    rival_QK = there_QK & ~is_target_QK & ~(found_QK[:, :, None] == context_QS[:, None, :]).any(axis=2)
-    higher_Q = (rival_QK & ~tied_QK & (scores_QK > own_Q1)).sum(axis=1)
-    ranks_Q = 1 + higher_Q + (rival_QK & tied_QK).sum(axis=1) / 2
-    decided_Q = is_target_QK.any(axis=1)
-    if found_QK.shape[1] < len(original_C):
-        decided_Q &= ~tied_QK[:, -1]
-    return np.where(decided_Q, ranks_Q, np.inf)
+    is_target_QK = neighbor_QK == target_Q[:, None]
+    target_score_Q1 = np.where(is_target_QK, scores_QK, -np.inf).max(axis=1, keepdims=True)
+    exists_QK = neighbor_QK >= 0
+    repeats_target_QK = original_C[neighbor_QK] == original_C[target_Q][:, None]
+    is_tied_QK = exists_QK & ((scores_QK == target_score_Q1) | repeats_target_QK)
+    in_context_QK = (neighbor_QK[:, :, None] == context_QS[:, None, :]).any(axis=2)
+    is_rival_QK = exists_QK & ~is_target_QK & ~in_context_QK
+    higher_Q = (is_rival_QK & ~is_tied_QK & (scores_QK > target_score_Q1)).sum(axis=1)
+    ranks_Q = 1 + higher_Q + (is_rival_QK & is_tied_QK).sum(axis=1) / 2
+    # The rank is decided if the target was found and its ties ended among the neighbors.
+    is_decided_Q = is_target_QK.any(axis=1)
+    if neighbor_QK.shape[1] < len(original_C):
+        is_decided_Q &= ~is_tied_QK[:, -1]
+    return np.where(is_decided_Q, ranks_Q, np.inf)

@@ -1,12 +1,11 @@
-"""Rollout: how far does a model get on its own predictions?
+"""Autoregressive rollout: the cosine after 1, 2 … steps with predictions fed back.
 
-Each prediction, at unit length, enters the context as its newest vector while the oldest leaves, and the next one is
-predicted from that. At step j the prediction is compared with the vector at target + j − 1. Step 1 is the plain score;
-how fast the curve falls beside the baselines' says how long the model keeps to the text.
-This is a recurrent forecast in free running (Williams & Zipser 1989, "A Learning Algorithm for Continually Running
-Fully Recurrent Neural Networks", as opposed to their teacher forcing).
+Each unit-length prediction enters the context as its newest vector, the oldest vector leaves, and the model predicts
+again. Step j is compared with the vector at target + j − 1. Step 1 is the ordinary score; rollout@8 is step 8.
+Source: free-running recurrent prediction, as opposed to teacher forcing (Williams & Zipser 1989, "A Learning Algorithm
+for Continually Running Fully Recurrent Neural Networks").
 
-Letters in names: B windows of a block, W windows, S context length, D dimensions.
+Letters in names: J steps, B windows of a block, W windows, S context length, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from nextvec.evaluation.offsets import document_bounds
 
 @torch.inference_mode()
 def measure_rollout(predictor: Predictor, evaluated: WindowSet, steps: int = 8) -> tuple[float | None, ...]:
-    """The mean cosine at each of `steps` steps, from −1 to 1, summed in float64.
+    """Return the mean cosine at each step, from −1 to 1; all None if no document is long enough.
 
-    Only windows whose document has a vector for every step count, the same at each step, so that the curve compares
-    like with like; all None if there are none. A shorter, masked context grows with each step until it is full.
+    Only windows whose document has a vector for every step count. So all steps score the same windows. A shorter,
+    masked context grows with each step until it is full.
     """
     assert steps >= 1, steps
     vectors = evaluated.vectors
@@ -40,6 +39,7 @@ def measure_rollout(predictor: Predictor, evaluated: WindowSet, steps: int = 8) 
         context_BSD, mask_BS = batch.context_BSD, batch.mask_BS
         for step in range(steps):
             if step:
+                # Shift the context by one: the last prediction becomes the newest vector.
                 context_BSD = torch.cat([context_BSD[:, 1:], prediction_BD[:, None]], dim=1)
                 if mask_BS is not None:
                     mask_BS = torch.cat([mask_BS[:, 1:], torch.ones_like(mask_BS[:, :1])], dim=1)

@@ -129,7 +129,7 @@ def _evaluate_run(run: Run) -> TrainedRun:
     write_report(run.path / REPORT_FILE, **facts, examples=_examples(run))
     write_text(run.path / MODEL_CARD, model_card(read_run(run.path), evaluation))
     run.event("diagnosed", **diagnoses.to_dict())
-    run.say(*(f"diagnosis: {item.line}" for item in diagnoses.found), shown=False)
+    run.say(*(f"diagnosis: {item.line}" for item in diagnoses.items), shown=False)
     run.event("success", **success.to_dict())
     assert evaluation.verdict is not None
     run.say("", *success.lines(evaluation.verdict.status), shown=False)

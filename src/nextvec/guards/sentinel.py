@@ -1,40 +1,41 @@
-"""The sentinel: its lines, and what is said before the first step. Floats in, words out; no torch.
+"""The sentinel's log lines, and the warnings before the first step. Needs no torch.
 
-Its thresholds are the recipe's gates on ood figures (see `gates.py`); what fits where they fail is in `diagnose.py`.
+The sentinel's thresholds are the recipe's gates on ood metrics (see `gates.py`).
 """
 
 from __future__ import annotations
 
 from nextvec.guards.diagnosis.case import Case
-from nextvec.guards.diagnosis.rules_training import unmasked_neighbours, wrong_temperature
-from nextvec.guards.gates import GateVerdict, Record
+from nextvec.guards.diagnosis.rules_training import temperature_out_of_range, unmasked_near_duplicates
+from nextvec.guards.gates import EpochMetrics, GateVerdict
 from nextvec.recipe import Recipe
 
 
-def sentinel_lines(record: Record) -> list[str]:
-    """The lines of ood_sentinel.log for an epoch: one for each check."""
-    verdicts = [GateVerdict(**verdict) for verdict in record.get("gates", ())]
-    return [f"epoch {verdict.epoch} {verdict.line}" for verdict in verdicts if verdict.of_sentinel]
+def sentinel_lines(metrics: EpochMetrics) -> list[str]:
+    """Return the lines of ood_sentinel.log for an epoch: one per gate on ood."""
+    verdicts = [GateVerdict(**verdict) for verdict in metrics.get("gates", ())]
+    return [f"epoch {verdict.epoch} {verdict.line}" for verdict in verdicts if verdict.is_sentinel]
 
 
-def warnings_of(recipe: Recipe, has_ood: bool) -> list[str]:
-    """What a recipe's guards should say before the first step, in words."""
+def recipe_warnings(recipe: Recipe, has_ood: bool) -> list[str]:
+    """Return warnings about a recipe, as sentences, before the first step."""
     warnings = []
-    if not has_ood and any(metric.startswith("ood_") for metric in {gate.metric for gate in recipe.gates}):
-        warnings.append("there is no ood set, so the sentinel sees nothing; name one with data.ood (--ood-data)")
+    if not has_ood and any(gate.metric.startswith("ood_") for gate in recipe.gates):
+        warnings.append("The sentinel is off, because there is no OOD set. Set data.ood (--ood-data).")
     objective = recipe.objective
+    # The two settings of the failed runs: no contrastive term, and raw addition of terms of unequal size.
     if objective.info_nce == 0 and objective.loss_weighting == "raw":
         warnings.append(
-            "InfoNCE has no weight, as in the failed run: nothing keeps predictions of different windows apart, and "
-            "they drift towards the mean of their contexts; look at retrieval and gain, not at the cosine"
+            "InfoNCE has no weight, as in the failed run: predictions may drift to the mean of their contexts. Judge "
+            "the model by retrieval and gain, not by cosine."
         )
     if objective.loss_weighting == "raw" and len(objective.weights) > 1:
         warnings.append(
-            "loss_weighting is raw, so weights are not gradient shares: raw InfoNCE is "
-            "about a thousand times as strong as raw MSE; "
-            "set objective.loss_weighting=gradient_norm"
+            "objective.loss_weighting is raw, so weights are not gradient shares: the raw InfoNCE gradient is about "
+            "1,000 times as large as that of MSE. Set objective.loss_weighting=gradient_norm."
         )
     case = Case(recipe)
-    for rule in (wrong_temperature, unmasked_neighbours):
-        warnings += [seen for _, _, seen in rule(case)]
+    for rule in (temperature_out_of_range, unmasked_near_duplicates):
+        if evidence := rule(case):
+            warnings.append(evidence.text)
     return warnings

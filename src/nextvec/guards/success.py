@@ -1,7 +1,6 @@
-"""Was the run a success? The recipe's criteria, each with its figure and the baseline beside it. No torch.
+"""The success criteria of a run: each with its measured value, next to the baseline. Needs no torch.
 
-A score that is high enough is no success by itself: `Success.lines` says so where the model does not beat the
-baselines.
+Meeting all criteria is not enough: `Success.lines` adds a caveat if the model does not beat the best baseline.
 """
 
 from __future__ import annotations
@@ -13,102 +12,100 @@ from typing import Any
 
 from nextvec.core.events import Event
 from nextvec.core.formatting import Status
-from nextvec.guards.gates import Record, score
+from nextvec.guards.gates import EpochMetrics, selection_score
 from nextvec.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that a run had to do."""
+    """One success criterion and its outcome."""
 
     name: str
-    figure: str
-    """What it did."""
-    wanted: str
+    measured: str
+    required: str
     passed: bool
-    beside: str = ""
-    """What the figure has to be read beside, such as the best baseline."""
+    note: str = ""
+    """Context of the measured value, such as the best baseline."""
 
     @property
     def line(self) -> str:
-        """The criterion in words."""
-        beside = f" ({self.beside})" if self.beside else ""
-        return f"{'pass' if self.passed else 'FAIL'}  {self.name}: {self.figure}, wanted {self.wanted}{beside}"
+        """The criterion as one line."""
+        note = f" ({self.note})" if self.note else ""
+        return f"{'pass' if self.passed else 'FAIL'}  {self.name}: {self.measured}, required {self.required}{note}"
 
 
 @dataclass(frozen=True)
 class Success:
-    """All criteria of a run."""
+    """All success criteria of a run."""
 
     criteria: tuple[Criterion, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether all are met."""
+        """Whether all criteria are met."""
         return all(criterion.passed for criterion in self.criteria)
 
     def lines(self, verdict: Status | None) -> list[str]:
-        """The criteria and what they come to, beside the judgement's light (None: there is no judgement)."""
+        """Return the criteria as lines. `verdict` is the status of the evaluation; None if there is none."""
         met = sum(criterion.passed for criterion in self.criteria)
         summary = f"success criteria: {met} of {len(self.criteria)} met"
         if self.passed and verdict not in (Status.GREEN, None):
-            summary += "; but the model does not surely beat the best baseline: see the verdict"
+            summary += ", but the model does not significantly beat the best baseline (see the verdict)"
         return [summary, *(f"  {criterion.line}" for criterion in self.criteria)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for events and history."""
+        """Return plain values, for events and history."""
         return {"passed": self.passed, "criteria": [asdict(criterion) for criterion in self.criteria]}
 
 
-def evaluate_success(recipe: Recipe, history: Sequence[Record], events: Sequence[Event]) -> Success:
-    """The criteria on a run's epochs (at least one) and all its events, also those before an interruption."""
-    return Success(
-        (*_scores(recipe, history), _unbroken(events), _converged(recipe, history)),
-    )
+def evaluate_success(recipe: Recipe, history: Sequence[EpochMetrics], events: Sequence[Event]) -> Success:
+    """Return the criteria of a run, from its epochs (at least one) and all its events since the first start."""
+    return Success((*_check_cosines(recipe, history), _check_aborts(events), _check_losses(recipe, history)))
 
 
-def _scores(recipe: Recipe, history: Sequence[Record]) -> Iterator[Criterion]:
-    """The best model's cosines: of the epoch that best_model.pt is from."""
-    best = max(history, key=lambda record: score(recipe, record))
+def _check_cosines(recipe: Recipe, history: Sequence[EpochMetrics]) -> Iterator[Criterion]:
+    """Check the cosines of the best epoch, the one of best_model.pt."""
+    best = max(history, key=lambda metrics: selection_score(recipe, metrics))
     for split in ("val", "ood"):
-        wanted = getattr(recipe.success, f"{split}_cosine")
-        if wanted is None:
+        threshold = getattr(recipe.success, f"{split}_cosine")
+        if threshold is None:
             continue
-        name, value = f"{split} cosine", best.get(f"{split}_cosine")
-        if value is None:
-            yield Criterion(name, "not measured", f"≥ {wanted:g}", False, f"there is no {split} split")
+        name, required, cosine = f"{split} cosine", f"≥ {threshold:g}", best.get(f"{split}_cosine")
+        if cosine is None:
+            yield Criterion(name, "not measured", required, False, f"the data have no {split} split")
         else:
-            beside = f"best baseline {best[f'{split}_best_baseline']}, epoch {best['epoch']}"
-            yield Criterion(name, f"{value:.4f}", f"≥ {wanted:g}", value >= wanted, beside)
+            note = f"best baseline: {best[f'{split}_best_baseline']}, epoch {best['epoch']}"
+            yield Criterion(name, f"{cosine:.4f}", required, cosine >= threshold, note)
 
 
-def _unbroken(events: Sequence[Event]) -> Criterion:
-    """No crash, no abort. A run that was interrupted on purpose and went on is none."""
+_CLEAN_ENDS = ("interrupted", "stopped", "failed", "trained")
+"""Events after which a run may resume without having crashed."""
+
+
+def _check_aborts(events: Sequence[Event]) -> Criterion:
+    """Count crashes, failures and aborts. A run that was interrupted and resumed did not crash."""
     kinds = [event["kind"] for event in events]
-    aborts, failures = kinds.count("stopped"), kinds.count("failed")
-    crashes, running = 0, False
+    crashes, is_running = 0, False
     for kind in kinds:
-        crashes += kind == "resumed" and running
-        running = kind in ("started", "resumed") or (running and kind not in _RESTS)
-    counted = ((crashes, "crash", "crashes"), (failures, "failure", "failures"), (aborts, "abort", "aborts"))
-    figure = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counted)
-    return Criterion("no crash, no abort by a gate or the sentinel", figure, "none", not crashes + failures + aborts)
+        crashes += kind == "resumed" and is_running  # resumed without a clean end before: it crashed
+        is_running = kind in ("started", "resumed") or (is_running and kind not in _CLEAN_ENDS)
+    counts = {"crash": crashes, "failure": kinds.count("failed"), "abort": kinds.count("stopped")}
+    plurals = {"crash": "crashes", "failure": "failures", "abort": "aborts"}
+    measured = ", ".join(f"{count} {name if count == 1 else plurals[name]}" for name, count in counts.items())
+    return Criterion("no crash, no abort by a gate or the sentinel", measured, "none", not any(counts.values()))
 
 
-_RESTS = ("interrupted", "stopped", "failed", "trained")
-"""Events after which a run may be resumed without having crashed."""
-
-
-def _converged(recipe: Recipe, history: Sequence[Record]) -> Criterion:
-    """Every weighted term of the training loss ends at or below its value of the first epoch, and all are numbers."""
+def _check_losses(recipe: Recipe, history: Sequence[EpochMetrics]) -> Criterion:
+    """Check that no loss term is NaN or infinite, and that MSE and InfoNCE end at most at their first value."""
     first, last = history[0], history[-1]
     terms = [term for term in recipe.objective.weights if f"train_loss_{term}" in last]
-    pairs = {term: (float(first[f"train_loss_{term}"]), float(last[f"train_loss_{term}"])) for term in terms}
-    finite = all(_is_finite(record.get(f"train_loss_{term}")) for record in history for term in terms)
-    main = {term: pair for term, pair in pairs.items() if term in ("mse", "info")} or pairs
-    falling = len(history) == 1 or all(after <= before for before, after in main.values())
-    figure = ", ".join(f"{term} {before:.3g} → {after:.3g}" for term, (before, after) in main.items())
-    return Criterion("losses converge, none NaN or infinite", figure, "falling, finite", finite and falling)
+    is_finite = all(_is_finite(metrics.get(f"train_loss_{term}")) for metrics in history for term in terms)
+    # Moment and variance may rise while the supervised terms fall; they count only if there is no other term.
+    main = [term for term in terms if term in ("mse", "info")] or terms
+    losses = {term: (float(first[f"train_loss_{term}"]), float(last[f"train_loss_{term}"])) for term in main}
+    is_falling = len(history) == 1 or all(end <= start for start, end in losses.values())
+    measured = ", ".join(f"{term} {start:.3g} → {end:.3g}" for term, (start, end) in losses.items())
+    return Criterion("losses converge, none NaN or infinite", measured, "falling, finite", is_finite and is_falling)
 
 
 def _is_finite(value: object) -> bool:

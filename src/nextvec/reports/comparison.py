@@ -15,9 +15,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import ABSENT, COLORS, SYMBOLS, Status, escape_markdown
+from nextvec.core.formatting import ABSENT, COLORS, SYMBOLS, Status, escape_markdown, format_interval
 from nextvec.evaluation.results import Estimate
-from nextvec.evaluation.verdict import status_of
+from nextvec.evaluation.verdict import gain_status
 from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.run_summary import EvaluatedRun
 from nextvec.reports.tables import describe_split
@@ -41,7 +41,7 @@ class Score:
     gain: Estimate | None
     """Over the best baseline of the split; None for baselines."""
     status: Status | None
-    """Green where the gain is surely above zero, red where it is surely below."""
+    """Green if the gain is significantly above zero, red if it is significantly below."""
     margin: float
     mrr: float
 
@@ -185,7 +185,7 @@ def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
             of_model = name == item.evaluation.model
             gain = figures.gain if of_model else None
             row = Score(
-                item.name if of_model else name, not of_model, scores.cosine, gain, status_of(gain) if gain else None,
+                item.name if of_model else name, not of_model, scores.cosine, gain, gain_status(gain) if gain else None,
                 scores.margin, scores.retrieval.mrr,
             )  # fmt: skip
             if of_model:
@@ -257,14 +257,14 @@ def _notes_of(evaluated: Sequence[EvaluatedRun]) -> Iterable[str]:
     return (f"{', '.join(names)} on {note}" for note, names in about.items())
 
 
-HEADINGS = ("predictor", "cosine", "gain [95 %]", "best baseline", "margin", "MRR")
+HEADINGS = ("predictor", "cosine", "gain (95 % CI)", "best baseline", "margin", "MRR")
 
 
 def score_cells(row: Score) -> tuple[str, ...]:
     """A row as text, a cell for each of `HEADINGS`."""
     outcome = f"{SYMBOLS[row.status]} {OUTCOMES[row.status]}" if row.status else ""
-    cosine = f"{row.cosine.value:.4f} ±{(row.cosine.high - row.cosine.low) / 2:.4f}"
-    return row.name, cosine, str(row.gain or ""), outcome, f"{row.margin:+.3f}", f"{row.mrr:.3f}"
+    cosine = format_interval(row.cosine.value, row.cosine.low, row.cosine.high)
+    return row.name, cosine, row.gain.signed if row.gain else "", outcome, f"{row.margin:+.3f}", f"{row.mrr:.3f}"
 
 
 def beside_headings(comparison: Comparison) -> tuple[str, ...]:
@@ -276,7 +276,7 @@ def beside_headings(comparison: Comparison) -> tuple[str, ...]:
 
 def beside_cells(line: Beside) -> tuple[str, ...]:
     """A row beside the reference as text."""
-    gain = f"{line.gain:+.4f}" if isinstance(line.gain, float) else str(line.gain or ABSENT)
+    gain = f"{line.gain:+.4f}" if isinstance(line.gain, float) else line.gain.signed if line.gain else ABSENT
     than = ABSENT if line.than_reference is None else f"{line.than_reference:+.4f}"
     cosines = (ABSENT if cosine is None else f"{cosine:.4f}" for cosine in (line.val, line.ood))
     return line.name, *cosines, gain, than

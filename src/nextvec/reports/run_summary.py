@@ -13,7 +13,7 @@ from nextvec.core.run_paths import EVALUATION_FILE
 from nextvec.errors import InputError
 from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis.case import Case
-from nextvec.guards.gates import Cosines
+from nextvec.guards.gates import BaselineCosines
 from nextvec.recipe import make_recipe
 
 
@@ -92,7 +92,7 @@ def case_of(path: Path) -> Case:
     """What a run's folder says, for a diagnosis. Raises InputError as `read_run` does."""
     facts, events = read_run(path), read_events(path)
     history = [event for event in events if event["kind"] == "epoch"]
-    baselines: Cosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
+    baselines: BaselineCosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
     check = next((event for event in events if event["kind"] == "checked"), {})
     recipe = make_recipe(facts.recipe, where=f"run {path}: the recipe in its event log")
     return Case(recipe, history, baselines, facts.evaluation, check, events)

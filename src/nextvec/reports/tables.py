@@ -20,18 +20,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown
+from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown, format_interval
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.evaluation.results import (
-        Alignment,
         Estimate,
         Evaluation,
         Latency,
-        Part,
+        OffsetProfile,
         PredictorResult,
         SplitResult,
+        Subset,
         Verdict,
     )
     from nextvec.guards.diagnosis.case import Diagnoses
@@ -49,14 +49,15 @@ class Column:
     """Whether a model's query output has it, too."""
 
 
-_GAIN = "model's gain [95 %]"
+_GAIN = "gain (95 % CI)"
+_IN_DOCUMENT = "in-doc. MRR"
 
 QUERY = "query"
 """What the second output of a model is called in its row."""
 
 COLUMNS = (
     Column("cosine", lambda scores: _with_spread(scores.cosine), lambda scores: scores.cosine.value),
-    Column(_GAIN, lambda scores: "" if scores.gain is None else str(scores.gain)),
+    Column(_GAIN, lambda scores: "" if scores.gain is None else _short(scores.gain)),
     Column("margin", lambda scores: f"{scores.margin:+.3f}"),
     Column(
         "R@1 %", lambda scores: _percent(scores.retrieval.r_at_1), lambda scores: scores.retrieval.r_at_1, of_query=True
@@ -71,6 +72,7 @@ COLUMNS = (
         of_query=True,
     ),
     Column("MRR", lambda scores: f"{scores.retrieval.mrr:.3f}", lambda scores: scores.retrieval.mrr, of_query=True),
+    Column(_IN_DOCUMENT, lambda scores: f"{scores.in_document.mrr:.3f}" if scores.in_document else "–", of_query=True),
 )
 
 
@@ -82,7 +84,7 @@ def evaluation_view(evaluation: Evaluation) -> Group:
     for split, figures in evaluation.splits.items():
         parts += [split_table(evaluation, split), ""]
         if is_measured(evaluation):
-            parts.append(split_table(evaluation, split, MEASURES, "what the predictions are like"))
+            parts.append(split_table(evaluation, split, MEASURES, "prediction geometry"))
             parts += [Text(line, style="dim") for line in model_lines(figures)]
             parts.append("")
     if evaluation.latency is not None:
@@ -128,12 +130,12 @@ def verdict_view(verdict: Verdict) -> Group:
 
 def diagnoses_view(diagnoses: Diagnoses) -> Group:
     """What is wrong with a run, the worst first: what was seen, how sure it is, and what to do."""
-    if not diagnoses.found:
+    if not diagnoses.items:
         return Group(_lit(Status.GREEN, "nothing is wrong that is known to go wrong"))
     parts: list[RenderableType] = []
-    for item in diagnoses.found:
-        parts.append(_lit(item.status, f"{item.name} ({item.sureness})"))
-        parts += [Padding(Text(text), (0, 0, 0, 2)) for text in (item.seen, f"→ {item.advice}")]
+    for item in diagnoses.items:
+        parts.append(_lit(item.status, f"{item.title} ({item.confidence})"))
+        parts += [Padding(Text(text), (0, 0, 0, 2)) for text in (item.evidence, f"→ {item.advice}")]
     return Group(*parts)
 
 
@@ -208,7 +210,10 @@ def describe_split(figures: SplitResult) -> str:
 
 def columns_of(evaluation: Evaluation) -> tuple[Column, ...]:
     """The columns that a judgement fills: without a model there are no gains."""
-    return tuple(column for column in COLUMNS if evaluation.model is not None or column.heading != _GAIN)
+    absent = {_GAIN} if evaluation.model is None else set()
+    if not is_measured(evaluation):
+        absent.add(_IN_DOCUMENT)
+    return tuple(column for column in COLUMNS if column.heading not in absent)
 
 
 def rows_of(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> list[tuple[str, list[tuple[str, bool]]]]:
@@ -220,7 +225,13 @@ def rows_of(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> li
     for name, scores in evaluation.splits[split].ranked(evaluation.model):
         rows.append((name, scores, False))
         if scores.query is not None:
-            rows.append((f"{name}, {QUERY}", replace(scores, retrieval=scores.query, within=scores.query_within), True))
+            rows.append(
+                (
+                    f"{name}, {QUERY}",
+                    replace(scores, retrieval=scores.query, in_document=scores.query_in_document),
+                    True,
+                )
+            )
     best = [
         column.rank and max(column.rank(scores) for _, scores, of_query in rows if column.of_query or not of_query)
         for column in columns
@@ -246,7 +257,7 @@ def _lit(status: Status, sentence: str) -> Text:
 
 def _with_spread(estimate: Estimate) -> str:
     """A figure and half the width of its interval."""
-    return f"{estimate.value:.4f} ±{(estimate.high - estimate.low) / 2:.4f}"
+    return format_interval(estimate.value, estimate.low, estimate.high)
 
 
 def _percent(share: float) -> str:
@@ -255,17 +266,16 @@ def _percent(share: float) -> str:
 
 def _offset(k: int) -> Column:
     def text(scores: PredictorResult) -> str:
-        value = scores.alignment.offsets.get(k) if scores.alignment else None
+        value = scores.offset_profile.curve.get(k) if scores.offset_profile else None
         return "–" if value is None else f"{value:.3f}"
 
     return Column(f"cos {k:+d}", text)
 
 
-def _direction(alignment: Alignment | None) -> str:
-    if alignment is None or alignment.direction is None:
+def _direction(profile: OffsetProfile | None) -> str:
+    if profile is None or profile.direction is None:
         return "–"
-    spread = (alignment.direction.high - alignment.direction.low) / 2
-    return f"{alignment.direction.value:+.4f} ±{spread:.4f}"
+    return _short(profile.direction)
 
 
 def _rollout(scores: PredictorResult) -> str:
@@ -277,49 +287,51 @@ MEASURES = (
     _offset(-6),
     _offset(-1),
     _offset(1),
-    Column("direction", lambda scores: _direction(scores.alignment)),
-    Column("spread", lambda scores: f"{scores.shape.spread:.2f}" if scores.shape else "–"),
-    Column("rank", lambda scores: f"{scores.shape.effective_rank:.0f}" if scores.shape else "–"),
-    Column("CA %", lambda scores: f"{100 * scores.contrast.accuracy:.1f}" if scores.contrast else "–"),
-    Column("ℓ2", lambda scores: f"{scores.contrast.l2:.3f}" if scores.contrast else "–"),
-    Column("own MRR", lambda scores: f"{scores.within.mrr:.3f}" if scores.within else "–", of_query=True),
-    Column("step 8", _rollout),
+    Column("direction", lambda scores: _direction(scores.offset_profile)),
+    Column("dispersion", lambda scores: f"{scores.geometry.dispersion:.2f}" if scores.geometry else "–"),
+    Column("rank", lambda scores: f"{scores.geometry.effective_rank:.0f}" if scores.geometry else "–"),
+    Column("CA %", lambda scores: f"{100 * scores.contrastive.accuracy:.1f}" if scores.contrastive else "–"),
+    Column("ℓ2", lambda scores: f"{scores.contrastive.l2:.3f}" if scores.contrastive else "–"),
+    Column("rollout@8", _rollout),
 )
 
 LEGEND = (
-    "cos k: mean cosine of the prediction to the vector at target + k. direction: how much closer to the target than "
-    "to the vector before the context, beyond the context mean. spread: 1 − mean cosine of two predictions; rank: over "
-    "how many directions they spread. CA, ℓ2: contrastive accuracy and distance as the Large Concept Model paper has "
-    "them. own MRR: retrieval in the own document. step 8: cosine eight steps ahead, its own predictions fed back."
+    "cos k: mean cosine of the prediction to the vector at target + k. direction: how much closer the prediction is to "
+    "the target than to the vector before the context, minus the same of the context mean. dispersion: 1 − mean "
+    "pairwise cosine. rank: effective rank of the predictions. CA, ℓ2: contrastive accuracy and distance, as in "
+    "the Large Concept Model paper. in-doc. MRR: in-document MRR, among the chunks of the target's own document. "
+    "rollout@8: cosine after eight autoregressive steps."
 )
 
 
 def is_measured(evaluation: Evaluation) -> bool:
     """Whether the judgement holds these measures; older ones don't."""
-    return any(scores.alignment for figures in evaluation.splits.values() for scores in figures.predictors.values())
+    return any(
+        scores.offset_profile for figures in evaluation.splits.values() for scores in figures.predictors.values()
+    )
 
 
 def model_lines(figures: SplitResult, *, ablations: bool = True) -> Iterator[str]:
     """What is known of the model alone on a split, in lines; without `ablations` where a table has them."""
-    if figures.target_shape is not None:
-        shape = figures.target_shape
-        yield f"targets: spread {shape.spread:.2f}, rank {shape.effective_rank:.0f}"
+    if figures.target_geometry is not None:
+        geometry = figures.target_geometry
+        yield f"targets: dispersion {geometry.dispersion:.2f}, effective rank {geometry.effective_rank:.0f}"
     if figures.ablations and ablations:
-        falls = ", ".join(f"{name} {_short(fall)}" for name, fall in figures.ablations.items())
-        yield f"what spoiling the context costs: {falls}"
-    if figures.parts is not None:
-        yield f"win rate over {figures.best_baseline}: {_share_percent(figures.parts.win_rate)} of documents"
-        for title, parts in (("source", figures.parts.by_source), ("coherence", figures.parts.by_coherence)):
+        drops = ", ".join(f"{name} {_short(drop)}" for name, drop in figures.ablations.items())
+        yield f"context ablations (drop in cosine): {drops}"
+    if figures.breakdown is not None:
+        yield f"win rate over {figures.best_baseline}: {_share_percent(figures.breakdown.win_rate)} of documents"
+        for title, parts in (("source", figures.breakdown.by_source), ("coherence", figures.breakdown.by_coherence)):
             if len(parts) > 1:
                 yield f"gain by {title}: " + ", ".join(_part(part) for part in parts)
 
 
-def _part(part: Part) -> str:
+def _part(part: Subset) -> str:
     return f"{part.name} {_short(part.gain)}"
 
 
 def _short(estimate: Estimate) -> str:
-    return f"{estimate.value:+.4f} ±{(estimate.high - estimate.low) / 2:.4f}"
+    return format_interval(estimate.value, estimate.low, estimate.high, "+")
 
 
 def _share_percent(estimate: Estimate) -> str:

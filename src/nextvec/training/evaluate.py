@@ -18,7 +18,7 @@ from nextvec.data.space import require_same
 from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
-from nextvec.evaluation.bootstrap import blocks
+from nextvec.evaluation.bootstrap import assign_blocks
 from nextvec.evaluation.evaluate import evaluate_predictors
 from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.results import Evaluation
@@ -122,7 +122,7 @@ def _evaluated_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tup
     evaluated = {split: sets[split] for split in splits if split in sets}
     for split, windows in evaluated.items():
         if not dataset.knows_documents(split):
-            groups_W = torch.from_numpy(blocks(windows.windows.groups.cpu().numpy())).to(windows.windows.groups)
+            groups_W = torch.from_numpy(assign_blocks(windows.windows.groups.cpu().numpy())).to(windows.windows.groups)
             evaluated[split] = replace(windows, windows=replace(windows.windows, groups=groups_W))
     return evaluated
 

@@ -26,7 +26,7 @@ from nextvec.errors import Interrupted, StoppedError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnosis
-from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates, score
+from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates, selection_score
 from nextvec.guards.sentinel import sentinel_lines
 from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.optimizer import rate_at, set_rate
@@ -148,7 +148,7 @@ def _finish_epoch(run: Run) -> None:
         if split in run.sets:
             record |= _validate(run, split)
     record["lr"] = run.optimizer.param_groups[0]["lr"]
-    record["best"] = score(run.recipe, record) > max(_scores(run), default=-math.inf)
+    record["best"] = selection_score(run.recipe, record) > max(_scores(run), default=-math.inf)
     record["seconds"] = position.seconds
     record["windows_per_second"] = run.steps_per_epoch * recipe.batch_size / position.seconds
     record["memory_mb"] = peak_memory(run.device)
@@ -192,11 +192,11 @@ def _stop(run: Run, red: GateVerdict) -> NoReturn:
     position = run.position
     diagnosis = next((item.line for item in _diagnose(run) if item.status == Status.RED), "")
     position.stopped = "; ".join(part for part in (red.reason, diagnosis or red.advice) if part)
-    who = "the sentinel" if red.of_sentinel else "a gate"
+    who = "the sentinel" if red.is_sentinel else "a gate"
     line = f"stopped by {who} after epoch {position.epoch}: {position.stopped}"
     run.event("stopped", reason=red.reason, diagnosis=diagnosis, advice=red.advice)
     run.say(line, shown=False)
-    if red.of_sentinel:
+    if red.is_sentinel:
         run.say_sentinel(line)
     run.write_history("stopped", stopped=position.stopped)
     save_position(run)
@@ -206,14 +206,14 @@ def _stop(run: Run, red: GateVerdict) -> NoReturn:
 def _diagnose(run: Run) -> tuple[Diagnosis, ...]:
     """What fits a run that a gate calls red, the worst and surest first."""
     case = Case(run.recipe, run.position.history, run.baseline_cosines, check=run.check.to_dict())
-    return diagnose(case).found
+    return diagnose(case).items
 
 
 def _validate(run: Run, split: str) -> dict[str, Any]:
     """Score the model on a split as the judge will, in float32 and without dropout."""
     run.result.eval()
     scores = score_windows(run.result, run.sets[split].vectors, run.sets[split].windows)
-    if not scores.finite:
+    if not scores.is_finite:
         run.fail(f"the model's predictions on {split} are not finite", "lower training.lr and start again")
     baseline, level = run.best_baseline(split)
     figures: dict[str, Any] = {
@@ -258,7 +258,7 @@ def _train_means(run: Run) -> dict[str, float]:
 
 
 def _scores(run: Run) -> list[float]:
-    return [score(run.recipe, record) for record in run.position.history]
+    return [selection_score(run.recipe, record) for record in run.position.history]
 
 
 def _best_epoch(run: Run) -> int:

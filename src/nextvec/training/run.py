@@ -166,8 +166,10 @@ class Run:
         self.write_history("failed")
         found = diagnose(
             Case(self.recipe, self.position.history, self.baseline_cosines, events=read_events(self.path))
-        ).found
-        named = next((f"diagnosis: {item.name} ({item.sureness}); " for item in found if item.status == Status.RED), "")
+        ).items
+        named = next(
+            (f"diagnosis: {item.title} ({item.confidence}); " for item in found if item.status == Status.RED), ""
+        )
         raise NotFiniteError(f"{reason}; {named}the last good weights are kept in {self.path}; {advice}")
 
     def require_finite_weights(self) -> None:

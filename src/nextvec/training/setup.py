@@ -34,8 +34,8 @@ from nextvec.data.store.writer import require_new
 from nextvec.data.windows import index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.evaluation.retrieval_faiss import require_faiss
-from nextvec.guards.diagnosis.rules_data import foreign_space
-from nextvec.guards.sentinel import sentinel_lines, warnings_of
+from nextvec.guards.diagnosis.rules_data import find_space_mismatch
+from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
 from nextvec.losses import Objective
 from nextvec.models.base import count_parameters
 from nextvec.models.load_weights import load_weights
@@ -81,7 +81,7 @@ def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
     for finding in run.check.findings:
         if finding.status != Status.GREEN:
             run.say(f"data check {finding.status}: {finding.text}")
-    for warning in warnings_of(run.recipe, "ood" in run.sets):
+    for warning in recipe_warnings(run.recipe, "ood" in run.sets):
         run.warn(warning)
 
     run.baselines = fit_and_save(run)
@@ -92,11 +92,14 @@ def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
         run.say(line)
         if split == "ood":
             run.say_sentinel(line)
-    foreign = foreign_space(run.baseline_cosines)
-    if foreign and not force:
-        run.event("failed", reason=foreign)
-        run.write_history("failed", reason=foreign)
-        raise SpaceError(f"ood set of {run.data.store.path}: {foreign}, or use --force")
+    mismatch = find_space_mismatch(run.baseline_cosines)
+    if mismatch and not force:
+        run.event("failed", reason=mismatch)
+        run.write_history("failed", reason=mismatch)
+        raise SpaceError(
+            f"OOD set of {run.data.store.path}: {mismatch} Build it with the encoder of the training set, or pass "
+            "--force."
+        )
 
     if warm is not None:
         loaded = load_weights(run.model, warm.weights)

@@ -1,110 +1,199 @@
-"""Diagnosis: a table of named pathologies, each a small pure rule over what is recorded of a run. No torch.
+"""Diagnosis: named faults of a run, each detected by a small pure rule. Needs no torch.
 
-A rule reads figures that are there already (recipe, epochs, baselines, judgement, data check, events), says nothing
-where they are missing, and otherwise what was seen, how sure it is, and what to do next. The rules are in
-`pathologies.py`; docs/diagnosis.md has a section for each name.
-
-The table of pathologies: what is known to go wrong, the rule that sees it, and what to do about it.
-
-Each rule yields (light, sureness, what was seen) for a `Case`, or nothing. Figures of a judgement go before those of
-the last epoch. A rule that needs a figure which is missing yields nothing.
+A rule reads numbers that a run has recorded: recipe, epoch metrics, baselines, evaluation, data check and events. It
+returns evidence with a confidence, or None if the fault is absent or a number is missing. Rules that read the
+evaluation prefer it over the last epoch. docs/reference/diagnosis.md has a section for each pathology.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from nextvec.core.formatting import STATUSES
 from nextvec.guards.diagnosis import rules_data as data
-from nextvec.guards.diagnosis import rules_model as predictions
+from nextvec.guards.diagnosis import rules_model as model
 from nextvec.guards.diagnosis import rules_training as training
-from nextvec.guards.diagnosis.case import SURENESS, Case, Diagnoses, Diagnosis, Pathology
+from nextvec.guards.diagnosis.case import CONFIDENCES, Case, Diagnoses, Diagnosis, Pathology
+
+_USE_SHARES = "Set `objective.loss_weighting=gradient_norm`, so that weights are gradient shares."
+
+PATHOLOGIES = (
+    # Faults that make a run or its scores worthless.
+    Pathology(
+        "non-finite",
+        "Non-finite values",
+        training.not_finite,
+        "Lower `training.lr`, or repair the data. The run folder keeps the last finite weights.",
+    ),
+    Pathology(
+        "train-eval-mismatch",
+        "Train–eval mismatch",
+        training.train_eval_mismatch,
+        "Do not use this checkpoint. Evaluate `epoch_N.pt` instead, and report the mismatch as a bug.",
+    ),
+    Pathology(
+        "embedding-space-mismatch",
+        "Embedding-space mismatch",
+        data.space_mismatch,
+        "Build the OOD set with the encoder of the training set. Do not retrain.",
+    ),
+    Pathology(
+        "data-leakage",
+        "Data leakage",
+        data.data_leakage,
+        "Remove the repeated rows, split by document, and rebuild the store.",
+    ),
+    Pathology(
+        "shuffled-targets",
+        "Shuffled targets",
+        data.shuffled_targets,
+        "Check how the data file was made. Run `nextvec data check`.",
+    ),
+    Pathology(
+        "wrong-chunk-order",
+        "Wrong chunk order",
+        data.wrong_chunk_order,
+        "Store the chunks in the order of their text, and rebuild the store.",
+    ),
+    Pathology(
+        "unreachable-gate",
+        "Unreachable gate",
+        data.unreachable_gate,
+        "Check that the right data file was used. Run `nextvec gates suggest` for thresholds that fit these data.",
+    ),
+    # Faults of the predictions.
+    Pathology(
+        "sign-flip",
+        "Sign flip",
+        model.sign_flip,
+        "Check that the right weights were loaded and that the vectors have the right sign. Do not retrain before the "
+        "cause is found.",
+    ),
+    Pathology(
+        "orthogonal-collapse",
+        "Orthogonal collapse",
+        model.orthogonal_collapse,
+        "Check that the right weights were loaded, and that model and data use the same encoder.",
+    ),
+    Pathology(
+        "copy-last",
+        "Copy-last",
+        model.copy_last,
+        "The model copies the last input. Compare `val_margin` with copy-last; increase `objective.mse`.",
+    ),
+    Pathology(
+        "backward-predictions",
+        "Backward predictions",
+        model.backward_predictions,
+        "Check that contexts are ordered oldest first, in training and in evaluation.",
+    ),
+    Pathology(
+        "context-ignored",
+        "Context ignored",
+        model.context_ignored,
+        "The model predicts one direction for every context. Increase `training.lr` or `objective.info_nce`.",
+    ),
+    Pathology(
+        "collapse-to-mean",
+        "Collapse to the mean",
+        model.collapse_to_mean,
+        "Increase `objective.info_nce`. Judge the model by retrieval rather than cosine.",
+    ),
+    # Faults of the objective.
+    Pathology("mse-dominates", "MSE dominates", training.dominates("mse"), _USE_SHARES),
+    Pathology("info-nce-dominates", "InfoNCE dominates", training.dominates("info"), _USE_SHARES),
+    Pathology(
+        "moment-dominates",
+        "Moment term dominates",
+        training.dominates("moment"),
+        f"{_USE_SHARES} Set `objective.moment` near 0.",
+    ),
+    Pathology(
+        "variance-dominates",
+        "Variance term dominates",
+        training.dominates("variance"),
+        f"{_USE_SHARES} Set `objective.variance` near 0.",
+    ),
+    Pathology(
+        "inactive-info-nce",
+        "Inactive InfoNCE",
+        training.inactive_info_nce,
+        "Increase `objective.info_nce`, set `objective.tau=0.07`, and use batches with several documents.",
+    ),
+    Pathology(
+        "temperature-out-of-range",
+        "Temperature out of range",
+        training.temperature_out_of_range,
+        "Set `objective.tau=0.07`.",
+    ),
+    Pathology(
+        "unmasked-near-duplicates",
+        "Unmasked near-duplicates",
+        training.unmasked_near_duplicates,
+        "Set `objective.mask_same_document=true`. A near-duplicate of the target is not an error.",
+    ),
+    # Faults of the optimization.
+    Pathology(
+        "learning-rate-too-high",
+        "Learning rate too high",
+        training.learning_rate_too_high,
+        "Lower `training.lr`, or increase `training.warmup`.",
+    ),
+    Pathology(
+        "learning-rate-too-low", "Learning rate too low", training.learning_rate_too_low, "Increase `training.lr`."
+    ),
+    Pathology(
+        "stuck-plateau",
+        "Stuck plateau",
+        training.stuck_plateau,
+        "Stop the run. Check `objective.loss_weighting`, `objective.tau` and `training.lr`.",
+    ),
+    Pathology(
+        "overfitting",
+        "Overfitting",
+        training.overfitting,
+        "Increase `model.dropout`, stop earlier, or add documents.",
+    ),
+    # Limits of a model that works.
+    Pathology(
+        "poor-ood-generalization",
+        "Poor OOD generalization",
+        model.poor_ood_generalization,
+        "Train on more sources, or do not use the model on texts like the OOD set.",
+    ),
+    Pathology(
+        "underfitting",
+        "Underfitting",
+        training.underfitting,
+        "Train for more epochs, or increase `training.lr`.",
+    ),
+    Pathology(
+        "order-ignored",
+        "Order ignored",
+        model.order_ignored,
+        "The model uses its context as an unordered set. Increase `data.context` and train again.",
+    ),
+    Pathology(
+        "ood-easier-than-val",
+        "OOD easier than val",
+        data.ood_easier_than_val,
+        "Compare gains, not cosines. An OOD cosine above val proves nothing here.",
+    ),
+    Pathology(
+        "no-gain-over-baseline",
+        "No gain over the baseline",
+        model.no_gain_over_baseline,
+        "Use the baseline, or start from a recipe that beats it: see docs/benchmarks/quality.md.",
+    ),
+)
+"""All pathologies. Those that make a run worthless come first."""
 
 
 def diagnose(case: Case) -> Diagnoses:
-    """Every pathology that fits the case, the worst and surest first; none where nothing is wrong."""
-    from nextvec.guards.diagnosis import PATHOLOGIES
-
-    found = [
-        Diagnosis(pathology.name, status, sureness, seen, pathology.advice)
+    """Return all diagnoses of a case, the most severe and most confident first; none for a healthy run."""
+    items = [
+        Diagnosis(pathology.id, pathology.title, *evidence, pathology.advice)
         for pathology in PATHOLOGIES
-        for status, sureness, seen in pathology.rule(case)
+        if (evidence := pathology.rule(case)) is not None
     ]
-    found.sort(key=lambda item: (-STATUSES.index(item.status), SURENESS.index(item.sureness)))
-    return Diagnoses(tuple(found))
-
-
-def _table() -> Iterator[Pathology]:
-    yield Pathology(
-        "non-finite", training.not_finite, "lower training.lr, or repair the data; the weights before it are kept"
-    )
-    yield Pathology(
-        "train–eval mismatch", training.mismatch, "don't use this checkpoint; report it, and judge epoch_N.pt instead"
-    )
-    yield Pathology(
-        "other space", data.other_space, "make the ood set with the encoder of the training set; don't retrain"
-    )
-    yield Pathology("leak between splits", data.leak, "drop the repeats, split by document, and build the store again")
-    yield Pathology(
-        "shuffled targets", data.shuffled_targets, "see where the file was made; look at 'nextvec data check'"
-    )
-    yield Pathology(
-        "documents out of order", data.out_of_order, "see that chunks are stored in the order of their text"
-    )
-    yield Pathology(
-        "gate out of reach",
-        data.gate_out_of_reach,
-        "see whether it is the right file; for these data 'nextvec gates suggest' proposes gates",
-    )
-    yield Pathology(
-        "sign flip", predictions.sign_flip, "look for wrong weights or a sign in the data; don't retrain before"
-    )
-    yield Pathology("orthogonal collapse", predictions.orthogonal_collapse, "look for wrong weights or another encoder")
-    yield Pathology(
-        "copy-last",
-        predictions.copy_last,
-        "it has learned to repeat; look at the margin, and give regression more weight",
-    )
-    yield Pathology(
-        "backward", predictions.backward, "see that contexts are in order, oldest first, in training as in evaluation"
-    )
-    yield Pathology(
-        "context ignored",
-        predictions.context_ignored,
-        "it predicts one direction for all: raise training.lr or InfoNCE's weight",
-    )
-    yield Pathology(
-        "collapse to the mean", predictions.collapse_to_the_mean, "give InfoNCE weight; see retrieval, not the cosine"
-    )
-    for term in training.TERMS:
-        yield training.dominated_by(term)
-    yield Pathology(
-        "InfoNCE off", training.info_off, "give objective.info_nce weight, tau 0.07 and batches of several documents"
-    )
-    yield Pathology("wrong temperature", training.wrong_temperature, "take objective.tau=0.07")
-    yield Pathology(
-        "unmasked near-duplicates",
-        training.unmasked_neighbours,
-        "set objective.mask_same_document=true: what almost is the target is no mistake",
-    )
-    yield Pathology("learning rate too high", training.rate_too_high, "lower training.lr, or raise training.warmup")
-    yield Pathology("learning rate too low", training.rate_too_low, "raise training.lr")
-    yield Pathology(
-        "stuck plateau",
-        training.stuck_plateau,
-        "stop; look at the objective's balance, at tau and at the learning rate",
-    )
-    yield Pathology("overfitting", training.overfitting, "raise model.dropout, stop earlier, or bring more documents")
-    yield Pathology("narrow", predictions.narrow, "train on more sources, or don't use it on texts like these")
-    yield Pathology("underfitting", training.underfitting, "train for more epochs, or raise training.lr")
-    yield Pathology(
-        "order ignored", predictions.order_ignored, "nothing was learned from the order; a longer context may show more"
-    )
-    yield Pathology("easier OOD", data.easier_ood, "an ood score above val's proves nothing here")
-    yield Pathology(
-        "no gain over a baseline", predictions.no_gain, "use the baseline, or see docs/results.md for recipes that win"
-    )
-
-
-PATHOLOGIES = tuple(_table())
-"""All of them; what makes a run worthless stands first."""
+    # The sort is stable: pathologies of equal status and confidence keep the order of the table.
+    items.sort(key=lambda item: (-STATUSES.index(item.status), CONFIDENCES.index(item.confidence)))
+    return Diagnoses(tuple(items))

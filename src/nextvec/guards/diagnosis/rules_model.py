@@ -1,118 +1,144 @@
-"""Signs of trouble in what a model predicts: rules of the table in `pathologies.py` that read scores and judgements."""
+"""Rules on what a model predicts: they read the evaluation and, without one, the metrics of the last epoch.
+
+Each rule returns evidence, or None if the fault is absent or a number is missing.
+"""
 
 from __future__ import annotations
 
 from nextvec.core.formatting import Status
-from nextvec.guards.diagnosis.case import FAR, NEAR, ZERO, Case, Found, surely
+from nextvec.guards.diagnosis.case import FAR_BELOW_BASELINE, NEAR_BASELINE, UNRELATED_COSINE, Case, Evidence
+
+MIN_COPY_COSINE = 0.97
+"""Cosine to the last context vector from which a prediction is a copy of it."""
+MAX_BACKWARD_DIRECTION = -0.01
+"""A direction that is significantly below this is backward."""
+MAX_ORDER_DROP = 0.002
+"""A drop in cosine below this, when the context is shuffled or reversed, means that order is ignored."""
+MAX_CONTEXT_DROP = 0.01
+"""A drop in cosine below this, when the context comes from another document, means that the context is ignored."""
 
 
-def copy_last(case: Case) -> Found:
+def copy_last(case: Case) -> Evidence | None:
     """The prediction is the last context vector."""
-    for split in case.evaluated:
-        alignment = case.model(split).alignment
-        offset = alignment.offsets.get(-1) if alignment else None
-        if offset is not None and offset > 0.97:
-            yield Status.RED, "certain", f"on {split} the prediction is the last context vector (cosine {offset:.3f})"
-            return
+    for split in case.evaluated_splits:
+        profile = case.model_result(split).offset_profile
+        cosine = profile.curve.get(-1) if profile else None
+        if cosine is not None and cosine > MIN_COPY_COSINE:
+            text = f"On {split} the mean cosine from the prediction to the last context vector is {cosine:.3f}."
+            return Evidence(Status.RED, "certain", text)
+    return None
 
 
-def backward(case: Case) -> Found:
-    """Predictions point back beyond the context, more than the mean of the context does."""
-    for split in case.evaluated:
-        alignment = case.model(split).alignment
-        if alignment and alignment.direction and surely(alignment.direction, below=-0.01):
-            yield Status.RED, "certain", f"direction on {split} is {alignment.direction}: below 0 is backwards"
-            return
+def backward_predictions(case: Case) -> Evidence | None:
+    """Predictions point to the text before the context, more than the mean of the context does."""
+    for split in case.evaluated_splits:
+        profile = case.model_result(split).offset_profile
+        direction = profile.direction if profile else None
+        if direction and direction.is_significantly_below(MAX_BACKWARD_DIRECTION):
+            text = f"On {split} the direction is {direction}, and below 0 is backward."
+            return Evidence(Status.RED, "certain", text)
+    return None
 
 
-def order_ignored(case: Case) -> Found:
-    """Shuffling or reversing the context changes nothing."""
-    for split in case.evaluated:
-        evaluated = case.split(split)
-        falls = evaluated.ablations if evaluated else {}
-        shuffled, turned = falls.get("shuffled"), falls.get("reversed")
-        if shuffled and turned and max(abs(shuffled.value), abs(turned.value)) < 0.002:
-            seen = f"on {split} shuffling costs {shuffled.value:+.4f}, reversing {turned.value:+.4f}"
-            yield Status.AMBER, "certain", f"{seen}: a set of vectors would do"
-            return
-
-
-def context_ignored(case: Case) -> Found:
-    """Another document's context does as well."""
-    for split in case.evaluated:
-        evaluated = case.split(split)
-        fall = evaluated.ablations.get("another document's") if evaluated else None
-        if fall and abs(fall.value) < 0.01:
-            yield Status.RED, "certain", f"on {split} the context of another document costs {fall.value:+.4f}"
-            return
-
-
-def collapse_to_the_mean(case: Case) -> Found:
-    """Predictions are all alike: their spread is far below the targets' and that of the mean of the context."""
-    for split in case.evaluated:
-        evaluated, shape = case.split(split), case.model(split).shape
-        if evaluated is None or shape is None or evaluated.target_shape is None or not evaluated.target_shape.spread:
-            continue
-        part = shape.spread / evaluated.target_shape.spread
-        mean = evaluated.predictors.get("context-mean")
-        of_mean = mean.shape.spread / evaluated.target_shape.spread if mean and mean.shape else None
-        beside = "" if of_mean is None else f", the context mean's {of_mean:.0%}"
-        if part < 0.5 and (of_mean is None or part < 0.7 * of_mean):
-            seen = f"on {split} predictions spread {shape.spread:.2f}, targets {evaluated.target_shape.spread:.2f}"
-            yield (
-                Status.RED if part < 0.1 else Status.AMBER,
-                "certain" if part < 0.1 else "likely",
-                f"{seen} ({part:.0%}{beside})",
+def order_ignored(case: Case) -> Evidence | None:
+    """Shuffling or reversing the context does not change the score."""
+    for split in case.evaluated_splits:
+        result = case.split_result(split)
+        drops = result.ablations if result else {}
+        shuffled, reversed_ = drops.get("shuffled"), drops.get("reversed")
+        if shuffled and reversed_ and max(abs(shuffled.value), abs(reversed_.value)) < MAX_ORDER_DROP:
+            return Evidence(
+                Status.AMBER,
+                "certain",
+                f"On {split} the cosine drops by {shuffled.value:+.4f} when the context is shuffled, and by "
+                f"{reversed_.value:+.4f} when it is reversed.",
             )
-            return
+    return None
 
 
-def orthogonal_collapse(case: Case) -> Found:
-    """Predictions have nothing to do with the document at all."""
-    cosine, best = case.figure("val_cosine"), case.baseline("val")
-    if cosine is None or best is None or abs(cosine) > ZERO or best < 2 * ZERO:
-        return
-    offsets: dict[int, float | None] = {}
-    if case.split("val") is not None and (alignment := case.model("val").alignment):
-        offsets = alignment.offsets
-    if all(abs(value) < ZERO for value in offsets.values() if value is not None):
-        yield Status.RED, "certain", f"val cosine {cosine:+.3f}, the best baseline has {best:.3f}"
+def context_ignored(case: Case) -> Evidence | None:
+    """The context of another document gives the same score."""
+    for split in case.evaluated_splits:
+        result = case.split_result(split)
+        drop = result.ablations.get("other document") if result else None
+        if drop and abs(drop.value) < MAX_CONTEXT_DROP:
+            text = f"On {split} the cosine drops by only {drop.value:+.4f} with the context of another document."
+            return Evidence(Status.RED, "certain", text)
+    return None
 
 
-def sign_flip(case: Case) -> Found:
+def collapse_to_mean(case: Case) -> Evidence | None:
+    """Predictions are alike: their dispersion is far below that of the targets and of the context mean."""
+    for split in case.evaluated_splits:
+        result, geometry = case.split_result(split), case.model_result(split).geometry
+        targets = result.target_geometry if result else None
+        if result is None or geometry is None or targets is None or not targets.dispersion:
+            continue
+        # Averaging a context narrows the predictions as well, so the context mean is the fair reference.
+        ratio = geometry.dispersion / targets.dispersion
+        mean = result.predictors.get("context-mean")
+        mean_ratio = mean.geometry.dispersion / targets.dispersion if mean and mean.geometry else None
+        if ratio >= 0.5 or (mean_ratio is not None and ratio >= 0.7 * mean_ratio):
+            continue
+        reference = "" if mean_ratio is None else f", the context mean {mean_ratio:.0%}"
+        text = (
+            f"On {split} the dispersion of the predictions is {geometry.dispersion:.2f}, that of the targets "
+            f"{targets.dispersion:.2f} ({ratio:.0%}{reference})."
+        )
+        if ratio < 0.1:
+            return Evidence(Status.RED, "certain", text)
+        return Evidence(Status.AMBER, "likely", text)
+    return None
+
+
+def orthogonal_collapse(case: Case) -> Evidence | None:
+    """Predictions are unrelated to the document."""
+    cosine, best = case.metric("val_cosine"), case.baseline_cosine("val")
+    if cosine is None or best is None or abs(cosine) > UNRELATED_COSINE or best < 2 * UNRELATED_COSINE:
+        return None
+    profile = case.model_result("val").offset_profile if case.split_result("val") else None
+    curve = profile.curve if profile else {}
+    if any(abs(value) >= UNRELATED_COSINE for value in curve.values() if value is not None):
+        return None
+    return Evidence(Status.RED, "certain", f"Val cosine is {cosine:+.3f}; the best baseline has {best:.3f}.")
+
+
+def sign_flip(case: Case) -> Evidence | None:
     """Predictions point away from the targets."""
     for split in ("val", "ood"):
-        cosine, best = case.figure(f"{split}_cosine"), case.baseline(split)
-        if cosine is not None and best is not None and cosine < -ZERO and best > 2 * ZERO:
-            yield Status.RED, "certain", f"{split} cosine {cosine:+.3f}, the best baseline has {best:.3f}"
-            return
+        cosine, best = case.metric(f"{split}_cosine"), case.baseline_cosine(split)
+        if cosine is not None and best is not None and cosine < -UNRELATED_COSINE and best > 2 * UNRELATED_COSINE:
+            text = f"{split.capitalize()} cosine is {cosine:+.3f}; the best baseline has {best:.3f}."
+            return Evidence(Status.RED, "certain", text)
+    return None
 
 
-def narrow(case: Case) -> Found:
-    """It holds on val and fails on ood, though the baselines do well there."""
-    val, ood = case.figure("val_gain"), case.figure("ood_gain")
-    if val is not None and ood is not None and val > -NEAR and ood < -FAR:
-        yield (
-            Status.AMBER,
-            "likely",
-            f"gain {val:+.4f} on val and {ood:+.4f} on ood: the ood texts are unlike those of training",
-        )
+def poor_ood_generalization(case: Case) -> Evidence | None:
+    """The model is level with the baselines on val and far below them on OOD."""
+    val, ood = case.metric("val_gain"), case.metric("ood_gain")
+    if val is None or ood is None or val <= -NEAR_BASELINE or ood >= -FAR_BELOW_BASELINE:
+        return None
+    return Evidence(Status.AMBER, "likely", f"The gain is {val:+.4f} on val and {ood:+.4f} on ood.")
 
 
-def no_gain(case: Case) -> Found:
-    """A predictor without training does as well."""
-    for split in case.evaluated:
-        evaluated = case.split(split)
-        if evaluated is None or evaluated.gain is None or surely(evaluated.gain, above=0.0):
+def no_gain_over_baseline(case: Case) -> Evidence | None:
+    """A baseline scores as high as the model."""
+    for split in case.evaluated_splits:
+        result = case.split_result(split)
+        if result is None or result.gain is None or result.gain.is_significantly_above(0):
             continue
-        lost = surely(evaluated.gain, below=-FAR)
-        seen = f"gain on {split} {evaluated.gain} over {evaluated.best_baseline}"
-        yield Status.RED if lost else Status.AMBER, "certain" if surely(evaluated.gain, below=0.0) else "likely", seen
-        return
-    gain = case.figure("val_gain")
-    if not case.evaluated and gain is not None and len(case.history) >= 3 and gain < 0:
-        yield (
-            Status.RED if gain < -FAR else Status.AMBER,
-            "likely",
-            f"val gain {gain:+.4f} after epoch {len(case.history)}",
+        is_red = result.gain.is_significantly_below(-FAR_BELOW_BASELINE)
+        return Evidence(
+            Status.RED if is_red else Status.AMBER,
+            "certain" if result.gain.is_significantly_below(0) else "likely",
+            f"On {split} the gain over {result.best_baseline} is {result.gain.signed} (95 % CI).",
         )
+    # Without an evaluation, wait for three epochs: an early model is below the baselines in every run.
+    gain = case.metric("val_gain")
+    if case.evaluated_splits or gain is None or len(case.history) < 3 or gain >= 0:
+        return None
+    return Evidence(
+        Status.RED if gain < -FAR_BELOW_BASELINE else Status.AMBER,
+        "likely",
+        f"Val gain is {gain:+.4f} after epoch {len(case.history)}.",
+    )

@@ -1,169 +1,172 @@
-"""Signs of trouble in the recipe, the epochs and the events of a run: rules of the table in `pathologies.py`."""
+"""Rules on the training: they read the recipe, the metrics of the epochs and the events of a run.
+
+Each rule returns evidence, or None if the fault is absent or a number is missing.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 from nextvec.core.formatting import Status
-from nextvec.guards.diagnosis.case import FAR, NEAR, Case, Found, Pathology
+from nextvec.core.loss_terms import SUPERVISED_TERMS
+from nextvec.guards.diagnosis.case import FAR_BELOW_BASELINE, NEAR_BASELINE, Case, Evidence
 
-TERMS = {"mse": "MSE", "info": "InfoNCE", "moment": "moment term", "variance": "variance term"}
-"""The terms of the objective, as people call them."""
-
-BLIND = ("moment", "variance")
-"""Terms that never look at a window's own target: they may only help the others."""
-
-
-def info_off(case: Case) -> Found:
-    """InfoNCE has no weight, or its loss stays at what guessing among the batch costs: 2 · ln B nats."""
-    weight = case.recipe.objective.weights.get("info", 0.0)
-    gain = case.figure("val_gain")
-    if not weight:
-        if gain is not None and gain < -NEAR:
-            yield Status.AMBER, "possible", f"InfoNCE has no weight, val gain {gain:+.4f}"
-        return
-    loss = case.last.get("train_loss_info")
-    chance = 2 * math.log(case.recipe.training.batch_size)
-    if loss is not None and len(case.history) >= 3 and loss > 0.98 * chance:
-        yield (
-            Status.RED,
-            "certain",
-            f"InfoNCE is at {loss:.2f} after {len(case.history)} epochs; guessing costs {chance:.2f}",
-        )
-    if loss is not None and abs(loss) < 1e-4:
-        yield Status.RED, "certain", f"InfoNCE is at {loss:.1g}: it has no negatives, every pair of a batch is masked"
+MIN_TAU, MAX_TAU = 0.02, 0.3
+"""Below, only the hardest negative counts; above, all negatives look alike."""
+MIN_COHERENCE = 0.2
+"""Mean cosine of neighboring chunks from which a document's own chunks are near-duplicates of the target."""
 
 
-def dominated_by(term: str) -> Pathology:
-    """One term has far more influence than its weight asks for, or one that never sees the target has most of it."""
-
-    def rule(case: Case) -> Found:
-        shares = case.recipe.objective.requested_shares
-        share = case.last.get(f"share_{term}")
-        if term not in shares or share is None or len(shares) < 2:
-            return
-        asked = shares[term]
-        if share > max(0.9, 1.5 * asked):
-            yield Status.RED, "certain", f"its share of influence is {share:.1%}, its weight asks for {asked:.1%}"
-        elif term in BLIND and share > 0.5:
-            yield (
-                Status.RED,
-                "certain",
-                f"its share of influence is {share:.1%}, and it never looks at a window's target",
-            )
-
-    advice = "set objective.loss_weighting=gradient_norm, so that weights are shares"
-    return Pathology(f"{TERMS[term]} dominant", rule, advice + (f", and {term} near 0" if term in BLIND else ""))
-
-
-def wrong_temperature(case: Case) -> Found:
-    """Below about 0.02 the hardest negative is all that counts; above about 0.3 all of them look alike."""
-    tau = case.recipe.objective.tau
-    if "info" in case.recipe.objective.weights and not 0.02 <= tau <= 0.3:
-        size = "small" if tau < 0.02 else "large"
-        yield Status.AMBER, "likely", f"tau is {tau:g}, too {size} for unit vectors of neighbours at cosine 0.5"
-
-
-def unmasked_neighbours(case: Case) -> Found:
-    """InfoNCE takes chunks of the target's own document for mistakes, and these are alike."""
-    objective = case.recipe.objective
-    if "info" not in objective.weights or objective.mask_same_document:
-        return
-    train = case.check.get("statistics", {}).get("splits", {}).get("train", {})
-    alike = next((cosine for cosine in train.get("coherence", ()) if cosine is not None), None)
-    if alike is None or alike > 0.2:
-        seen = "" if alike is None else f"; neighbours in a document have mean cosine {alike:.2f}"
-        yield Status.AMBER, "likely", f"mask_same_document is off, so a document's own chunks are negatives{seen}"
-
-
-def overfitting(case: Case) -> Found:
-    """Train goes on rising while val, or ood, falls."""
-    if len(case.history) < 3:
-        return
-    first, last = case.history[0], case.last
-    vals = [float(record["val_cosine"]) for record in case.history]
-    distance = float(last["train_cosine"]) - vals[-1]
-    lost = max(vals) - vals[-1]
-    if distance > NEAR and lost > 0.005:
-        best = 1 + vals.index(max(vals))
-        seen = f"val fell by {lost:.4f} since epoch {best}, train is {distance:.4f} above it"
-        yield Status.AMBER, "certain", seen
-    elif "ood_cosine" in last:
-        oods = [float(record["ood_cosine"]) for record in case.history]
-        if vals[-1] > float(first["val_cosine"]) + 0.005 and max(oods) - oods[-1] > 0.02:
-            yield (
-                Status.AMBER,
-                "likely",
-                f"val rose to {vals[-1]:.4f} while ood fell from {max(oods):.4f} to {oods[-1]:.4f}",
-            )
-
-
-def underfitting(case: Case) -> Found:
-    """It still rises in the last epochs, below the baselines, and train is no better than val."""
-    if len(case.history) < 4:
-        return
-    vals = [float(record["val_cosine"]) for record in case.history]
-    pace = (vals[-1] - vals[-3]) / 2
-    distance = float(case.last["train_cosine"]) - vals[-1]
-    if vals[-1] == max(vals) and pace > 0.002 and case.last["val_gain"] < 0 and distance < NEAR:
-        yield (
-            Status.AMBER,
-            "likely",
-            f"val still rises by {pace:.4f} an epoch, {case.last['val_gain']:+.4f} from the baseline",
-        )
-
-
-def rate_too_high(case: Case) -> Found:
-    """The training loss jumps up, or ends far above its start."""
-    cosines = [float(record["train_cosine"]) for record in case.history if "train_cosine" in record]
-    falls = [before - after for before, after in pairwise(cosines)]
-    if falls and max(falls) > NEAR:
-        yield Status.RED, "likely", f"train cosine fell by {max(falls):.3f} from one epoch to the next"
-
-
-def rate_too_low(case: Case) -> Found:
-    """Everything improves, evenly and hardly at all."""
-    cosines = [float(record["train_cosine"]) for record in case.history if "train_cosine" in record]
-    if len(cosines) < 3 or case.last.get("val_gain", 0.0) > -NEAR:
-        return
-    steps = [after - before for before, after in pairwise(cosines)]
-    if min(steps) > 0 and max(steps) < 0.002 and max(steps) < 5 * min(steps):
-        yield (
-            Status.AMBER,
-            "likely",
-            f"train cosine rises by {sum(steps) / len(steps):.5f} an epoch, lr {case.recipe.training.lr:g}",
-        )
-
-
-def stuck_plateau(case: Case) -> Found:
-    """Flat far below the baselines from the first epoch on: the failed run."""
-    vals = [float(record["val_cosine"]) for record in case.history]
-    if len(vals) >= 4 and case.last["val_gain"] < -FAR / 2 and max(vals) - min(vals) < 0.025 < -case.last["val_gain"]:
-        seen = f"val cosine {vals[0]:.3f} after epoch 1, {vals[-1]:.3f} after epoch {len(vals)}"
-        yield Status.RED, "certain", f"{seen}, {case.last['val_gain']:+.3f} from the best baseline"
-
-
-def not_finite(case: Case) -> Found:
+def not_finite(case: Case) -> Evidence | None:
     """A loss, gradient or prediction was NaN or infinite."""
     for event in case.events:
-        if event["kind"] == "failed" and "not finite" in str(event.get("reason", "")):
-            yield Status.RED, "certain", str(event["reason"])
-            return
-    for name, value in case.last.items():
+        if event["kind"] == "failed" and "finite" in (reason := str(event.get("reason", ""))):
+            return Evidence(Status.RED, "certain", f"{reason[:1].upper()}{reason[1:].rstrip('.')}.")
+    for name, value in case.last_epoch.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield Status.RED, "certain", f"{name} is {value}"
-            return
-    yield from ((Status.RED, "certain", text) for text in case.findings("finite values"))
+            return Evidence(Status.RED, "certain", f"{name} is {value} in epoch {case.last_epoch.get('epoch')}.")
+    text = " ".join(case.red_findings("finite values"))
+    return Evidence(Status.RED, "certain", text) if text else None
 
 
-def mismatch(case: Case) -> Found:
-    """The reloaded checkpoint does not score as it did in training."""
+def train_eval_mismatch(case: Case) -> Evidence | None:
+    """The reloaded checkpoint does not reproduce its score from training."""
     for event in case.events:
         if event["kind"] == "mismatch":
-            yield (
-                Status.RED,
-                "certain",
-                f"val cosine {event['evaluated']:.6f}, in training it was {event['trained']:.6f}",
-            )
-            return
+            text = f"Val cosine was {event['trained']:.6f} in training and is {event['evaluated']:.6f} after reloading."
+            return Evidence(Status.RED, "certain", text)
+    return None
+
+
+def dominates(term: str) -> Callable[[Case], Evidence | None]:
+    """Return the rule for one term of the objective."""
+
+    def rule(case: Case) -> Evidence | None:
+        """The gradient share of one loss term is far above its weight, or an unsupervised term has most of it."""
+        requested = case.recipe.objective.requested_shares
+        share = case.last_epoch.get(f"share_{term}")
+        if term not in requested or share is None or len(requested) < 2:
+            return None
+        text = f"Its gradient share is {share:.1%}; its weight asks for {requested[term]:.1%}."
+        if share > max(0.9, 1.5 * requested[term]):
+            return Evidence(Status.RED, "certain", text)
+        if term not in SUPERVISED_TERMS and share > 0.5:
+            return Evidence(Status.RED, "certain", f"{text} The term never uses a window's target.")
+        return None
+
+    return rule
+
+
+def inactive_info_nce(case: Case) -> Evidence | None:
+    """InfoNCE has no weight, or its loss stays at chance level: 2 · ln(batch size), summed over both directions."""
+    if "info" not in case.recipe.objective.weights:
+        gain = case.metric("val_gain")
+        if gain is not None and gain < -NEAR_BASELINE:
+            return Evidence(Status.AMBER, "possible", f"`objective.info_nce` is 0, and val gain is {gain:+.4f}.")
+        return None
+    loss = case.last_epoch.get("train_loss_info")
+    if loss is None:
+        return None
+    chance = 2 * math.log(case.recipe.training.batch_size)
+    if len(case.history) >= 3 and loss > 0.98 * chance:
+        text = f"InfoNCE is {loss:.2f} nats after epoch {len(case.history)}; chance level is {chance:.2f} nats."
+        return Evidence(Status.RED, "certain", text)
+    if abs(loss) < 1e-4:
+        text = f"InfoNCE is {loss:.1g} nats: it has no negatives, because every pair of a batch is masked."
+        return Evidence(Status.RED, "certain", text)
+    return None
+
+
+def temperature_out_of_range(case: Case) -> Evidence | None:
+    """Below 0.02 only the hardest negative counts; above 0.3 all negatives look alike."""
+    tau = case.recipe.objective.tau
+    if "info" not in case.recipe.objective.weights or MIN_TAU <= tau <= MAX_TAU:
+        return None
+    size = "small" if tau < MIN_TAU else "large"
+    return Evidence(Status.AMBER, "likely", f"tau is {tau:g}, too {size}: the useful range is 0.02 to 0.3.")
+
+
+def unmasked_near_duplicates(case: Case) -> Evidence | None:
+    """InfoNCE uses chunks of the target's own document as negatives, and these are similar to the target."""
+    objective = case.recipe.objective
+    if "info" not in objective.weights or objective.mask_same_document:
+        return None
+    train = case.check.get("statistics", {}).get("splits", {}).get("train", {})
+    coherence = next((cosine for cosine in train.get("coherence", ()) if cosine is not None), None)
+    text = "mask_same_document is off, so a document's own chunks are negatives."
+    if coherence is None:
+        return Evidence(Status.AMBER, "likely", text)
+    if coherence <= MIN_COHERENCE:
+        return None
+    return Evidence(Status.AMBER, "likely", f"{text} Neighboring chunks have mean cosine {coherence:.2f}.")
+
+
+def learning_rate_too_high(case: Case) -> Evidence | None:
+    """The train cosine drops from one epoch to the next."""
+    drops = [before - after for before, after in pairwise(case.epoch_values("train_cosine"))]
+    if max(drops, default=0.0) <= NEAR_BASELINE:
+        return None
+    text = f"Train cosine dropped by {max(drops):.3f} from one epoch to the next."
+    return Evidence(Status.RED, "likely", text)
+
+
+def learning_rate_too_low(case: Case) -> Evidence | None:
+    """Metrics improve steadily but very slowly."""
+    cosines = case.epoch_values("train_cosine")
+    if len(cosines) < 3 or case.last_epoch.get("val_gain", 0.0) > -NEAR_BASELINE:
+        return None
+    rises = [after - before for before, after in pairwise(cosines)]
+    is_steady = min(rises) > 0 and max(rises) < 5 * min(rises)
+    if not is_steady or max(rises) >= 0.002:
+        return None
+    rise = sum(rises) / len(rises)
+    text = f"Train cosine rises by {rise:.5f} per epoch at `training.lr={case.recipe.training.lr:g}`."
+    return Evidence(Status.AMBER, "likely", text)
+
+
+def stuck_plateau(case: Case) -> Evidence | None:
+    """Val cosine is flat, far below the baselines, from the first epoch on."""
+    cosines = case.epoch_values("val_cosine")
+    if len(cosines) < 4:
+        return None
+    gain, change = case.last_epoch["val_gain"], max(cosines) - min(cosines)
+    if gain >= -FAR_BELOW_BASELINE / 2 or change >= 0.025:
+        return None
+    return Evidence(
+        Status.RED,
+        "certain",
+        f"Val cosine was {cosines[0]:.3f} after epoch 1 and is {cosines[-1]:.3f} after epoch {len(cosines)}: gain "
+        f"{gain:+.3f} over the best baseline.",
+    )
+
+
+def overfitting(case: Case) -> Evidence | None:
+    """Train cosine rises while val cosine, or OOD cosine, falls."""
+    if len(case.history) < 3:
+        return None
+    vals, oods = case.epoch_values("val_cosine"), case.epoch_values("ood_cosine")
+    gap = float(case.last_epoch["train_cosine"]) - vals[-1]
+    drop = max(vals) - vals[-1]
+    if gap > NEAR_BASELINE and drop > 0.005:
+        best_epoch = 1 + vals.index(max(vals))
+        text = f"Val cosine fell by {drop:.4f} since epoch {best_epoch}, and train cosine is {gap:.4f} above it."
+        return Evidence(Status.AMBER, "certain", text)
+    if "ood_cosine" in case.last_epoch and vals[-1] > vals[0] + 0.005 and max(oods) - oods[-1] > 0.02:
+        text = f"Val cosine rose to {vals[-1]:.4f} while OOD cosine fell from {max(oods):.4f} to {oods[-1]:.4f}."
+        return Evidence(Status.AMBER, "likely", text)
+    return None
+
+
+def underfitting(case: Case) -> Evidence | None:
+    """Val cosine still rises in the last epochs, is below the baselines, and train cosine is no better."""
+    if len(case.history) < 4:
+        return None
+    vals, gain = case.epoch_values("val_cosine"), case.last_epoch["val_gain"]
+    rise = (vals[-1] - vals[-3]) / 2
+    gap = float(case.last_epoch["train_cosine"]) - vals[-1]
+    if vals[-1] < max(vals) or rise <= 0.002 or gain >= 0 or gap >= NEAR_BASELINE:
+        return None
+    text = f"Val cosine still rises by {rise:.4f} per epoch, and val gain is {gain:+.4f}."
+    return Evidence(Status.AMBER, "likely", text)

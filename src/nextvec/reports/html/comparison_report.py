@@ -88,9 +88,9 @@ def _offset_panels(runs: Sequence[tuple[str, RunFacts, Case]]) -> list[Panel]:
         for number, (name, facts, _) in enumerate(runs):
             figures = facts.evaluation.splits.get(split) if facts.evaluation else None
             model = facts.evaluation.model if facts.evaluation else None
-            alignment = figures.predictors[model].alignment if figures and model else None
-            if alignment is not None:
-                offsets = sorted(alignment.offsets.items())
+            profile = figures.predictors[model].offset_profile if figures and model else None
+            if profile is not None:
+                offsets = sorted(profile.curve.items())
                 style = RUN_STYLES[number % len(RUN_STYLES)]
                 lines.append(Line(name, [k for k, _ in offsets], [value for _, value in offsets], *style))
         known = [value for line in lines for value in line.y if value is not None]
@@ -108,7 +108,7 @@ def _lights(runs: Sequence[tuple[str, RunFacts, Case]]) -> list[str]:
             for verdict in record.get("gates", ()):
                 if verdict["status"] != Status.GREEN:
                     gates.append(finding(verdict["status"], name, f"epoch {verdict['epoch']}: {verdict['reason']}"))
-        wrong += [finding(item.status, name, item.line) for item in diagnose(case).found]
+        wrong += [finding(item.status, name, item.line) for item in diagnose(case).items]
     return [findings("Diagnosis", wrong), findings("Gates that were not green", gates)]
 
 

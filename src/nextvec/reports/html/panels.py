@@ -254,7 +254,7 @@ def _queries(predictors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _offsets(scores: Mapping[str, Any]) -> dict[float, float]:
-    found = mapping(mapping(scores.get("alignment")).get("offsets"))
+    found = mapping(mapping(scores.get("offset_profile")).get("curve"))
     return {float(k): value for k in sorted(found, key=float) if (value := finite(found[k])) is not None}
 
 

@@ -136,8 +136,8 @@ def _criteria(success: Mapping[str, Any] | None) -> str:
     """What the run had to reach, and whether it did."""
     items = []
     for criterion in (success or {}).get("criteria", ()):
-        beside = f" ({criterion['beside']})" if criterion["beside"] else ""
-        text = f"{criterion['figure']}, wanted {criterion['wanted']}{beside}"
+        note = f" ({criterion['note']})" if criterion["note"] else ""
+        text = f"{criterion['measured']}, required {criterion['required']}{note}"
         items.append(finding(Status.GREEN if criterion["passed"] else Status.RED, criterion["name"], text))
     return findings("Success criteria", items)
 
@@ -184,7 +184,7 @@ def _measures(evaluation: Evaluation) -> str:
         lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(figures, ablations=False))
         parts = [_predictors(evaluation, split, MEASURES), f"<ul>{lines}</ul>"]
         if figures.ablations:
-            falls = [row([(str(fall), False)], name) for name, fall in figures.ablations.items()]
+            falls = [row([(drop.signed, False)], name) for name, drop in figures.ablations.items()]
             parts.append(table(("what is done to the context", "fall of the model’s cosine [95 %]"), falls))
         cards.append(card(SPLIT_NAMES.get(split, split), *parts))
     return section("What the predictions are like", drawn, *cards, note(LEGEND))
@@ -224,9 +224,12 @@ EXAMPLES_NOTE = (
 def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
     """What is wrong with the run, and what to do."""
     found = (diagnoses or {}).get("diagnoses", ())
-    texts = [f"{item['seen']} ({item['sureness']}); {item['advice']}" for item in found]
     return findings(
-        "Diagnosis", [finding(item["status"], item["name"], text) for item, text in zip(found, texts, strict=True)]
+        "Diagnosis",
+        [
+            finding(item["status"], f"{item['title']} ({item['confidence']})", f"{item['evidence']} {item['advice']}")
+            for item in found
+        ],
     )
 
 
