@@ -1,69 +1,848 @@
-"""Rows for a GPU, in one command of under 8 minutes on a bare CUDA machine with torch 2.11:
+"""Rows for a GPU: one command of at most 8 minutes on a CUDA machine with torch ≥ 2.10 and nextvec importable.
 
-    python bench/gpu.py
+    python bench/gpu.py [--out FOLDER] [--seconds 450] [--parts correct,steady,…]
 
-Vectors live on the device. Steady windows/s of all networks at several batch sizes, the measured rate of bfloat16
-products beside it, and the seconds that the production run's 30 × 653,412 windows would take at that rate.
-It has not run on a GPU yet; without one it says so and ends.
+Each part runs in a process of its own with a time limit, the most important part first. Each row is appended to
+`gpu.jsonl` in the output folder as soon as it is measured. A failure is a row too, and the other parts still run.
+
+    correct     losses and gradients of every network against float64 on the CPU
+    steady      windows/s of the training loop with the vectors on the device, and the plain trainer's
+    graph       the same step as a CUDA graph, whose launches cost the host nothing
+    guards      host synchronizations per step, the non-finite guard, resuming a run
+    production  a run of 30 epochs on the full-size synthetic store, with validation and checkpoints
+    compile     the same step through torch.compile
+
+`--device cpu --quick` runs every part on the CPU with tiny sizes, to debug this script.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
 import time
+import traceback
+import warnings
+from functools import cached_property, partial
+from pathlib import Path
 
+import numpy as np
 import torch
-from common import arguments, finish, open_run, store_path
-from throughput import ours, val_cosine
+from common import FULL, OUT, machine
+from plain_trainer import PlainTrainer
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-PRODUCTION = 30 * 653_412
-BUDGET = 400.0
+from nextvec import ops
+from nextvec.core.device import autocast
+from nextvec.core.events import read_events
+from nextvec.data.dataset import Dataset
+from nextvec.data.space import Space
+from nextvec.data.splits import SPLITS, SplitPlan
+from nextvec.data.store import DOCUMENTS, VECTORS, Store
+from nextvec.data.synthetic.generate import PRESETS, document_table, scaled, synthesise
+from nextvec.data.windows import WindowSet, epoch_order, index_windows
+from nextvec.errors import NotFiniteError
+from nextvec.losses import Objective
+from nextvec.models.registry import create_model
+from nextvec.ops import window
+from nextvec.recipe import make_recipe
+from nextvec.training import loop, setup
+from nextvec.training.optimizer import rate_at
+from nextvec.training.run import Position
+
+SECONDS = {"correct": 50, "steady": 100, "graph": 75, "guards": 30, "production": 150, "compile": 95}
+"""The time limit of each part, in the order in which they run."""
+KINDS = ("amn", "lstm", "gru", "transformer")
+PRODUCTION_WINDOWS = 30 * 653_412
+"""Windows that the production run trains on: 30 epochs."""
+DIMENSIONS, CONTEXT = 768, 5
+STORE = OUT / "gpu-store"
+WITHOUT, WITH = "model.query=false", "model.query=true"
 
 
-def matrix_rate():
-    """FLOP per second of a large bfloat16 product."""
-    left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        left @ left
-    torch.cuda.synchronize()
+def parse():
+    """Return the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of gpu.jsonl")
+    parser.add_argument("--seconds", type=float, default=450, help="time limit of the whole command")
+    parser.add_argument("--parts", default=",".join(SECONDS), help="parts to run, in this order")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="networks to measure")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to debug this script")
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    return parser.parse_known_args()[0]
+
+
+class Bench:
+    """The options, and what every part needs: rows, clocks and data."""
+
+    def __init__(self, chosen):
+        self.chosen, self.device, self.quick = chosen, torch.device(chosen.device), chosen.quick
+        self.cuda = self.device.type == "cuda"
+        self.kinds = tuple(chosen.kinds.split(","))
+        self.batches = (512, 4096) if not self.quick else (32, 64)
+
+    def row(self, **values):
+        """Append a row to gpu.jsonl and print it."""
+        values = {"part": self.chosen.part, **{name: _rounded(value) for name, value in values.items()}}
+        self.chosen.out.mkdir(parents=True, exist_ok=True)
+        with (self.chosen.out / "gpu.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        print(json.dumps(values), flush=True)
+
+    def attempt(self, work, *arguments, **facts):
+        """Run a measurement; an exception becomes a row with the error."""
+        begin = time.perf_counter()
+        try:
+            for values in work(*arguments):
+                self.row(**facts, **values)
+        except Exception as error:
+            lines = traceback.format_exc().strip().splitlines()
+            self.row(**facts, error=f"{type(error).__name__}: {error}"[:600], trace=" | ".join(lines[-8:])[-900:])
+        finally:
+            if time.perf_counter() - begin > 20:
+                self.row(**facts, note=f"took {time.perf_counter() - begin:.0f} s")
+            if self.cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+
+    def wait(self):
+        """Wait for the device."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def seconds_of(self, work, steps, rounds=3):
+        """Return the median seconds of `work(steps)` and the spread; one round before warms up."""
+        times = []
+        for _ in range(rounds + 1):
+            self.wait()
+            begin = time.perf_counter()
+            work(steps)
+            self.wait()
+            times.append(time.perf_counter() - begin)
+        middle = statistics.median(times[1:])
+        return middle, (max(times[1:]) - min(times[1:])) / middle
+
+    def rate_of(self, work, batch, least=0.7, most=400):
+        """Return the figures of `work(steps)`, with as many steps as take about `least` seconds a round."""
+        work(3)
+        self.wait()
+        begin = time.perf_counter()
+        work(5)
+        self.wait()
+        pace = (time.perf_counter() - begin) / 5
+        steps = 3 if self.quick else int(min(most, max(20, least / pace)))
+        seconds, spread = self.seconds_of(work, steps)
+        rate = steps * batch / seconds
+        return {
+            "ms": seconds / steps * 1e3, "windows/s": rate, "spread": spread, "steps": steps,
+            "production run, s": PRODUCTION_WINDOWS / rate, "memory MB": self.memory(),
+        }  # fmt: skip
+
+    def memory(self):
+        """Return the megabytes that the device held at its peak."""
+        return torch.cuda.max_memory_allocated() / 2**20 if self.cuda else 0
+
+    @cached_property
+    def data(self):
+        """Production-size windows over vectors drawn on the device: unit length, near in a document."""
+        spec = scaled(PRESETS["production"], 0.005 if self.quick else 1)
+        table = document_table(spec, SplitPlan(val=spec.val, ood_sources=("synthetic-ood",)))
+        generator = torch.Generator(self.device).manual_seed(0)
+        rows = torch.from_numpy(table.rows).to(self.device)
+        vectors = torch.randn(int(rows.sum()), DIMENSIONS, device=self.device, generator=generator)
+        topics = torch.randn(len(rows), DIMENSIONS, device=self.device, generator=generator)
+        vectors += topics.repeat_interleave(rows, dim=0)
+        vectors = torch.nn.functional.normalize(vectors).half()
+        sets = {}
+        for split in SPLITS:
+            index = index_windows(table, split, CONTEXT)
+            if len(index):
+                sets[split] = WindowSet(split, vectors, table, index.to(self.device))
+        empty = Store(
+            Path("drawn"),
+            {"files": {VECTORS: "", DOCUMENTS: ""}},
+            Space("drawn", "0", DIMENSIONS),
+            np.empty((0, DIMENSIONS), np.float16),
+        )
+        return Drawn(empty.with_documents(table)), sets
+
+    def run(self, batch, *overrides):
+        """Open a run in memory on the drawn vectors; it logs nowhere."""
+        data, Drawn.sets = self.data
+        recipe = make_recipe(
+            {
+                "name": "gpu", "objective": FULL, "runtime": {"device": self.device.type},
+                "training": {"epochs": 30, "batch_size": batch, "checkpoint_interval_s": 1e9},
+            },
+            overrides,
+        )  # fmt: skip
+        run = setup._open(OUT / "gpu-run", recipe, data, None, quiet=True)
+        run.event = lambda *_, **__: None
+        return run
+
+    def loop_of(self, run):
+        """Return a function that makes some steps in the training loop, with as many logged as in a whole epoch."""
+        whole = run.steps_per_epoch
+
+        class Limited(type(run)):
+            steps_per_epoch = property(lambda self: self.limit)
+
+        run.__class__ = Limited
+
+        def work(steps):
+            if run.position.step_in_epoch + steps > whole:
+                run.position = Position(epoch=run.position.epoch + 1)
+            run.limit = run.position.step_in_epoch + min(steps, whole)
+            before, loop.STEP_EVENTS_PER_EPOCH = loop.STEP_EVENTS_PER_EPOCH, max(1, round(20 * run.limit / whole))
+            try:
+                loop._train_epoch(run, threading.Event())
+            finally:
+                loop.STEP_EVENTS_PER_EPOCH = before
+
+        return work
+
+
+class Drawn(Dataset):
+    """A data set that is only on the device."""
+
+    sets: dict = {}  # noqa: RUF012
+
+    def windows(self, context, min_context, device):
+        """Return the windows of each split."""
+        return dict(self.sets)
+
+
+def _rounded(value):
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+# correct: losses and gradients
+
+
+def correct(bench):
+    """Compare every network's loss and gradients with float64 on the CPU."""
+    ops.allow(False)
+    for kind in bench.kinds:
+        for options in ({"query": True}, {"variant": "original"}):
+            for masked in (True,) if bench.quick else (True, False):
+                facts = {"model": kind, **options, "masked": masked}
+                bench.attempt(compare, bench, kind, options, masked, **facts)
+
+
+def compare(bench, kind, options, masked):
+    """Yield a row for each format."""
+    reference = gradients(kind, options, masked, torch.device("cpu"), torch.float64)
+    for precision in (torch.float32, torch.bfloat16):
+        found = gradients(kind, options, masked, bench.device, precision)
+        errors = {name: _error(found[name], reference[name]) for name in reference}
+        limit = 1e-3 if precision == torch.float32 else 1e-1
+        yield {
+            "precision": str(precision).removeprefix("torch."), **errors,
+            "ok": all(error < limit for error in errors.values()),
+        }  # fmt: skip
+
+
+def gradients(kind, options, masked, device, precision, batch=48, negatives=16):
+    """Return the losses and all gradients of one batch, as float64 on the CPU; in float64 where `precision` is."""
+    torch.manual_seed(0)
+    recipe = make_recipe({"name": "gpu", "objective": FULL, "model": {"kind": kind, "dropout": 0.0, **options}})
+    model = create_model(recipe.model, DIMENSIONS)
+    with torch.no_grad():  # layers that start at zero would hide the gradients behind them
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    topic = torch.randn(batch, 1, DIMENSIONS)
+    vectors = torch.nn.functional.normalize(topic + torch.randn(batch, CONTEXT + 1 + negatives, DIMENSIONS), dim=2)
+    vectors, group = vectors.half(), (torch.arange(batch) // 3).int()
+    mask = torch.arange(CONTEXT) >= torch.arange(batch)[:, None] % CONTEXT if masked else None
+    any_wrong = torch.arange(batch) % 7 != 0
+    if precision == torch.float64:
+        model, vectors = model.double(), vectors.double()
+    model, vectors, group, any_wrong = model.to(device), vectors.to(device), group.to(device), any_wrong.to(device)
+    mask = None if mask is None else mask.to(device)
+    context, target, wrong = vectors[:, :CONTEXT], vectors[:, CONTEXT], vectors[:, CONTEXT + 1 :]
+    products = torch.float32 if precision == torch.float64 else precision
+    objective = Objective(recipe.objective, products)
+    format_ = torch.float32 if precision == torch.float64 else precision
+    with autocast(device, format_):
+        prediction = model.train()(context, mask)
+    figures = objective.backward(prediction, target, group)
+    found = {"gradient": [parameter.grad for parameter in model.prediction_parameters()]}
+    if model.has_query:
+        some = slice(batch // 2)
+        with autocast(device, format_):
+            query = model.raw_query(context[some], None if mask is None else mask[some])
+        figures |= objective.backward_query(query, target, wrong[some].contiguous(), any_wrong[some], group)
+        found["query gradient"] = [parameter.grad for parameter in model.query_parameters()]
+    found["loss"] = [value for name, value in figures.items() if name.startswith("loss")]
+    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not missing, missing
+    return {name: torch.cat([t.detach().cpu().double().flatten() for t in tensors]) for name, tensors in found.items()}
+
+
+def _error(found, reference):
+    """‖found − reference‖ / ‖reference‖, infinite where something is not finite."""
+    error = float((found - reference).norm() / reference.norm())
+    return error if error == error else float("inf")
+
+
+# steady: the training loop as it is
+
+
+def steady(bench):
+    """Measure the training loop."""
+    bench.attempt(ceilings, bench, what="ceilings")
+    small, large = bench.batches
+    amn = [(large, WITH), (large, WITHOUT), (small, WITH), (small, WITHOUT)]
+    for batch, query in amn:
+        bench.attempt(steady_rate, bench, batch, query, what="loop", model="amn", batch=batch, query=query == WITH)
+    bench.attempt(profiled, bench, large, WITH, what="profile of the loop", model="amn", batch=large, query=True)
+    for variant in ("residual", "original"):
+        bench.attempt(plain_rate, bench, variant, what="plain trainer, fp32", model="amn", variant=variant, batch=32)
+    original = ("model.variant=original",)
+    for batch in (large, small, 32):
+        bench.attempt(steady_rate, bench, batch, *original, what="loop", model="amn", variant="original", batch=batch)
+    for query in (WITHOUT, WITH):
+        bench.attempt(steady_rate, bench, 32, query, what="loop", model="amn", batch=32, query=query == WITH)
+    for kind in bench.kinds:
+        for batch, query in amn if kind != "amn" else ():
+            facts = {"what": "loop", "model": kind, "batch": batch, "query": query == WITH}
+            bench.attempt(steady_rate, bench, batch, query, f"model.kind={kind}", **facts)
+        if kind != "amn":
+            bench.attempt(plain_rate, bench, "residual", kind, what="plain trainer, fp32", model=kind, batch=32)
+    bench.attempt(profiled, bench, small, WITHOUT, what="profile of the loop", model="amn", batch=small, query=False)
+
+
+def ceilings(bench):
+    """Yield the device's own rates: products and copies."""
+    size = 512 if bench.quick else 8192
+    rates = {}
+    for name, dtype, precision in (
+        ("bf16", torch.bfloat16, "highest"), ("fp32", torch.float32, "highest"), ("tf32", torch.float32, "high"),
+    ):  # fmt: skip
+        torch.set_float32_matmul_precision(precision)
+        left, right = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
+        steps = 4 if bench.quick or name == "fp32" else 20
+        seconds, _ = bench.seconds_of(lambda steps, a=left, b=right: [a @ b for _ in range(steps)], steps, rounds=2)
+        rates[f"{name} TFLOP/s"] = steps * 2 * size**3 / seconds / 1e12
+    torch.set_float32_matmul_precision("highest")
+    source = torch.randn(2**20 if bench.quick else 2**29, device=bench.device)
+    target = torch.empty_like(source)
+    seconds, _ = bench.seconds_of(lambda steps: [target.copy_(source) for _ in range(steps)], 10, rounds=2)
+    rates["copy TB/s"] = 10 * 2 * source.nbytes / seconds / 1e12
+    yield rates
+
+
+def matrix_rate(bench):
+    """Return the bf16 rate in FLOP/s that `ceilings` wrote; None if there is none."""
+    file = bench.chosen.out / "gpu.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    found = [row["bf16 TFLOP/s"] for row in rows if "bf16 TFLOP/s" in row]
+    return found[-1] * 1e12 if found else None
+
+
+def steady_rate(bench, batch, *overrides):
+    """Yield the rate of the training loop, and its share of the matrix rate."""
+    run = bench.run(batch, *overrides)
+    figures = bench.rate_of(bench.loop_of(run), batch)
+    yield {**figures, **share_of_matrix_rate(bench, run, figures["ms"])}
+
+
+def share_of_matrix_rate(bench, run, milliseconds):
+    """Return the matrix products of a step, counted by torch, against the measured bf16 rate."""
+    counter = FlopCounterMode(display=False)
+    step = Step(run)
+    with counter:
+        step()
+    recurrent = [module for module in run.model.modules() if isinstance(module, (torch.nn.LSTM, torch.nn.GRU))]
+    if bench.cuda:  # cuDNN's recurrent kernels are not counted by torch: forward and two products backward
+        weights = sum(p.numel() for module in recurrent for n, p in module.named_parameters() if n.startswith("weight"))
+        extra = 3 * 2 * weights * CONTEXT * run.recipe.training.batch_size
+    else:
+        extra = 0
+    flops = counter.get_total_flops() + extra
+    rate = matrix_rate(bench)
+    return {
+        "MFLOP/window": flops / run.recipe.training.batch_size / 1e6,
+        **({"share of bf16 matrix rate": flops / (milliseconds / 1e3) / rate} if rate else {}),
+    }
+
+
+def plain_rate(bench, variant, kind="amn"):
+    """Yield the plain trainer's rate: batch 32, fp32, items from a DataLoader."""
+    data = bench.data[1]["train"]
+    batch = data.batch(torch.arange(min(16_384, len(data)), device=bench.device))
+    contexts, targets = batch.context_BSD.float().cpu().numpy(), batch.target_BD.float().cpu().numpy()
+    trainer = PlainTrainer(contexts, targets, kind, device=bench.device, variant=variant)
+    yield bench.rate_of(trainer.train, 32, most=300)
+
+
+def profiled(bench, batch, *overrides):
+    """Yield what the device does in a step of the loop: busy time, launches and the longest kernels."""
+    run = bench.run(batch, *overrides)
+    work, steps = bench.loop_of(run), 3 if bench.quick else 14
+    work(steps)
+    yield profile_of(bench, work, steps)
+
+
+def profile_of(bench, work, steps):
+    """Return the kernels of some steps."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.cuda else [])
+    bench.wait()
+    with profile(activities=activities) as found:
+        work(steps)
+        bench.wait()
+    averages = found.key_averages()
+    kernels_ = [event for event in averages if str(event.device_type).endswith("CUDA")]
+    kernels_ = kernels_ or [event for event in averages if event.key.startswith("aten::")]
+    spent = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in kernels_}
+    longest = sorted(spent, key=lambda key: -spent[key])[:14]
+    waits = {
+        event.key: event.count / steps
+        for event in averages
+        if event.key.startswith("cuda") and ("Synchronize" in event.key or "Memcpy" in event.key)
+    }
+    return {
+        "device ms a step": sum(spent.values()) / steps / 1e3,
+        "kernels a step": sum(event.count for event in kernels_) / steps,
+        "calls a step": {key: round(count, 2) for key, count in waits.items()},
+        "longest, ms a step": {key[:90]: round(spent[key] / steps / 1e3, 4) for key in longest},
+    }
+
+
+# guards: what the loop promises on a device
+
+
+def guards(bench):
+    """Count synchronizations, poison the data, resume a run."""
+    large = bench.batches[1]
+    for kind in bench.kinds:
+        facts = {"what": "host synchronizations", "model": kind, "batch": large}
+        bench.attempt(synchronizations, bench, large, f"model.kind={kind}", **facts)
+    bench.attempt(poisoned, bench, what="a NaN in the vectors")
+    bench.attempt(resumed, bench, what="resumed run against an unbroken one")
+
+
+def synchronizations(bench, batch, *overrides):
+    """Yield how often the host waits in the steps between two logged ones, and in a logged one."""
+    run = bench.run(batch, *overrides)
+    if not bench.cuda:
+        yield {"skipped": "counted on CUDA only"}
+        return
+    work, steps = bench.loop_of(run), 13
+    work(steps)
+    bench.wait()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work(steps)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = [f"{Path(item.filename).name}:{item.lineno}" for item in caught if "synchroniz" in str(item.message)]
+    counts = {place: places.count(place) for place in dict.fromkeys(places)}
+    yield {"steps": steps, "synchronizations": len(places), "where": counts}
+
+
+def poisoned(bench):
+    """Yield whether a NaN stops the run with the weights of the step before it."""
+    run = bench.run(bench.batches[0], WITH)
+    work = bench.loop_of(run)
+    work(2)
+    vectors = run.train_windows.vectors
+    order = epoch_order(len(run.train_windows), run.recipe.seed, run.position.epoch)
+    at = int(order[3 * bench.batches[0]])
+    row = int(run.train_windows.windows.targets[at])
+    kept = vectors[row].clone()
+    vectors[row] = float("nan")
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "events.jsonl").write_text("")
+    try:
+        work(4)
+        found = "no error"
+    except NotFiniteError as error:
+        found = str(error)[:200]
+    finally:
+        vectors[row] = kept
+    finite = all(bool(torch.isfinite(value).all()) for value in run.model.state_dict().values())
+    yield {"error raised": found, "weights finite": finite, "ok": found != "no error" and finite}
+
+
+def resumed(bench):
+    """Yield how far the weights of a resumed run are from those of an unbroken one."""
+    import shutil
+
+    folder = OUT / "gpu-resume"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    spec = scaled(PRESETS["production"], 0.004)
+    synthesise(folder / "store", spec, quiet=True)
+    recipe = make_recipe({
+        "name": "resume", "data": {"store": str(folder / "store")}, "objective": FULL,
+        "training": {"epochs": 2, "batch_size": 64}, "runtime": {"device": bench.device.type},
+        "evaluation": {"ridge_windows": 500},
+    })  # fmt: skip
+
+    class EndedError(Exception):
+        pass
+
+    def end(run):
+        if run.position.epoch == 1:
+            raise EndedError
+
+    unbroken = setup.start_run(recipe, folder / "unbroken", quiet=True, force=True)
+    loop.train(unbroken)
+    broken = setup.start_run(recipe, folder / "broken", quiet=True, force=True)
+    try:
+        loop.train(broken, end)
+    except EndedError:
+        broken = setup.resume_run(folder / "broken", quiet=True)
+    loop.train(broken)
+    pairs = [
+        (one.detach().double().cpu(), other.detach().double().cpu())
+        for one, other in zip(unbroken.model.parameters(), broken.model.parameters(), strict=True)
+    ]
+    difference = max(float((one - other).abs().max()) for one, other in pairs)
+    cosine = [run.position.history[-1]["val_cosine"] for run in (unbroken, broken)]
+    yield {"largest difference of a weight": difference, "val cosine": cosine, "ok": difference < 1e-3}
+
+
+# graph and compile: the same step, made differently
+
+
+class Step:
+    """A training step over tensors that stay in place: the loop's operations, as a CUDA graph can repeat them."""
+
+    def __init__(self, run, forward=None, query=None, gradient=None, query_gradient=None):
+        self.run, self.sums = run, {}
+        size = run.recipe.training.batch_size
+        self.index = torch.arange(size, device=run.device)
+        self.rate = torch.tensor(run.recipe.training.lr, device=run.device)
+        self.bad = torch.zeros((), device=run.device)
+        for group in run.optimizer.param_groups:
+            group["lr"], group["capturable"] = self.rate, run.device.type == "cuda"
+        run.optimizer.found_inf = self.bad
+        self.forward = run.model if forward is None else forward
+        self.query = query or run.model.raw_query
+        self.gradient, self.query_gradient = (
+            gradient or run.objective.gradient,
+            query_gradient or run.objective.query_gradient,
+        )
+        run.model.train()
+
+    def __call__(self):
+        """Make the step on the windows of `index`."""
+        run, index, objective = self.run, self.index, self.run.objective
+        batch = run.train_windows.batch(index)
+        with autocast(run.device, run.precision):
+            prediction_BD = self.forward(batch.context_BSD, batch.mask_BS)
+        gradient_BD, figures = self.gradient(prediction_BD.detach(), batch.target_BD, batch.group_B)
+        prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
+        norms = [loop._clip(run.model.prediction_parameters(), run.recipe.training.grad_clip_norm)]
+        if run.model.has_query:
+            some = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
+            with autocast(run.device, run.precision):
+                query_QD = self.query(batch.context_BSD[some], None)
+            wrong_QKD, any_wrong_Q = run.train_windows.own_document(index[some], objective.query_negatives)
+            gradient_QD, loss = self.query_gradient(
+                query_QD.detach(), batch.target_BD, wrong_QKD, any_wrong_Q, batch.group_B
+            )
+            query_QD.backward(gradient_QD.to(query_QD.dtype))
+            figures["loss_query"] = loss
+            norms.append(loop._clip(run.model.query_parameters(), run.recipe.training.grad_clip_norm))
+        figures["grad_norm"] = norms[0]
+        numbers = [value for name, value in figures.items() if name.startswith("loss")]
+        good = torch.stack([*numbers, *norms]).isfinite().all()
+        self.bad.copy_(torch.where(good, self.bad, 1.0))
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        loop._add_up(self.sums, figures)
+
+
+def captured(bench, step):
+    """Return a function that repeats the step: a CUDA graph's replay, or the step itself on a CPU."""
+    if not bench.cuda:
+        step()
+        return step
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    made = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(made):
+        step()
+    return made.replay
+
+
+def over_epochs(run, step, repeat):
+    """Return a function that makes steps over the run's own order and rates."""
+    state = {"step": 0}
+    size, total = run.recipe.training.batch_size, run.total_steps
+    order = epoch_order(len(run.train_windows), run.recipe.seed, 0).to(run.device)
+
+    def work(steps):
+        for _ in range(steps):
+            place = state["step"] % run.steps_per_epoch * size
+            step.index.copy_(order[place : place + size])
+            step.rate.fill_(rate_at(state["step"] % total, total, run.recipe.training, []))
+            repeat()
+            state["step"] += 1
+
+    return work
+
+
+def sums(left, vectors):
+    """Make the small products of a window by sums, which a compiler can fuse."""
+    return (left.float()[:, :, :, None] * vectors.float()[:, None]).sum(dim=2).to(vectors.dtype)
+
+
+def graph(bench):
+    """Measure the step as a CUDA graph."""
+    small, large = bench.batches
+    middle = 2048 if not bench.quick else 48
+    cases = [
+        ("amn", large, WITH, "step"), ("amn", large, WITH, "graph"), ("amn", large, WITHOUT, "graph"),
+        ("amn", middle, WITH, "graph"), ("amn", middle, WITHOUT, "graph"),
+        ("amn", small, WITH, "graph"), ("amn", small, WITHOUT, "graph"),
+        *((kind, large, query, "graph") for kind in KINDS[1:] for query in (WITH, WITHOUT)),
+        ("amn", 2 * large, WITH, "graph"), ("amn", 32, WITH, "graph"), ("amn", 32, WITHOUT, "graph"),
+    ]  # fmt: skip
+    for kind, batch, query, variant in cases:
+        if kind in bench.kinds:
+            facts = {"what": variant, "model": kind, "batch": batch, "query": query == WITH}
+            bench.attempt(graph_rate, bench, variant, batch, query, f"model.kind={kind}", **facts)
+    for kind, query in (("amn", WITH), ("transformer", WITHOUT), ("lstm", WITHOUT)):
+        if kind in bench.kinds:
+            facts = {"what": "profile of a graph", "model": kind, "batch": large, "query": query == WITH}
+            bench.attempt(graph_profile, bench, large, query, f"model.kind={kind}", **facts)
+
+
+def graph_rate(bench, variant, *arguments):
+    """Yield the rate of a step, or of its graph."""
+    run = bench.run(*arguments)
+    step = Step(run)
+    repeat = captured(bench, step) if variant == "graph" else step
+    figures = bench.rate_of(over_epochs(run, step, repeat), run.recipe.training.batch_size)
+    yield {**figures, **share_of_matrix_rate(bench, run, figures["ms"]), "finite": not step.bad}
+
+
+def graph_profile(bench, *arguments):
+    """Yield the kernels of a graph's replay."""
+    run = bench.run(*arguments)
+    step = Step(run)
+    work = over_epochs(run, step, captured(bench, step))
+    work(3)
+    yield profile_of(bench, work, 3 if bench.quick else 10)
+
+
+def compile_(bench):
+    """Measure the step through torch.compile, alone and as a CUDA graph."""
+    small, large = bench.batches
+    cases = [
+        ("amn", large, WITH, True), ("amn", large, WITHOUT, True), ("transformer", large, WITHOUT, False),
+        ("amn", large, WITH, False), ("amn", small, WITH, True), ("lstm", large, WITHOUT, False),
+    ]  # fmt: skip
+    for kind, batch, query, as_sums in cases:
+        if kind in bench.kinds:
+            facts = {"model": kind, "batch": batch, "query": query == WITH, "small products as sums": as_sums}
+            bench.attempt(compile_rate, bench, as_sums, kind, batch, query, **facts)
+
+
+def compile_rate(bench, as_sums, kind, batch, query):
+    """Yield rates with the forward pass and the objective compiled."""
+    options = {"dynamic": False} if bench.cuda else {"dynamic": False, "backend": "aot_eager"}
+    multiply = window._multiply
+    window._multiply = sums if as_sums else multiply
+    try:
+        torch._dynamo.reset()
+        run = bench.run(batch, query, f"model.kind={kind}", f"runtime.compiled={str(bench.cuda).lower()}")
+        begin = time.perf_counter()
+        step = Step(
+            run,
+            forward=torch.compile(run.model, **options),
+            query=torch.compile(run.model.raw_query, **options),
+            gradient=torch.compile(run.objective.gradient, **options),
+            query_gradient=torch.compile(run.objective.query_gradient, **options),
+        )
+        step()
+        bench.wait()
+        compiling = time.perf_counter() - begin
+        figures = bench.rate_of(over_epochs(run, step, step), batch)
+        yield {"what": "compiled step", **figures, "compiling, s": compiling}
+        repeat = captured(bench, step)
+        work = over_epochs(run, step, repeat)
+        figures = bench.rate_of(work, batch)
+        yield {"what": "compiled step as a graph", **figures, "finite": not step.bad}
+        yield {"what": "profile of the compiled graph", **profile_of(bench, work, 3 if bench.quick else 10)}
+    finally:
+        window._multiply = multiply
+
+
+# production: a whole run
+
+
+def make_store(bench):
+    """Make the full-size synthetic store; it runs beside the other parts."""
+    if not STORE.exists():
+        synthesise(STORE, scaled(PRESETS["production"], 0.005 if bench.quick else 1), quiet=True)
+
+
+def production(bench):
+    """Train the production recipe's objective on the full-size synthetic store."""
+    limit = time.monotonic() + (60 if bench.quick else 120)
+    while not STORE.exists() and time.monotonic() < limit:
+        time.sleep(0.5)
+    bench.attempt(production_run, bench)
+
+
+def production_run(bench):
+    """Yield what the start of a run takes, and each of some trainings."""
+    import shutil
+
+    folder = OUT / "gpu-production"
+    shutil.rmtree(folder, ignore_errors=True)
+    if not STORE.exists():
+        yield {"what": "store", "error": "the synthetic store was not made in time"}
+        return
+
+    def recipe(epochs, batch, rate, *overrides):
+        base = {
+            "name": "production", "data": {"store": str(STORE)}, "objective": FULL,
+            "training": {"epochs": epochs, "batch_size": batch, "lr": rate},
+            "runtime": {"device": bench.device.type},
+        }  # fmt: skip
+        return make_recipe(base, overrides)
+
+    epochs = 2 if bench.quick else 30
+    small, large = bench.batches
+    middle = 2048 if not bench.quick else 48
     begin = time.perf_counter()
-    for _ in range(20):
-        left @ left
-    torch.cuda.synchronize()
-    return 20 * 2 * 8192**3 / (time.perf_counter() - begin)
+    opened = setup.start_run(recipe(epochs, large, 4e-3), folder / "first", quiet=True, force=True)
+    started = time.perf_counter() - begin
+    opened.close()
+    times = {event["kind"]: event["time"] for event in read_events(folder / "first")}
+    yield {
+        "what": "start of a run", "seconds": started, "of which baselines": times["baselines"] - times["checked"],
+        "train windows": len(opened.train_windows), "memory MB": bench.memory(),
+        "baselines": {split: opened.best_baseline(split) for split in opened.baseline_cosines},
+    }  # fmt: skip
+    cases = [
+        ("graph", epochs, large, 2e-3), ("graph", epochs, middle, 2e-3), ("loop", max(2, epochs // 6), large, 2e-3),
+        ("graph", epochs, large, 2e-3, WITHOUT), ("graph", max(2, epochs // 3), small, 1e-3),
+        ("graph", epochs, middle, 1e-3),
+    ]  # fmt: skip
+    for number, (way, *case) in enumerate(cases):
+        path = folder / f"run-{number}"
+        path.mkdir()
+        run = setup._open(path, recipe(*case), opened.data, opened.check, quiet=True)
+        run.baselines, run.baseline_cosines = opened.baselines, opened.baseline_cosines
+        marks = [time.perf_counter()]
+
+        def mark(_, marks=marks):
+            marks.append(time.perf_counter())
+
+        (loop.train if way == "loop" else partial(train_captured, bench))(run, mark)
+        last, walls = run.position.history[-1], np.diff(marks)
+        yield {
+            "what": f"run by {way}", "epochs": case[0], "batch": case[1], "lr": case[2], "overrides": case[3:],
+            "seconds": marks[-1] - marks[0], "seconds an epoch": float(np.median(walls)),
+            "of which training": statistics.median(record["seconds"] for record in run.position.history),
+            "first epoch, s": float(walls[0]), "windows/s": last["windows_per_second"],
+            "val cosine": last["val_cosine"], "val gain": last["val_gain"], "train cosine": last["train_cosine"],
+            "ood cosine": last.get("ood_cosine"), "memory MB": bench.memory(),
+            "best val cosine": max(record["val_cosine"] for record in run.position.history),
+        }  # fmt: skip
+        run.close()
+
+
+def train_captured(bench, run, after_epoch):
+    """Train with the step as a CUDA graph; validation, logs and checkpoints are the training loop's own."""
+    step, position, size = Step(run), run.position, run.recipe.training.batch_size
+    step.rate.zero_()  # what warms up must not move the weights
+    repeat = captured(bench, step)
+    with torch.no_grad():
+        for state in run.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+    while not position.done:
+        begin = time.perf_counter()
+        order = epoch_order(len(run.train_windows), run.recipe.seed, position.epoch).to(run.device)
+        torch._foreach_zero_(list(step.sums.values()))
+        for start_ in range(0, run.steps_per_epoch * size, size):
+            step.index.copy_(order[start_ : start_ + size])
+            rate = rate_at(position.step, run.total_steps, run.recipe.training, [])
+            step.rate.fill_(rate)
+            repeat()
+            position.step += 1
+        bench.wait()
+        assert not step.bad
+        position.seconds, position.step_in_epoch = time.perf_counter() - begin, run.steps_per_epoch
+        position.sums = {name: value.clone() for name, value in step.sums.items()}
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        loop._finish_epoch(run)
+        for group in run.optimizer.param_groups:
+            group["lr"] = step.rate
+        after_epoch(run)
+
+
+PARTS = {
+    "correct": correct, "steady": steady, "guards": guards, "graph": graph, "production": production,
+    "compile": compile_, "store": make_store,
+}  # fmt: skip
 
 
 def main():
-    """Measure until the time is up."""
-    chosen = arguments(__doc__)
-    if not torch.cuda.is_available():
-        finish("gpu", [], skipped="no CUDA device here; nothing was measured")
+    """Run the parts one after the other, each in its own process."""
+    chosen = parse()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        print("bench/gpu.py: no CUDA device is available; nothing was measured. Run it on a machine with a GPU.")
         return
-    begin, rows, store = time.perf_counter(), [], store_path(chosen.store, 0.1)
-    for kind in ("amn", "transformer", "gru", "lstm"):
-        for batch in (512, 4096):
-            for query in ("false", "true"):
-                if time.perf_counter() - begin > BUDGET:
-                    break
-                run = open_run(
-                    store,
-                    f"model.kind={kind}",
-                    f"training.batch_size={batch}",
-                    f"model.query={query}",
-                    "runtime.device=cuda",
-                )
-                step = ours(run, 10)
-                step()
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                done = sum(step() for _ in range(5))
-                torch.cuda.synchronize()
-                rate = done / (time.perf_counter() - start)
-                rows.append({
-                    "model": kind, "batch": batch, "query": query, "windows/s": rate,
-                    "production run, s": PRODUCTION / rate, "val cosine": val_cosine(run, run.model),
-                    "memory MB": torch.cuda.max_memory_allocated() / 2**20,
-                })  # fmt: skip
-    finish("gpu", rows, matrix_flops=matrix_rate())
+    if chosen.part:
+        PARTS[chosen.part](Bench(chosen))
+        return
+    begin = time.monotonic()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, __file__, "--out", str(chosen.out), "--device", chosen.device, "--kinds", chosen.kinds]
+    command += ["--quick"] if chosen.quick else []
+    chosen.part = "machine"
+    facts = copy.copy(machine())
+    Bench(chosen).row(**facts, date=time.strftime("%Y-%m-%d"), capability=_capability())
+    parts = [part for part in chosen.parts.split(",") if part]
+    maker = None
+    if "production" in parts:  # beside the other parts, which use few cores
+        slow = {**environment, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}
+        maker = subprocess.Popen([*command, "--part", "store"], env=slow)
+    try:
+        for part in parts:
+            limit = min(SECONDS[part] * (5 if chosen.quick else 1), chosen.seconds - (time.monotonic() - begin))
+            chosen.part = part
+            if limit < 5:
+                Bench(chosen).row(error="skipped: the time limit of the whole command was reached")
+                continue
+            started = time.monotonic()
+            try:
+                done = subprocess.run([*command, "--part", part], env=environment, timeout=limit)
+                status = {"exit code": done.returncode}
+            except subprocess.TimeoutExpired:
+                status = {"error": f"stopped after {limit:.0f} s"}
+            Bench(chosen).row(what="end of the part", **status, seconds=time.monotonic() - started)
+    finally:
+        if maker is not None:
+            maker.kill()
+            maker.wait()
+
+
+def _capability():
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
 
 
 if __name__ == "__main__":

@@ -42,10 +42,12 @@ def loss_of(prediction, target, tau=0.07):
 class PlainTrainer:
     """Model, optimizer and loader; `train(n)` does n steps."""
 
-    def __init__(self, contexts, targets, kind="amn", batch=32, lr=5e-4):
+    def __init__(self, contexts, targets, kind="amn", batch=32, lr=5e-4, device="cpu", variant="residual"):
         torch.manual_seed(0)
-        recipe = make_recipe({"name": "plain", "model": {"kind": kind, "query": False}})
-        self.model = create_model(recipe.model, targets.shape[1]).train()
+        query = False if variant == "residual" else None
+        recipe = make_recipe({"name": "plain", "model": {"kind": kind, "variant": variant, "query": query}})
+        self.model = create_model(recipe.model, targets.shape[1]).to(device).train()
+        self.device = device
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
         self.loader = DataLoader(Items(contexts, targets), batch_size=batch, shuffle=True, drop_last=True)
         self.batch, self.losses = batch, []
@@ -59,6 +61,7 @@ class PlainTrainer:
             except StopIteration:
                 self.batches = iter(self.loader)
                 context, target = next(self.batches)
+            context, target = context.to(self.device), target.to(self.device)
             self.optimizer.zero_grad()
             loss = loss_of(self.model(context), target)
             loss.backward()

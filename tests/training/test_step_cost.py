@@ -81,7 +81,7 @@ def test_a_step_asks_for_a_value_only_where_nothing_waits(run: Run, monkeypatch:
     assert asked[False] == run.steps_per_epoch - 1
     # The clippings of the two outputs look at their norm, which only a processor does.
     assert read.pop("__bool__") == 2 * run.steps_per_epoch
-    assert read == {"__float__": len(run.position.sums)}, "the figures of one event"
+    assert read == {"tolist": 1}, "the figures of one event"
 
 
 def test_a_step_walks_the_graph_once_for_each_output(run: Run) -> None:

@@ -50,7 +50,7 @@ class Objective:
     mean(1 − cosine). So the gradient is at most n long whatever D and the mix are, and one learning rate and clipping
     suit them all; with MSE alone it is the gradient of 1 − cosine.
 
-    `products` is the format that InfoNCE's two products multiply in on a processor; they add up in float32.
+    `products` is the format that InfoNCE's products multiply in; they add up in float32.
 
     A term whose gradient is zero adds nothing. One that fades out is not blown up to its share for ever: |gᵢ| counts
     as at least VANISHED · n (terms on the scale of `loss`), which is where float32 rounding would give its direction.
@@ -68,13 +68,22 @@ class Objective:
         self.shares = recipe.requested_shares
 
     def backward(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:
-        """Send the gradient of the objective at the raw prediction back into the model.
+        """Send the gradient of the objective at the raw prediction back into the model; return `gradient`'s figures."""
+        gradient_BD, figures = self.gradient(prediction_BD.detach(), target_BD, group_B)
+        prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
+        return figures
 
-        Returns the figures of `values`, and for each weighted term `share_<term>`: its part of the influence on this
+    @torch.no_grad()
+    def gradient(
+        self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the gradient (B, D) of the objective at the raw prediction, and figures.
+
+        The figures are those of `values`, and for each weighted term `share_<term>`: its part of the influence on this
         batch, the norm of what it added to the gradient over the sum of these norms.
         """
-        with torch.no_grad(), torch.autocast(prediction_BD.device.type, enabled=False):
-            raw = Raw.of(prediction_BD.detach())
+        with torch.autocast(prediction_BD.device.type, enabled=False):
+            raw = Raw.of(prediction_BD)
             target_BD, _ = ops.normalise(target_BD, SHORTEST)
             gradients, cosine = self._gradients(raw, target_BD, group_B)
             norms = {term: gradient.norm(raw) for term, gradient in gradients.items()}
@@ -86,9 +95,9 @@ class Objective:
             mixed_BD = mix(raw, target_BD, ((gradients[term], factor) for term, factor in factors.items()))
             influences = torch.stack([norms[term] * factor for term, factor in factors.items()])
             shares = influences / influences.sum().clamp(min=_TINY)
-        prediction_BD.backward(mixed_BD.to(prediction_BD.dtype))
         figures = _figures({term: gradient.value for term, gradient in gradients.items()}, cosine)
-        return figures | {f"share_{term}": share for term, share in zip(factors, shares, strict=True)}
+        figures |= {f"share_{term}": share for term, share in zip(factors, shares, strict=True)}
+        return mixed_BD, figures
 
     def _gradients(self, raw: Raw, target_BD: Tensor, group_B: Tensor | None) -> tuple[dict[str, Gradient], Tensor]:
         """The gradients of MSE and of every weighted term, and the mean cosine."""
@@ -114,21 +123,30 @@ class Objective:
     def backward_query(
         self, query_QD: Tensor, target_BD: Tensor, wrong_QKD: Tensor, any_wrong_Q: Tensor, group_B: Tensor
     ) -> dict[str, Tensor]:
-        """Send the gradient of `query_nce` at the raw query back into the model; returns `loss_query`.
+        """Send the gradient of `query_nce` at the raw query back into the model; return `loss_query`.
 
-        The queries are those of the first Q of the B windows. It moves only what the query is made of, so it needs no
-        weight beside the terms of the prediction.
+        It moves only what the query is made of, so it needs no weight beside the terms of the prediction.
         """
-        with torch.no_grad(), torch.autocast(query_QD.device.type, enabled=False):
-            raw = Raw.of(query_QD.detach())
+        gradient_QD, loss = self.query_gradient(query_QD.detach(), target_BD, wrong_QKD, any_wrong_Q, group_B)
+        query_QD.backward(gradient_QD.to(query_QD.dtype))
+        return {"loss_query": loss}
+
+    @torch.no_grad()
+    def query_gradient(
+        self, query_QD: Tensor, target_BD: Tensor, wrong_QKD: Tensor, any_wrong_Q: Tensor, group_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradient (Q, D) of `query_nce` at the raw query, and its value.
+
+        The queries are those of the first Q of the B windows.
+        """
+        with torch.autocast(query_QD.device.type, enabled=False):
+            raw = Raw.of(query_QD)
             target_BD, _ = ops.normalise(target_BD, SHORTEST)
             loss, gradient_QD = query_nce_gradient(
                 raw.unit_BD, target_BD, wrong_QKD, any_wrong_Q, self.query_tau, group_B, self.products
             )
             along_Q1 = (gradient_QD * raw.unit_BD).sum(dim=1, keepdim=True) * raw.turns_B[:, None]
-            gradient_QD = gradient_QD.addcmul_(raw.unit_BD, along_Q1, value=-1).div_(raw.length_B1)
-        query_QD.backward(gradient_QD.to(query_QD.dtype))
-        return {"loss_query": loss}
+            return gradient_QD.addcmul_(raw.unit_BD, along_Q1, value=-1).div_(raw.length_B1), loss
 
     @torch.no_grad()
     def values(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:

@@ -25,7 +25,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nextvec.models.base import LatentModel, NormThenDropout, last_present, mean_of_present, present_first
+from nextvec.models.base import (
+    LatentModel,
+    NormThenDropout,
+    at_least_float32,
+    last_present,
+    mean_of_present,
+    present_first,
+)
 from nextvec.models.layers import run_recurrent
 
 AMN_KEY, AMN_WIDE, AMN_NARROW = 256, 512, 256
@@ -65,7 +72,7 @@ class OriginalAttentionMixture(LatentModel):
         folded_BD = query_BK @ self.context_encoder.weight
         offset_B = query_BK @ self.context_encoder.bias
         scores_BS = torch.einsum("bsd,bd->bs", context_BSD, folded_BD) + offset_B[:, None]
-        scores_BS = scores_BS.float() / math.sqrt(AMN_KEY)
+        scores_BS = at_least_float32(scores_BS) / math.sqrt(AMN_KEY)
         if mask_BS is not None:
             scores_BS = scores_BS.masked_fill(~mask_BS, torch.finfo(scores_BS.dtype).min)
         return torch.softmax(scores_BS, dim=1)

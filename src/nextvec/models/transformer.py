@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nextvec.models.pooling import Mixture
-from nextvec.models.published import FEED_FORWARD, HEADS, LAYERS, TRANSFORMER_HIDDEN, sinusoids
+from nextvec.models.published import FEED_FORWARD, HEADS, LAYERS, TABLE_LENGTH, TRANSFORMER_HIDDEN, sinusoids
 from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
 
 
@@ -18,6 +18,7 @@ class TransformerEncoder(ResidualModel):
     """Linear D→512, sinusoids, four layers, LayerNorm."""
 
     name = "transformer"
+    sinusoids_AH: Tensor
 
     def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
@@ -30,13 +31,16 @@ class TransformerEncoder(ResidualModel):
             layer, LAYERS, nn.LayerNorm(TRANSFORMER_HIDDEN), enable_nested_tensor=False
         )
         self.output_proj = nn.Linear(TRANSFORMER_HIDDEN, dimensions)
+        # Kept on the device: copying the table from the CPU in every step would make the host wait.
+        self.register_buffer("sinusoids_AH", sinusoids(0, TABLE_LENGTH), persistent=False)
         if zero_start:
             start_at_zero(self.output_proj)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         length = context_BSD.shape[1]
         input_BSH = self.input_proj(context_BSD * self.dimensions**0.5)
-        by_age_SH = sinusoids(0, length).flip(0).to(input_BSH)
+        table_AH = self.sinusoids_AH if length <= TABLE_LENGTH else sinusoids(0, length)
+        by_age_SH = table_AH[:length].flip(0).to(input_BSH)
         absent_BS = None if mask_BS is None else ~mask_BS
         if absent_BS is not None:
             absent_BS[:, -1] = False  # attention to nothing at all is NaN

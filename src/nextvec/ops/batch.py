@@ -80,9 +80,11 @@ def measure_affine(numbers_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tupl
 
 
 def multiply(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 product of two matrices that, on a processor, multiplies in `dtype` and adds up in float32."""
-    if dtype != torch.bfloat16 or not left.is_cpu or left.dtype != torch.float32:
+    """A float32 product of two matrices that multiplies in `dtype` and adds up in float32."""
+    if dtype != torch.bfloat16 or left.dtype != torch.float32 or not (left.is_cpu or left.is_cuda):
         return left @ right
+    if left.is_cuda:
+        return torch.mm(left.to(dtype), right.to(dtype), out_dtype=torch.float32)
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
@@ -111,7 +113,8 @@ def pair_both_ways(products_BB: Tensor, tau: float, group_B: Tensor | None) -> t
     if group_B is not None:
         same_BB = group_B[:, None] == group_B
         logits_BB.masked_fill_(same_BB.fill_diagonal_(False), -torch.inf)
-    by_row_BB, by_column_BB = logits_BB.log_softmax(dim=1), logits_BB.log_softmax(dim=0)
+    # On CUDA, log_softmax over columns takes 50 times as long as over rows; a logsumexp over columns does not.
+    by_row_BB, by_column_BB = logits_BB.log_softmax(dim=1), logits_BB - logits_BB.logsumexp(dim=0)
     loss = -by_row_BB.diagonal().mean() - by_column_BB.diagonal().mean()
     gradient_BB = by_row_BB.exp_().add_(by_column_BB.exp_()).div_(tau * batch)
     gradient_BB.diagonal().sub_(2 / (tau * batch))

@@ -94,8 +94,11 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _present(vectors_BSD: Tensor, present_BS: Tensor | None) -> Tensor:
-    """The vectors, zero where they are absent; on a processor at least float32, which is quicker there."""
-    if vectors_BSD.is_cpu:
+    """The vectors, zero where they are absent; on a processor at least float32, which is quicker there.
+
+    float16 always becomes float32: a gradient in float16 would lose its small numbers.
+    """
+    if vectors_BSD.is_cpu or vectors_BSD.dtype == torch.float16:
         vectors_BSD = _float32(vectors_BSD)
     return vectors_BSD if present_BS is None else vectors_BSD.masked_fill(~present_BS[:, :, None], 0.0)
 

@@ -253,7 +253,9 @@ def _validation_loss(run: Run) -> dict[str, float]:
 def _train_means(run: Run) -> dict[str, float]:
     """The means of the epoch's training figures so far, under their names in logs and history."""
     position = run.position
-    means = {name: float(total) / position.step_in_epoch for name, total in position.sums.items()}
+    # The host waits once for all figures, not once for each.
+    totals = torch.stack(list(position.sums.values())).tolist()
+    means = {name: total / position.step_in_epoch for name, total in zip(position.sums, totals, strict=True)}
     return {name if name.startswith(("share", "grad")) else f"train_{name}": mean for name, mean in means.items()}
 
 
