@@ -606,6 +606,8 @@ def sums(left, vectors):
 
 def graph(bench):
     """Measure the step as a CUDA graph."""
+    if matrix_rate(bench) is None:
+        bench.attempt(ceilings, bench, what="ceilings")
     small, large = bench.batches
     middle = 2048 if not bench.quick else 48
     cases = [
