@@ -1,4 +1,4 @@
-"""Draw the evaluation and diagnosis of a run as they look in a terminal.
+"""Draw the evaluation and diagnosis of a run as they look in a terminal: the picture of docs/index.md.
 
 python tools/draw_evaluation.py RUN docs/images/demo.svg
 """
