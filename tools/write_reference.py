@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nextvec.cli import COMMANDS, make_app
-from nextvec.recipe import METRICS, GateRecipe, Recipe, load_recipe
+from nextvec.core.gate_metrics import GATE_METRICS
+from nextvec.recipe import GateRecipe, Recipe, load_recipe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -91,7 +92,10 @@ def recipes() -> str:
             lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), "", *_fields(section)]
     lines += ["", "## [[gates]]", "", (GateRecipe.__doc__ or "").strip(), "", *_fields(GateRecipe), ""]
     lines += ["Metrics of gates:", "", "| metric | better | meaning |", "| --- | --- | --- |"]
-    lines += [f"| `{metric}` | {better} | {meaning} |" for metric, (better, meaning) in METRICS.items()]
+    lines += [
+        f"| `{name}` | {'lower' if metric.lower_is_better else 'higher'} | {metric.meaning} |"
+        for name, metric in GATE_METRICS.items()
+    ]
     lines += ["", "## Bundled recipes", "", "| name | description |", "| --- | --- |"]
     for file in sorted((DOCS.parent / "recipes").glob("*.toml")):
         lines.append(f"| [{file.stem}](../../recipes/{file.name}) | {load_recipe(str(file)).description} |")

@@ -1,7 +1,7 @@
-"""The tree of errors, and the exit code that each one gives a command.
+"""The exception tree and the exit codes.
 
-An error's text is one line that says what is wrong, where, and what to do. The command line prints that line and
-exits with the error's code; a traceback never reaches a user.
+An error's text is one line: what is wrong, where, and what to do. The command line prints that line and exits with the
+error's code. Users never see a traceback.
 """
 
 from __future__ import annotations
@@ -12,77 +12,78 @@ from collections.abc import Iterable
 
 
 class NextvecError(Exception):
-    """Anything that nextvec tells a user. `exit_code` is what the command line returns."""
+    """Base class of all user-facing errors. `exit_code` is the exit code of the command line."""
 
     exit_code = 2
 
     def __str__(self) -> str:
-        """The text in one line: names from a file may hold line breaks, or what moves a terminal's cursor."""
+        """Return the text on one line. Names from a file may contain line breaks or terminal control characters."""
         return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters (C0, DEL, C1) and Unicode's line and paragraph separators."""
 
 
 class InputError(NextvecError, ValueError):
-    """What the user gave can't be used: a missing file, a broken line, an impossible combination."""
+    """An argument or a file cannot be used."""
 
 
 class RecipeError(InputError):
-    """A recipe has an unknown field, a bad type or an impossible combination."""
+    """A recipe has an unknown field, a wrong type or an impossible combination."""
 
 
 class CorpusError(InputError):
-    """Text can't be read: a missing or truncated file, a broken line, wrong columns, no text."""
+    """Text cannot be read: a missing or truncated file, a malformed line, wrong columns, or no text."""
 
 
 class StoreError(InputError):
-    """A vector store (or npz file) is missing, damaged, empty, or does not fit what is asked of it."""
+    """A vector store or .npz file is missing, damaged, empty, or unsuitable for the request."""
 
 
 class SpaceError(InputError):
-    """Vectors of two different embedding spaces meet: another encoder, revision or dimension."""
+    """Vectors of two embedding spaces are combined: another encoder, revision or dimension."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint can't be read, lacks its configuration, or does not fit the model."""
+    """A checkpoint cannot be read, lacks its configuration, or does not fit the model."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint's bytes are not those that were saved, or it is gone; an equal or earlier one may stand in."""
+    """A checkpoint is missing or corrupted (SHA-256 mismatch). A previous one may replace it."""
 
 
 class OutputError(NextvecError, OSError):
-    """A result can't be written: the folder exists, is read-only, or the disk is full."""
+    """A result cannot be written: the folder exists or is read-only, or the disk is full."""
 
 
 class MissingExtraError(InputError):
-    """An optional package is needed and not installed."""
+    """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}: pip install 'nextvec[{extra}]'")
 
 
 class StoppedError(NextvecError):
-    """A gate or the sentinel ended the run; everything was saved before."""
+    """A gate or the sentinel stopped the run after saving everything."""
 
     exit_code = 3
 
 
 class NotFiniteError(NextvecError):
-    """A loss, gradient or prediction is NaN or infinite; training stopped before the update."""
+    """A loss, gradient or prediction is NaN or infinite. Training stops before the update."""
 
     exit_code = 4
 
 
-class Interrupted(NextvecError):  # noqa: N818 - an interruption is no error of anybody's
-    """The user (or the system) asked the run to end; everything was saved before."""
+class Interrupted(NextvecError):  # noqa: N818 - not an error, hence no `Error` suffix
+    """The user or the system ended the run (Ctrl-C or a signal). Everything is saved."""
 
     exit_code = 130
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest known word, or all of them: ``" Did you mean 'lstm'?"``."""
+    """Return a sentence with the closest known word, ``" Did you mean 'lstm'?"``, or with all of them."""
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(choices)}."

@@ -4,11 +4,12 @@ import math
 
 import pytest
 
+from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.guards.gates import GateVerdict, evaluate_gates
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
 from nextvec.guards.success import evaluate_success
 from nextvec.guards.suggest import suggest_gates
-from nextvec.recipe import METRICS, load_recipe, make_recipe
+from nextvec.recipe import load_recipe, make_recipe
 
 BASELINES = {
     "val": {"copy-last": 0.45, "context-mean": 0.546, "train-mean": 0.37, "ridge": 0.55},
@@ -109,8 +110,8 @@ def test_derived_metrics(metric, history, value):
 
 def test_every_metric_can_be_a_gate():
     history = [make_epoch(1, 0.5, share_mse=1.0, train_loss_info=1.0, val_margin=0.1, ood_margin=0.1)]
-    for metric, (better, _) in METRICS.items():
-        verdict = evaluate_gate(metric, history, green=-9.0 if better == "higher" else 9.0)
+    for metric, entry in GATE_METRICS.items():
+        verdict = evaluate_gate(metric, history, green=9.0 if entry.lower_is_better else -9.0)
         assert verdict.status == "green", metric
 
 

@@ -12,10 +12,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nextvec.monitor.dashboard import RunView, runs_view
-from nextvec.monitor.gates import LOWER_IS_BETTER, UpcomingGate
+from nextvec.monitor.gates import UpcomingGate
 from nextvec.monitor.state import RunState, read_state
 from nextvec.monitor.text import bounds, duration, event_lines, sparkline, status_text
-from nextvec.recipe import METRICS
 
 Events = list[dict[str, Any]]
 
@@ -189,7 +188,8 @@ def test_long_lists_of_gates_are_counted(make_events):
 
 
 def test_the_direction_of_a_metric_follows_its_thresholds_then_its_name():
-    assert frozenset(name for name, (better, _) in METRICS.items() if better == "lower") == LOWER_IS_BETTER
+    assert UpcomingGate(1, "val_loss", 0.1, None, "warn").lower_is_better
+    assert not UpcomingGate(1, "val_cosine", 0.5, None, "warn").lower_is_better
     assert UpcomingGate(1, "unknown_metric", 0.1, 0.2, "warn").lower_is_better
     assert not UpcomingGate(1, "train_loss_mse", 0.2, 0.1, "warn").lower_is_better
 

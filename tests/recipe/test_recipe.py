@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.errors import InputError, RecipeError
-from nextvec.recipe import METRICS, Recipe, find_recipe, load_recipe, make_recipe
+from nextvec.recipe import Recipe, find_recipe, load_recipe, make_recipe
 from nextvec.recipe import load as recipe_module
 
 
@@ -60,11 +61,11 @@ def test_recipes_are_frozen():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"training": {"epoch": 3}}, "'training.epoch' is no field of a recipe. Did you mean 'epochs'?"),
-        ({"trainning": {}}, "'trainning' is no field of a recipe. Did you mean 'training'?"),
+        ({"training": {"epoch": 3}}, "unknown recipe field 'training.epoch'. Did you mean 'epochs'?"),
+        ({"trainning": {}}, "unknown recipe field 'trainning'. Did you mean 'training'?"),
         (
             {"objective": {"xyz": 1}},
-            "'objective.xyz' is no field of a recipe. Known: info_nce, loss_weighting, mask_same_document",
+            "unknown recipe field 'objective.xyz'. Known: info_nce, loss_weighting, mask_same_document",
         ),
         ({"training": {"epochs": "3"}}, "training.epochs: input should be a valid integer, got '3'"),
         ({"training": {"epochs": 3.0}}, "training.epochs: input should be a valid integer, got 3.0"),
@@ -134,7 +135,7 @@ def test_overrides_reach_the_top_win_over_the_file_and_the_last_one_counts():
     [
         ("training.epochs", "override 'training.epochs': write it as section.field=value, such as training.epochs=3"),
         ("=3", "override '=3': write it as section.field=value"),
-        ("training.epoch=3", "recipe: 'training.epoch' is no field of a recipe. Did you mean 'epochs'?"),
+        ("training.epoch=3", "recipe: unknown recipe field 'training.epoch'. Did you mean 'epochs'?"),
         ("training.lr=fast", "recipe: training.lr: input should be a valid number, got 'fast'"),
         ("seed.x=3", "override 'seed.x=3': 'seed' is a value, not a section of the recipe"),
         ("training=3", "recipe: training: input should be a valid dictionary"),
@@ -158,7 +159,10 @@ def test_the_values_given_are_left_as_they_were():
 
 GATES = st.lists(
     st.fixed_dictionaries(
-        {"epoch": st.integers(1, 50) | st.lists(st.integers(1, 50), min_size=1), "metric": st.sampled_from([*METRICS])},
+        {
+            "epoch": st.integers(1, 50) | st.lists(st.integers(1, 50), min_size=1),
+            "metric": st.sampled_from([*GATE_METRICS]),
+        },
         optional={"green": st.floats(-1, 1), "red": st.floats(-1, 1), "action": st.sampled_from(["warn", "stop"])},
     )
 )
@@ -224,7 +228,7 @@ def test_a_file_is_read_and_named_by_its_stem(tmp_path):
     [
         (b"[training\nepochs = 3", "not valid TOML"),
         (b"epochs = \xff", "not valid TOML"),
-        (b"[training]\nepoch = 3", "'training.epoch' is no field of a recipe. Did you mean 'epochs'?"),
+        (b"[training]\nepoch = 3", "unknown recipe field 'training.epoch'. Did you mean 'epochs'?"),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, content, words):
@@ -316,7 +320,7 @@ def test_a_gate_may_stand_at_one_epoch_or_at_many():
         ({"metric": "val_cosin"}, "gates.0: metric 'val_cosin' is unknown. Did you mean 'val_cosine'?"),
         ({"green": 0.3}, "gates.0: green is 0.3 and red 0.4, but higher val_cosine is better: swap them"),
         ({"metric": "val_loss"}, "gates.0: green is 0.5 and red 0.4, but lower val_loss is better: swap them"),
-        ({"colour": 1}, "'gates.0.colour' is no field of a recipe. Known: action, advice, epoch, green, metric, red."),
+        ({"colour": 1}, "unknown recipe field 'gates.0.colour'. Known: action, advice, epoch, green, metric, red."),
         ({"epoch": 0}, "gates.0.epoch.0: input should be greater than 0, got 0"),
         ({"epoch": []}, "gates.0.epoch: value should have at least 1 item"),
         ({"action": "abort"}, "gates.0.action: input should be 'warn' or 'stop', got 'abort'"),

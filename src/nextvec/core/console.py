@@ -1,19 +1,21 @@
-"""Progress of long work, on standard error: a bar with rate and time left in a terminal, else a line now and then."""
+"""Progress and messages on standard error: a bar in a terminal or notebook, otherwise a periodic log line."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10.0
+"""Often enough to see that a job is alive, rarely enough for a log file of an overnight run."""
 
 
 class Task:
-    """One piece of long work: call `advance` as it goes on. `total` may be unknown (None)."""
+    """A long-running job that counts its finished units. `total` is None if unknown."""
 
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
@@ -21,7 +23,7 @@ class Task:
         self.started = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
-        """Say that `amount` more units are done."""
+        """Count `amount` more finished units."""
         self.done += amount
 
     @property
@@ -30,13 +32,15 @@ class Task:
         return self.done / max(time.monotonic() - self.started, 1e-9)
 
     def line(self) -> str:
-        """The state in words: what, how far, how fast, how long still."""
+        """Return the state as one line: name, units done, rate and time left."""
         of_total = f" of {self.total:,}" if self.total else ""
         left = f", {(self.total - self.done) / self.rate:,.0f} s left" if self.total and self.done < self.total else ""
         return f"{self.name}: {self.done:,}{of_total} {self.unit} ({self.rate:,.0f}/s{left})"
 
 
 class _BarTask(Task):
+    """A task shown as a progress bar."""
+
     def __init__(self, name: str, total: int | None, unit: str, bar: Progress) -> None:
         super().__init__(name, total, unit)
         self._bar = bar
@@ -48,6 +52,8 @@ class _BarTask(Task):
 
 
 class _LineTask(Task):
+    """A task shown as a periodic line, for logs and pipes."""
+
     def __init__(self, name: str, total: int | None, unit: str, console: Console) -> None:
         super().__init__(name, total, unit)
         self._console = console
@@ -58,15 +64,16 @@ class _LineTask(Task):
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_LINES and self.done != self.total:
             self._last = now
-            self.say()
+            self.print_line()
 
-    def say(self) -> None:
+    def print_line(self) -> None:
+        """Print the current state."""
         self._console.print(self.line(), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(name: str, total: int | None = None, *, unit: str = "items", quiet: bool = False) -> Iterator[Task]:
-    """Show how far the block's work is.
+    """Show the progress of the work in a `with` block.
 
     with progress("encoding", 1000, unit="chunks") as task:
         task.advance()
@@ -74,14 +81,18 @@ def progress(name: str, total: int | None = None, *, unit: str = "items", quiet:
     console = Console(stderr=True, quiet=quiet)
     if quiet:
         yield Task(name, total, unit)
-    elif console.is_terminal:
+    elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # rich draws notebook bars with it
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console) as bar:
             yield _BarTask(name, total, unit, bar)
     else:
         task = _LineTask(name, total, unit, console)
         yield task
-        task.say()
+        task.print_line()

@@ -1,4 +1,4 @@
-"""What a run computes on: device, number format, threads and seeds.
+"""Device, precision, threads, seeds and memory.
 
 torch is imported inside the functions, so that reading a recipe or a run never loads it.
 """
@@ -20,9 +20,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str) -> tuple[torch.device, str | None]:
-    """The torch device for a name of `DEVICES` (or ``cuda:1``), and a notice if another one had to be taken.
+    """Return the torch device for a name of `DEVICES` (or ``cuda:1``), and a notice if it falls back to the CPU.
 
-    `auto` takes cuda, then mps, then cpu. A device that this machine lacks falls back to the cpu with a notice.
+    `auto` chooses cuda, then mps, then cpu. Raises InputError for an unknown name.
     """
     import torch
 
@@ -38,9 +38,9 @@ def resolve_device(name: str) -> tuple[torch.device, str | None]:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that matrix products run in: `auto` is bfloat16 where the processor multiplies it fast, else float32.
+    """Return the dtype of matrix products. `auto` is bfloat16 if the hardware multiplies it fast, else float32.
 
-    Weights, losses and the optimizer's state are float32 either way.
+    Weights, losses and the optimizer's state are always float32.
     """
     import torch
 
@@ -53,6 +53,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bfloat16 matrix products; emulation is slower than float32."""
     import torch
 
     if device.type == "cuda":
@@ -64,7 +65,7 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context in which a model's forward pass runs; does nothing for float32."""
+    """Return the autocast context of a forward pass; for float32 it does nothing."""
     import torch
 
     if dtype == torch.float32:
@@ -73,7 +74,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def set_threads(threads: int | None) -> int:
-    """Use that many processor threads (None: what torch chooses, the machine's cores); the number in force."""
+    """Set the number of CPU threads (None: torch's default, one per core), and return the number in use."""
     import torch
 
     if threads is not None:
@@ -82,10 +83,10 @@ def set_threads(threads: int | None) -> int:
 
 
 def keep_memory() -> bool:
-    """Let the C library keep what a step frees for the next one; whether it could be told (glibc only).
+    """Make malloc keep freed buffers for the next step. Return whether mallopt succeeded (glibc only).
 
-    It would give buffers of some megabytes back to the system and get them again, page by page, in every step: a sixth
-    of a training step on two cores. What is kept is at most what one step uses at its peak.
+    By default glibc returns buffers of several megabytes to the system and requests them again in every step, page by
+    page. That took a sixth of a training step on two cores. At most one step's peak memory is kept.
     """
     import ctypes
 
@@ -95,12 +96,12 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    trim_threshold, mmap_threshold = -1, -3  # the numbers of malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     return bool(mallopt(mmap_threshold, 2**25)) and bool(mallopt(trim_threshold, 2**30))
 
 
 def give_back_memory() -> None:
-    """Let the C library give what is free back to the system, once, whatever `keep_memory` said (glibc only)."""
+    """Return malloc's free memory to the system once, in spite of `keep_memory` (glibc only)."""
     import ctypes
 
     if sys.platform.startswith("linux"):
@@ -109,20 +110,23 @@ def give_back_memory() -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's generators on every device. numpy is never used through its global state."""
+    """Seed torch's generators on every device. numpy's global generator is never used."""
     import torch
 
     torch.manual_seed(seed)
 
 
 def prepare_process() -> None:
-    """Settings that must be made before torch loads: on macOS two OpenMP runtimes may meet and abort the process."""
+    """Apply settings that torch needs before its import.
+
+    On macOS, two OpenMP runtimes in one process would end it with "Abort trap: 6".
+    """
     if sys.platform == "darwin":
         os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most megabytes that this process has held so far: of the graphics card's memory on cuda, else of its own."""
+    """Return the peak memory of this process in MB: GPU memory on cuda, otherwise resident memory."""
     import resource
 
     import torch

@@ -1,12 +1,11 @@
-"""The event log of a run: one JSON object a line, only ever appended.
+"""The event log of a run: one JSON object per line, append-only, and functions that read single fields of an event.
 
-`events.jsonl` is the truth about a run; logs, history and pages are views of it. A resumed run appends a `resumed`
-event with the position it goes on from, and `read_events` leaves out what that position made obsolete, so that its
-answer is the history of one unbroken run. A half-written last line (a killed writer, a quicker reader) is left out.
+`events.jsonl` is the source of truth about a run; logs, history and pages are views of it. A resumed run appends a
+`resumed` event with the step and epoch that it continues from. `read_events` drops the events after that point, so that
+it returns the history of one uninterrupted run. It also skips a half-written last line.
 
-This module imports neither torch nor numpy: what only reads a run starts at once.
-
-Fields of events, which may be missing, of another version, or damaged: each gets its type or nothing.
+A field may be missing, damaged or written by another version. The readers at the end of this file coerce it to the
+expected type, or return an empty value.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Event = dict[str, Any]
 
 
 class EventLog:
-    """Appends events to a file. Each event is one `write` of one line, so that readers never see two mixed."""
+    """Appends events to a file. Each event is one `write` call of one line, so that readers never see two mixed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +35,7 @@ class EventLog:
         self._end_torn_line()
 
     def _end_torn_line(self) -> None:
-        """End a last line that a killed writer left half written, so that it can't swallow the next event."""
+        """Terminate a line that a killed writer left half-written, so that it does not absorb the next event."""
         size = self.path.stat().st_size
         if not size:
             return
@@ -48,49 +47,49 @@ class EventLog:
                 os.write(self._descriptor, b"\n")
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one event. Numbers that are NaN or infinite become the words "nan", "inf" or "-inf"."""
+        """Append one event. Non-finite numbers are written as the strings "nan", "inf" or "-inf"."""
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
         line = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n"
         with writing(self.path):
-            # A path that is not UTF-8 holds lone surrogates; spelt with a backslash they are JSON again.
+            # A path that is not UTF-8 contains lone surrogates; escaped with a backslash they are valid JSON.
             write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
 
     def sync(self) -> None:
-        """Flush to disk; called beside each checkpoint, so that neither is ahead of the other after a power cut."""
+        """Flush to disk. Called with each checkpoint, so that neither is ahead of the other after a power failure."""
         with writing(self.path):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file; the log can be opened again later and goes on where it ended."""
+        """Close the file. A later `EventLog` of the same path appends to it."""
         os.close(self._descriptor)
 
 
 def read_events(path: Path, *, everything: bool = False) -> list[Event]:
-    """The events of a run in order, as if it had never been interrupted; broken lines are left out.
+    """Return the events of a run in order, as if it had never been interrupted. Damaged lines are skipped.
 
-    With `everything`, also those that a resumption made obsolete. `path` is the log or the run folder.
+    With `everything`, also return the events that a resume made obsolete. `path` is the log or the run folder.
     Raises InputError if there is no log.
     """
     file = path / EVENTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"{path}: no {EVENTS_FILE} there; name the folder of a run")
+        raise InputError(f"{path}: it contains no {EVENTS_FILE}; name the folder of a run")
     return _continued([], file.read_bytes().splitlines(), everything=everything)
 
 
 class EventTail:
-    """The events of a growing log: each poll reads only what was appended since the last one, however long the log is.
+    """The events of a growing log. Each poll reads only the bytes appended since the last one.
 
-    Reports of steps are kept for the last two epochs only: what is older says nothing that its epoch doesn't.
+    Step events are kept for the last two epochs only: older ones add nothing to their epoch's event.
     """
 
     def __init__(self, folder: Path) -> None:
         self.events: list[Event] = []
-        """As `read_events` gives them; a new list after each poll that found something."""
+        """The events as `read_events` returns them. A poll with new events replaces the list."""
         self._file = folder / EVENTS_FILE
         self._inode, self._size, self._torn = 0, 0, b""
 
     def poll(self) -> bool:
-        """Read what was appended, and return whether there are new events. Raises OSError if there is no log."""
+        """Read new events, and return whether there are any. Raises OSError if there is no log."""
         with self._file.open("rb") as file:
             stat = os.fstat(file.fileno())
             if stat.st_ino != self._inode or stat.st_size < self._size:  # another file in its place
@@ -106,12 +105,13 @@ class EventTail:
 
 
 def _continued(events: list[Event], lines: Iterable[bytes], *, everything: bool = False) -> list[Event]:
-    """A new list of the events and those that some lines hold; unless `everything`, without what became obsolete."""
+    """Return a new list of the events and those in `lines`, without obsolete ones unless `everything` is set."""
     events = list(events)
     for line in lines:
         event = _parse(line)
         if event is None:
             continue
+        # A resume continues from a saved step: later events belong to work that is done again.
         if event["kind"] == "resumed" and not everything:
             position = _position(event)
             events = [old for old in events if _position(old) <= position and old["kind"] not in _ENDS]
@@ -120,21 +120,27 @@ def _continued(events: list[Event], lines: Iterable[bytes], *, everything: bool 
 
 
 def _without_old_steps(events: list[Event]) -> list[Event]:
+    """Return the events without the step events of all but the last two epochs."""
     ends = [number for number, event in enumerate(events) if event["kind"] == "epoch"]
     kept = ends[-2] if len(ends) > 1 else 0
     return [event for number, event in enumerate(events) if number >= kept or event["kind"] != "step"]
 
 
 _ENDS = ("interrupted", "stopped", "failed", "finished", "evaluated", "success", "diagnosed")
+"""Events of the end of a run, which a resume makes obsolete whatever their step."""
 
 
 def _position(event: Event) -> tuple[float, float]:
-    """Step and finished epochs of an event, 0 where it has none: an epoch ends at the step of its last update."""
+    """Return step and number of finished epochs of an event, 0 if it has none.
+
+    Both are needed: a state saved at an epoch's last step and the epoch's event have the same step.
+    """
     step, epoch = event.get("step", 0), event.get("epoch", 0)
     return step if isinstance(step, int | float) else 0, epoch if isinstance(epoch, int | float) else 0
 
 
 def _parse(line: bytes) -> Event | None:
+    """Return the event in a line, or None if the line is damaged."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -143,7 +149,7 @@ def _parse(line: bytes) -> Event | None:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with each number that JSON can't hold spelt as a word."""
+    """Return `value` with each non-finite number as a string, because JSON has no such numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
@@ -154,7 +160,7 @@ def _finite(value: Any) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A number, also where the log spells it as a word ("nan", "inf", "-inf"); None for everything else."""
+    """Return a number, also one that the log writes as a string ("nan", "inf", "-inf"); otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
@@ -166,28 +172,28 @@ def number(value: Any) -> float | None:
 
 
 def finite(value: Any) -> float | None:
-    """A number that one can calculate with, or None."""
-    found = number(value)
-    return found if found is not None and math.isfinite(found) else None
+    """Return a finite number, or None."""
+    parsed = number(value)
+    return parsed if parsed is not None and math.isfinite(parsed) else None
 
 
 def count(value: Any) -> int:
-    """A number of things; 0 for everything else."""
+    """Return a nonnegative integer; 0 if the value is not a number."""
     return max(0, int(finite(value) or 0))
 
 
 def words(value: Any) -> str:
-    """Text on one line, without characters that would move a terminal's cursor; empty for everything but text."""
+    """Return text on one line without control characters; empty if the value is not text."""
     if not isinstance(value, str):
         return ""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in value).split())
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """A JSON object, or an empty one."""
+    """Return a JSON object, or an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects of a list, or none."""
+    """Return the JSON objects in a list; empty if the value is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []

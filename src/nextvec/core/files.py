@@ -1,7 +1,7 @@
-"""Writing files so that a reader sees the old bytes or the new ones, never half of them.
+"""Atomic writes, locks and checksums.
 
-Every write is: temporary file beside the target, flush, fsync, rename, fsync of the folder. A full or read-only disk
-raises `OutputError` with one clear line and leaves the old file as it was.
+Every write is a temporary file next to the target, flush, fsync, rename, and fsync of the folder. A reader sees the old
+bytes or the new ones, never a mixture. A full or read-only disk raises `OutputError`, and the old file is unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REASONS = {
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into an `OutputError` that names `path` and says what to do."""
+    """Convert an OSError in the block to an `OutputError` that names `path` and a remedy."""
     try:
         yield
     except OutputError:
@@ -43,9 +43,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+    """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
-    Raises OutputError if anything fails; the temporary file is removed and `path` is as it was.
+    Raises OutputError if anything fails. The temporary file is removed, and `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
@@ -63,66 +63,67 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """`write_atomic` for bytes at hand."""
+    """Write bytes atomically."""
     write_atomic(path, lambda file: file.write(content))
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_atomic` for text, as UTF-8; what UTF-8 can't hold (a strange path) is spelt with a backslash."""
+    """Write text atomically as UTF-8. Characters that UTF-8 lacks (from a non-UTF-8 path) are backslash-escaped."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """`write_atomic` for a JSON value; NaN and infinity are refused (they are not JSON)."""
+    """Write a JSON value atomically. Raises ValueError for NaN and infinity, which are not JSON."""
     write_text(path, json_text(value, indent=indent))
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """What `write_json` writes. Raises ValueError for NaN and infinity."""
+    """Return the text that `write_json` writes. Raises ValueError for NaN and infinity."""
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Write to an open file until all is written; a disk that fills up takes a part, and the next write says why."""
+    """Write all bytes to an open file. A full disk accepts only a part of them, and the next write raises OSError."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def keep_copy(path: Path, copy: Path) -> None:
-    """Give the file `path` the second name `copy` in one step, in place of what had it. Takes no space where it can.
+    """Keep the file `path` under the second name `copy`, which is replaced atomically: a hard link if possible.
 
-    Raises OutputError if it can't be done; `copy` is then as it was.
+    Raises OutputError on failure; `copy` is then unchanged.
     """
     temporary = copy.with_name(f".{copy.name}.tmp")
     with writing(copy):
         temporary.unlink(missing_ok=True)
         try:
             os.link(path, temporary)
-        except OSError:  # some disks know no second names
+        except OSError:  # a filesystem without hard links
             shutil.copyfile(path, temporary)
         temporary.replace(copy)
-        temporary.unlink(missing_ok=True)  # it is still there where both were names of one file already
+        # rename does nothing if both names already link to the same file; the temporary name then remains.
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what kills in the middle of `write_atomic` left in a folder and below."""
+    """Remove the temporary files that a crash during `write_atomic` left in a folder and its subfolders."""
     for stale in folder.rglob(".*.tmp"):
         with writing(stale):
             stale.unlink(missing_ok=True)
 
 
 def make_folder(path: Path, *, new: bool = False) -> None:
-    """Create a folder and its parents; OutputError if that can't be done, or if it is to be `new` and is there."""
+    """Create a folder and its parents. Raises OutputError on failure, or if `new` is set and the folder exists."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=not new)
 
 
 def lock(descriptor: int, busy: str) -> None:
-    """Hold an open file or folder for this process until it is closed; a killed process lets go of it.
+    """Lock an open file or folder until it is closed. The system also unlocks it when the process dies.
 
-    Raises OutputError with the words `busy` if another one holds it. Some network disks know no locks; there it does
-    nothing.
+    Raises OutputError with the text `busy` if another process holds the lock. Does nothing on a filesystem without
+    flock.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +134,7 @@ def lock(descriptor: int, busy: str) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut; where it can be done."""
+    """Flush a folder's entries to disk, if the system can, so that a rename survives a power failure."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -143,6 +144,6 @@ def sync_folder(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nextvec.core.formatting import SYMBOLS, Status
+from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.core.loss_terms import SUPERVISED_TERMS
-from nextvec.recipe import METRICS, GateRecipe, Recipe
+from nextvec.recipe import GateRecipe, Recipe
 
 EpochMetrics = Mapping[str, Any]
 """The metrics of one epoch, as in `training_history.json`."""
@@ -96,9 +97,9 @@ def _compare(value: float, gate: GateRecipe) -> tuple[Status, str]:
 
     A value equal to a threshold has the better status.
     """
-    is_higher_better = METRICS[gate.metric][0] == "higher"
-    reaches = operator.ge if is_higher_better else operator.le
-    at_best, beyond = ("at least", "below") if is_higher_better else ("at most", "above")
+    lower_is_better = GATE_METRICS[gate.metric].lower_is_better
+    reaches = operator.le if lower_is_better else operator.ge
+    at_best, beyond = ("at most", "above") if lower_is_better else ("at least", "below")
     if gate.green is not None and reaches(value, gate.green):
         return Status.GREEN, f"{at_best} {gate.green:g}"
     if gate.red is not None and not reaches(value, gate.red):
@@ -164,4 +165,4 @@ DERIVED_METRICS: dict[str, Callable[[Recipe, Sequence[EpochMetrics], BaselineCos
     "supervised_gradient_share": _supervised_gradient_share,
     "generalization_gap": _generalization_gap,
 }
-"""Gate metrics that are computed from the epochs so far; METRICS describes them."""
+"""Gate metrics that are computed from the epochs so far; GATE_METRICS describes them."""

@@ -8,11 +8,7 @@ from typing import Any
 
 from nextvec.core.events import Event, count, finite, number, objects, words
 from nextvec.core.formatting import STATUSES, Status
-
-LOWER_IS_BETTER = frozenset(
-    {"val_loss", "train_loss_mse", "train_loss_info", "epochs_since_best", "generalization_gap"}
-)
-"""As `recipe.METRICS` has it; importing the recipe would cost a quarter of a second at start-up."""
+from nextvec.core.gate_metrics import GATE_METRICS
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class UpcomingGate:
         """Whether values below a threshold are good."""
         if self.green is not None and self.red is not None and self.green != self.red:
             return self.green < self.red
-        return self.metric in LOWER_IS_BETTER
+        metric = GATE_METRICS.get(self.metric)  # the log may be of a newer version with other metrics
+        return metric is not None and metric.lower_is_better
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""The recipe: one TOML file that fully describes a run. `sections` are its fields, `loading` reads it."""
+"""The recipe: one TOML file that fully describes a run."""
 
 from nextvec.recipe.load import (
     Overrides,
@@ -12,7 +12,6 @@ from nextvec.recipe.load import (
     recipe_folders,
 )
 from nextvec.recipe.schema import (
-    METRICS,
     DataRecipe,
     EvaluationRecipe,
     GateRecipe,
@@ -24,7 +23,6 @@ from nextvec.recipe.schema import (
 )
 
 __all__ = [
-    "METRICS",
     "DataRecipe",
     "EvaluationRecipe",
     "GateRecipe",

@@ -1,10 +1,9 @@
-"""The recipe: one TOML file that fully describes a run.
+"""Read, extend and override recipes.
 
     recipe = load_recipe("wiki-minilm", ["training.epochs=3", "objective.tau=0.05"])
 
-Every field has a default and a sentence that says what it means; unknown fields, bad types and impossible combinations
-are refused when the recipe is made, with one line that names the field. Recipes are frozen: what trained is what stands
-in the run folder. This module does not import torch.
+Invalid recipes are refused with one line that names the field. Recipes are frozen, so the recipe in a run folder is
+the one that was trained. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from nextvec.recipe.schema import (
 
 
 class Recipe(Section):
-    """Everything that a run depends on."""
+    """Everything that determines a run."""
 
     name: str = "unnamed"
-    """What the run is called: in its folder's name, in tables and logs."""
+    """Name of the run in its folder's name, in tables and in logs."""
     description: str = ""
-    """One sentence for people."""
+    """One sentence about the recipe."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Decides the first weights, the order of windows and every sample; same seed, same run."""
+    """Seed of the initial weights, the order of windows and every sample. The same seed gives the same run."""
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
@@ -52,16 +51,16 @@ class Recipe(Section):
     gates: Annotated[
         tuple[GateRecipe, ...], BeforeValidator(lambda gates: tuple(gates) if isinstance(gates, list) else gates)
     ] = ()
-    """Stoplights at epochs: a list of [[gates]]."""
+    """Gates at epochs: a list of [[gates]]."""
     success: SuccessRecipe = SuccessRecipe()
 
     def to_toml(self) -> str:
-        """The recipe as TOML; `load_recipe` of that text gives an equal recipe. Fields without a value are left out."""
+        """Return the recipe as TOML without empty fields. `load_recipe` reads it back as an equal recipe."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @property
     def recipe_hash(self) -> str:
-        """16 hexadecimal digits that name what is learned: name, description and runtime don't count."""
+        """16 hexadecimal digits that identify the training. Name, description and runtime are not included."""
         content = self.model_dump(exclude={"name", "description", "runtime"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -74,7 +73,8 @@ Overrides: TypeAlias = Mapping[str, Any] | Sequence[str]
 
 
 def recipe_folders() -> tuple[Path, ...]:
-    """Where recipes are found by name: in the installed package, or in the source tree."""
+    """Return the folders in which recipes are found by name."""
+    # A wheel contains the recipes inside the package; a checkout has them at its root.
     package = Path(__file__).resolve().parents[1]
     return package / "recipes", package.parents[1] / "recipes"
 
@@ -139,7 +139,10 @@ def override_lines(overrides: Overrides) -> tuple[str, ...]:
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
-    """The values of a recipe file, laid over those of the recipe that it extends."""
+    """Return the values of a recipe file, merged into those of the recipe that it extends.
+
+    `extended_by` are the files that led here, to detect a cycle.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -151,27 +154,28 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise RecipeError(f"recipe {path}: extends: give the name or the path of another recipe, got {base!r:.80}")
-    beside = path.parent / base
-    base_path = beside if beside.suffix == ".toml" and beside.is_file() else find_recipe(base)
+    # A file name is relative to the extending file; any other base is found like a recipe on the command line.
+    neighbor = path.parent / base
+    base_path = neighbor if neighbor.suffix == ".toml" and neighbor.is_file() else find_recipe(base)
     if base_path.resolve() in (path.resolve(), *extended_by):
         raise RecipeError(f"recipe {path}: extends {base}, which extends it in turn; remove one of the two")
     inherited = _read(base_path, (path.resolve(), *extended_by))
-    for own in ("name", "description"):
-        inherited.pop(own, None)
-    return _laid_over(inherited, values)
+    for field in ("name", "description"):  # these describe one file and are not inherited
+        inherited.pop(field, None)
+    return _merge(inherited, values)
 
 
-def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`base` with each field of `values` in place of its own; sections are merged, lists are replaced."""
+def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the fields of `values`. Sections are merged, lists are replaced."""
     merged = dict(base)
     for name, value in values.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _laid_over(merged[name], value) if both else value
+        is_section = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if is_section else value
     return merged
 
 
 def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """A recipe from nested values and overrides. Raises RecipeError that begins with `where`."""
+    """Return a recipe from nested values and overrides. Raises RecipeError with a text that starts with `where`."""
     values = deepcopy(values)
     for override in overrides:
         _apply(values, override)
@@ -182,7 +186,7 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, where:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one ``section.field=value`` in `values`. The value is read as TOML; what isn't TOML is taken as text."""
+    """Set one ``section.field=value`` in `values`. The value is TOML; anything else is text."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"override '{override}': write it as section.field=value, such as training.epochs=3")
@@ -199,13 +203,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem of a validation in one line, with a suggestion for a field that does not exist."""
+    """Return the first validation error as one line, with a suggestion for an unknown field."""
     first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"]]
-    where = ".".join(place) or "the recipe"
+    location = [str(part) for part in first["loc"]]
+    where = ".".join(location) or "the recipe"
     if first["type"] == "extra_forbidden":
-        fields = _fields_of(place[:-1])
-        return f"'{where}' is no field of a recipe.{did_you_mean(place[-1], fields)}"
+        return f"unknown recipe field '{where}'.{did_you_mean(location[-1], _fields_of(location[:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] in ("value_error", "missing"):
@@ -214,9 +217,10 @@ def _explain(error: ValidationError) -> str:
 
 
 def _fields_of(sections: Sequence[str]) -> list[str]:
+    """Return the field names of the section at a path such as ``["gates", "0"]``; empty if it is a plain field."""
     model: type[BaseModel] = Recipe
     for section in sections:
-        if section.isdecimal():  # a place in a list of sections
+        if section.isdecimal():  # an index into a list of sections
             continue
         annotation = GateRecipe if section == "gates" else model.model_fields[section].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
