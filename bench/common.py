@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from nextvec.data.dataset import open_dataset
-from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
+from nextvec.data.synthetic.generate import PRESETS, scaled, synthesize
 from nextvec.recipe import make_recipe
 from nextvec.training import setup
 from nextvec.training.run import Run
@@ -52,7 +52,7 @@ def store_path(given: str = "", scale: float = 0.02) -> str:
     path = OUT / f"synthetic-{scale:g}"
     if not given and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        synthesise(path, scaled(PRESETS["production"], scale), quiet=True)
+        synthesize(path, scaled(PRESETS["production"], scale), quiet=True)
     return given or str(path)
 
 

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from nextvec.core.events import read_events
-from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
+from nextvec.data.synthetic.generate import PRESETS, scaled, synthesize
 from nextvec.monitor.state import read_state
 from nextvec.recipe import make_recipe
 from nextvec.training.loop import train
@@ -64,7 +64,7 @@ class Watcher(threading.Thread):
 
 def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
     """Train for so long; the watcher with its samples, and how many runs and epochs there were."""
-    store = synthesise(folder / "store", scaled(PRESETS["small"], 0.1), quiet=True)
+    store = synthesize(folder / "store", scaled(PRESETS["small"], 0.1), quiet=True)
     recipe = make_recipe(
         {
             "name": "soak",

@@ -24,7 +24,7 @@ from torch import Tensor
 from nextvec.data.dataset import Dataset
 from nextvec.data.store import Store
 from nextvec.data.store.writer import finish_store, write_documents
-from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
+from nextvec.data.synthetic.generate import SyntheticSpec, synthesize
 from nextvec.data.windows import WindowSet
 from nextvec.evaluation.evaluate import evaluate_predictors
 from nextvec.evaluation.results import Evaluation
@@ -108,7 +108,7 @@ class World:
 
 def make_world(folder: Path) -> World:
     """Return the healthy world, in which all faults are planted."""
-    return World(Dataset(synthesise(folder / "healthy", SPEC, quiet=True)))
+    return World(Dataset(synthesize(folder / "healthy", SPEC, quiet=True)))
 
 
 def perturb_store(world: World, folder: Path, perturb: Callable[[np.ndarray, Store], np.ndarray]) -> World:

@@ -10,7 +10,7 @@ import torch
 from nextvec.data.dataset import open_dataset
 from nextvec.data.npz.convert import export_npz
 from nextvec.data.store import Store
-from nextvec.data.synthetic.generate import PRESETS, synthesise
+from nextvec.data.synthetic.generate import PRESETS, synthesize
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return synthesise(tmp_path_factory.mktemp("drawn") / "store", PRESETS["small"], quiet=True)
+    return synthesize(tmp_path_factory.mktemp("drawn") / "store", PRESETS["small"], quiet=True)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def windows_of(store, split: str, context: int = 5) -> set[bytes]:
     return {window.tobytes() for window in whole}
 
 
-def test_npz_files_are_imported_once_and_hold_the_same_windows(drawn: Store, files: dict[str, Path]):
+def test_npz_files_are_imported_once_and_contain_the_same_windows(drawn: Store, files: dict[str, Path]):
     whole = opened(drawn.path)
     data = opened(files["train"], files["ood"])
     assert data.store.path == files["train"].with_suffix(".store") and data.synthetic and data.store.synthetic
@@ -49,59 +49,59 @@ def test_npz_files_are_imported_once_and_hold_the_same_windows(drawn: Store, fil
     assert (again.store_hash, again.ood_store_hash) == (data.store_hash, data.ood_store_hash)
 
 
-def test_scores_are_to_be_read_with_notes(drawn: Store, files: dict[str, Path], tmp_path: Path, toy_store: Store):
+def test_notes_name_the_caveats_of_the_scores(drawn: Store, files: dict[str, Path], tmp_path: Path, toy_store: Store):
     assert [note.split(":")[0] for note in opened(files["train"]).notes] == ["SYNTHETIC data"]
     assert opened(toy_store.path).notes == []
     with np.load(export_npz(toy_store, "train", tmp_path / "toy.npz", quiet=True)) as file:
         np.savez(tmp_path / "bare.npz", **{name: file[name] for name in ("context_sequences", "target_vectors")})
-    assert "does not say which documents" in opened(tmp_path / "bare.npz").notes[0]
+    assert "does not name the documents" in opened(tmp_path / "bare.npz").notes[0]
 
 
-def test_another_file_of_the_same_name_is_noticed(files: dict[str, Path]):
+def test_a_changed_npz_file_is_an_error(files: dict[str, Path]):
     opened(files["train"])
     shutil.copy(files["ood"], files["train"])
-    with pytest.raises(StoreError, match=r"train\.store: not made from the present train\.npz as train; remove"):
+    with pytest.raises(StoreError, match=r"train\.store: was not made from the current train\.npz as train\. Remove"):
         opened(files["train"])
 
 
-def test_a_file_imported_for_training_is_no_ood_set(drawn: Store, files: dict[str, Path]):
+def test_a_file_imported_for_training_cannot_be_the_ood_set(drawn: Store, files: dict[str, Path]):
     opened(files["ood"])
-    with pytest.raises(StoreError, match=r"not made from the present ood\.npz as ood"):
+    with pytest.raises(StoreError, match=r"was not made from the current ood\.npz as ood"):
         opened(drawn.path, files["ood"])
 
 
-def test_of_a_store_the_ood_split_is_taken_or_all_where_it_has_none(drawn: Store, tmp_path: Path, files):
+def test_the_ood_set_is_the_ood_split_of_a_store_or_else_all_of_it(drawn: Store, tmp_path: Path, files):
     assert windows_of(opened(drawn.path, drawn.path), "ood") == windows_of(opened(drawn.path), "ood")
     plain = opened(files["train"]).store
     assert not (plain.documents.splits == 2).any()
-    taken = opened(drawn.path, plain.path)
-    assert len(taken.windows(5, None, CPU)["ood"]) == len(windows_of(opened(drawn.path), "train"))
-    assert not (plain.documents.splits == 2).any(), "the store itself is as it was"
+    dataset = opened(drawn.path, plain.path)
+    assert len(dataset.windows(5, None, CPU)["ood"]) == len(windows_of(opened(drawn.path), "train"))
+    assert not (plain.documents.splits == 2).any(), "the store itself is unchanged"
 
 
 def test_the_check_names_rows_of_the_ood_set_that_are_in_train(drawn: Store, files: dict[str, Path]):
     leaking = opened(drawn.path, opened(files["train"]).store.path).check(5, None)
-    found = next(finding for finding in leaking.findings if finding.name == "ood in train")
-    assert found.status == "red" and "(100.0%)" in found.text
+    leak = next(finding for finding in leaking.findings if finding.name == "ood in train")
+    assert leak.status == "red" and "(100.0%)" in leak.text
     clean = opened(drawn.path, files["ood"]).check(5, None)
     assert {finding.name: finding.status for finding in clean.findings}["ood in train"] == "green"
 
 
-def test_half_precision_and_single_precision_show_the_rows_they_share(drawn: Store, files: dict[str, Path]):
+def test_leaks_are_found_between_float16_and_float32_data(drawn: Store, files: dict[str, Path]):
     assert drawn.vectors.dtype == np.float16
     single = opened(files["train"]).store
     assert single.vectors.dtype == np.float32
-    assert opened(drawn.path, single.path).check(5, None).figures["splits"]["ood"]["in_train"] == len(single.vectors)
+    assert opened(drawn.path, single.path).check(5, None).statistics["splits"]["ood"]["in_train"] == len(single.vectors)
 
 
-def test_a_turned_ood_set_is_of_another_space(drawn: Store, tmp_path: Path, files: dict[str, Path]):
+def test_a_rotated_ood_set_is_in_another_space(drawn: Store, tmp_path: Path, files: dict[str, Path]):
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(64, 64)))[0].astype(np.float32)
     with np.load(files["ood"]) as file:
         members = {name: file[name] @ turn for name in ("context_sequences", "target_vectors")}
     np.savez(tmp_path / "turned.npz", **members)
     report = opened(drawn.path, tmp_path / "turned.npz").check(5, None)
     assert report.status == "red" and report.worst.name == "ood space"
-    alignment = report.figures["alignment"]
+    alignment = report.statistics["alignment"]
     assert alignment["val"] > 0.8 > 0.4 > alignment["ood"]
 
 
@@ -109,12 +109,12 @@ def test_a_turned_ood_set_is_of_another_space(drawn: Store, tmp_path: Path, file
     ("store", "ood", "error", "message"),
     [
         ("", "", RecipeError, "data.store is empty"),
-        ("none.npz", "", StoreError, r"data none\.npz: no such file; make it with .*nextvec rehearse"),
-        ("none", "", StoreError, r"store none: no manifest\.json there"),
+        ("none.npz", "", StoreError, r"data none\.npz: no such file\. Make it with .*nextvec rehearse"),
+        ("none", "", StoreError, r"store none: has no manifest\.json"),
         ("STORE", "none.npz", StoreError, r"data none\.npz: no such file"),
     ],
 )
-def test_what_is_missing_is_one_line(drawn: Store, store: str, ood: str, error: type[Exception], message: str):
+def test_missing_data_is_a_one_line_error(drawn: Store, store: str, ood: str, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         opened(store.replace("STORE", str(drawn.path)), ood)
 
@@ -123,5 +123,7 @@ def test_spaces_that_are_known_to_differ_are_refused(drawn: Store, other_store):
     with pytest.raises(SpaceError, match=r"16-D, but store .* is 64-D"):
         opened(drawn.path, other_store().path)
     same_size = other_store(dimensions=64, encoder="another-encoder")
-    with pytest.raises(SpaceError, match=r"are of different embedding spaces: synthetic@.* against another-encoder@1"):
+    with pytest.raises(
+        SpaceError, match=r"is in another embedding space than store .* \(synthetic@.* vs another-encoder@1"
+    ):
         opened(drawn.path, same_size.path)

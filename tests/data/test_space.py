@@ -1,4 +1,4 @@
-"""Spaces: when two sets of vectors may meet."""
+"""Spaces: when two sets of vectors are compatible."""
 
 import json
 
@@ -10,7 +10,7 @@ from nextvec.errors import SpaceError
 
 
 def probes(seed: int = 0, noise: float = 0.0, dimensions: int = 64) -> np.ndarray:
-    """Unit vectors for the probe texts, moved by some noise."""
+    """Return unit vectors for the probe texts, with noise."""
     clean = np.random.default_rng(seed).normal(size=(len(PROBE_TEXTS), dimensions))
     vectors = clean + noise * np.random.default_rng(99).normal(size=clean.shape)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -31,8 +31,8 @@ def test_one_deviating_probe_is_enough() -> None:
 
 
 @pytest.mark.parametrize(("noise", "same"), [(0.08, True), (0.2, False)])
-def test_rounding_is_no_other_space(noise: float, same: bool) -> None:
-    """Noise of 0.08 leaves a cosine of about 0.997, of 0.2 about 0.98: the border is 0.99."""
+def test_rounding_does_not_change_the_space(noise: float, same: bool) -> None:
+    """Noise of 0.08 leaves a cosine of about 0.997, of 0.2 about 0.98: the threshold is 0.99."""
     one, other = (Space("e", "1", 512, probes=probes(noise=value, dimensions=512)) for value in (0.0, noise))
     assert (difference(one, other) is None) == same
 
@@ -58,17 +58,17 @@ def test_names_decide_without_probes(one: tuple[str, str], other: tuple[str, str
 
 
 def test_dimensions_always_count() -> None:
-    assert difference(Space(UNKNOWN, "", 8), Space("a", "1", 9)) == "8 dimensions against 9"
+    assert difference(Space(UNKNOWN, "", 8), Space("a", "1", 9)) == "8 dimensions vs 9"
 
 
 def test_require_same_names_both_sides() -> None:
     require_same(Space("a", "1", 8), Space("a", "1", 8), "this and that")
-    with pytest.raises(SpaceError, match=r"this and that are of different embedding spaces: a@1 \(8-D\) against b@2"):
+    with pytest.raises(SpaceError, match=r"this and that: have different embedding spaces \(a@1 \(8-D\) vs b@2"):
         require_same(Space("a", "1", 8), Space("b", "2", 8), "this and that")
 
 
 @pytest.mark.parametrize("vectors", [None, probes()])
-def test_spaces_survive_json(vectors: np.ndarray | None) -> None:
+def test_spaces_round_trip_through_json(vectors: np.ndarray | None) -> None:
     space = Space("a/b", "r", 64, normalized=False, probes=vectors)
     again = Space.from_dict(json.loads(json.dumps(space.to_dict())))
     assert again == space
@@ -89,6 +89,6 @@ def test_damaged_descriptions_are_space_errors(damage: dict) -> None:
         Space.from_dict(values)
 
 
-def test_probe_cosines_are_cosines() -> None:
+def test_probe_cosines_equal_the_cosines_of_rows() -> None:
     a, b = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[4.0, 3.0], [0.0, 0.0]])
     assert probe_cosines(a, b) == pytest.approx([24 / 25, 0.0])

@@ -1,4 +1,4 @@
-"""Windows against brute force: no context crosses a document, every target once, a batch is what a loop gives."""
+"""Windows equal brute force: no context crosses a document, every target occurs once, batches equal a loop."""
 
 import numpy as np
 import pytest
@@ -34,20 +34,20 @@ def contexts(draw):
     return context, draw(st.none() | st.integers(1, context))
 
 
-def brute_force(table, split, context, least):
-    """(target row, group, rows of its context) of each window, by the definition."""
-    found = []
+def brute_force(table, split, context, min_context):
+    """Return (target row, group, rows of its context) of each window, by the definition."""
+    windows = []
     for document in range(len(table)):
         if split is not None and table.splits[document] != SPLITS.index(split):
             continue
         first = int(table.first_row[document])
-        for target in range(first + least, first + int(table.rows[document])):
-            found.append((target, int(table.group[document]), list(range(max(first, target - context), target))))
-    return found
+        for target in range(first + min_context, first + int(table.rows[document])):
+            windows.append((target, int(table.group[document]), list(range(max(first, target - context), target))))
+    return windows
 
 
 @given(tables(), contexts(), st.sampled_from([None, *SPLITS]))
-def test_every_target_of_the_split_once_with_its_group_and_context(table, lengths, split):
+def test_every_target_of_a_split_occurs_once_with_its_group_and_context(table, lengths, split):
     context, least = lengths
     windows = index_windows(table, split, context, least)
     expected = brute_force(table, split, context, context if least is None else least)
@@ -62,7 +62,7 @@ def test_every_target_of_the_split_once_with_its_group_and_context(table, length
 @given(tables(), contexts(), st.sampled_from([torch.float16, torch.float32]), st.randoms(use_true_random=False))
 def test_gather_equals_a_loop_and_never_crosses_a_document(table, lengths, dtype, random):
     context, least = lengths
-    # A row holds its document's number and its own, so that a context that crosses a document shows.
+    # A row contains the numbers of its document and itself, which reveals a context that crosses a document.
     total = int(table.rows.sum())
     document_of_row = np.repeat(np.arange(len(table)), table.rows)
     vectors = torch.tensor(np.column_stack([document_of_row + 1, np.arange(total) + 1]), dtype=dtype)
@@ -87,19 +87,19 @@ def test_gather_equals_a_loop_and_never_crosses_a_document(table, lengths, dtype
 
 
 @given(tables(), contexts(), st.randoms(use_true_random=False))
-def test_windows_read_backwards_equal_a_loop(table, lengths, random):
-    """A mirrored window is the window of the document read from its end; the others stay as they are."""
+def test_reversed_windows_equal_a_loop(table, lengths, random):
+    """A reversed window is a window of the reversed document; the others are unchanged."""
     windows = index_windows(table, None, *lengths)
     vectors = torch.arange(1, 1 + int(table.rows.sum()), dtype=torch.float32)[:, None]
     if not len(windows):
         return
     index = torch.tensor([random.randrange(len(windows)) for _ in range(7)])
-    mirrored = random.randrange(8)
-    batch, straight = gather(vectors, windows, index, mirrored), gather(vectors, windows, index)
+    reversed_count = random.randrange(8)
+    batch, forward = gather(vectors, windows, index, reversed_count), gather(vectors, windows, index)
     for place in range(7):
         present = slice(None) if batch.mask_BS is None else batch.mask_BS[place]
-        expected = [*straight.context_BSD[place, present, 0].tolist(), straight.target_BD[place].item()]
-        expected = expected[::-1] if place >= 7 - mirrored else expected
+        expected = [*forward.context_BSD[place, present, 0].tolist(), forward.target_BD[place].item()]
+        expected = expected[::-1] if place >= 7 - reversed_count else expected
         assert [*batch.context_BSD[place, present, 0].tolist(), batch.target_BD[place].item()] == expected
         assert batch.mask_BS is None or not batch.context_BSD[place, ~present].any()
 
@@ -140,8 +140,8 @@ def test_index_at_production_size_is_small():
     rows = np.full(15_192, 52, np.int64)
     windows = index_windows(make_table(rows), None, 5)
     assert len(windows) == 15_192 * 47
-    held = windows.targets.nbytes + windows.groups.nbytes
-    assert windows.available is None and held == 8 * len(windows) < 20e6
+    size = windows.targets.nbytes + windows.groups.nbytes
+    assert windows.available is None and size == 8 * len(windows) < 20e6
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -152,35 +152,37 @@ def test_a_split_without_documents_has_no_windows(split):
 
 
 @given(tables(), contexts(), st.integers(1, 7))
-def test_wrong_answers_come_from_the_own_document_and_from_outside_the_window(table, lengths, count):
+def test_document_negatives_are_in_the_document_and_outside_the_window(table, lengths, count):
     context, least = lengths
     windows = index_windows(table, None, context, least)
     vectors = torch.arange(int(table.rows.sum()), dtype=torch.float32)[:, None]
     expected = brute_force(table, None, context, context if least is None else least)
     if not expected:
         return
-    found_BKD, any_B = WindowSet("train", vectors, table, windows).own_document(torch.arange(len(windows)), count)
-    assert found_BKD.shape == (len(windows), count, 1)
+    negatives_BKD, has_any_B = WindowSet("train", vectors, table, windows).sample_document_negatives(
+        torch.arange(len(windows)), count
+    )
+    assert negatives_BKD.shape == (len(windows), count, 1)
     document_of_row = np.repeat(np.arange(len(table)), table.rows)
     for place, (target, _, rows) in enumerate(expected):
         outside = set(np.flatnonzero(document_of_row == document_of_row[target])) - {target, *rows}
-        assert bool(any_B[place]) == bool(outside)
-        assert set(found_BKD[place, :, 0].long().tolist()) <= (outside or {target})
+        assert bool(has_any_B[place]) == bool(outside)
+        assert set(negatives_BKD[place, :, 0].long().tolist()) <= (outside or {target})
 
 
-def test_wrong_answers_are_drawn_evenly():
+def test_document_negatives_are_drawn_uniformly():
     torch.manual_seed(0)
     table = make_table([4, 12, 3])
     windows = index_windows(table, None, 3, 1)
     place = windows.targets.tolist().index(9)  # the sixth of the second document: outside are 4, 5 and 10 … 15
-    found_BKD, _ = WindowSet("train", torch.arange(19.0)[:, None], table, windows).own_document(
+    negatives_BKD, _ = WindowSet("train", torch.arange(19.0)[:, None], table, windows).sample_document_negatives(
         torch.tensor([place]), 8000
     )
-    rows, counts = found_BKD.flatten().unique(return_counts=True)
+    rows, counts = negatives_BKD.flatten().unique(return_counts=True)
     assert rows.tolist() == [4, 5, 10, 11, 12, 13, 14, 15]
     assert counts.min() > 880 and counts.max() < 1120
 
 
-def test_more_predecessors_than_the_context_reads():
+def test_min_context_may_exceed_the_context():
     windows = index_windows(make_table([9, 4]), None, 2, 5)
     assert windows.targets.tolist() == [5, 6, 7, 8] and windows.context == 2 and windows.available is None

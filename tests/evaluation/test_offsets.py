@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
+from nextvec.data.synthetic.generate import SyntheticSpec, synthesize
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.evaluation.metrics import score_windows
 from nextvec.evaluation.offsets import OFFSETS, document_bounds, measure_offset_profiles
@@ -155,7 +155,7 @@ def test_bounds_of_documents_skip_empty_ones(worlds):
 def synthetic(request, tmp_path_factory):
     """(forward signal, its val windows, predictors) of a process with and without an arrow of time."""
     spec = dataclasses.replace(SPEC, forward=request.param)
-    store = synthesise(tmp_path_factory.mktemp("synthetic") / "store", spec, quiet=True)
+    store = synthesize(tmp_path_factory.mktemp("synthetic") / "store", spec, quiet=True)
     sets = {
         split: WindowSet(split, torch.from_numpy(store.vectors.astype(np.float32)), store.documents,
                          index_windows(store.documents, split, 5))
@@ -168,7 +168,7 @@ def test_over_seeds_the_raw_figure_is_zero_within_its_interval(tmp_path):
     """The direction always is exactly. A 95 % interval may miss: four of 20 or more would in one test of sixty."""
     held, spec = 0, dataclasses.replace(SPEC, dimensions=32, topics=8, forward=0.0)
     for seed in range(20):
-        store = synthesise(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
+        store = synthesize(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
         windows = index_windows(store.documents, None, 5)
         evaluated = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
         found = measure_offset_profiles({"context-mean": ContextMean(32).eval()}, evaluated, 200, seed)["context-mean"]

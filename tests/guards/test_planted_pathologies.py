@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nextvec.commands.train import train
-from nextvec.data.synthetic.generate import SyntheticSpec, synthesise
+from nextvec.data.synthetic.generate import SyntheticSpec, synthesize
 from nextvec.guards.diagnosis import PATHOLOGIES, diagnose
 from nextvec.guards.diagnosis.case import Diagnoses
 from nextvec.reports.run_summary import case_of
@@ -77,7 +77,7 @@ SPECS = [
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("healthy")
-    return [synthesise(folder / str(number), spec, quiet=True).path for number, spec in enumerate(SPECS)]
+    return [synthesize(folder / str(number), spec, quiet=True).path for number, spec in enumerate(SPECS)]
 
 
 @pytest.mark.parametrize(("kind", "data", "seed"), HEALTHY)

@@ -252,7 +252,7 @@ def check_store_files(folder: Path, flips: int, cuts: int, capsys: Capture) -> i
 @pytest.fixture
 def text_store(tmp_path: Path) -> Path:
     """A store with every kind of file: vectors, documents, texts and an encoder of its own."""
-    from nextvec.data.store.build import build_store
+    from nextvec.data.store.build import BuildConfig, build_store
 
     words = [f"word{number}" for number in range(60)]
     dice = np.random.default_rng(0)
@@ -261,7 +261,7 @@ def text_store(tmp_path: Path) -> Path:
     ]  # fmt: skip
     source = tmp_path / "corpus.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return build_store([str(source)], tmp_path / "store", dimensions=8, quiet=True).path
+    return build_store(BuildConfig((str(source),), dimensions=8), tmp_path / "store", quiet=True).path
 
 
 def test_damaged_files_of_a_store_are_named(text_store: Path, capsys: Capture) -> None:

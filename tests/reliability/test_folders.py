@@ -75,7 +75,7 @@ def test_a_second_trainer_is_refused_and_harms_nothing(recipe: Recipe, tmp_path:
     assert [done.returncode for done in refusals] == [2, 2]
     assert all(done.stderr.strip().endswith(BUSY) and done.stderr.count("\n") == 1 for done in refusals)
     assert_same_runs(whole, run.path)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         start_run(recipe, run.path, quiet=True)
 
 

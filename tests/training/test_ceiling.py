@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nextvec.data.synthetic.generate import PRESETS, synthesise
+from nextvec.data.synthetic.generate import PRESETS, synthesize
 from nextvec.recipe import make_recipe
 from nextvec.training import loop
 from nextvec.training.setup import start_run
@@ -10,7 +10,7 @@ from nextvec.training.setup import start_run
 
 def test_amn_goes_nine_tenths_of_the_way_to_the_ceiling(tmp_path: Path) -> None:
     """From the best baseline that learns nothing, the decayed mean, on a process for which ridge is made."""
-    store = synthesise(tmp_path / "store", PRESETS["linear"], quiet=True)
+    store = synthesize(tmp_path / "store", PRESETS["linear"], quiet=True)
     recipe = make_recipe(
         {
             "name": "ceiling",

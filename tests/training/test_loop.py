@@ -463,7 +463,7 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
             start_run(changed(toy_recipe, override), path, quiet=True)
         assert not path.exists(), override
     path.mkdir()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         start_run(toy_recipe, path, quiet=True)
 
 

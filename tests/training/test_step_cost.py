@@ -48,9 +48,11 @@ def test_a_step_gathers_once_for_the_windows_and_once_for_the_wrong_answers(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Counter[str] = Counter()
-    gather, own = windows.gather, windows.WindowSet.own_document
+    gather, own = windows.gather, windows.WindowSet.sample_document_negatives
     monkeypatch.setattr(windows, "gather", lambda *given: (calls.update(["gather"]), gather(*given))[1])
-    monkeypatch.setattr(windows.WindowSet, "own_document", lambda *given: (calls.update(["own"]), own(*given))[1])
+    monkeypatch.setattr(
+        windows.WindowSet, "sample_document_negatives", lambda *given: (calls.update(["own"]), own(*given))[1]
+    )
     counts = counted(run)
     assert calls == {"gather": run.steps_per_epoch, "own": run.steps_per_epoch}
     assert counts["aten::index_select"] == 2 * run.steps_per_epoch

@@ -75,7 +75,7 @@ def data_build(
     """
     from nextvec.data.chunking import Chunker
     from nextvec.data.splits import SplitPlan
-    from nextvec.data.store.build import build_store
+    from nextvec.data.store.build import BuildConfig, build_store
 
     plan = SplitPlan(
         val,
@@ -87,9 +87,8 @@ def data_build(
         val_range,
         ood_range,
     )
-    return build_store(
-        tuple(map(str, sources)),
-        str(out),
+    config = BuildConfig(
+        sources=tuple(map(str, sources)),
         encoder=str(encoder),
         split=plan,
         chunker=Chunker(unit, min_chars, max_chars, language),
@@ -101,8 +100,8 @@ def data_build(
         limit=limit,
         device=device,
         precision=precision,
-        quiet=quiet,
     )
+    return build_store(config, str(out), quiet=quiet)
 
 
 @command
@@ -212,7 +211,7 @@ def data_synth(
     """
     from dataclasses import replace
 
-    from nextvec.data.synthetic.generate import PRESETS, scaled, synthesise
+    from nextvec.data.synthetic.generate import PRESETS, scaled, synthesize
 
     if preset not in PRESETS:
         raise InputError(f"preset '{preset}' is unknown.{did_you_mean(preset, PRESETS)}")
@@ -229,7 +228,7 @@ def data_synth(
     changes = {name: value for name, value in changes.items() if value is not None}
     if "documents" in changes or "vectors" in changes:
         changes["windows"] = None  # a preset's exact number of windows no longer fits
-    return synthesise(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
+    return synthesize(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
 
 
 @command

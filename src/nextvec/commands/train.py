@@ -91,14 +91,14 @@ def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bo
     """
     from nextvec.data.splits import SplitPlan
     from nextvec.data.store import MANIFEST
-    from nextvec.data.store.build import build_store
+    from nextvec.data.store.build import BuildConfig, build_store
     from nextvec.experiments.single_run import new_folder, train_recipe
     from nextvec.recipe import override_lines
 
     store = Path(out) / "store"
     if not (store / MANIFEST).is_file():
         plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
-        build_store(["builtin:python-docs"], store, encoder="lsa", split=plan, min_chunks=8, quiet=quiet)
+        build_store(BuildConfig(("builtin:python-docs",), split=plan, min_chunks=8), store, quiet=quiet)
     changes = (f"data.store={_as_toml(store)}", *override_lines(overrides))
     return train_recipe("demo", changes, out=str(new_folder(Path(out) / "runs", "demo")), quiet=quiet)
 

@@ -54,9 +54,7 @@ def _view(result: Any) -> Iterator[Any]:
         case "CheckReport":
             yield table.check_view(result)
         case "Store":
-            from nextvec.data.store import store_lines  # loads numpy
-
-            yield from store_lines(result)
+            yield from result.summary()
         case "Diagnoses":
             yield table.diagnoses_view(result)
         case "Comparison":

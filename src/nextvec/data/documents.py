@@ -1,11 +1,4 @@
-"""Reading text: any source becomes a stream of documents.
-
-    for document in read_documents("articles.jsonl.gz"):
-        print(document.title, len(document.paragraphs))
-
-`SOURCES` lists what is read. Each reader is a generator that holds one document (or one batch of rows) at a time, in
-an order that depends on the source alone. Whatever is wrong with a source is one CorpusError that says where.
-"""
+"""The document, which every reader yields, and the names of its fields in tabular sources."""
 
 from __future__ import annotations
 
@@ -14,26 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text that hangs together: its paragraphs follow one another."""
+    """A text whose paragraphs follow one another."""
 
     id: str
-    """Names it within its corpus; splits are drawn by it."""
+    """Unique within the corpus. Splits are drawn by a hash of it."""
     title: str
     source: str
-    """Where it comes from; splits may be made by it."""
+    """The document's origin, by which splits can be made."""
     paragraphs: tuple[str, ...]
-    """In order, as the source has them; some may be empty."""
+    """In the order of the source; some may be empty."""
     group: str = ""
-    """Documents of one group are never divided between splits (the chapters of a book); "" is a group of its own."""
+    """Documents of a group (the chapters of a book) are always in one split; "": the document is its own group."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the fields of a .jsonl file, a .parquet file or a hub dataset.
+    """Names of the fields of a .jsonl file, a .parquet file or a Hugging Face dataset.
 
-    `paragraphs` (a list of texts) is taken where there is one, else `text`, split at blank lines; a name of one's own
-    for `text` alone goes first. One of the two is needed, and so is every field that is given a name of one's own. A
-    missing id becomes the file's name and the row, a missing title the id, a missing source the file's name.
+    The text is in `paragraphs` (a list of texts) if that field exists, else in `text`, split at blank lines. If only
+    `text` has another name than the default, it takes precedence. One of the two must exist, and so must every field
+    whose name is not the default. A missing id becomes the file name with the row, a missing title the id, a missing
+    source the file name.
     """
 
     id: str = "id"
@@ -42,4 +36,4 @@ class Columns:
     paragraphs: str = "paragraphs"
     source: str = "source"
     group: str = ""
-    """Empty for none."""
+    """Empty: documents have no groups."""

@@ -1,8 +1,7 @@
-"""Embedding spaces: which encoder made a set of vectors, and whether two sets may meet.
+"""Embedding spaces: which encoder made a set of vectors, and whether two sets of vectors are compatible.
 
-A name alone is not enough: two builds called GTR-T5-base differ by a layer and disagree on every vector. A space
-therefore carries a fingerprint, the vectors of a few fixed probe texts, and two spaces are the same only if
-their probes point the same way.
+A name is not enough: two builds called GTR-T5-base differ by a layer and make different vectors. A space therefore has
+an encoder fingerprint, the vectors of fixed probe texts, and two spaces are equal only if these vectors agree.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ PROBE_TEXTS = (
     "The violin enters in the third bar, an octave above the cello.",
     "Raise an error if the file is missing or cannot be read.",
 )
-"""Fixed for ever: their vectors are stored in every space's fingerprint."""
+"""Never change these texts: their vectors are the fingerprint of every stored space."""
 
 SAME_SPACE_COSINE = 0.99
-"""Probes of one space agree at least this well; bfloat16 against float32 gives 0.996."""
+"""Minimum cosine of the probe vectors of one space; bfloat16 against float32 gives 0.996."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where vectors live: encoder name and revision, D dimensions, unit length or not, and the probes' vectors."""
+    """An embedding space: encoder name and revision, dimensions, normalization, and the encoder fingerprint."""
 
     encoder: str
     revision: str
     dimensions: int
     normalized: bool = True
     probes: NDArray[np.float16] | None = field(default=None, compare=False, repr=False)
-    """(P, D) vectors of PROBE_TEXTS, unit length; None where no encoder is known (imported or synthetic vectors)."""
+    """(P, D) unit vectors of PROBE_TEXTS; None if the encoder is unknown (imported or synthetic vectors)."""
 
     def __str__(self) -> str:
         return f"{self.encoder}@{self.revision} ({self.dimensions}-D)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for manifests and checkpoints."""
+        """Return plain values for manifests and checkpoints."""
         probes = None if self.probes is None else base64.b64encode(self.probes.astype("<f2").tobytes()).decode("ascii")
         return {
             "encoder": self.encoder,
@@ -59,7 +58,7 @@ class Space:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Space:
-        """The inverse of `to_dict`. Raises SpaceError if something is missing or malformed."""
+        """Make a space from the values of `to_dict`. Raises SpaceError if a value is missing or malformed."""
         try:
             dimensions = int(values["dimensions"])
             encoded = values["probes"]
@@ -67,50 +66,49 @@ class Space:
             if encoded is not None:
                 content = base64.b64decode(encoded, validate=True)
                 probes = np.frombuffer(content, dtype="<f2").reshape(-1, dimensions)
-            return cls(
-                str(values["encoder"]), str(values["revision"]), dimensions, bool(values["normalized"]), probes
-            )  # fmt: skip
+            encoder, revision = str(values["encoder"]), str(values["revision"])
+            return cls(encoder, revision, dimensions, bool(values["normalized"]), probes)
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(
-                f"the description of the embedding space is damaged: {error!r}; build the store again"
+                f"the description of the embedding space is damaged: {error!r}. Build the store again."
             ) from error
 
 
-def difference(one: Space, other: Space) -> str | None:
-    """Why two spaces are not the same, in words; None if nothing speaks against it.
+def difference(first: Space, second: Space) -> str | None:
+    """Return how two spaces differ, for a message; None if no difference is known.
 
-    Probes decide where both have them; else encoder and revision do, as far as both are known ("" is no revision).
+    If both have probes, these decide; otherwise encoder and revision, as far as both are known ("" is unknown).
     """
-    if one.dimensions != other.dimensions:
-        return f"{one.dimensions} dimensions against {other.dimensions}"
-    if one.probes is not None and other.probes is not None and one.probes.shape == other.probes.shape:
-        cosine = float(probe_cosines(one.probes, other.probes).min())
+    if first.dimensions != second.dimensions:
+        return f"{first.dimensions} dimensions vs {second.dimensions}"
+    if first.probes is not None and second.probes is not None and first.probes.shape == second.probes.shape:
+        cosine = float(probe_cosines(first.probes, second.probes).min())
         if cosine < SAME_SPACE_COSINE:
-            return f"the same text gets different vectors (cosine {cosine:.3f}): {one} against {other}"
+            return f"the same text gets different vectors (cosine {cosine:.3f}): {first} vs {second}"
         return None
-    if UNKNOWN in (one.encoder, other.encoder):
+    if UNKNOWN in (first.encoder, second.encoder):
         return None
-    revisions_differ = bool(one.revision and other.revision) and one.revision != other.revision
-    return f"{one} against {other}" if one.encoder != other.encoder or revisions_differ else None
+    revisions_differ = bool(first.revision and second.revision) and first.revision != second.revision
+    return f"{first} vs {second}" if first.encoder != second.encoder or revisions_differ else None
 
 
 SYNTHETIC = "synthetic"
-"""Encoder name of vectors that were drawn from a known process."""
+"""Encoder name of vectors drawn from a known process."""
 
 UNKNOWN = "unknown"
-"""Encoder name of vectors that came without one (npz files)."""
+"""Encoder name of vectors from an unknown encoder (npz files)."""
 
 
-def probe_cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """Cosine of each row of `one` (P, D) with the same row of `other` (P, D); (P,)."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
+def probe_cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the cosine (P,) of each row of `first` (P, D) with the same row of `second` (P, D)."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: NDArray[np.float64] = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)
     return cosines
 
 
-def require_same(one: Space, other: Space, what: str) -> None:
-    """Raise SpaceError if the spaces differ. `what` says who meets whom, such as "checkpoint x and store y"."""
-    reason = difference(one, other)
+def require_same(first: Space, second: Space, owners: str) -> None:
+    """Raise SpaceError if the spaces differ. `owners` names both for the message: "checkpoint x and store y"."""
+    reason = difference(first, second)
     if reason is not None:
-        raise SpaceError(f"{what} are of different embedding spaces: {reason}; use vectors of one encoder throughout")
+        raise SpaceError(f"{owners}: have different embedding spaces ({reason}). Use vectors of one encoder.")

@@ -1,8 +1,7 @@
-"""Splits: which documents are train, val and ood. Always by document, never by window.
+"""Divide documents into train, val and ood: always by document, never by window.
 
-A fraction is taken by a hash of the document's id, so that adding documents moves nobody. Rules are tried in this
-order: lists of ids, ranges of ids, sources, fractions; a document that two rules of the same kind claim for different
-splits is refused.
+A fraction is drawn by a hash of the document's id, so adding documents does not move others. Rules apply in this order:
+lists of ids, ranges of ids, sources, fractions. Two rules of one kind may not claim a document for different splits.
 """
 
 from __future__ import annotations
@@ -18,43 +17,44 @@ SPLITS = ("train", "val", "ood")
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How documents are divided; whatever no rule claims is `train`.
+    """How documents are divided; documents that no rule claims are `train`. Raises StoreError if rules contradict.
 
-    `val_ids` and `ood_ids` list document ids; `val_range` and `ood_range` are first and last id, both included,
-    numbers compared by value and before texts; `val_sources` and `ood_sources` name sources; `val` and `ood` are
-    fractions of the documents that no other rule claims. Where a document has a group (a chapter's book), the group's
-    name takes the place of its id, so that a group is never divided.
+    If a document has a group (a chapter's book), the group's name takes the place of its id, so that a group is never
+    divided.
     """
 
     val: float = 0.1
+    """Fraction, for val, of the documents that no other rule claims."""
     ood: float = 0.0
+    """The same for ood."""
     val_sources: tuple[str, ...] = ()
     ood_sources: tuple[str, ...] = ()
     val_ids: frozenset[str] = frozenset()
     ood_ids: frozenset[str] = frozenset()
     val_range: tuple[str, str] | None = None
+    """First and last id, both included. Numbers are compared by value and come before other ids."""
     ood_range: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.val < 1 and 0 <= self.ood < 1 and self.val + self.ood < 1):
-            raise StoreError(f"split fractions val={self.val:g} and ood={self.ood:g}: each from 0 up, together below 1")
-        for name, one, other in (
+            raise StoreError(
+                f"split fractions: val={self.val:g} and ood={self.ood:g} must be at least 0 and sum to less than 1."
+            )
+        for name, val, ood in (
             ("documents", self.val_ids, self.ood_ids),
             ("sources", self.val_sources, self.ood_sources),
         ):
-            both = sorted(set(one) & set(other))
+            both = sorted(set(val) & set(ood))
             if both:
-                raise StoreError(
-                    f"splits overlap: {name} {', '.join(both[:3])} are in both val and ood; keep each in one"
-                )
+                raise StoreError(f"splits: {name} {', '.join(both[:3])} are in both val and ood. Keep each in one.")
         for bounds in (self.val_range, self.ood_range):
             if bounds is not None and _key(bounds[0]) > _key(bounds[1]):
-                raise StoreError(f"split range {bounds[0]}..{bounds[1]} is empty; write the smaller id first")
+                raise StoreError(f"split range {bounds[0]}..{bounds[1]}: is empty. Write the smaller id first.")
         if self.val_range and self.ood_range and _overlap(self.val_range, self.ood_range):
-            raise StoreError("splits overlap: the id ranges of val and ood share ids; keep them apart")
+            raise StoreError("splits: the id ranges of val and ood overlap. Separate them.")
 
     def split_of(self, key: str, source: str) -> str:
-        """The split of the document (or group) of that id."""
+        """Return the split of the document (or group) with the id `key`."""
         if key in self.val_ids:
             return "val"
         if key in self.ood_ids:
@@ -71,7 +71,7 @@ class SplitPlan:
         return "val" if share < self.val else "ood" if share < self.val + self.ood else "train"
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for the manifest; long id lists become their count."""
+        """Return plain values for the manifest; lists of ids become their length."""
         return {
             "val": self.val,
             "ood": self.ood,
@@ -85,26 +85,28 @@ class SplitPlan:
 
 
 def assign_splits(keys: Sequence[str], sources: Sequence[str], plan: SplitPlan) -> list[str]:
-    """The split of each document, in order. A key is the document's group where it has one, else its id.
+    """Return the split of each document, in order. A key is the document's group if it has one, else its id.
 
-    Raises StoreError if a group's documents would fall into different splits (a group over several sources).
+    Raises StoreError if the documents of a group would be in different splits, because they have different sources.
     """
     splits = [plan.split_of(key, source) for key, source in zip(keys, sources, strict=True)]
     split_by_key: dict[str, str] = {}
     for key, split in zip(keys, splits, strict=True):
         if split_by_key.setdefault(key, split) != split:
-            raise StoreError(f"'{key}' would be in {split_by_key[key]} and {split}; keep its documents in one source")
+            raise StoreError(
+                f"group '{key}': would be in {split_by_key[key]} and {split}. Keep its documents in one source."
+            )
     return splits
 
 
 def hash_share(document_id: str) -> float:
-    """A number in [0, 1) that depends on the id alone."""
+    """Return a number in [0, 1) that depends on the id alone."""
     digest = hashlib.blake2b(document_id.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def _key(text: str) -> tuple[int, int, str]:
-    """Sort key of an id: numbers by value and before texts."""
+    """Return the sort key of an id: numbers by value and before other ids."""
     return (0, int(text), "") if text.isdecimal() else (1, 0, text)
 
 
@@ -112,5 +114,5 @@ def _inside(document_id: str, bounds: tuple[str, str]) -> bool:
     return _key(bounds[0]) <= _key(document_id) <= _key(bounds[1])
 
 
-def _overlap(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    return _key(one[0]) <= _key(other[1]) and _key(other[0]) <= _key(one[1])
+def _overlap(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    return _key(first[0]) <= _key(second[1]) and _key(second[0]) <= _key(first[1])

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nextvec.data.store import CHUNKS, Store
-from nextvec.data.store.staging import Texts
+from nextvec.data.store import CHUNKS, ChunkTexts, Store
 from nextvec.data.windows import WindowSet, sample
 from nextvec.evaluation.metrics import Predictor, predict_block
 from nextvec.evaluation.retrieval import candidates_of, context_positions, documents_of, mid_ranks
@@ -92,7 +91,7 @@ def nearest_examples(
 def _read_texts(store: Store, rows: list[int]) -> dict[int, str]:
     """Return row → text on one line, cut to `MAX_CHARACTERS`."""
     ascending = np.unique(np.array(rows, np.int64))
-    texts = Texts(store.path / CHUNKS).read(ascending)
+    texts = ChunkTexts(store.path / CHUNKS).read(ascending)
     return {row: _shorten(" ".join(text.split())) for row, text in zip(ascending.tolist(), texts, strict=True)}
 
 

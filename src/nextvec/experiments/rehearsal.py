@@ -129,12 +129,12 @@ def _synthetic_store(path: Path, spec: SyntheticSpec, *, quiet: bool) -> Store:
     """The synthetic store of a spec: the one that is there, or a new one; what a killed build left is removed."""
     from nextvec.data.store import open_store, unfinished_folder
     from nextvec.data.store.writer import remove_folder
-    from nextvec.data.synthetic.generate import synthesise
+    from nextvec.data.synthetic.generate import synthesize
 
     if not path.exists():
         if unfinished_folder(path).exists():
             remove_folder(unfinished_folder(path))
-        return synthesise(path, spec, quiet=quiet)
+        return synthesize(path, spec, quiet=quiet)
     store = open_store(path)
     if store.manifest.get("synthetic", {}).get("spec") != json.loads(json.dumps(asdict(spec))):
         raise InputError(f"store {path}: not the synthetic set of this rehearsal; remove it, or choose another --out")

@@ -134,7 +134,7 @@ def _learn_query(run: Run, index: Tensor, batch: Batch, straight: int) -> dict[s
     mask_QS = None if batch.mask_BS is None else batch.mask_BS[some]
     with autocast(run.device, run.precision):
         query_QD = run.model.raw_query(batch.context_BSD[some], mask_QS)
-    wrong_QKD, any_wrong_Q = run.train_windows.own_document(index[some], run.objective.query_negatives)
+    wrong_QKD, any_wrong_Q = run.train_windows.sample_document_negatives(index[some], run.objective.query_negatives)
     return run.objective.backward_query(query_QD, batch.target_BD, wrong_QKD, any_wrong_Q, batch.group_B)
 
 

@@ -16,7 +16,7 @@ from nextvec.data.dataset import Dataset
 from nextvec.data.space import PROBE_TEXTS, Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import Store
-from nextvec.data.synthetic.generate import PUBLISHED_COHERENCE, SyntheticSpec, synthesise
+from nextvec.data.synthetic.generate import PUBLISHED_COHERENCE, SyntheticSpec, synthesize
 from nextvec.errors import InputError, StoreError
 
 SPEC = SyntheticSpec(
@@ -28,7 +28,7 @@ FAULTS = {"reversed documents", "shuffled documents", "near duplicates in train"
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return synthesise(tmp_path_factory.mktemp("drawn") / "store", SPEC, quiet=True)
+    return synthesize(tmp_path_factory.mktemp("drawn") / "store", SPEC, quiet=True)
 
 
 def planted(store: Store, change: Callable[[np.ndarray, np.random.Generator], np.ndarray], *splits: str) -> CheckReport:
@@ -221,7 +221,7 @@ def test_a_val_split_with_another_distribution_is_named(drawn: Store):
 
 
 def test_easier_and_foreign_ood_sets_are_named_differently(drawn: Store, tmp_path: Path):
-    easier = synthesise(tmp_path / "easier", replace(SPEC, ood_coherence=(0.73,)), quiet=True)
+    easier = synthesize(tmp_path / "easier", replace(SPEC, ood_coherence=(0.73,)), quiet=True)
     report = check_store(drawn, 5, ood=easier)
     assert faults(report) == {"ood vs val": "amber"}
     text = text_of(report, "ood vs val")
@@ -267,5 +267,5 @@ def test_an_available_encoder_is_compared_by_its_fingerprint(drawn: Store, monke
 def test_an_unavailable_encoder_is_an_error(drawn: Store):
     with pytest.raises(InputError, match="encoder 'nothing' is unknown"):
         Dataset(drawn).check(5, None, "nothing")
-    with pytest.raises(StoreError, match="keeps no lsa encoder"):
+    with pytest.raises(StoreError, match="has no lsa encoder"):
         Dataset(drawn).check(5, None, "lsa")

@@ -85,7 +85,7 @@ def test_the_encoder_of_an_lsa_store_is_loaded_from_it(tmp_path: Path) -> None:
     loaded = store_encoder(a_store(tmp_path, encoder.space))
     assert np.array_equal(loaded.encode(["rain and violin"]), encoder.encode(["rain and violin"]))
     other = LsaEncoder.fit(["the sea", "the function the function", "a rain a rain in the sea"], 3)
-    with pytest.raises(SpaceError, match="of different embedding spaces"):
+    with pytest.raises(SpaceError, match="have different embedding spaces"):
         store_encoder(a_store(tmp_path, other.space))
     with pytest.raises(StoreError, match="missing or damaged"):
         store_encoder(a_store(tmp_path / "nowhere", encoder.space))
@@ -106,7 +106,7 @@ def test_the_encoder_of_other_stores_is_opened_by_the_manifests_name(
     store_encoder(a_store(tmp_path, Space("gtr-t5-base", "", 3)))  # imported vectors: a short name, no revision
     assert opened == ["owner/mine", "sentence-transformers/gtr-t5-base"]
     for other in (Space("mine", "2", 3), Space("mine", "1", 4)):
-        with pytest.raises(SpaceError, match="of different embedding spaces"):
+        with pytest.raises(SpaceError, match="have different embedding spaces"):
             store_encoder(a_store(tmp_path, other, encoder={"name": "owner/mine"}))
 
 

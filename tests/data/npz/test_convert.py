@@ -1,4 +1,4 @@
-"""npz in and out: no window lost, none made up, equal vectors never on two sides of a split; bad files in one line."""
+"""Import and export of npz: no window is lost or added, equal vectors are in one split, errors are one line."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ def unit(random, *shape, dtype=np.float32):
 
 
 def make_windows(documents, context):
-    """(W, S, D), (W, D) and the document (W,) of all windows of some documents (L, D), in order."""
+    """Return contexts (W, S, D), targets (W, D) and documents (W,) of all windows of documents (L, D), in order."""
     contexts, targets, articles = [], [], []
     for number, vectors in enumerate(documents):
         for target in range(context, len(vectors)):
@@ -50,7 +50,7 @@ def save(path, contexts, targets, *, compressed=False, **members):
 
 
 def multiset(contexts, targets):
-    """How often each window is there, by its bytes."""
+    """Count each window by its bytes."""
     joined = np.concatenate([contexts, targets[:, None]], axis=1)
     return Counter(row.tobytes() for row in joined)
 
@@ -66,7 +66,7 @@ def stored_windows(store, split=None, context=5):
 
 @st.composite
 def vector_numbers(draw):
-    """Windows over few vectors, so that repeats, rings and ambiguous successors are common; and labels."""
+    """Draw windows over few vectors, so that repeats, rings and ambiguous successors are common; and labels."""
     context, windows = draw(st.integers(1, 3)), draw(st.integers(1, 14))
     vectors = draw(st.integers(1, 5))
     row = st.lists(st.integers(0, vectors - 1), min_size=context + 1, max_size=context + 1)
@@ -76,7 +76,7 @@ def vector_numbers(draw):
 
 
 def chain_sequences(vectors_WT, chains):
-    """The vectors of each chain in order, by walking through its windows."""
+    """Return the vectors of each chain in order, by walking through its windows."""
     sequences = []
     for chain in range(len(chains)):
         members = np.flatnonzero(chains.chain_W == chain)
@@ -89,7 +89,7 @@ def chain_sequences(vectors_WT, chains):
 
 @settings(deadline=None)
 @given(vector_numbers())
-def test_chains_hold_their_windows_and_no_other(case):
+def test_chains_contain_exactly_their_windows(case):
     vectors_WT, labels = case
     context = vectors_WT.shape[1] - 1
     chains = link_windows(vectors_WT, labels)
@@ -103,8 +103,8 @@ def test_chains_hold_their_windows_and_no_other(case):
 
 @settings(deadline=None)
 @given(vector_numbers())
-def test_chains_are_as_few_as_can_be_up_to_rings(case):
-    """Of the windows that end alike and those that begin alike, as many as can be are linked."""
+def test_the_number_of_chains_is_minimal_up_to_rings(case):
+    """As many windows as possible are linked among those with equal ends and begins."""
     vectors_WT, labels = case
     chains = link_windows(vectors_WT, labels)
     ends = Counter((label, *row[1:]) for label, row in zip(labels.tolist(), vectors_WT.tolist(), strict=True))
@@ -120,7 +120,7 @@ def test_chains_are_as_few_as_can_be_up_to_rings(case):
 
 @settings(deadline=None)
 @given(vector_numbers(), st.lists(st.integers(-1, 3), min_size=14, max_size=14))
-def test_groups_are_what_shares_a_vector_or_a_document(case, documents):
+def test_chains_that_share_a_vector_or_a_document_are_one_group(case, documents):
     vectors_WT, file_W = case
     document_W = np.array(documents[: len(file_W)], np.int64)
     document_W[document_W >= 0] += 4 * file_W[document_W >= 0]  # a document is of one file
@@ -146,7 +146,7 @@ def test_groups_are_what_shares_a_vector_or_a_document(case, documents):
     assert sharing == sum(count for count in documents_in if count > 1)
 
 
-def test_the_next_window_of_the_file_follows_where_several_could():
+def test_the_next_window_of_the_file_is_preferred_as_successor():
     # after (0, 1) may come window 1 or window 3; after window 2 the other one
     vectors_WT = np.array([[5, 0, 1], [0, 1, 2], [6, 0, 1], [0, 1, 3]], np.int32)
     for order in ([0, 1, 2, 3], [0, 3, 2, 1]):
@@ -155,7 +155,7 @@ def test_the_next_window_of_the_file_follows_where_several_could():
         assert chains.position_W.tolist() == [0, 1, 0, 1]
 
 
-def test_a_ring_is_opened_before_its_earliest_window():
+def test_a_ring_is_cut_before_its_earliest_window():
     ring = np.array([[2, 0], [0, 1], [1, 2]], np.int32)[[1, 0, 2]]
     chains = link_windows(ring, np.zeros(3, np.int64))
     assert chains.chain_W.tolist() == [0, 0, 0] and chains.position_W.tolist() == [0, 2, 1]
@@ -166,13 +166,13 @@ HALVES = st.sampled_from([bytes(8), b"\0" * 7 + b"\1", b"\xff" * 8, b"\x7f" + b"
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(HALVES, HALVES).map(b"".join), min_size=1, max_size=20))
-def test_numbers_of_vectors_hang_on_content_alone(digests):
+def test_numbers_of_vectors_depend_on_content_alone(digests):
     numbers, distinct = number_vectors(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16))
     assert [row.tobytes() for row in distinct] == sorted(set(digests))
     assert [distinct[number].tobytes() for number in numbers] == digests
 
 
-def test_digests_tell_apart_what_differs_in_a_bit():
+def test_digests_differ_if_one_bit_differs():
     vectors = np.ones((3, 4, 6), np.float16)
     vectors[1, 2, 5] = np.nextafter(np.float16(1), np.float16(2))
     vectors[2, 0, 0] = -1
@@ -187,7 +187,9 @@ def test_digests_tell_apart_what_differs_in_a_bit():
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("context", [1, 3, 5])
-def test_vectors_once_and_documents_recovered(tmp_path, monkeypatch, dtype, compressed, shuffled, context):
+def test_vectors_are_stored_once_and_documents_are_recovered(
+    tmp_path, monkeypatch, dtype, compressed, shuffled, context
+):
     monkeypatch.setattr(npz_format, "BLOCK_BYTES", 1000)  # many blocks
     documents = make_documents(dtype=dtype)
     contexts, targets, articles = make_windows(documents, context)
@@ -209,8 +211,8 @@ def test_vectors_once_and_documents_recovered(tmp_path, monkeypatch, dtype, comp
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_import_and_export_keep_every_window_and_make_none(data):
-    """Windows over few vectors, in any order, with or without documents: the same multiset comes back, bit for bit."""
+def test_a_round_trip_keeps_exactly_the_windows(data):
+    """Windows over few vectors, in any order, with or without documents, return as the same multiset, bit for bit."""
     vectors_WT, labels = data.draw(vector_numbers())
     use_labels, dtype = data.draw(st.booleans()), data.draw(st.sampled_from([np.float16, np.float32]))
     alphabet = unit(np.random.default_rng(3), 5, 4, dtype=dtype)
@@ -226,7 +228,7 @@ def test_import_and_export_keep_every_window_and_make_none(data):
             assert multiset(exported[CONTEXTS], exported[TARGETS]) == multiset(contexts, targets)
 
 
-def test_equal_vectors_are_never_on_two_sides(tmp_path):
+def test_equal_vectors_are_never_in_two_splits(tmp_path):
     documents = make_documents(60)
     for one in range(0, 60, 3):  # two of three share a vector
         documents[one][3] = documents[one + 1][0]
@@ -241,7 +243,7 @@ def test_equal_vectors_are_never_on_two_sides(tmp_path):
     assert set(split_of_row.tolist()) == {0, 1}
 
 
-def test_the_split_hangs_on_content_and_not_on_order(tmp_path):
+def test_the_split_depends_on_content_and_not_on_order(tmp_path):
     contexts, targets, articles = make_windows(make_documents(80), 5)
     order = np.random.default_rng(4).permutation(len(targets))
     stores = [
@@ -259,7 +261,7 @@ def test_the_split_hangs_on_content_and_not_on_order(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["member", "file", "mapping"])
-def test_given_documents_are_not_linked_and_make_groups(tmp_path, way):
+def test_windows_of_different_documents_are_not_linked(tmp_path, way):
     vectors = unit(np.random.default_rng(0), 40, 8)
     contexts, targets, _ = make_windows([vectors], 5)
     articles = np.array([7] * 10 + [3] * 25, np.uint16)  # one run of windows, cut in two; 5 vectors are in both
@@ -272,11 +274,11 @@ def test_given_documents_are_not_linked_and_make_groups(tmp_path, way):
     assert store.documents.titles == ["document 7", "document 3"]
     assert store.documents.rows.tolist() == [15, 30]
     assert store.documents.group.tolist() == [0, 0]
-    assert any("2 of the given documents share" in notice for notice in store.manifest["notices"])
+    assert any("2 documents share identical vectors with another" in notice for notice in store.manifest["notices"])
 
 
-def test_a_documents_parts_are_one_group(tmp_path):
-    """Windows of a document that do not touch are found together only where documents are given."""
+def test_all_chains_of_a_document_are_one_group(tmp_path):
+    """Windows of a document without overlap are grouped only if the documents are known."""
     documents = make_documents(4, seed=2)
     contexts, targets, articles = make_windows([*documents, *make_documents(4, seed=9)], 5)
     articles %= 4
@@ -288,7 +290,7 @@ def test_a_documents_parts_are_one_group(tmp_path):
     assert not store.manifest["notices"]
 
 
-def test_a_documents_file_is_taken_before_the_member(tmp_path):
+def test_a_documents_file_takes_precedence_over_the_member(tmp_path):
     contexts, targets, articles = make_windows(make_documents(4), 5)
     file = save(tmp_path / "w.npz", contexts, targets, **{ARTICLES: np.zeros(len(articles), np.int64)})
     np.save(tmp_path / "documents.npy", articles)
@@ -297,7 +299,7 @@ def test_a_documents_file_is_taken_before_the_member(tmp_path):
 
 
 class Trap:
-    """An object whose unpickling would be noticed."""
+    """An object that records its unpickling."""
 
     sprung = False
 
@@ -310,20 +312,20 @@ def _spring():
 
 
 @pytest.mark.parametrize("name", ["metadata", ARTICLES])
-def test_a_pickled_member_is_never_loaded_and_said(tmp_path, name):
+def test_a_pickled_member_is_not_loaded_but_reported(tmp_path, name):
     contexts, targets, _ = make_windows(make_documents(4), 5)
     trap = np.array([Trap()] * len(targets), object)
     file = save(tmp_path / "w.npz", contexts, targets, **{name: trap})
     store = import_npz({"train": file}, tmp_path / "store", val=0, quiet=True)
     assert not Trap.sprung
-    assert store.manifest["notices"] == [f"w.npz: member {name} is pickled: never loaded"]
+    assert store.manifest["notices"] == [f"w.npz: member {name} is pickled and was not loaded"]
     assert len(store.documents) == 4
     pickle.loads(pickle.dumps(Trap()))
     assert Trap.sprung
     Trap.sprung = False
 
 
-def test_files_for_each_split(tmp_path):
+def test_each_split_can_have_its_file(tmp_path):
     files = {}
     for seed, split in enumerate(SPLITS):
         contexts, targets, _ = make_windows(make_documents(5, seed=seed), 5)
@@ -338,7 +340,7 @@ def test_files_for_each_split(tmp_path):
     assert store.manifest["split"]["val"] == 0
 
 
-def test_an_ood_file_alone(tmp_path):
+def test_an_ood_file_can_be_imported_alone(tmp_path):
     contexts, targets, _ = make_windows(make_documents(3), 5)
     store = import_npz({"ood": save(tmp_path / "o.npz", contexts, targets)}, tmp_path / "store", quiet=True)
     assert set(store.documents.splits.tolist()) == {SPLITS.index("ood")} and store.space.encoder == "unknown"
@@ -351,7 +353,7 @@ def test_shared_vectors_between_files_are_refused_unless_allowed(tmp_path):
     train = save(tmp_path / "train.npz", *make_windows(documents, 5)[:2])
     val = save(tmp_path / "val.npz", *make_windows(others, 5)[:2])
     count = len(make_windows(others, 5)[1])
-    with pytest.raises(StoreError, match=f"a leak: 1 of .* train.npz, 1 of {count} windows of val.npz; remove"):
+    with pytest.raises(StoreError, match=f"a leak: 1 of .* train.npz, 1 of {count} windows of val.npz. Remove"):
         import_npz({"train": train, "val": val}, tmp_path / "store", quiet=True)
     assert not (tmp_path / "store").exists()
     store = import_npz({"train": train, "val": val}, tmp_path / "store", allow_shared=True, quiet=True)
@@ -362,8 +364,8 @@ def test_shared_vectors_between_files_are_refused_unless_allowed(tmp_path):
     assert all(len(splits) == 1 for splits in splits_of_group.values())
 
 
-def test_windows_of_two_files_are_never_one_document(tmp_path):
-    """A document that begins in one file and goes on in another stays in two parts, each with its windows."""
+def test_windows_of_two_files_are_never_in_one_document(tmp_path):
+    """A document that continues in another file becomes two documents, each with its windows."""
     contexts, targets, _ = make_windows([unit(np.random.default_rng(0), 40, 8)], 5)
     files = {
         "train": save(tmp_path / "train.npz", contexts[:20], targets[:20]),
@@ -375,7 +377,7 @@ def test_windows_of_two_files_are_never_one_document(tmp_path):
     assert multiset(*stored_windows(store, "val")) == multiset(contexts[20:], targets[20:])
 
 
-def test_a_float16_file_beside_a_float32_one_still_shows_the_leak(tmp_path):
+def test_leaks_between_float16_and_float32_files_are_found(tmp_path):
     documents = make_documents(3, dtype=np.float16)
     half = save(tmp_path / "half.npz", *make_windows(documents, 5)[:2])
     single = save(tmp_path / "single.npz", *make_windows([d.astype(np.float32) for d in documents[:1]], 5)[:2])
@@ -383,24 +385,22 @@ def test_a_float16_file_beside_a_float32_one_still_shows_the_leak(tmp_path):
         import_npz({"train": half, "ood": single}, tmp_path / "store", quiet=True)
 
 
-def test_vectors_are_scaled_to_unit_length_only_where_they_are_off(tmp_path):
+def test_only_vectors_that_are_not_of_unit_length_are_scaled(tmp_path):
     documents = make_documents(2)
     documents[0] *= np.float32(1.0006)  # near enough: kept bit for bit
     documents[1] *= np.linspace(0.2, 3, len(documents[1]))[:, None].astype(np.float32)
     file = save(tmp_path / "w.npz", *make_windows(documents, 5)[:2])
     store = import_npz({"train": file}, tmp_path / "store", val=0, quiet=True)
-    own = len(documents[0])
-    assert np.array_equal(store.vectors[:own], documents[0])
+    first_rows = len(documents[0])
+    assert np.array_equal(store.vectors[:first_rows], documents[0])
     lengths = np.linalg.norm(documents[1], axis=1, keepdims=True)
-    np.testing.assert_allclose(store.vectors[own:], documents[1] / lengths, atol=1e-6)
+    np.testing.assert_allclose(store.vectors[first_rows:], documents[1] / lengths, atol=1e-6)
     off = int((abs(lengths - 1) > 1e-3).sum())
-    assert store.manifest["notices"] == [
-        f"{off} of {len(store.vectors)} vectors were not of unit length and were scaled to it"
-    ]
+    assert store.manifest["notices"] == [f"{off} of {len(store.vectors)} vectors were scaled to unit length"]
     assert store.manifest["counts"]["scaled_to_unit_length"] == off
 
 
-def test_float16_by_option_and_other_byte_orders(tmp_path):
+def test_dtype_and_byte_order_can_be_converted(tmp_path):
     contexts, targets, _ = make_windows(make_documents(3), 5)
     file = save(tmp_path / "w.npz", contexts.astype(">f4"), targets)
     half = import_npz({"train": file}, tmp_path / "half", val=0, dtype="float16", quiet=True)
@@ -410,15 +410,15 @@ def test_float16_by_option_and_other_byte_orders(tmp_path):
     assert np.array_equal(half.vectors, single.vectors.astype(np.float16))
 
 
-def test_one_large_group_is_worth_a_notice(tmp_path):
+def test_a_large_group_gets_a_notice(tmp_path):
     documents = make_documents(20)
     for vectors in documents:
         vectors[2] = documents[0][2]  # the same sentence everywhere
     file = save(tmp_path / "w.npz", *make_windows(documents, 5)[:2])
     store = import_npz({"train": file}, tmp_path / "store", val=0, quiet=True)
     assert set(store.documents.group.tolist()) == {0}
-    assert "one group of 20 linked documents holds" in store.manifest["notices"][0]
-    with pytest.raises(StoreError, match=r"its 1 groups .* too few for train and 10% val; give a val file"):
+    assert "one group of 20 linked documents has" in store.manifest["notices"][0]
+    with pytest.raises(StoreError, match=r"its 1 groups .* too few for train and 10% val\. Name a val file"):
         import_npz({"train": file}, tmp_path / "other", quiet=True)
 
 
@@ -432,7 +432,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 
 
 def _broken(tmp_path, name):
-    """A file that can't be imported, and words of the line that says why."""
+    """Write a file that cannot be imported, and return a pattern of the error message."""
     contexts, targets, articles = make_windows(make_documents(4), 5)
     path = tmp_path / "bad.npz"
 
@@ -467,16 +467,16 @@ def _broken(tmp_path, name):
                 buffer = io.BytesIO()
                 np.save(buffer, array)
                 archive.writestr(f"{member}.npy", buffer.getvalue()[: -4 if member == TARGETS else None])
-        return "target_vectors can't be read: its header says"
+        return "target_vectors can't be read: its length does not match its header"
     if name == "no members":
         saved(inputs=contexts, **{TARGETS: targets})
-        return "no member context_sequences; it has inputs, target_vectors"
+        return r"has no member context_sequences \(members: inputs, target_vectors\)"
     if name == "flat contexts":
         saved(**{CONTEXTS: contexts.reshape(len(contexts), -1), TARGETS: targets})
-        return r"context_sequences must be \(windows, S, D\) float16 or float32, it is \(\d+, 40\) float32"
+        return r"context_sequences is \(\d+, 40\) float32, but must be \(windows, S, D\) float16 or float32"
     if name == "double":
         saved(**{CONTEXTS: contexts, TARGETS: targets.astype(np.float64)})
-        return r"target_vectors must be \(windows, D\) float16 or float32, it is .* float64"
+        return r"target_vectors is .* float64, but must be \(windows, D\) float16 or float32"
     if name == "other count":
         saved(**{CONTEXTS: contexts, TARGETS: targets[:-1]})
         return "so target_vectors must be"
@@ -485,19 +485,19 @@ def _broken(tmp_path, name):
         return "so target_vectors must be"
     if name == "no windows":
         saved(**{CONTEXTS: contexts[:0], TARGETS: targets[:0]})
-        return "it holds no windows"
+        return "has no windows"
     if name == "objects":
         saved(**{CONTEXTS: np.array([Trap()], object), TARGETS: targets})
-        return "context_sequences is pickled and never loaded"
+        return "context_sequences is pickled, which is unsafe to load"
     if name == "by columns":
         saved(**{CONTEXTS: contexts, TARGETS: np.asfortranarray(targets)})
-        return "stored by columns"
+        return "it is in Fortran order"
     if name == "float documents":
         saved(**{CONTEXTS: contexts, TARGETS: targets, ARTICLES: articles * 1.0})
-        return r"article_index must be \(\d+,\) integers"
+        return r"article_index: is .*, but must be \(\d+,\) integers"
     if name == "too few documents":
         saved(**{CONTEXTS: contexts, TARGETS: targets, ARTICLES: articles[1:]})
-        return r"article_index must be \(\d+,\) integers"
+        return r"article_index: is .*, but must be \(\d+,\) integers"
     if name in ("nan", "infinite", "zero"):
         targets[7] = {"nan": np.nan, "infinite": np.inf, "zero": 0}[name]
         saved(**{CONTEXTS: contexts, TARGETS: targets})
@@ -517,10 +517,10 @@ def _broken(tmp_path, name):
         "float documents", "too few documents", "nan", "infinite", "zero", "nan in a context",
     ],
 )  # fmt: skip
-def test_a_bad_file_is_one_line_and_leaves_nothing(tmp_path, name):
-    words = _broken(tmp_path, name)
+def test_a_bad_file_is_a_one_line_error_and_leaves_nothing(tmp_path, name):
+    message = _broken(tmp_path, name)
     before = set(tmp_path.iterdir())
-    with pytest.raises(StoreError, match=words) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         import_npz({"train": tmp_path / "bad.npz"}, tmp_path / "store", quiet=True)
     assert "\n" not in str(caught.value) and "bad.npz" in str(caught.value)
     assert set(tmp_path.iterdir()) == before and not Trap.sprung
@@ -531,10 +531,10 @@ def good(tmp_path):
     return save(tmp_path / "good.npz", *make_windows(make_documents(), 5)[:2])
 
 
-def test_files_of_different_kinds_are_refused(tmp_path, good):
+def test_files_of_different_shapes_are_refused(tmp_path, good):
     for name, documents, context in (("d", make_documents(3, dimensions=6), 5), ("s", make_documents(3), 4)):
         other = save(tmp_path / f"{name}.npz", *make_windows(documents, context)[:2])
-        with pytest.raises(StoreError, match=f"{name}.npz has context {context}"):
+        with pytest.raises(StoreError, match=f"{name}.npz: has context {context}"):
             import_npz({"train": good, "ood": other}, tmp_path / "store", quiet=True)
 
 
@@ -543,23 +543,26 @@ def test_bad_arguments_are_refused(tmp_path, good):
         import_npz({"training": good}, tmp_path / "store", quiet=True)
     with pytest.raises(StoreError, match="nothing to import"):
         import_npz({}, tmp_path / "store", quiet=True)
-    with pytest.raises(StoreError, match="documents are given for train"):
+    with pytest.raises(StoreError, match="documents for train: there is no file of windows"):
         import_npz({"ood": good}, tmp_path / "store", documents=tmp_path / "d.npy", quiet=True)
     with pytest.raises(StoreError, match=r"val=1"):
         import_npz({"train": good}, tmp_path / "store", val=1.0, quiet=True)
-    for content, words in ((None, "can't be read"), (np.zeros(3, int), r"must be \(\d+,\) integers.*it is \(3,\)")):
+    for content, message in (
+        (None, "can't be read"),
+        (np.zeros(3, int), r"is \(3,\) int64, but must be \(\d+,\) integers"),
+    ):
         if content is not None:
             np.save(tmp_path / "d.npy", content)
-        with pytest.raises(StoreError, match=words):
+        with pytest.raises(StoreError, match=message):
             import_npz({"train": good}, tmp_path / "store", documents=tmp_path / "d.npy", quiet=True)
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         import_npz({"train": good}, tmp_path / "taken", quiet=True)
     with pytest.raises(OutputError, match="a part of the path is a file"):
         import_npz({"train": good}, good / "store", quiet=True)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, good, monkeypatch):
+def test_a_full_disk_is_a_one_line_error_and_leaves_nothing(tmp_path, good, monkeypatch):
     class Full(io.FileIO):
         """Takes a part of what it is given, then nothing."""
 
@@ -594,7 +597,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, good, monkeypatch):
 # Export
 
 
-def test_export_writes_what_other_tools_read(tmp_path, toy_store, monkeypatch):
+def test_an_export_is_a_plain_npz_file(tmp_path, toy_store, monkeypatch):
     monkeypatch.setattr(convert, "BLOCK_BYTES", 2000)
     for split in SPLITS:
         path = export_npz(toy_store, split, tmp_path / f"{split}.npz", 3, quiet=True)
@@ -630,10 +633,10 @@ def test_export_as_float16(tmp_path, toy_store):
 def test_bad_exports_are_refused_and_leave_nothing(tmp_path, toy_store, monkeypatch):
     with pytest.raises(StoreError, match=r"'vall' is unknown.*'val'"):
         export_npz(toy_store, "vall", tmp_path / "out.npz", quiet=True)
-    with pytest.raises(StoreError, match="no window of context 50 in val"):
+    with pytest.raises(StoreError, match="val has no window of context 50"):
         export_npz(toy_store, "val", tmp_path / "out.npz", 50, quiet=True)
     (tmp_path / "taken.npz").touch()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         export_npz(toy_store, "val", tmp_path / "taken.npz", quiet=True)
     with pytest.raises(OutputError, match="cannot write"):
         export_npz(toy_store, "val", tmp_path / "nowhere" / "out.npz", quiet=True)

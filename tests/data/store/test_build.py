@@ -1,4 +1,4 @@
-"""Building stores: what goes in, what is counted, what is refused, and that no kill changes a byte."""
+"""Building stores: content, counts, refused input, and interrupted builds that end in the same bytes."""
 
 import errno
 import hashlib
@@ -20,21 +20,26 @@ from nextvec.data.encoders import store_encoder
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS, SplitPlan
 from nextvec.data.store import Store, build, open_store, staging, unfinished_folder
-from nextvec.data.store.build import build_store
+from nextvec.data.store.build import BuildConfig
 from nextvec.errors import CorpusError, InputError, MissingExtraError, OutputError, SpaceError, StoreError
+
+
+def make_store(sources: Sequence[str], out: Path, **config: Any) -> Store:
+    return build.build_store(BuildConfig(tuple(sources), **config), out, quiet=True)
+
 
 WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "re") for b in ("lu", "sen", "dar") for c in ("", "ne", "vos", "il")]
 
 
 def paragraphs(seed: int, count: int) -> list[str]:
-    """Texts of 12 words; the seed gives the words that they favour."""
+    """Return texts of 12 words; the seed selects their frequent words."""
     rng = np.random.default_rng(seed)
-    own = rng.choice(WORDS, 8, replace=False)
-    return [" ".join(rng.choice(own if rng.random() < 0.6 else WORDS) for _ in range(12)) for _ in range(count)]
+    frequent = rng.choice(WORDS, 8, replace=False)
+    return [" ".join(rng.choice(frequent if rng.random() < 0.6 else WORDS) for _ in range(12)) for _ in range(count)]
 
 
 def corpus(documents: int = 40, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Documents of 1 to 6 paragraphs, of two sources; here and there a repeat, a short one, an empty one, odd words."""
+    """Return documents of 1 to 6 paragraphs from two sources, with duplicate, short and empty ones, and rare words."""
     rows: list[dict[str, Any]] = []
     for n in range(documents):
         texts = paragraphs(1000 * seed + n, 1 + n % 6)
@@ -59,7 +64,7 @@ def source(tmp_path: Path) -> str:
 
 
 class Hashing:
-    """An encoder whose vectors follow from each text alone."""
+    """An encoder whose vectors depend on each text alone."""
 
     unknown_texts = 0
 
@@ -80,7 +85,7 @@ class Hashing:
 
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> Hashing:
-    """`owner/hashing` opens this encoder, `owner/other` another one."""
+    """Make `owner/hashing` open this encoder, and `owner/other` another one."""
     encoder = Hashing()
     known = {"owner/hashing": encoder, "owner/other": Hashing("other")}
     monkeypatch.setattr(build, "open_encoder", lambda name, **_: known[name])
@@ -88,10 +93,10 @@ def hashing(monkeypatch: pytest.MonkeyPatch) -> Hashing:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts and blocks so small that a small corpus has many."""
-    monkeypatch.setattr(staging, "DOCUMENTS_A_PART", 6)
-    monkeypatch.setattr(staging, "BLOCK", 16)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make staged files and blocks so small that a small corpus has many."""
+    monkeypatch.setattr(staging, "DOCUMENTS_PER_FILE", 6)
+    monkeypatch.setattr(staging, "BLOCK_ROWS", 16)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,7 +112,7 @@ def texts_by_document(store: Store) -> dict[str, list[str]]:
 
 
 def expected_texts(rows: Sequence[dict[str, Any]], *, min_chars: int = 40, min_chunks: int = 1) -> dict[str, list[str]]:
-    """Brute force: long enough, and not there before in any document."""
+    """Return by brute force the texts that are long enough and not in an earlier document."""
     seen: set[str] = set()
     kept: dict[str, list[str]] = {}
     for row in rows:
@@ -121,13 +126,13 @@ def expected_texts(rows: Sequence[dict[str, Any]], *, min_chars: int = 40, min_c
     return kept
 
 
-# What goes into a store
+# Content
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("min_chunks", [1, 3])
 def test_rows_are_the_chunks_in_order(source: str, tmp_path: Path, hashing: Hashing, min_chunks: int) -> None:
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", min_chunks=min_chunks, quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", min_chunks=min_chunks)
     expected = expected_texts(corpus(), min_chunks=min_chunks)
     assert texts_by_document(store) == expected
     flat = [text for texts in expected.values() for text in texts]
@@ -137,9 +142,9 @@ def test_rows_are_the_chunks_in_order(source: str, tmp_path: Path, hashing: Hash
     assert not unfinished_folder(store.path).exists()
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_everything_dropped_is_counted(source: str, tmp_path: Path) -> None:
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", min_chunks=3, quiet=True)
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_all_dropped_texts_are_counted(source: str, tmp_path: Path) -> None:
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", min_chunks=3)
     rows, kept = corpus(), expected_texts(corpus(), min_chunks=3)
     everything = [text for row in rows for text in row["paragraphs"]]
     counts = store.manifest["counts"]
@@ -163,7 +168,7 @@ def test_everything_dropped_is_counted(source: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("hashing")
 def test_splits_follow_the_plan(source: str, tmp_path: Path) -> None:
     plan = SplitPlan(val=0.2, ood_sources=("b",), val_ids=frozenset({"doc0", "nowhere"}))
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", split=plan, quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", split=plan)
     documents = store.documents
     expected = [
         plan.split_of(name, where) for name, where in zip(documents.ids, documents.sources, strict=True)
@@ -176,12 +181,12 @@ def test_splits_follow_the_plan(source: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hashing")
-def test_groups_stay_together(tmp_path: Path) -> None:
+def test_groups_are_not_divided(tmp_path: Path) -> None:
     rows = [row | {"book": f"book{n // 4}" if n < 32 else ""} for n, row in enumerate(corpus())]
     source = write_jsonl(tmp_path / "c.jsonl", rows)
-    store = build_store(
+    store = make_store(
         [source], tmp_path / "s", encoder="owner/hashing", columns=Columns(group="book"),
-        split=SplitPlan(val=0.3, ood=0.2), quiet=True,
+        split=SplitPlan(val=0.3, ood=0.2),
     )  # fmt: skip
     documents = store.documents
     number = {name: int(name[3:]) for name in documents.ids}
@@ -193,19 +198,19 @@ def test_groups_stay_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hashing")
-def test_limit_is_for_each_source(tmp_path: Path) -> None:
+def test_limit_applies_to_each_source(tmp_path: Path) -> None:
     sources = [write_jsonl(tmp_path / f"{seed}.jsonl", corpus(9, seed=seed)) for seed in (1, 2)]
     for n, path in enumerate(sources):
         rows = [json.loads(line) | {"id": f"{n}-{line[:14]}"} for line in Path(path).read_text().splitlines()]
         write_jsonl(Path(path), rows)
-    store = build_store(sources, tmp_path / "s", encoder="owner/hashing", limit=4, split=SplitPlan(val=0), quiet=True)
+    store = make_store(sources, tmp_path / "s", encoder="owner/hashing", limit=4, split=SplitPlan(val=0))
     assert [name[0] for name in store.documents.ids] == ["0"] * 4 + ["1"] * 4
 
 
 @pytest.mark.usefixtures("hashing")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_vectors_have_unit_length_in_either_format(source: str, tmp_path: Path, dtype: str) -> None:
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", dtype=dtype, quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", dtype=dtype)
     assert store.vectors.dtype == dtype
     lengths = np.linalg.norm(store.vectors.astype(np.float64), axis=1)
     assert np.abs(lengths - 1).max() < (1e-3 if dtype == "float16" else 1e-6)
@@ -214,7 +219,7 @@ def test_vectors_have_unit_length_in_either_format(source: str, tmp_path: Path, 
 @pytest.mark.usefixtures("hashing")
 def test_sentences_can_be_packed(source: str, tmp_path: Path) -> None:
     chunker = Chunker("sentences", min_chars=10, max_chars=150)
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", chunker=chunker, quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", chunker=chunker)
     assert store.manifest["chunker"] == chunker.to_dict()
     texts = store.texts(range(len(store.vectors)))
     assert all(10 <= len(text) <= 150 for text in texts)
@@ -223,27 +228,27 @@ def test_sentences_can_be_packed(source: str, tmp_path: Path) -> None:
 # The built-in encoder
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 def test_lsa_is_fitted_on_training_documents_alone(tmp_path: Path) -> None:
     rows = corpus()
     plan = SplitPlan(val=0, val_ids=frozenset({"doc5"}), ood_ids=frozenset({"doc11"}))
     rows[5]["paragraphs"] = ["valonly valword " * 5 + str(n) * 2 for n in range(3)]
     rows[11]["paragraphs"][0] += " oodonly"
     rows[12]["paragraphs"][0] += " trainonly"
-    store = build_store([write_jsonl(tmp_path / "c.jsonl", rows)], tmp_path / "s", split=plan, quiet=True)
+    store = make_store([write_jsonl(tmp_path / "c.jsonl", rows)], tmp_path / "s", split=plan)
     encoder = store_encoder(store)
     terms = set(encoder.terms)  # type: ignore[attr-defined]
     assert "trainonly" in terms
     assert not {"valonly", "valword", "oodonly"} & terms
-    assert store.manifest["counts"]["unknown_texts"] == 3 + 1  # all of doc5, and the odd words of doc11
+    assert store.manifest["counts"]["unknown_texts"] == 3 + 1  # all of doc5, and the rare words of doc11
     assert store.manifest["encoder"] == {"name": "lsa", "terms": len(terms), "dimensions": store.dimensions}
     row = int(store.documents.first_row[5])
-    assert np.array_equal(store.vectors[row], store.vectors[row + 1])  # the mean direction: nothing is known of them
+    assert np.array_equal(store.vectors[row], store.vectors[row + 1])  # the mean direction, because no term is known
 
 
-@pytest.mark.usefixtures("small_pieces")
-def test_the_stores_encoder_gives_the_stored_vectors(source: str, tmp_path: Path) -> None:
-    store = build_store([source], tmp_path / "s", dimensions=12, dtype="float32", quiet=True)
+@pytest.mark.usefixtures("small_blocks")
+def test_the_encoder_of_a_store_reproduces_its_vectors(source: str, tmp_path: Path) -> None:
+    store = make_store([source], tmp_path / "s", dimensions=12, dtype="float32")
     assert store.dimensions == 12
     again = store_encoder(open_store(store.path)).encode(store.texts(range(len(store.vectors))))
     assert np.abs(again - store.vectors).max() < 1e-6
@@ -261,7 +266,7 @@ def test_a_large_corpus_is_fitted_on_an_even_sample(
 
     monkeypatch.setattr(build, "MAX_FIT_TEXTS", 20)
     monkeypatch.setattr(build.LsaEncoder, "fit", fit)
-    store = build_store([source], tmp_path / "s", quiet=True)
+    store = make_store([source], tmp_path / "s")
     documents = store.documents
     train = [
         text
@@ -275,38 +280,36 @@ def test_a_large_corpus_is_fitted_on_an_even_sample(
     assert np.diff(positions).max() <= -(-len(train) // 20)
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 def test_the_same_arguments_give_the_same_bytes(source: str, tmp_path: Path) -> None:
-    one = build_store([source], tmp_path / "one", quiet=True)
-    other = build_store([source], tmp_path / "other", quiet=True)
+    one = make_store([source], tmp_path / "one")
+    other = make_store([source], tmp_path / "other")
     assert contents(one.path) == contents(other.path)
 
 
-# Given vectors
+# Precomputed embeddings
 
 
-def given_vectors(path: Path, rows: Sequence[dict[str, Any]], encoder: Hashing, scale: float = 1.0) -> str:
-    """A row for each paragraph, short, empty and repeated ones too."""
+def save_embeddings(path: Path, rows: Sequence[dict[str, Any]], encoder: Hashing, scale: float = 1.0) -> str:
+    """Save a row per paragraph, including short, empty and duplicate ones."""
     texts = [text for row in rows for text in row["paragraphs"]]
     np.save(path, (encoder.encode(texts) * scale).astype(np.float16))
     return str(path)
 
 
-@pytest.mark.usefixtures("small_pieces")
-def test_given_vectors_stay_with_their_paragraphs(tmp_path: Path, hashing: Hashing) -> None:
+@pytest.mark.usefixtures("small_blocks")
+def test_precomputed_embeddings_are_aligned_with_their_paragraphs(tmp_path: Path, hashing: Hashing) -> None:
     first, second = corpus(20), [row | {"id": f"x{row['id']}"} for row in corpus(15, seed=1)]
-    second[4]["paragraphs"][0] = first[2]["paragraphs"][0]  # a repeat from the other source
+    second[4]["paragraphs"][0] = first[2]["paragraphs"][0]  # a duplicate from the other source
     second[5]["paragraphs"].insert(0, "   ")
-    second[6]["paragraphs"].append(" ".join(["long"] * 2000))  # longer than chunks are elsewhere
+    second[6]["paragraphs"].append(" ".join(["long"] * 2000))  # longer than the maximum of other builds
     sources = [write_jsonl(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate((first, second))]
     files = [
-        given_vectors(tmp_path / f"{n}.npy", rows, hashing, scale=3.0) for n, rows in enumerate((first, second))
+        save_embeddings(tmp_path / f"{n}.npy", rows, hashing, scale=3.0) for n, rows in enumerate((first, second))
     ]  # fmt: skip
     hashing.texts_encoded = 0
-    store = build_store(
-        sources, tmp_path / "s", encoder="owner/hashing", vectors=files, dtype="float32", min_chunks=2, quiet=True
-    )
-    assert hashing.texts_encoded == 64  # a sample, to see that the vectors are this encoder's
+    store = make_store(sources, tmp_path / "s", encoder="owner/hashing", vectors=files, dtype="float32", min_chunks=2)
+    assert hashing.texts_encoded == 64  # a sample, to verify the encoder
     rows = [
         row | {"paragraphs": [" ".join(text.split()) for text in row["paragraphs"]]} for row in [*first, *second]
     ]  # fmt: skip
@@ -323,38 +326,38 @@ def test_given_vectors_stay_with_their_paragraphs(tmp_path: Path, hashing: Hashi
     assert store.space == hashing.space
 
 
-def test_given_vectors_that_can_not_be_verified_are_called_so(
+def test_precomputed_embeddings_of_an_unavailable_encoder_are_not_verified(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str, **_: str) -> None:
         raise MissingExtraError("sentence-transformers", "encoders", "the encoder")
 
     monkeypatch.setattr(build, "open_encoder", missing)
-    file = given_vectors(tmp_path / "v.npy", corpus(), Hashing())
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", vectors=[file], quiet=True)
+    file = save_embeddings(tmp_path / "v.npy", corpus(), Hashing())
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing", vectors=[file])
     assert store.manifest["encoder"]["verified"].startswith("not verified")
     assert (store.space.encoder, store.space.revision, store.space.probes) == ("owner/hashing", "", None)
 
 
 @pytest.mark.usefixtures("hashing")
-def test_given_vectors_of_another_encoder_are_refused(source: str, tmp_path: Path) -> None:
-    file = given_vectors(tmp_path / "v.npy", corpus(), Hashing())
+def test_precomputed_embeddings_of_another_encoder_are_refused(source: str, tmp_path: Path) -> None:
+    file = save_embeddings(tmp_path / "v.npy", corpus(), Hashing())
     refused(
-        SpaceError, r"not of the encoder other@1 .*: 64 texts encoded again have a mean cosine of -?0\.\d+ with them",
+        SpaceError, r"not from the encoder other@1 .*; 64 texts encoded again have a mean cosine of -?0\.\d+ with them",
         [source], tmp_path / "s", encoder="owner/other", vectors=[file],
     )  # fmt: skip
-    wide = given_vectors(tmp_path / "w.npy", corpus(), Hashing(dimensions=9))
+    wide = save_embeddings(tmp_path / "w.npy", corpus(), Hashing(dimensions=9))
     refused(
-        SpaceError, "9 dimensions, the encoder .* has 8", [source], tmp_path / "s", encoder="owner/other",
+        SpaceError, "have 9 dimensions, but the encoder .* has 8", [source], tmp_path / "s", encoder="owner/other",
         vectors=[wide],
     )  # fmt: skip
 
 
 @pytest.mark.usefixtures("hashing")
-def test_given_vectors_need_a_row_for_each_paragraph(source: str, tmp_path: Path) -> None:
+def test_precomputed_embeddings_need_one_row_per_paragraph(source: str, tmp_path: Path) -> None:
     count = sum(len(row["paragraphs"]) for row in corpus())
     part = sum(len(row["paragraphs"]) for row in corpus()[:10])
-    file = given_vectors(tmp_path / "v.npy", corpus(), Hashing())
+    file = save_embeddings(tmp_path / "v.npy", corpus(), Hashing())
     np.save(tmp_path / "short.npy", np.load(file)[:-1])
     options: dict[str, Any] = {"encoder": "owner/hashing", "split": SplitPlan(val=0)}
     message = rf"short\.npy: {count - 1} rows for {count} paragraphs of .*corpus\.jsonl"
@@ -365,15 +368,15 @@ def test_given_vectors_need_a_row_for_each_paragraph(source: str, tmp_path: Path
     np.save(tmp_path / "few.npy", np.load(file)[: part - 1])
     message = rf"few\.npy: {part - 1} rows for {part} paragraphs"
     refused(StoreError, message, [source], tmp_path / "s", vectors=[str(tmp_path / "few.npy")], limit=10, **options)
-    # Where only the first documents are read, the file may go on.
-    store = build_store([source], tmp_path / "s", vectors=[file], limit=10, quiet=True, **options)
+    # If only the first documents are read, the file may have more rows.
+    store = make_store([source], tmp_path / "s", vectors=[file], limit=10, **options)
     assert len(store.documents) == 10
 
 
-@pytest.mark.usefixtures("hashing", "small_pieces")
+@pytest.mark.usefixtures("hashing", "small_blocks")
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_given_vectors_without_direction_are_named_by_row(source: str, tmp_path: Path, value: float) -> None:
-    file = given_vectors(tmp_path / "v.npy", corpus(), Hashing())
+def test_zero_and_non_finite_embeddings_are_named_by_row(source: str, tmp_path: Path, value: float) -> None:
+    file = save_embeddings(tmp_path / "v.npy", corpus(), Hashing())
     array = np.load(file)
     array[101] = value
     np.save(file, array)
@@ -387,27 +390,27 @@ def test_given_vectors_without_direction_are_named_by_row(source: str, tmp_path:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"encoder": "lsa"}, InputError, "given vectors can't be of the encoder lsa"),
-        ({"chunker": Chunker("sentences")}, InputError, "the chunk unit must be 'paragraph'"),
-        ({"vectors": ["v.npy", "v.npy"]}, InputError, "2 files of vectors for 1 sources"),
+        ({"encoder": "lsa"}, InputError, "the encoder lsa does not make them"),
+        ({"chunker": Chunker("sentences")}, InputError, "Set the chunk unit to 'paragraph'"),
+        ({"vectors": ["v.npy", "v.npy"]}, InputError, "2 files for 1 sources"),
         ({"vectors": ["nowhere.npy"]}, StoreError, "nowhere.npy: not a readable .npy file"),
     ],
 )
-def test_given_vectors_that_make_no_sense(
+def test_precomputed_embeddings_that_do_not_fit_the_configuration_are_refused(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kind: type, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given_vectors(tmp_path / "v.npy", corpus(), Hashing())
+    save_embeddings(tmp_path / "v.npy", corpus(), Hashing())
     refused(kind, message, [source], tmp_path / "s", **{"encoder": "owner/hashing", "vectors": ["v.npy"]} | options)
 
 
-# What is refused
+# Refused input
 
 
 def refused(kind: type[Exception], message: str, sources: Sequence[str], out: Path, **options: Any) -> None:
-    """One clear line, and nothing left behind that would be in the way of the corrected command."""
+    """Expect a one-line error and no leftovers that would block the corrected command."""
     with pytest.raises(kind, match=message) as caught:
-        build_store(sources, out, quiet=True, **options)
+        make_store(sources, out, **options)
     assert "\n" not in str(caught.value)
     assert not out.exists()
     assert not unfinished_folder(out).exists()
@@ -420,42 +423,42 @@ def refused(kind: type[Exception], message: str, sources: Sequence[str], out: Pa
         ({"encoder": "minillm"}, InputError, "Did you mean 'minilm'"),
         ({"dtype": "float61"}, InputError, "dtype 'float61' is unknown. Did you mean 'float16'"),
         ({"precision": "fp16"}, InputError, "precision 'fp16' is unknown"),
-        ({"min_chunks": 0}, InputError, "min_chunks is 0; it must be at least 1"),
+        ({"min_chunks": 0}, InputError, "min_chunks is 0, but must be at least 1"),
         ({"limit": 0}, InputError, "limit is 0"),
         ({"dimensions": 0}, InputError, "dimensions is 0"),
         ({"min_chunks": 100}, CorpusError, "none of the 40 documents has 100 chunks of text"),
-        ({"split": SplitPlan(ood_sources=("bb",))}, StoreError, "no document is of the source 'bb'. Did you mean 'b'"),
-        ({"split": SplitPlan(ood_ids=frozenset({"x"}))}, StoreError, "split ood would be empty: 40 documents give"),
-        ({"split": SplitPlan(val_range=("x", "y"), val=0)}, StoreError, "split val would be empty"),
-        ({"split": SplitPlan(val_sources=("a", "b"))}, StoreError, "split train would be empty: .* train 0, val 40"),
-        ({"limit": 1, "split": SplitPlan(val=0.01)}, StoreError, r"split val would be empty: 1 documents give train 1"),
+        ({"split": SplitPlan(ood_sources=("bb",))}, StoreError, "no document has the source 'bb'. Did you mean 'b'"),
+        ({"split": SplitPlan(ood_ids=frozenset({"x"}))}, StoreError, r"split ood: would be empty \(40 documents: "),
+        ({"split": SplitPlan(val_range=("x", "y"), val=0)}, StoreError, "split val: would be empty"),
+        ({"split": SplitPlan(val_sources=("a", "b"))}, StoreError, "split train: would be empty .*train 0, val 40"),
+        ({"limit": 1, "split": SplitPlan(val=0.01)}, StoreError, r"split val: would be empty \(1 documents: train 1"),
     ],
 )
-def test_arguments_that_can_not_work(
+def test_impossible_configurations_are_refused(
     source: str, tmp_path: Path, options: dict[str, Any], kind: type, message: str
 ) -> None:
     refused(kind, message, [source], tmp_path / "deep" / "s", **{"encoder": "owner/hashing"} | options)
 
 
-def test_sources_that_can_not_be_read(tmp_path: Path) -> None:
-    refused(InputError, "no source of text was named", [], tmp_path / "s")
+def test_unreadable_sources_are_refused(tmp_path: Path) -> None:
+    refused(InputError, "no source of text", [], tmp_path / "s")
     refused(CorpusError, "nowhere.jsonl: no such file", [str(tmp_path / "nowhere.jsonl")], tmp_path / "s")
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(corpus()[0]) + "\n{oops\n")
     refused(CorpusError, r"broken\.jsonl.*\b2\b", [str(broken)], tmp_path / "s")
 
 
-def test_a_missing_package_is_said_before_any_text_is_read(
+def test_a_missing_package_is_reported_before_any_text_is_read(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    monkeypatch.setattr(build, "write_parts", None)
+    monkeypatch.setattr(build, "stage_chunks", None)
     message = r"pip install 'nextvec\[encoders\]'"
     refused(MissingExtraError, message, [source], tmp_path / "s", encoder="gtr-t5-base")
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_an_encoder_that_is_away_for_a_while_costs_nothing(
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_a_build_survives_a_temporarily_unavailable_encoder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(name: str, **_: str) -> None:
@@ -465,47 +468,49 @@ def test_an_encoder_that_is_away_for_a_while_costs_nothing(
     before = contents(unfinished_folder(tmp_path / "s"))
     with monkeypatch.context() as patch, pytest.raises(InputError, match="the hub can't be reached"):
         patch.setattr(build, "open_encoder", away)
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert contents(unfinished_folder(tmp_path / "s")) == before
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_a_source_that_fails_late_costs_nothing(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unbroken = build_store([source], tmp_path / "unbroken", encoder="owner/hashing", quiet=True)
-    with monkeypatch.context() as patch, pytest.raises(CorpusError, match="the network is gone"):
-        interrupt(patch, staging, "_cut", 15, CorpusError("the network is gone"))
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
-    assert len(staging.part_files(unfinished_folder(tmp_path / "s") / "parts")) == 2
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_a_build_survives_a_source_that_fails_late(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = make_store([source], tmp_path / "unbroken", encoder="owner/hashing")
+    with monkeypatch.context() as patch, pytest.raises(CorpusError, match="the network is down"):
+        interrupt(patch, staging, "_stage_document", 15, CorpusError("the network is down"))
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
+    assert len(staging.staged_files(unfinished_folder(tmp_path / "s") / "staged")) == 2
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert contents(store.path) == contents(unbroken.path)
 
 
 @pytest.mark.usefixtures("hashing")
-def test_what_is_there_is_never_overwritten(source: str, tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(source: str, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    with pytest.raises(OutputError, match="exists already"):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    with pytest.raises(OutputError, match="already exists"):
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert not unfinished_folder(tmp_path / "s").exists()
     foreign = unfinished_folder(tmp_path / "t")
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="in the way, and no build left it there"):
-        build_store([source], tmp_path / "t", encoder="owner/hashing", quiet=True)
+    with pytest.raises(OutputError, match=r"already exists and was not created by a build\. Remove it"):
+        make_store([source], tmp_path / "t", encoder="owner/hashing")
     assert (foreign / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("hashing")
-def test_a_place_that_can_not_be_written(source: str, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(source: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write .*choose another output folder"):
-        build_store([source], tmp_path / "file" / "s", encoder="owner/hashing", quiet=True)
+        make_store([source], tmp_path / "file" / "s", encoder="owner/hashing")
 
 
 # Interruptions
 
 
 class Killed(BaseException):
-    """Ends a build like a kill does, as far as one process can tell."""
+    """Ends a build as a kill does, within one process."""
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, error: BaseException) -> None:
@@ -521,150 +526,152 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int,
     monkeypatch.setattr(owner, name, counted)
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_a_full_disk_is_said_and_the_build_goes_on_later(
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_a_full_disk_is_an_error_and_the_build_continues_later(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken = build_store([source], tmp_path / "unbroken", encoder="owner/hashing", quiet=True)
+    unbroken = make_store([source], tmp_path / "unbroken", encoder="owner/hashing")
     with monkeypatch.context() as patch:
         interrupt(patch, os, "posix_fallocate", 0, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(OutputError, match=r"vectors\.npy: the disk is full; free some space"):
-            build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+            make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert unfinished_folder(tmp_path / "s").is_dir()
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert contents(store.path) == contents(unbroken.path)
 
 
 @pytest.mark.usefixtures("hashing")
-def test_a_disk_that_can_not_reserve_space_is_written_all_the_same(
+def test_a_filesystem_that_cannot_reserve_space_is_supported(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(monkeypatch, os, "posix_fallocate", 0, OSError(errno.EOPNOTSUPP, "Operation not supported"))
-    assert len(build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True).vectors)
+    assert len(make_store([source], tmp_path / "s", encoder="owner/hashing").vectors)
 
 
-@pytest.mark.usefixtures("small_pieces")
-def test_a_resumed_build_does_only_what_is_left(
+@pytest.mark.usefixtures("small_blocks")
+def test_a_continued_build_does_only_the_remaining_work(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing: Hashing
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, staging, "_write_part", 3, Killed())
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+        interrupt(patch, staging, "_write_staged", 3, Killed())
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
     cut: list[str] = []
-    original = staging._cut
-    monkeypatch.setattr(staging, "_cut", lambda *args: cut.append(args[2].id) or original(*args))
+    original = staging._stage_document
+    monkeypatch.setattr(staging, "_stage_document", lambda *args: cut.append(args[2].id) or original(*args))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_rounded", 2, Killed())
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+        interrupt(patch, build, "_to_unit_length", 2, Killed())
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert cut == [f"doc{n}" for n in range(3 * 6, 40)]
     hashing.texts_encoded = 0
-    store = build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert len(cut) == 40 - 3 * 6
     assert hashing.texts_encoded == len(store.vectors) - 2 * 16
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
+@pytest.mark.usefixtures("small_blocks", "hashing")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder": "owner/other"}, "begun with encoder owner/hashing, this is owner/other; to go on, run it with"),
-        ({"dtype": "float32"}, "begun with dtype float16, this is float32"),
-        ({"split": SplitPlan(val_ids=frozenset({"doc1"}))}, "begun with split .*"),
-        ({"chunker": Chunker(min_chars=41)}, "begun with chunker "),
-        ({"min_chunks": 2}, "begun with min_chunks 1, this is 2"),
-        ({"limit": 30}, "begun with limit None, this is 30"),
+        (
+            {"encoder": "owner/other"},
+            "started with encoder owner/hashing, not owner/other. To continue it, use the same arguments",
+        ),
+        ({"dtype": "float32"}, "started with dtype float16, not float32"),
+        ({"split": SplitPlan(val_ids=frozenset({"doc1"}))}, "started with split .*"),
+        ({"chunker": Chunker(min_chars=41)}, "started with chunker "),
+        ({"min_chunks": 2}, "started with min_chunks 1, not 2"),
+        ({"limit": 30}, "started with limit None, not 30"),
     ],
 )
-def test_other_arguments_do_not_go_on_with_a_begun_build(
+def test_a_build_does_not_continue_with_other_arguments(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
     begin(source, tmp_path / "s", monkeypatch)
     before = contents(unfinished_folder(tmp_path / "s"))
     with pytest.raises(StoreError, match=message) as caught:
-        build_store([source], tmp_path / "s", quiet=True, **{"encoder": "owner/hashing"} | options)
+        make_store([source], tmp_path / "s", **{"encoder": "owner/hashing"} | options)
     assert "\n" not in str(caught.value)
     assert contents(unfinished_folder(tmp_path / "s")) == before
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
+@pytest.mark.usefixtures("small_blocks", "hashing")
 def test_a_build_does_not_continue_with_another_version_of_the_sentence_splitter(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(source, tmp_path / "s", monkeypatch)
     monkeypatch.setattr(build, "version", lambda package: "99" if package == "sentencex" else version(package))
-    with pytest.raises(StoreError, match=rf"begun with sentencex {version('sentencex')}, this is 99"):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    with pytest.raises(StoreError, match=rf"started with sentencex {version('sentencex')}, not 99"):
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
 
 
 def begin(source: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that ends in the middle of the vectors."""
+    """Start a build and kill it in the middle of the vectors."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_rounded", 2, Killed())
-        build_store([source], out, encoder="owner/hashing", quiet=True)
+        interrupt(patch, build, "_to_unit_length", 2, Killed())
+        make_store([source], out, encoder="owner/hashing")
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_other_id_lists_of_the_same_length_are_other_arguments(
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_a_build_does_not_continue_with_another_id_list_of_the_same_length(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = [SplitPlan(val_ids=frozenset({name})) for name in ("doc1", "doc2")]
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_rounded", 1, Killed())
-        build_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[0], quiet=True)
-    with pytest.raises(StoreError, match="begun with val ids"):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[1], quiet=True)
+        interrupt(patch, build, "_to_unit_length", 1, Killed())
+        make_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[0])
+    with pytest.raises(StoreError, match="started with val ids"):
+        make_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[1])
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
-def test_a_source_that_changed_does_not_go_on(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("small_blocks", "hashing")
+def test_a_build_does_not_continue_with_a_changed_source(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begin(source, tmp_path / "s", monkeypatch)
     write_jsonl(Path(source), corpus(41))
-    with pytest.raises(
-        StoreError, match=r"corpus\.jsonl has changed since the build there was begun; .*remove the folder"
-    ):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    with pytest.raises(StoreError, match=r"corpus\.jsonl has changed since this build started\. .*remove "):
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
 
 
-@pytest.mark.usefixtures("small_pieces")
-def test_an_encoder_that_changed_does_not_go_on(
+@pytest.mark.usefixtures("small_blocks")
+def test_a_build_does_not_continue_with_a_changed_encoder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing: Hashing
 ) -> None:
     begin(source, tmp_path / "s", monkeypatch)
     hashing.settings["precision"] = "bfloat16"
-    with pytest.raises(StoreError, match=r"its vectors are by .*float32.*, here they would be by .*bfloat16"):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    with pytest.raises(StoreError, match=r"its vectors were made by .*float32.*, but the encoder is now .*bfloat16"):
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
     hashing.settings["precision"] = "float32"
-    assert len(build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True).vectors)
+    assert len(make_store([source], tmp_path / "s", encoder="owner/hashing").vectors)
 
 
-@pytest.mark.usefixtures("small_pieces", "hashing")
+@pytest.mark.usefixtures("small_blocks", "hashing")
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"arguments": 1, "done": {}}'])
-def test_a_damaged_journal_is_said(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_damaged_journal_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     begin(source, tmp_path / "s", monkeypatch)
     (unfinished_folder(tmp_path / "s") / "build.json").write_text(text)
-    with pytest.raises(StoreError, match=r"build\.json is damaged; remove the folder"):
-        build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    with pytest.raises(StoreError, match=r"build\.json: is damaged\. Remove "):
+        make_store([source], tmp_path / "s", encoder="owner/hashing")
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 def test_two_builds_do_not_write_one_store(source: str, tmp_path: Path, hashing: Hashing) -> None:
-    """The second is started from within the first, while that one encodes."""
+    """The second is started while the first encodes."""
     original, refusals = hashing.encode, []
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        with pytest.raises(OutputError, match="another build is at work there") as caught:
-            build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+        with pytest.raises(OutputError, match="another build is running there") as caught:
+            make_store([source], tmp_path / "s", encoder="owner/hashing")
         refusals.append(caught.value)
         return original(texts)
 
     hashing.encode = encode  # type: ignore[method-assign]
-    build_store([source], tmp_path / "s", encoder="owner/hashing", quiet=True)
+    make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert refusals
 
 
 DRIVER = '''
-"""Builds again and again in forked children that kill themselves at the n-th change of the disk; says what became
-of each."""
+"""Build in forked children that kill themselves at the n-th change of the disk; print how each ended."""
 import json, os, signal, sys
 from pathlib import Path
 
@@ -674,7 +681,7 @@ from nextvec.data.store import build, staging, writer
 from nextvec.data.splits import SplitPlan
 from nextvec.errors import OutputError
 
-staging.DOCUMENTS_A_PART, staging.BLOCK = 8, 30
+staging.DOCUMENTS_PER_FILE, staging.BLOCK_ROWS = 8, 30
 steps, kill_at = 0, -1
 
 def step():
@@ -690,7 +697,7 @@ def counted(owner, name):
         return original(*args, **options)
     setattr(owner, name, call)
 
-os.fsync = lambda descriptor: None  # a kill loses nothing that was written; only a power cut would
+os.fsync = lambda descriptor: None  # a kill loses no written data; only a power cut would
 for name in ("replace", "rename", "unlink", "rmdir", "mkdir", "posix_fallocate"):
     counted(os, name)
 
@@ -703,7 +710,7 @@ def write_in_halves(self, rows, values):
 writer.VectorWriter.write = write_in_halves
 
 def child(out, point):
-    """Exit status of a build in a child that dies at that step (-1: never), and how many steps it took."""
+    """Return the exit status of a build in a child that dies at a step (-1: never), and its number of steps."""
     global kill_at
     reader, writer = os.pipe()
     pid = os.fork()
@@ -711,9 +718,9 @@ def child(out, point):
         kill_at = point
         try:
             plan = SplitPlan(val_ids=frozenset({"doc5", "doc11", "doc17", "doc23"}))
-            build.build_store([source], out, dimensions=10, split=plan, min_chunks=2, quiet=True)
+            build.build_store(build.BuildConfig((source,), dimensions=10, split=plan, min_chunks=2), out, quiet=True)
         except OutputError as error:
-            os._exit(2 if "exists already" in str(error) else 1)
+            os._exit(2 if "already exists" in str(error) else 1)
         os.write(writer, str(steps).encode())
         os._exit(0)
     os.close(writer)
@@ -736,7 +743,7 @@ print(json.dumps(report))
 
 
 def test_a_build_killed_anywhere_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    """SIGKILL at every change of the disk (folder, rename, removal, half a block), then the same build again."""
+    """Kill a build at every change of the disk (folder, rename, removal, half a block), then build again."""
     source = write_jsonl(tmp_path / "corpus.jsonl", corpus(24))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER, source, str(tmp_path)]
@@ -747,18 +754,18 @@ def test_a_build_killed_anywhere_ends_in_the_same_bytes(tmp_path: Path) -> None:
     assert len(unbroken) == 8
     counts = json.loads(unbroken["manifest.json"])["counts"]
     assert counts["repeats_dropped"] == 3
-    assert counts["unknown_texts"] == 4  # counted through all interruptions
+    assert counts["unknown_texts"] == 4  # also counted across interruptions
     assert report["total"] > 30
     assert len(report["kills"]) == report["total"]
     killed, again = zip(*report["kills"], strict=True)
     assert set(killed) == {-9}  # every kill hit
-    # The last removals come when the store is complete: then the second start may say that it exists.
+    # The last removals follow the completion of the store: then the second start may report that it exists.
     assert set(again[:-2]) == {0}
     assert set(again[-2:]) <= {0, 2}
     for point in range(report["total"]):
         assert contents(tmp_path / f"killed_{point}") == unbroken, f"killed at step {point}"
     *loop, last = report["crash_loop"]
-    assert set(loop) == {-9}  # killed over and over, it gets there
+    assert set(loop) == {-9}  # a build that is killed repeatedly completes in the end
     assert len(loop) > 3
     assert last in (0, 2)
     assert contents(tmp_path / "crash_loop") == unbroken

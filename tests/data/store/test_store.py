@@ -1,4 +1,4 @@
-"""The store: what is written comes back, and each kind of damage is one clear StoreError."""
+"""The store: a round trip, and a one-line StoreError for each kind of damage."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def rewrite_manifest(store: Store, **changes: object) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_what_is_written_comes_back(tmp_path: Path, dtype: str) -> None:
+def test_a_store_reads_back_what_was_written(tmp_path: Path, dtype: str) -> None:
     make_store(tmp_path / "s", dtype)
     store = open_store(str(tmp_path / "s"))
     assert store.vectors.dtype == dtype
@@ -72,7 +72,7 @@ def test_what_is_written_comes_back(tmp_path: Path, dtype: str) -> None:
     assert not unfinished_folder(store.path).exists()
 
 
-def test_the_manifest_says_what_the_store_is(store: Store) -> None:
+def test_the_manifest_describes_the_store(store: Store) -> None:
     manifest = json.loads((store.path / MANIFEST).read_text())
     assert manifest["rows"] == 6
     assert manifest["counts"] == {"documents": 3}
@@ -89,15 +89,15 @@ def test_writing_to_the_vectors_changes_nothing_on_disk(store: Store) -> None:
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    one, other = make_store(tmp_path / "one"), make_store(tmp_path / "other")
+    first, second = make_store(tmp_path / "first"), make_store(tmp_path / "second")
     for name in (MANIFEST, VECTORS, DOCUMENTS, CHUNKS):
-        assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes()
 
 
-def test_a_store_without_texts_says_so(store: Store) -> None:
+def test_reading_texts_of_a_store_without_texts_is_an_error(store: Store) -> None:
     (store.path / CHUNKS).unlink()
     assert not store.has_texts
-    with pytest.raises(StoreError, match="holds no texts"):
+    with pytest.raises(StoreError, match="has no texts, because it was imported or synthesized"):
         store.texts([0])
 
 
@@ -107,14 +107,14 @@ def fails(path: Path, message: str, kind: type[Exception] = StoreError) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_store(tmp_path: Path) -> None:
-    fails(tmp_path / "none", r"no manifest.json there; run 'nextvec data build'")
+def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
+    fails(tmp_path / "none", r"has no manifest\.json\. Make one with 'nextvec data build'")
     unfinished_folder(tmp_path / "none").mkdir()
-    fails(tmp_path / "none", "its build was interrupted; run the same 'nextvec data build' command again")
+    fails(tmp_path / "none", "Its build was interrupted: run the same 'nextvec data build' command again to continue")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}'])
-def test_a_damaged_manifest(store: Store, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 2}'])
+def test_a_damaged_manifest_is_an_error(store: Store, text: str) -> None:
     (store.path / MANIFEST).write_text(text)
     fails(store.path, "manifest.json is damaged")
 
@@ -122,19 +122,19 @@ def test_a_damaged_manifest(store: Store, text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, this nextvec reads 1; upgrade"),
-        ({"rows": 7}, "vectors.npy is 6 × 4, manifest.json says 7 × 4"),
+        ({"format": 1}, r"has format 1, but this nextvec reads format 2\. Build the store again"),
+        ({"rows": 7}, "vectors.npy is 6 × 4, but manifest.json says 7 × 4"),
         ({"rows": ...}, "manifest.json is damaged"),
-        ({"space": Space("toy", "1", 5).to_dict()}, "vectors.npy is 6 × 4, manifest.json says 6 × 5"),
+        ({"space": Space("toy", "1", 5).to_dict()}, "vectors.npy is 6 × 4, but manifest.json says 6 × 5"),
         ({"files": {}}, "manifest.json is damaged"),
     ],
 )
-def test_a_manifest_that_does_not_fit(store: Store, changes: dict, message: str) -> None:
+def test_a_manifest_that_contradicts_the_files_is_an_error(store: Store, changes: dict, message: str) -> None:
     rewrite_manifest(store, **changes)
     fails(store.path, message)
 
 
-def test_a_damaged_space(store: Store) -> None:
+def test_a_damaged_space_is_an_error(store: Store) -> None:
     rewrite_manifest(store, space={"encoder": "toy"})
     fails(store.path, "description of the embedding space is damaged", SpaceError)
 
@@ -144,31 +144,31 @@ def test_a_damaged_space(store: Store) -> None:
     [np.zeros(6, np.float16), np.zeros((6, 4)), np.zeros((6, 4), np.int16), np.array([{}], object)],
     ids=["one axis", "float64", "integers", "objects"],
 )
-def test_vectors_of_another_kind(store: Store, array: np.ndarray) -> None:
+def test_vectors_of_another_shape_or_dtype_are_an_error(store: Store, array: np.ndarray) -> None:
     np.save(store.path / VECTORS, array, allow_pickle=True)
-    fails(store.path, r"vectors .*vectors\.npy: (need \(N, D\) float16 or float32|not a readable .npy file)")
+    fails(store.path, r"vectors .*vectors\.npy: (.* is not \(N, D\) float16 or float32|not a readable .npy file)")
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 170])
-def test_truncated_vectors(store: Store, size: int) -> None:
+def test_truncated_vectors_are_an_error(store: Store, size: int) -> None:
     content = (store.path / VECTORS).read_bytes()
     assert size < len(content)
     (store.path / VECTORS).write_bytes(content[:size])
     fails(store.path, "not a readable .npy file")
 
 
-def test_missing_files(store: Store) -> None:
+def test_missing_files_are_an_error(store: Store) -> None:
     (store.path / DOCUMENTS).unlink()
     fails(store.path, "documents.parquet can't be read")
     (store.path / VECTORS).unlink()
     fails(store.path, "not a readable .npy file")
 
 
-def test_a_table_of_documents_that_does_not_fit(store: Store) -> None:
+def test_a_damaged_table_of_documents_is_an_error(store: Store) -> None:
     file = store.path / DOCUMENTS
     table = pq.read_table(file)
     pq.write_table(table.slice(0, 2), file)
-    fails(store.path, "documents.parquet has 4 rows, vectors.npy 6")
+    fails(store.path, "documents.parquet has 4 rows, but vectors.npy has 6")
     pq.write_table(table.drop_columns(["split"]), file)
     fails(store.path, "documents.parquet can't be read")
     pq.write_table(table.set_column(table.column_names.index("first_row"), "first_row", pa.array([0, 2, 4])), file)
@@ -179,10 +179,10 @@ def test_a_table_of_documents_that_does_not_fit(store: Store) -> None:
     fails(store.path, "documents.parquet can't be read")
 
 
-def test_nothing_is_overwritten(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="exists already"):
+def test_an_existing_store_is_not_overwritten(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="already exists"):
         require_new(store.path)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         make_store(store.path)
     require_new(tmp_path / "new")
 

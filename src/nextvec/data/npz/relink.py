@@ -1,12 +1,12 @@
-"""From windows back to documents: which windows follow each other, and which belong together.
+"""Recover documents from overlapping windows.
 
-A file of windows repeats each vector up to S + 1 times and has forgotten the documents. Two windows whose S last and S
-first vectors are the same follow each other; following windows make a *chain*, and a chain of L windows is L + S
-vectors of one document in their order. Chains that share a vector anywhere are one *group*, so that a split can't put
-the same vector on both sides.
+A file of windows repeats each vector up to S + 1 times and may lack the documents. If the last S vectors of a window
+equal the first S of another, the other is its successor; consecutive windows form a *chain*, and a chain of L windows
+is L + S vectors of one document in order. Chains that share a vector form one *group*, so that a split never has the
+same vector on both sides.
 
-Everything here works on numbers of vectors (equal numbers = equal bytes), never on vectors.
-Letters: W windows, T = S + 1 vectors of a window, V distinct vectors, C chains.
+All functions work on numbers of vectors (equal numbers mean equal bytes), never on vectors.
+Letters in names: W windows, T = S + 1 vectors of a window, V distinct vectors, C chains.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Chains:
     chain_W: Ints
     """(W,) the chain of each window."""
     position_W: Ints
-    """(W,) its place in the chain, from 0."""
+    """(W,) its position in the chain, from 0."""
     windows_C: Ints
-    """(C,) windows of each chain."""
+    """(C,) number of windows of each chain."""
 
     def __len__(self) -> int:
         return len(self.windows_C)
 
 
 def digest_rows(block: NDArray[Any]) -> NDArray[np.uint8]:
-    """A digest of each vector's bytes: (…, D) → (…, 16)."""
+    """Return a digest of each vector's bytes: (…, D) → (…, 16)."""
     row_bytes = block.shape[-1] * block.itemsize
     content = block.data.cast("B")
     digests = [
@@ -49,9 +49,9 @@ def digest_rows(block: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def number_vectors(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Numbers for digests (M, 16): (M,) equal where digests are equal, and the V distinct digests (V, 16) by number.
+    """Number digests (M, 16): returns numbers (M,), equal for equal digests, and the distinct digests (V, 16).
 
-    Numbers follow the digests' order, so that they depend on the content and not on where it stands.
+    Numbers are in the order of the digests, so they depend on the content alone, not on its order in the file.
     """
     high, low = np.ascontiguousarray(digests).view(">u8").T
     order = np.lexsort((low, high))
@@ -63,11 +63,10 @@ def number_vectors(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArr
 
 
 def link_windows(vectors_WT: NDArray[np.int32], label_W: Ints) -> Chains:
-    """Chains of windows; windows of different labels (files, given documents) never follow each other.
+    """Link windows to chains; windows with different labels (files or documents) are never linked.
 
-    Every window has at most one successor, and with a given context S a chain holds its own windows and no other.
-    Where several could follow, the next one in the file does if it can, else the earliest that is free. A ring is
-    opened before its earliest window.
+    Every window has at most one successor. Among several candidates, the next window of the file is preferred, then the
+    earliest that has no predecessor. A ring is cut before its earliest window.
     """
     predecessor_W = _predecessors(*_overlaps(vectors_WT, label_W))
     head_W, position_W = _walk_back(predecessor_W)
@@ -76,22 +75,24 @@ def link_windows(vectors_WT: NDArray[np.int32], label_W: Ints) -> Chains:
 
 
 def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, document_W: Ints) -> tuple[Ints, int]:
-    """The group of each chain (C,), numbered by first chain, and how many given documents share a group with another.
+    """Return the group of each chain (C,), and the number of known documents that share a group with another.
 
-    Chains of one file that share a vector, or a given document (`document_W`, -1 where none is given), are one group.
+    Chains of one file that share a vector, or a document (`document_W`, -1 if unknown), are one group. Groups are
+    numbered in the order of their first chain.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # One graph of chains, vectors (of each file), and given documents; an edge for each "is in".
+    # Connected components of a graph whose nodes are chains, vectors of each file, and documents; each chain has an
+    # edge to its vectors and its documents.
     vectors = int(vectors_WT.max()) + 1
     vector_WT = vectors_WT + (len(chains) + file_W * vectors)[:, None]
     first_document = len(chains) + (int(file_W.max()) + 1) * vectors
-    given_W = document_W >= 0
-    one = np.concatenate([np.repeat(chains.chain_W, vectors_WT.shape[1]), chains.chain_W[given_W]])
-    other = np.concatenate([vector_WT.ravel(), first_document + document_W[given_W]])
+    is_known_W = document_W >= 0
+    start = np.concatenate([np.repeat(chains.chain_W, vectors_WT.shape[1]), chains.chain_W[is_known_W]])
+    end = np.concatenate([vector_WT.ravel(), first_document + document_W[is_known_W]])
     nodes = first_document + int(document_W.max(initial=-1)) + 1
-    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(nodes, nodes))
+    graph = coo_array((np.ones(len(start), np.int8), (start, end)), shape=(nodes, nodes))
     component = connected_components(graph, directed=False)[1].astype(np.int64)
     documents_of = np.bincount(component[first_document:], minlength=int(component.max()) + 1)
     sharing = int(documents_of[documents_of > 1].sum())
@@ -99,26 +100,27 @@ def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, do
 
 
 def _overlaps(vectors_WT: NDArray[np.int32], label_W: Ints) -> tuple[Ints, Ints]:
-    """Numbers (W,) for each window's S first and S last vectors: equal where label and vectors are equal."""
+    """Number (W,) each window's S first and S last vectors: equal where label and vectors are equal."""
     windows, vectors = len(vectors_WT), int(vectors_WT.max()) + 1
     overlaps = np.vstack([vectors_WT[:, :-1], vectors_WT[:, 1:]])
     numbers = np.concatenate([label_W, label_W])
-    for column in overlaps.T:  # one column more each time, and small numbers again: never beyond 64 bits
+    for column in overlaps.T:  # renumbering after each column keeps the products within 64 bits
         numbers = np.unique(numbers, return_inverse=True)[1] * vectors + column
     numbers = np.unique(numbers, return_inverse=True)[1]
     return numbers[:windows], numbers[windows:]
 
 
 def _predecessors(begin_W: Ints, end_W: Ints) -> Ints:
-    """The window before each one (W,), -1 for none: its end is the other's begin, each used once, no rings."""
+    """Return the predecessor of each window (W,), -1 for none: its end equals the window's begin; no rings."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     windows = len(begin_W)
     predecessor_W = np.full(windows, -1)
+    # Prefer windows that are adjacent in the file.
     follows = np.flatnonzero(end_W[:-1] == begin_W[1:])
     predecessor_W[follows + 1] = follows
-    # Of what is left, the i-th window with an end meets the i-th with the same begin.
+    # Among the rest, link the i-th window with an end to the i-th window with the same begin.
     is_last = np.ones(windows, bool)
     is_last[follows] = False
     last, first = np.flatnonzero(is_last), np.flatnonzero(predecessor_W < 0)
@@ -126,6 +128,7 @@ def _predecessors(begin_W: Ints, end_W: Ints) -> Ints:
         _with_rank(end_W[last], windows), _with_rank(begin_W[first], windows), assume_unique=True, return_indices=True
     )
     predecessor_W[first[at_first]] = last[at_last]
+    # Cut rings: components in which every window has a predecessor.
     linked = np.flatnonzero(predecessor_W >= 0)
     links = coo_array((np.ones(len(linked), np.int8), (linked, predecessor_W[linked])), shape=(windows, windows))
     component_W = connected_components(links, directed=False)[1]
@@ -137,7 +140,7 @@ def _predecessors(begin_W: Ints, end_W: Ints) -> Ints:
 
 
 def _with_rank(keys: Ints, limit: int) -> Ints:
-    """Keys made distinct: key · limit + how many equal keys come before. Ranks stay below `limit`."""
+    """Make keys distinct: key · limit + number of equal keys before it, which is below `limit`."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
@@ -147,10 +150,10 @@ def _with_rank(keys: Ints, limit: int) -> Ints:
 
 
 def _walk_back(predecessor_W: Ints) -> tuple[Ints, Ints]:
-    """The first window of each window's chain (W,) and its distance from it (W,), by doubling the steps."""
-    has_one = predecessor_W >= 0
-    ancestor = np.where(has_one, predecessor_W, np.arange(len(predecessor_W)))
-    distance = has_one.astype(np.int64)
+    """Return the first window of each window's chain (W,) and the distance to it (W,), by pointer doubling."""
+    has_predecessor = predecessor_W >= 0
+    ancestor = np.where(has_predecessor, predecessor_W, np.arange(len(predecessor_W)))
+    distance = has_predecessor.astype(np.int64)
     while (step := distance[ancestor]).any():
         distance = distance + step
         ancestor = ancestor[ancestor]
@@ -158,7 +161,7 @@ def _walk_back(predecessor_W: Ints) -> tuple[Ints, Ints]:
 
 
 def _number_by_first(labels: Ints) -> tuple[Ints, Ints]:
-    """Labels renumbered in the order of their first places: (first place of each number, number of each label)."""
+    """Renumber labels by first occurrence; return (first position of each number, number of each label)."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(first), np.int64)

@@ -1,15 +1,7 @@
-"""What a file may ask of memory: small files that grow without end when they are read are refused.
+"""Shared by all readers: decompression limits and the wrapping of errors.
 
-A line has at most MAX_DOCUMENT bytes (a long novel has four million). Packed data may be large, but not both large and
-packed far tighter than text or vectors ever are.
-
-Reading text: any source becomes a stream of documents.
-
-    for document in read_documents("articles.jsonl.gz"):
-        print(document.title, len(document.paragraphs))
-
-`SOURCES` lists what is read. Each reader is a generator that holds one document (or one batch of rows) at a time, in
-an order that depends on the source alone. Whatever is wrong with a source is one CorpusError that says where.
+A line has at most MAX_DOCUMENT_BYTES (a long novel has four million). Compressed data may be large, but not both large
+and compressed far more than text or vectors can be: such files are decompression bombs.
 """
 
 from __future__ import annotations
@@ -20,20 +12,25 @@ from pathlib import Path
 
 from nextvec.errors import CorpusError
 
-MAX_DOCUMENT = 32 * 2**20
-"""Bytes of one document as it stands in its file, and the most that is read of a file whose line does not end."""
-MAX_RATIO, SMALL = 100, 64 * 2**20
-"""How many times its packed size data may have unpacked, where that is more than SMALL bytes."""
+MAX_DOCUMENT_BYTES = 32 * 2**20
+"""Maximum size of a document in its file, and so of a line."""
+MAX_COMPRESSION_RATIO = 100
+"""Maximum ratio of uncompressed to compressed size; text and vectors stay far below it."""
+MIN_BOMB_BYTES = 64 * 2**20
+"""Uncompressed size up to which data may have any ratio."""
 
 
-def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether data of so many bytes is too large for what it is packed in."""
-    return unpacked > SMALL and unpacked > MAX_RATIO * packed
+def is_bomb(compressed_bytes: int, uncompressed_bytes: int) -> bool:
+    """Return whether data has an implausible compression ratio."""
+    return uncompressed_bytes > MIN_BOMB_BYTES and uncompressed_bytes > MAX_COMPRESSION_RATIO * compressed_bytes
 
 
-def bomb_words(packed: int, unpacked: int) -> str:
-    """What is wrong with such data."""
-    return f"{packed:,} bytes that unpack to {unpacked:,}, which no text or vectors do; refused as unsafe"
+def bomb_message(compressed_bytes: int, uncompressed_bytes: int) -> str:
+    """Return the reason why such data is refused."""
+    return (
+        f"{compressed_bytes:,} bytes decompress to {uncompressed_bytes:,}, an implausible ratio "
+        "(possible decompression bomb)"
+    )
 
 
 @contextlib.contextmanager
@@ -46,6 +43,6 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another package says, in one line of at most 300 characters."""
+    """Return the message of another package's error in one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.data.documents import Columns, Document
-from nextvec.data.readers._common import MAX_DOCUMENT, bomb_words, is_bomb, one_line, reading
+from nextvec.data.readers._common import MAX_DOCUMENT_BYTES, bomb_message, is_bomb, one_line, reading
 from nextvec.data.readers.text import split_paragraphs
 from nextvec.errors import CorpusError
 
@@ -49,10 +49,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     packed = path.name.lower().endswith(".gz")
     with reading(path), gzip.open(path, "rb") if packed else path.open("rb") as file:
         try:
-            while line := file.readline(MAX_DOCUMENT):
+            while line := file.readline(MAX_DOCUMENT_BYTES):
                 number += 1
-                if len(line) == MAX_DOCUMENT:
-                    raise CorpusError(f"{path}, line {number}: longer than {MAX_DOCUMENT:,} bytes; divide the document")
+                if len(line) == MAX_DOCUMENT_BYTES:
+                    raise CorpusError(
+                        f"{path}, line {number}: longer than {MAX_DOCUMENT_BYTES:,} bytes; divide the document"
+                    )
                 yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             place = f"after line {number:,}" if number else "at its start"
@@ -95,7 +97,7 @@ def _require_bounds(path: Path, metadata: Any) -> None:
             column = metadata.row_group(group).column(index)
             packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
             if is_bomb(packed, unpacked):
-                raise CorpusError(f"{path}: column {column.path_in_schema} has {bomb_words(packed, unpacked)}")
+                raise CorpusError(f"{path}: column {column.path_in_schema} has {bomb_message(packed, unpacked)}")
 
 
 class RowReader:

@@ -1,16 +1,14 @@
-"""The vector store: a folder that holds each vector of a corpus once, in document order.
+"""The vector store: a folder that contains each vector of a corpus once, in document order.
 
-    manifest.json       format version, space, chunker, counts, SHA-256 of each file
+    manifest.json       format version, embedding space, chunker, counts, SHA-256 of each file
     vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled
     documents.parquet   id, title, source, first_row, rows, split, group
     chunks.parquet      text (optional)
-    encoder/            what is needed to encode new text (only for encoders that were fitted on this corpus)
+    encoder/            the fitted encoder (only for encoders that were fitted on this corpus)
 
-`group` names documents that belong together (parts of one document, or documents that share vectors): splits and
-bootstraps never separate a group. Opening a store reads the manifest and maps the vectors; it takes milliseconds at
-any size.
-
-A vector store in a few lines: what is in it, how it is divided, and what was left out on the way.
+Documents with the same `group` belong together (the chapters of a book, or documents that share vectors): splits and
+bootstraps never separate them. Opening a store reads the manifest and maps the vectors; it takes milliseconds at any
+size.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,12 @@ from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
 from nextvec.errors import StoreError
 
-FORMAT_VERSION = 1
-MANIFEST, VECTORS, DOCUMENTS, CHUNKS, ENCODER = (
-    "manifest.json", "vectors.npy", "documents.parquet", "chunks.parquet", "encoder",
-)  # fmt: skip
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+VECTORS = "vectors.npy"
+DOCUMENTS = "documents.parquet"
+CHUNKS = "chunks.parquet"
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DocumentTable:
     rows: NDArray[np.int64]
     """(M,) number of vectors."""
     group: NDArray[np.int64]
-    """(M,) documents with the same number belong together."""
+    """(M,) number of the document's group."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,12 +59,15 @@ class DocumentTable:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store. `vectors` is (N, D), memory-mapped and read-only in spirit: writing changes nothing on disk."""
+    """An open store."""
 
     path: Path
     manifest: dict[str, Any]
     space: Space
     vectors: NDArray[Any]
+    """(N, D), memory-mapped copy-on-write: changes never reach the file."""
+    document_table: DocumentTable | None = field(default=None, repr=False)
+    """Documents that replace those of the file; see `with_documents`."""
 
     @property
     def dimensions(self) -> int:
@@ -73,7 +76,7 @@ class Store:
 
     @property
     def store_hash(self) -> str:
-        """SHA-256 of the vectors and of the documents' table: what a run says that it was trained on."""
+        """SHA-256 of the vectors and of the table of documents, by which runs identify their data."""
         files = self.manifest["files"]
         return f"{files[VECTORS]}:{files[DOCUMENTS]}"
 
@@ -83,38 +86,21 @@ class Store:
         return self.space.encoder == SYNTHETIC
 
     def to_dict(self) -> dict[str, Any]:
-        """Path and manifest, for --json."""
+        """Return path and manifest for JSON."""
         return {"store": str(self.path), **self.manifest}
 
-    @cached_property
+    @property
     def documents(self) -> DocumentTable:
-        """The table of documents, read on first use."""
-        import pyarrow.parquet as pq
+        """The table of documents, read on first use. Raises StoreError if it cannot be read."""
+        return self._stored_documents if self.document_table is None else self.document_table
 
-        try:
-            table = pq.read_table(self.path / DOCUMENTS)
-            splits = np.array([SPLITS.index(split) for split in table["split"].to_pylist()], dtype=np.int8)
-            first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
-        except (OSError, KeyError, ValueError) as error:
-            raise StoreError(
-                f"store {self.path}: {DOCUMENTS} can't be read ({_line(error)}); build the store again"
-            ) from error
-        if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
-            raise StoreError(f"store {self.path}: {DOCUMENTS} does not cover the rows in order; build the store again")
-        if int(rows.sum()) != len(self.vectors):
-            raise StoreError(
-                f"store {self.path}: {DOCUMENTS} has {int(rows.sum())} rows, {VECTORS} {len(self.vectors)}: rebuild it"
-            )
-        return DocumentTable(
-            table["id"].to_pylist(), table["title"].to_pylist(), table["source"].to_pylist(),
-            splits, first_row, rows, table["group"].to_numpy(),
-        )  # fmt: skip
+    @cached_property
+    def _stored_documents(self) -> DocumentTable:
+        return _read_documents(self.path / DOCUMENTS, len(self.vectors))
 
     def with_documents(self, documents: DocumentTable) -> Store:
-        """The same store under another division into documents or splits; nothing changes on the disk."""
-        changed = replace(self)
-        changed.__dict__["documents"] = documents  # what the cached property would read
-        return changed
+        """Return the same store with other documents or splits; nothing changes on disk."""
+        return replace(self, document_table=documents)
 
     @property
     def has_texts(self) -> bool:
@@ -122,23 +108,64 @@ class Store:
         return (self.path / CHUNKS).is_file()
 
     def texts(self, rows: Sequence[int]) -> list[str]:
-        """The texts of some rows. Raises StoreError if the store holds no texts."""
+        """Return the texts of the rows. Raises StoreError if the store has no texts."""
         import pyarrow.parquet as pq
 
         if not self.has_texts:
-            raise StoreError(f"store {self.path} holds no texts (it was imported or synthesised)")
+            raise StoreError(f"store {self.path}: has no texts, because it was imported or synthesized.")
         column = pq.read_table(self.path / CHUNKS, columns=["text"])["text"]
         return [str(column[int(row)]) for row in rows]
 
+    def summary(self) -> Iterator[str]:
+        """Yield the lines that describe the store: size, splits, counts and notices."""
+        documents = self.documents
+        yield f"store {self.path}: {len(self.vectors):,} vectors of {len(documents):,} documents, {self.space}"
+        for number, split in enumerate(SPLITS):
+            is_split = documents.splits == number
+            if is_split.any():
+                sources = ", ".join(sorted(set(np.array(documents.sources)[is_split].tolist()))[:5])
+                rows = int(documents.rows[is_split].sum())
+                yield f"  {split:5} {int(is_split.sum()):>8,} documents {rows:>10,} vectors  from {sources}"
+        counts = {name: value for name, value in self.manifest["counts"].items() if isinstance(value, int) and value}
+        yield "  counts: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items())
+        for notice in self.manifest.get("notices", ()):
+            yield f"  note: {notice}"
+
+
+class ChunkTexts:
+    """The texts in a chunks.parquet, read one block of rows at a time."""
+
+    def __init__(self, file: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(file)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        self.blocks = [(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
+        """First row of each block, and the row after its last."""
+
+    def read_block(self, block: int) -> list[str]:
+        """Return all texts of a block."""
+        texts: list[str] = self._file.read_row_group(block, columns=["text"])["text"].to_pylist()
+        return texts
+
+    def read(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """Yield the texts of the rows, which are in ascending order."""
+        for block, (start, stop) in enumerate(self.blocks):
+            block_rows = rows[(rows >= start) & (rows < stop)]
+            if len(block_rows):
+                texts = self.read_block(block)
+                yield from (texts[row - start] for row in block_rows.tolist())
+
 
 def open_store(path: str | Path) -> Store:
-    """Open a store. Raises StoreError if it is missing, unfinished, damaged or of a newer format."""
+    """Open a store. Raises StoreError if it is missing, unfinished, damaged or of another format version."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        hint = "run 'nextvec data build' or 'nextvec data import' to make one, or 'nextvec rehearse' for a dry run"
+        hint = "Make one with 'nextvec data build' or 'nextvec data import', or use 'nextvec rehearse' for a dry run."
         if unfinished_folder(path).is_dir():
-            hint = "its build was interrupted; run the same 'nextvec data build' command again to go on"
-        raise StoreError(f"store {path}: no {MANIFEST} there; {hint}")
+            hint = "Its build was interrupted: run the same 'nextvec data build' command again to continue."
+        raise StoreError(f"store {path}: has no {MANIFEST}. {hint}")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format"]
@@ -146,51 +173,70 @@ def open_store(path: str | Path) -> Store:
             space_values, rows = manifest["space"], manifest["rows"]
             manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}); build the store again") from error
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}). Build the store again.") from error
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"store {path}: format {version!r:.20}, this nextvec reads {FORMAT_VERSION}; upgrade nextvec or rebuild"
+            f"store {path}: has format {version!r:.20}, but this nextvec reads format {FORMAT_VERSION}. "
+            "Build the store again, or upgrade nextvec."
         )
     space = Space.from_dict(space_values)
     vectors = map_vectors(path / VECTORS)
     if vectors.shape != (rows, space.dimensions):
         raise StoreError(
-            f"store {path}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, "
-            f"{MANIFEST} says {rows} × {space.dimensions}; build the store again"
+            f"store {path}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, but {MANIFEST} says "
+            f"{rows} × {space.dimensions}. Build the store again."
         )
     return Store(path, manifest, space, vectors)
 
 
-def verify_store(path: Path) -> int:
-    """Compare every file of a store with the SHA-256 that its manifest keeps; how many there are, the manifest too.
+def _read_documents(file: Path, vectors: int) -> DocumentTable:
+    """Read documents.parquet of a store with that many vectors. Raises StoreError if it is damaged."""
+    import pyarrow.parquet as pq
 
-    Raises StoreError that names the first file that is missing or not what was written. Reads all bytes.
-    """
+    where = f"store {file.parent}: {file.name}"
     try:
-        written = (path / MANIFEST).read_bytes()
-        manifest = json.loads(written)
+        table = pq.read_table(file)
+        splits = np.array([SPLITS.index(split) for split in table["split"].to_pylist()], dtype=np.int8)
+        first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{where} can't be read ({_line(error)}). Build the store again.") from error
+    if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
+        raise StoreError(f"{where} does not cover the rows in order. Build the store again.")
+    if int(rows.sum()) != vectors:
+        raise StoreError(f"{where} has {int(rows.sum())} rows, but {VECTORS} has {vectors}. Build the store again.")
+    ids, titles, sources = (table[name].to_pylist() for name in ("id", "title", "source"))
+    return DocumentTable(ids, titles, sources, splits, first_row, rows, table["group"].to_numpy())
+
+
+def verify_store(path: Path) -> int:
+    """Compare every file of a store with the SHA-256 in its manifest; return the number of files.
+
+    The manifest is verified and counted too. Reads all bytes. Raises StoreError that names the first file that is
+    missing or differs.
+    """
+    remedy = "Build the store again, or copy it again."
+    try:
+        content = (path / MANIFEST).read_bytes()
+        manifest = json.loads(content)
         files = dict(manifest["files"])
-        # Manifests of earlier versions have no checksum of their own.
-        sound = "checksum" not in manifest or (
-            manifest["checksum"] == _checksum(manifest) and written == json_text(manifest).encode()
-        )
+        checksum = manifest["checksum"]
+        is_intact = checksum == manifest_checksum(manifest) and content == json_text(manifest).encode()
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}); build the store again") from error
-    remedy = "build the store again, or copy it anew"
-    if not sound:
-        raise StoreError(f"store {path}: {MANIFEST} is not what was written; {remedy}")
-    for name, digest in files.items():
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}). {remedy}") from error
+    if not is_intact:
+        raise StoreError(f"store {path}: {MANIFEST} has changed since it was written. {remedy}")
+    for name, expected in files.items():
         try:
-            found = sha256_of(path / name)
+            digest = sha256_of(path / name)
         except OSError as error:
-            raise StoreError(f"store {path}: {name} can't be read ({error.strerror}); {remedy}") from error
-        if found != digest:
-            raise StoreError(f"store {path}: {name} is not what was written (SHA-256 differs); {remedy}")
+            raise StoreError(f"store {path}: {name} can't be read ({error.strerror}). {remedy}") from error
+        if digest != expected:
+            raise StoreError(f"store {path}: {name} has changed since it was written (SHA-256 differs). {remedy}")
     return len(files) + 1
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's content but for this value."""
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own entry `checksum`."""
     content = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json_text(content).encode()).hexdigest()
 
@@ -198,36 +244,20 @@ def _checksum(manifest: dict[str, Any]) -> str:
 def map_vectors(path: Path) -> NDArray[Any]:
     """Memory-map a .npy file of (N, D) float16 or float32. Raises StoreError for anything else."""
     try:
-        # Copy-on-write: torch wants writable memory, and a stray write can't reach the file.
+        # Copy-on-write: torch requires writable memory, and a stray write cannot reach the file.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"vectors {path}: not a readable .npy file ({_line(error)})") from error
+        raise StoreError(f"vectors {path}: not a readable .npy file ({_line(error)}).") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
         shape, dtype = getattr(vectors, "shape", "?"), getattr(vectors, "dtype", "?")
-        raise StoreError(f"vectors {path}: need (N, D) float16 or float32, got {shape} {dtype}")
+        raise StoreError(f"vectors {path}: {shape} {dtype} is not (N, D) float16 or float32. Convert the array.")
     return vectors
 
 
 def unfinished_folder(path: Path) -> Path:
-    """Where a store is put together before it takes its name."""
+    """Return the folder in which the store `path` is made; when complete, it is renamed."""
     return path.with_name(f"{path.name}.unfinished")
 
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def store_lines(store: Store) -> Iterator[str]:
-    """The lines that a build, an import or a synthesis ends with."""
-    documents = store.documents
-    yield f"store {store.path}: {len(store.vectors):,} vectors of {len(documents):,} documents, {store.space}"
-    for number, split in enumerate(SPLITS):
-        chosen = documents.splits == number
-        if chosen.any():
-            sources = ", ".join(sorted(set(np.array(documents.sources)[chosen].tolist()))[:5])
-            rows = int(documents.rows[chosen].sum())
-            yield f"  {split:5} {int(chosen.sum()):>8,} documents {rows:>10,} vectors  from {sources}"
-    counts = {name: value for name, value in store.manifest["counts"].items() if isinstance(value, int) and value}
-    yield "  counts: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items())
-    for notice in store.manifest.get("notices", ()):
-        yield f"  note: {notice}"

@@ -1,10 +1,10 @@
-"""Where a store is built so that a killed build can go on: a folder with a lock, a journal and the growing store.
+"""The build directory of a store: working folder of a resumable build, with a lock and a journal.
 
 NAME.unfinished/
-  lock         held by the build that is at work; the system lets go of it when that process dies
-  build.json   the build's arguments, and what is done: rewritten in one step after each piece of work
-  parts/       documents read so far (see parts.py)
-  store/       the store as it grows; in the end it is renamed to NAME, and the rest is removed
+  lock         held while a build runs; the system releases it when the process ends
+  build.json   journal: the build's arguments and its finished work, rewritten in one step after each piece of work
+  staged/      staged chunks (see staging.py)
+  store/       the growing store; at the end it is renamed to NAME, and the rest is removed
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from nextvec.data.store import unfinished_folder
 from nextvec.data.store.writer import remove_folder, require_new
 from nextvec.errors import OutputError, StoreError
 
-_JOURNAL, _LOCK, _PARTS, _STORE = "build.json", "lock", "parts", "store"
+_JOURNAL, _LOCK, _STAGED, _STORE = "build.json", "lock", "staged", "store"
 
 
-class Worksite:
-    """The unfinished folder of one build. `done` is the journal: plain values, kept from run to run."""
+class BuildDirectory:
+    """The unfinished folder of one build."""
 
     def __init__(self, folder: Path, arguments: dict[str, Any], done: dict[str, Any]) -> None:
-        self.folder, self.parts, self.store = folder, folder / _PARTS, folder / _STORE
+        self.folder, self.staged, self.store = folder, folder / _STAGED, folder / _STORE
         self.done = done
+        """The journal of finished work: plain values that an interrupted build finds again."""
         self._arguments = arguments
 
-    def note(self, **facts: Any) -> None:
-        """Add to the journal what is done; on disk when this returns."""
+    def record(self, **facts: Any) -> None:
+        """Add finished work to the journal; it is on disk when this returns."""
         self.done |= facts
         write_json(self.folder / _JOURNAL, {"arguments": self._arguments, "done": self.done})
 
     @property
     def is_finished(self) -> bool:
-        """Whether the store has got its name, and only the clearing up was cut short."""
+        """Whether the store was renamed, and only the removal of this folder was interrupted."""
         return bool(self.done.get("complete")) and not self.store.exists()
 
     def remove(self) -> None:
-        """Remove everything; the journal goes after the rest, so that a kill in between can be seen."""
-        for part in (self.store, self.parts):
-            if part.exists():
-                remove_folder(part)
+        """Remove the folder. The journal is removed last, so that an interrupted removal is recognized."""
+        for folder in (self.store, self.staged):
+            if folder.exists():
+                remove_folder(folder)
         with writing(self.folder):
             for name in (_JOURNAL, _LOCK):
                 (self.folder / name).unlink(missing_ok=True)
@@ -57,29 +58,29 @@ class Worksite:
 
 
 @contextlib.contextmanager
-def worksite(path: Path, arguments: dict[str, Any]) -> Iterator[Worksite]:
-    """The locked worksite of the store `path`: a new one, or the one that a build with the same arguments left.
+def open_build_directory(path: Path, arguments: dict[str, Any]) -> Iterator[BuildDirectory]:
+    """Lock the build directory of the store `path`: a new one, or the one of an interrupted build.
 
-    Raises OutputError if the store exists, if its folder can't be written, or if another build is at work in it;
-    StoreError if the build that was begun there had other arguments.
+    Raises OutputError if the store exists, if its folder cannot be written, or if another build is running in it;
+    StoreError if the interrupted build had other arguments.
     """
     folder = unfinished_folder(path)
     if not folder.exists():
         require_new(path)
     make_folder(folder)
     with _locked(folder):
-        work = _resume(folder, arguments) if (folder / _JOURNAL).is_file() else _begin(folder, path, arguments)
-        if not work.is_finished:
+        directory = _resume(folder, arguments) if (folder / _JOURNAL).is_file() else _begin(folder, path, arguments)
+        if not directory.is_finished:
             require_new(path)
-            make_folder(work.parts)
-            make_folder(work.store)
-        yield work
+            make_folder(directory.staged)
+            make_folder(directory.store)
+        yield directory
 
 
 def stamp_files(names: Iterable[str]) -> dict[str, str]:
-    """What tells whether files have changed, for each that is on this disk: size and time.
+    """Return a stamp (size and modification time) of each name that is a file or folder on this machine.
 
-    Of a folder, those of the text files within: a store may be built inside the folder that it is made of.
+    A folder's stamp covers the text files in it alone, because a store may be built inside the folder of its texts.
     """
     stamps: dict[str, str] = {}
     for name in names:
@@ -101,43 +102,46 @@ def _stamp(file: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    busy = f"{folder}: another build is at work there; wait until it is done, or choose another output"
+    message = f"{folder}: another build is running there. Wait until it ends, or choose another output."
     with writing(folder):
         file = (folder / _LOCK).open("a")
     with file:
-        lock(file.fileno(), busy)
-        if not os.fstat(file.fileno()).st_nlink:  # its owner finished, and removed it, just before we got it
-            raise OutputError(busy)
+        lock(file.fileno(), message)
+        if not os.fstat(file.fileno()).st_nlink:  # the other build ended and removed the file just before
+            raise OutputError(message)
         yield
 
 
-def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> Worksite:
+def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> BuildDirectory:
+    """Start a journal in a new folder. Raises OutputError if the folder has other files or the store exists."""
     if any(entry.name not in (_LOCK, f".{_JOURNAL}.tmp") for entry in folder.iterdir()):
-        raise OutputError(f"{folder} is in the way, and no build left it there; remove it")
+        raise OutputError(f"{folder}: already exists and was not created by a build. Remove it.")
     if path.exists():
         (folder / _LOCK).unlink()
         with contextlib.suppress(OSError):
             folder.rmdir()
         require_new(path)
-    work = Worksite(folder, arguments, {})
-    work.note()
-    return work
+    directory = BuildDirectory(folder, arguments, {})
+    directory.record()
+    return directory
 
 
-def _resume(folder: Path, arguments: dict[str, Any]) -> Worksite:
-    remedy = "to go on, run it with the same arguments on the same files; to start again, remove the folder"
+def _resume(folder: Path, arguments: dict[str, Any]) -> BuildDirectory:
+    """Read the journal of an interrupted build. Raises StoreError if its arguments or files were others."""
+    remedy = f"To continue it, use the same arguments and files; to start again, remove {folder}."
     try:
         journal = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
-        before, done = dict(journal["arguments"]), dict(journal["done"])
+        earlier, done = dict(journal["arguments"]), dict(journal["done"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder / _JOURNAL} is damaged; remove the folder {folder} to start again") from error
-    for name, now in json.loads(json.dumps(arguments)).items():
-        was = before.get(name)
-        if was != now and name == "files":
-            stamps = dict(was or {})
-            changed = sorted(file for file in {*stamps, *now} if stamps.get(file) != now.get(file))
-            raise StoreError(f"{folder}: {changed[0]} has changed since the build there was begun; {remedy}")
-        if was != now:
-            raise StoreError(f"{folder}: the build there was begun with {name} {was}, this is {now}; {remedy}")
+        raise StoreError(f"{folder / _JOURNAL}: is damaged. Remove {folder} to start again.") from error
+    for name, value in json.loads(json.dumps(arguments)).items():
+        earlier_value = earlier.get(name)
+        if earlier_value == value:
+            continue
+        if name == "files":
+            stamps = dict(earlier_value or {})
+            changed = sorted(file for file in {*stamps, *value} if stamps.get(file) != value.get(file))
+            raise StoreError(f"{folder}: {changed[0]} has changed since this build started. {remedy}")
+        raise StoreError(f"{folder}: this build started with {name} {earlier_value}, not {value}. {remedy}")
     remove_leftovers(folder)
-    return Worksite(folder, arguments, done)
+    return BuildDirectory(folder, arguments, done)

@@ -1,4 +1,7 @@
-"""Vectors that were made elsewhere, one for each paragraph of a source, lined up with the chunks of a build."""
+"""Precomputed embeddings of a build: one per paragraph of a source, aligned with the rows of the store.
+
+Letters in names: N rows of the store, B rows of a block, D dimensions.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,26 @@ from numpy.typing import NDArray
 from nextvec.data.encoders import Encoder
 from nextvec.data.space import probe_cosines
 from nextvec.data.store import map_vectors
-from nextvec.data.store.staging import kept_documents, read_parts
+from nextvec.data.store.staging import kept_documents, read_staged_chunks
 from nextvec.errors import SpaceError, StoreError
 
-SAME_ENCODER_COSINE = 0.98
-"""Mean cosine between given vectors and what the encoder makes of the same texts, from which they are its own."""
+MIN_ENCODER_COSINE = 0.98
+"""Mean cosine between precomputed embeddings and those of an encoder from which the encoder is taken to be the same."""
 
 
-class GivenVectors:
-    """The .npy files of a build, one for each source; row r of a file is the r-th paragraph of its source.
+class PrecomputedEmbeddings:
+    """The .npy files of a build, one per source; row r of a file is the r-th paragraph of its source.
 
-    `origin_N` and `paragraph_N` say which file and which row the N rows of the store come from.
+    Row n of the store is row `paragraph_N[n]` of file `origin_N[n]`.
     """
 
     def __init__(
-        self, files: Sequence[str], arrays: Sequence[NDArray[Any]], origin_N: NDArray[np.int64],
+        self,
+        files: Sequence[str],
+        arrays: Sequence[NDArray[Any]],
+        origin_N: NDArray[np.int64],
         paragraph_N: NDArray[np.int64],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.files, self._arrays = list(files), list(arrays)
         self._origin_N, self._paragraph_N = origin_N, paragraph_N
 
@@ -38,84 +44,80 @@ class GivenVectors:
         return int(self._arrays[0].shape[1])
 
     def __len__(self) -> int:
-        """N, the rows of the store."""
         return len(self._origin_N)
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """The unit vectors of rows `start` to `stop` of the store: (stop - start, D).
+    def read(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the unit vectors (B, D) of rows of the store.
 
-        Raises StoreError with the file and the row for a vector that is zero or not finite.
+        Raises StoreError with file and row for a vector that is zero or not finite.
         """
-        return self._gather(np.arange(start, stop))
-
-    def _gather(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
         origin_B, paragraph_B = self._origin_N[rows_B], self._paragraph_N[rows_B]
         vectors_BD = np.empty((len(rows_B), self.dimensions), np.float32)
         for origin, array in enumerate(self._arrays):
-            here_B = origin_B == origin
-            vectors_BD[here_B] = array[paragraph_B[here_B]]
+            is_origin_B = origin_B == origin
+            vectors_BD[is_origin_B] = array[paragraph_B[is_origin_B]]
         lengths_B = np.linalg.norm(vectors_BD.astype(np.float64), axis=1)
-        broken = np.flatnonzero(~(np.isfinite(lengths_B) & (lengths_B > 0)))
-        if len(broken):
-            file, row = self.files[origin_B[broken[0]]], paragraph_B[broken[0]]
-            raise StoreError(f"vectors {file}: row {row:,} is zero or not finite; encode that paragraph again")
+        unusable = np.flatnonzero(~(np.isfinite(lengths_B) & (lengths_B > 0)))
+        if len(unusable):
+            file, row = self.files[origin_B[unusable[0]]], paragraph_B[unusable[0]]
+            raise StoreError(f"vectors {file}: row {row:,} is zero or not finite. Encode that paragraph again.")
         unit_BD: NDArray[np.float32] = (vectors_BD / lengths_B[:, None]).astype(np.float32)
         return unit_BD
 
-    def require_encoder(self, encoder: Encoder, rows_B: NDArray[np.int64], texts: Sequence[str]) -> str:
-        """What was found, for the manifest, when `encoder` made the vectors of some rows again from their texts.
+    def verify_encoder(self, encoder: Encoder, rows_B: NDArray[np.int64], texts: Sequence[str]) -> str:
+        """Compare rows with the encoder's vectors of their texts; return the result for the manifest.
 
-        Raises SpaceError if its vectors are not the given ones.
+        Raises SpaceError if another encoder made them.
         """
         if encoder.space.dimensions != self.dimensions:
             raise SpaceError(
-                f"vectors {self.files[0]}: {self.dimensions} dimensions, the encoder {encoder.space} has "
-                f"{encoder.space.dimensions}; name the encoder that made them"
+                f"vectors {self.files[0]}: have {self.dimensions} dimensions, but the encoder {encoder.space} has "
+                f"{encoder.space.dimensions}. Name the encoder that made them."
             )
-        cosine = float(probe_cosines(self._gather(rows_B), encoder.encode(texts)).mean())
-        if cosine < SAME_ENCODER_COSINE:
+        cosine = float(probe_cosines(self.read(rows_B), encoder.encode(texts)).mean())
+        if cosine < MIN_ENCODER_COSINE:
             raise SpaceError(
-                f"vectors {self.files[0]}: not of the encoder {encoder.space}: {len(texts)} texts encoded again have a "
-                f"mean cosine of {cosine:.3f} with them; name the encoder that made them, or check their order"
+                f"vectors {self.files[0]}: not from the encoder {encoder.space}; {len(texts)} texts encoded again have "
+                f"a mean cosine of {cosine:.3f} with them. Name the encoder that made them, or check their order."
             )
         return f"{len(texts)} texts encoded again, mean cosine {cosine:.3f}"
 
 
-def open_given(files: Sequence[str]) -> list[NDArray[Any]]:
-    """Map the files. Raises StoreError if one can't be read or if their dimensions differ."""
+def open_precomputed(files: Sequence[str]) -> list[NDArray[Any]]:
+    """Map the files. Raises StoreError if one cannot be read, or if their dimensions differ."""
     arrays = [map_vectors(Path(file)) for file in files]
     for file, array in zip(files, arrays, strict=True):
         if array.shape[1] != arrays[0].shape[1] or not array.shape[1]:
             raise StoreError(
-                f"vectors {file}: {array.shape[1]} dimensions, {files[0]} has {arrays[0].shape[1]}; "
-                "give vectors of one encoder"
+                f"vectors {file}: have {array.shape[1]} dimensions, but {files[0]} has {arrays[0].shape[1]}. "
+                "Use vectors of one encoder."
             )
     return arrays
 
 
-def line_up(
-    parts: Path, files: Sequence[str], sources: Sequence[str], min_chunks: int, *, may_go_on: bool
-) -> GivenVectors:  # fmt: skip
-    """The given vectors of the documents in the parts of a build that have enough chunks.
+def align_precomputed(
+    staged: Path, files: Sequence[str], sources: Sequence[str], min_chunks: int, *, allow_extra_rows: bool
+) -> PrecomputedEmbeddings:
+    """Align the files with the staged documents that have at least `min_chunks` chunks.
 
-    Raises StoreError unless each file has a row for each paragraph of its source; it may go on after those
-    (`may_go_on`) where only the first documents of a source were read.
+    Raises StoreError unless each file has one row per paragraph of its source. With `allow_extra_rows` a file may have
+    more: the build reads only the first documents of each source.
     """
-    arrays = open_given(files)
+    arrays = open_precomputed(files)
     paragraphs_read = [0] * len(sources)
     origins: list[NDArray[np.int64]] = []
     paragraphs: list[NDArray[np.int64]] = []
-    for part in read_parts(parts, ["origin", "paragraphs", "paragraphs_read"]):
-        for origin, count in zip(part["origin"], part["paragraphs_read"], strict=True):
+    for columns in read_staged_chunks(staged, ["origin", "paragraphs", "paragraphs_read"]):
+        for origin, count in zip(columns["origin"], columns["paragraphs_read"], strict=True):
             paragraphs_read[origin] += count
-        for index in kept_documents(part, min_chunks):
-            chosen = np.array(part["paragraphs"][index], np.int64)
-            origins.append(np.full(len(chosen), part["origin"][index]))
-            paragraphs.append(chosen)
+        for index in kept_documents(columns, min_chunks):
+            document_paragraphs = np.array(columns["paragraphs"][index], np.int64)
+            origins.append(np.full(len(document_paragraphs), columns["origin"][index]))
+            paragraphs.append(document_paragraphs)
     for file, array, source, count in zip(files, arrays, sources, paragraphs_read, strict=True):
-        if len(array) != count and not (may_go_on and len(array) > count):
+        if len(array) != count and not (allow_extra_rows and len(array) > count):
             raise StoreError(
-                f"vectors {file}: {len(array):,} rows for {count:,} paragraphs of {source}; "
-                "give one row for each paragraph, in order"
+                f"vectors {file}: {len(array):,} rows for {count:,} paragraphs of {source}. "
+                "Provide one row per paragraph, in order."
             )
-    return GivenVectors(files, arrays, np.concatenate(origins), np.concatenate(paragraphs))
+    return PrecomputedEmbeddings(files, arrays, np.concatenate(origins), np.concatenate(paragraphs))

@@ -1,9 +1,8 @@
-"""The text of a build: documents are read, cut into chunks and freed of repeats, and kept in parts.
+"""Staged chunks of a build: documents that were read, chunked and deduplicated, and the store's tables made from them.
 
-A part is a parquet file of some 2,000 documents that appears in one step, so that a killed build reads the sources
-again but cuts only what no finished part holds. The filter of repeats is filled again from the parts.
-
-The tables of a store from the parts of its text: documents with their splits and rows, and the rows' texts.
+A staged file is a parquet file of about 2,000 documents that appears in one step. A build that continues reads the
+sources again, but chunks only the documents that no staged file contains; the filter of duplicates is filled from the
+staged files.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nextvec.core.console import progress
 from nextvec.core.files import write_atomic, writing
@@ -29,67 +27,77 @@ from nextvec.data.store import CHUNKS, DOCUMENTS, DocumentTable
 from nextvec.data.store.writer import write_documents, write_texts
 from nextvec.errors import CorpusError, StoreError, did_you_mean
 
-DOCUMENTS_A_PART, CHARACTERS_A_PART = 2_000, 64 * 2**20
-"""A part ends with whichever comes first: it is in memory as a whole."""
+DOCUMENTS_PER_FILE, CHARACTERS_PER_FILE = 2_000, 64 * 2**20
+"""A staged file ends at the first of these limits, because it is in memory as a whole."""
+
+BLOCK_ROWS = 1024
+"""Rows of a row group of chunks.parquet: a build encodes them together, and loses at most one block if it is killed."""
+
+_TEXT_COLUMNS = ("id", "title", "source", "group")
+_NUMBER_COLUMNS = ("origin", "paragraphs_read", "too_short", "repeats")
 
 
-def write_parts(
-    folder: Path, sources: Sequence[str], columns: Columns, chunker: Chunker, *,
-    limit: int | None = None, quiet: bool = False,
-) -> None:  # fmt: skip
-    """Write the parts that `folder` still lacks; `limit` is the most documents of each source.
+def stage_chunks(
+    folder: Path,
+    sources: Sequence[str],
+    columns: Columns,
+    chunker: Chunker,
+    *,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Write the staged files that `folder` still lacks; `limit` is the maximum number of documents of each source.
 
-    All documents are kept, with all chunks that are long enough and new. Raises what `read_documents` raises,
-    OutputError if a part can't be written, StoreError if one can't be read again.
+    All documents are kept, with all chunks that are long enough and new. Raises the errors of `read_documents`,
+    OutputError if a file cannot be written, StoreError if one cannot be read again.
     """
     repeats = RepeatFilter()
-    finished = part_files(folder)
-    seen = 0
+    number = len(staged_files(folder))
     with progress("reading text", unit="documents", quiet=quiet) as task:
-        for table in read_parts(folder, ["texts"]):
-            seen += len(table["texts"])
-            for texts in table["texts"]:
+        # Fill the filter of duplicates from the staged files, and skip their documents.
+        staged_documents = 0
+        for staged in read_staged_chunks(folder, ["texts"]):
+            staged_documents += len(staged["texts"])
+            for texts in staged["texts"]:
                 for text in texts:
                     repeats.is_new(text)
-        task.advance(seen)
-        # Shorter chunks are left out here, not by the chunker, because they are counted.
-        cutter = dataclasses.replace(chunker, min_chars=0)
-        stream = islice(_numbered_documents(sources, columns, limit), seen, None)
-        number = len(finished)
+        task.advance(staged_documents)
+        # Short chunks are dropped by `_stage_document`, not by the chunker, because they are counted.
+        keep_short = dataclasses.replace(chunker, min_chars=0)
         rows: list[dict[str, Any]] = []
         characters = 0
-        for origin, first, document in stream:
-            rows.append(_cut(origin, first, document, cutter, chunker.min_chars, repeats))
+        for origin, first, document in islice(_numbered_documents(sources, columns, limit), staged_documents, None):
+            rows.append(_stage_document(origin, first, document, keep_short, chunker.min_chars, repeats))
             characters += sum(map(len, document.paragraphs))
             task.advance()
-            if len(rows) == DOCUMENTS_A_PART or characters >= CHARACTERS_A_PART:
-                _write_part(folder / f"{number:06d}.parquet", rows)
+            if len(rows) == DOCUMENTS_PER_FILE or characters >= CHARACTERS_PER_FILE:
+                _write_staged(folder / f"{number:06d}.parquet", rows)
                 number, rows, characters = number + 1, [], 0
         if rows:
-            _write_part(folder / f"{number:06d}.parquet", rows)
+            _write_staged(folder / f"{number:06d}.parquet", rows)
 
 
-def part_files(folder: Path) -> list[Path]:
-    """The finished parts, in order."""
+def staged_files(folder: Path) -> list[Path]:
+    """Return the staged files in order."""
     return sorted(folder.glob("*.parquet"))
 
 
-def read_parts(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """Some columns of each part, in order. Raises StoreError if a part can't be read."""
+def read_staged_chunks(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns of each staged file in order. Raises StoreError if a file cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for file in part_files(folder):
+    for file in staged_files(folder):
         try:
             yield pq.read_table(file, columns=list(columns)).to_pydict()
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{file}: part of an unfinished build, can't be read; run the build again") from error
+            raise StoreError(f"{file}: this staged file of an unfinished build can't be read. Remove it.") from error
 
 
 def _numbered_documents(
     sources: Sequence[str], columns: Columns, limit: int | None
 ) -> Iterator[tuple[int, int, Document]]:
-    """All documents, each with the number of its source and that of its first paragraph within the source."""
+    """Yield all documents, each with the number of its source and of its first paragraph within the source."""
     for origin, source in enumerate(sources):
         first = 0
         for document in read_documents(source, columns, limit=limit):
@@ -97,11 +105,11 @@ def _numbered_documents(
             first += len(document.paragraphs)
 
 
-def _cut(
-    origin: int, first: int, document: Document, cutter: Chunker, min_chars: int, repeats: RepeatFilter
+def _stage_document(
+    origin: int, first: int, document: Document, chunker: Chunker, min_chars: int, repeats: RepeatFilter
 ) -> dict[str, Any]:
-    """The row of a document in its part."""
-    chunks = chunk_document(document, cutter)
+    """Return a document's row of a staged file."""
+    chunks = chunk_document(document, chunker)
     long_enough = [chunk for chunk in chunks if len(chunk.text) >= min_chars]
     new = [chunk for chunk in long_enough if repeats.is_new(chunk.text)]
     return {
@@ -118,87 +126,49 @@ def _cut(
     }
 
 
-def _write_part(file: Path, rows: list[dict[str, Any]]) -> None:
+def _write_staged(file: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = ("id", "title", "source", "group")
-    numbers = ("origin", "paragraphs_read", "too_short", "repeats")
     schema = pa.schema(
-        [(name, pa.string()) for name in texts]
-        + [(name, pa.int64()) for name in numbers]
+        [(name, pa.string()) for name in _TEXT_COLUMNS]
+        + [(name, pa.int64()) for name in _NUMBER_COLUMNS]
         + [("texts", pa.list_(pa.string())), ("paragraphs", pa.list_(pa.int64()))]
     )
     table = pa.Table.from_pylist(rows, schema=schema)
     write_atomic(file, lambda target: pq.write_table(table, target, compression="zstd"))
 
 
-BLOCK = 1024
-"""Rows in a row group of chunks.parquet: a build encodes them together, and a killed one loses no more."""
+def write_tables(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -> dict[str, Any]:
+    """Write documents.parquet and chunks.parquet into a store's folder, and return the counts for the manifest.
 
-
-class Texts:
-    """The texts of the store's rows, read from chunks.parquet a block at a time."""
-
-    def __init__(self, file: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = pq.ParquetFile(file)
-        groups = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        ends = np.cumsum(groups)
-        self.blocks = [(int(end - size), int(end)) for end, size in zip(ends, groups, strict=True)]
-        """First row and the row after the last of each block."""
-
-    def read_block(self, block: int) -> list[str]:
-        """All texts of a block."""
-        texts: list[str] = self._file.read_row_group(block, columns=["text"])["text"].to_pylist()
-        return texts
-
-    def read(self, rows: NDArray[np.int64]) -> Iterator[str]:
-        """The texts of some rows (ascending)."""
-        for block, (start, stop) in enumerate(self.blocks):
-            chosen = rows[(rows >= start) & (rows < stop)]
-            if len(chosen):
-                texts = self.read_block(block)
-                yield from (texts[row - start] for row in chosen.tolist())
-
-
-def write_tables(parts: Path, folder: Path, plan: SplitPlan, min_chunks: int) -> dict[str, Any]:
-    """Write documents.parquet and chunks.parquet into a store's folder; the counts for the manifest.
-
-    Documents with fewer than `min_chunks` chunks are left out. Raises CorpusError if none is left, StoreError if a
-    split that is needed would be empty.
+    Documents with fewer than `min_chunks` chunks are dropped. Raises CorpusError if none is left, StoreError if a split
+    that the plan asks for would be empty.
     """
     counts: Counter[str] = Counter()
-    ids: list[str] = []
-    titles: list[str] = []
-    sources: list[str] = []
-    keys: list[str] = []
-    rows: list[int] = []
-    for part in read_parts(parts, ["id", "title", "source", "group", "paragraphs", "too_short", "repeats"]):
+    documents: list[tuple[str, str, str, str, int]] = []  # id, title, source, key for splits, rows
+    columns = ["id", "title", "source", "group", "paragraphs", "too_short", "repeats"]
+    for part in read_staged_chunks(staged, columns):
         counts["documents_read"] += len(part["id"])
         counts["too_short_dropped"] += sum(part["too_short"])
         counts["repeats_dropped"] += sum(part["repeats"])
         for index in kept_documents(part, min_chunks):
-            ids.append(part["id"][index])
-            titles.append(part["title"][index])
-            sources.append(part["source"][index])
-            keys.append(part["group"][index] or part["id"][index])
-            rows.append(len(part["paragraphs"][index]))
-    if not rows:
+            document_id, title, source, group = (part[name][index] for name in _TEXT_COLUMNS)
+            documents.append((document_id, title, source, group or document_id, len(part["paragraphs"][index])))
+    if not documents:
         raise CorpusError(
-            f"none of the {counts['documents_read']:,} documents has {min_chunks} chunks of text; "
-            "lower min_chunks or min_chars, or give longer documents"
+            f"none of the {counts['documents_read']:,} documents has {min_chunks} chunks of text. "
+            "Lower min_chunks or min_chars, or provide longer documents."
         )
+    ids, titles, sources, keys, rows = map(list, zip(*documents, strict=True))
     splits = assign_splits(keys, sources, plan)
     _require_splits(plan, splits, sources)
     rows_M, splits_M = np.array(rows, np.int64), np.array([SPLITS.index(split) for split in splits], np.int8)
     number_of_key = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group_M = np.array([number_of_key[key] for key in keys], np.int64)
-    write_documents(
-        folder, DocumentTable(ids, titles, sources, splits_M, np.cumsum(rows_M) - rows_M, rows_M, group_M)
-    )  # fmt: skip
-    write_texts(folder, _blocks_of_texts(parts, min_chunks))
+    table = DocumentTable(ids, titles, sources, splits_M, np.cumsum(rows_M) - rows_M, rows_M, group_M)
+    write_documents(folder, table)
+    write_texts(folder, _blocks_of_texts(staged, min_chunks))
     for name in (DOCUMENTS, CHUNKS):
         _flush(folder / name)
     return {
@@ -216,40 +186,40 @@ def write_tables(parts: Path, folder: Path, plan: SplitPlan, min_chunks: int) ->
     }
 
 
-def kept_documents(part: dict[str, list[Any]], min_chunks: int) -> list[int]:
-    """Which rows of a part (with its column `paragraphs`) are documents of the store."""
-    return [index for index, chunks in enumerate(part["paragraphs"]) if len(chunks) >= min_chunks]
+def kept_documents(staged: dict[str, list[Any]], min_chunks: int) -> list[int]:
+    """Return which rows of a staged file (with its column `paragraphs`) become documents of the store."""
+    return [index for index, chunks in enumerate(staged["paragraphs"]) if len(chunks) >= min_chunks]
 
 
-def _blocks_of_texts(parts: Path, min_chunks: int) -> Iterator[list[str]]:
-    """The texts of the documents that are kept, BLOCK at a time."""
+def _blocks_of_texts(staged: Path, min_chunks: int) -> Iterator[list[str]]:
+    """Yield the texts of the kept documents in blocks of BLOCK_ROWS."""
     texts = (
         text
-        for part in read_parts(parts, ["texts", "paragraphs"])
+        for part in read_staged_chunks(staged, ["texts", "paragraphs"])
         for index in kept_documents(part, min_chunks)
         for text in part["texts"][index]
     )
-    while block := list(islice(texts, BLOCK)):
+    while block := list(islice(texts, BLOCK_ROWS)):
         yield block
 
 
 def _require_splits(plan: SplitPlan, splits: list[str], sources: list[str]) -> None:
-    """Raise StoreError if a split that the plan asks for, or train, has no document, or a source none at all."""
+    """Raise StoreError if train or a split of the plan has no document, or a source of the plan has none."""
     for source in (*plan.val_sources, *plan.ood_sources):
         if source not in sources:
-            raise StoreError(f"split: no document is of the source '{source}'.{did_you_mean(source, set(sources))}")
-    asked = {
+            raise StoreError(f"split: no document has the source '{source}'.{did_you_mean(source, set(sources))}")
+    is_required = {
         "train": True,
         "val": bool(plan.val or plan.val_ids or plan.val_range or plan.val_sources),
         "ood": bool(plan.ood or plan.ood_ids or plan.ood_range or plan.ood_sources),
     }
-    found = Counter(splits)
+    documents = Counter(splits)
     for split in SPLITS:
-        if asked[split] and not found[split]:
-            counts = ", ".join(f"{name} {found[name]}" for name in SPLITS)
+        if is_required[split] and not documents[split]:
+            counts = ", ".join(f"{name} {documents[name]}" for name in SPLITS)
             raise StoreError(
-                f"split {split} would be empty: {len(splits):,} documents give {counts}; "
-                "give more documents, or change the shares, sources or ids of the splits"
+                f"split {split}: would be empty ({len(splits):,} documents: {counts}). "
+                "Provide more documents, or change the fractions, sources or ids of the splits."
             )
 
 

@@ -1,19 +1,7 @@
-"""What makers of stores share: a folder that appears whole or not at all, and vectors written row by row.
+"""Write stores: a folder that appears complete or not at all, and vectors written row by row.
 
-Vectors go through plain writes, not through a memory map: a full disk is then an error with a name instead of a killed
-process, and memory stays at one block whatever the store's size.
-
-The vector store: a folder that holds each vector of a corpus once, in document order.
-
-    manifest.json       format version, space, chunker, counts, SHA-256 of each file
-    vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled
-    documents.parquet   id, title, source, first_row, rows, split, group
-    chunks.parquet      text (optional)
-    encoder/            what is needed to encode new text (only for encoders that were fitted on this corpus)
-
-`group` names documents that belong together (parts of one document, or documents that share vectors): splits and
-bootstraps never separate a group. Opening a store reads the manifest and maps the vectors; it takes milliseconds at
-any size.
+Vectors are written with plain writes, not through a memory map: a full disk then raises an error instead of killing the
+process, and memory holds one block of rows whatever the store's size.
 """
 
 from __future__ import annotations
@@ -41,7 +29,7 @@ from nextvec.data.store import (
     VECTORS,
     DocumentTable,
     Store,
-    _checksum,
+    manifest_checksum,
     map_vectors,
     open_store,
     unfinished_folder,
@@ -51,14 +39,14 @@ from nextvec.errors import OutputError
 
 @contextlib.contextmanager
 def unfinished_store(path: Path) -> Iterator[Path]:
-    """A fresh folder to put the store `path` together in; removed if the block fails.
+    """Make an empty folder for the files of the store `path`; it is removed if the block fails.
 
-    `finish_store` gives it its name. Raises OutputError if the store, or an unfinished one of that name, is there.
+    `finish_store` renames it to `path`. Raises OutputError if the store or its unfinished folder exists.
     """
     require_new(path)
     folder = unfinished_folder(path)
     if folder.exists():
-        raise OutputError(f"{folder} is in the way: remove it, unless a build that you want to resume left it there")
+        raise OutputError(f"{folder}: already exists. Remove it, or resume the build that created it.")
     make_folder(folder)
     try:
         yield folder
@@ -69,37 +57,38 @@ def unfinished_store(path: Path) -> Iterator[Path]:
 
 
 class VectorWriter:
-    """Writes the rows of a store's vectors.npy in any order; every row must be written once."""
+    """Writer of a store's vectors.npy. Rows may come in any order; every row must be written once."""
 
     def __init__(self, file: IO[bytes], path: Path, dtype: np.dtype[Any], dimensions: int) -> None:
         self._file, self._path, self._dtype, self._dimensions = file, path, dtype, dimensions
         self._data_start = file.tell()
 
     def write(self, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> None:
-        """Write `values` (B, D) to `rows` (B,); runs of consecutive rows cost one write each."""
+        """Write `values` (B, D) to `rows` (B,); each run of consecutive rows is one write."""
         assert values.shape == (len(rows), self._dimensions), (values.shape, len(rows), self._dimensions)
         content = np.ascontiguousarray(values, dtype=self._dtype).data.cast("B")
         row_bytes = self._dimensions * self._dtype.itemsize
+        # Row numbers jump at the edges of runs.
         edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         with writing(self._path):
             for start, stop in itertools.pairwise(edges):
                 self._file.seek(self._data_start + int(rows[start]) * row_bytes)
                 run = content[start * row_bytes : stop * row_bytes]
-                while run:  # a disk that fills up takes a part; the next write then says why
+                while run:  # a full disk accepts a part, and the next write raises the error
                     run = run[self._file.write(run) :]
 
     def flush(self) -> None:
-        """Return when all that was written is on disk."""
+        """Wait until all written rows are on disk."""
         with writing(self._path):
             os.fsync(self._file.fileno())
 
 
 @contextlib.contextmanager
 def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -> Iterator[VectorWriter]:
-    """Open vectors.npy of (rows, dimensions) in a store's folder; it is on disk when the block ends.
+    """Open vectors.npy with shape (rows, dimensions) in a store's folder; it is on disk when the block ends.
 
-    What was written into it before stays. There is room for all rows from the start: a disk that is too small says so
-    before the work.
+    Rows written by an earlier, interrupted build are kept. Space for all rows is reserved first, so that a disk that is
+    too small raises an error before the work starts.
     """
     path, kind = folder / VECTORS, np.dtype(dtype).newbyteorder("<")
     header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
@@ -117,7 +106,7 @@ def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Take the disk space of a file; where the system or the disk can't, a full disk shows when it is reached."""
+    """Reserve the disk space of a file if the system and the filesystem support it."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -128,9 +117,9 @@ def _reserve(file: IO[bytes], size: int) -> None:
 
 
 def require_new(path: Path) -> None:
-    """Raise OutputError if there is something at `path` already: nothing is ever overwritten."""
+    """Raise OutputError if `path` exists; nothing is ever overwritten."""
     if path.exists():
-        raise OutputError(f"output {path} exists already; choose another folder or remove it")
+        raise OutputError(f"output {path}: already exists. Choose another path, or remove it.")
 
 
 def write_documents(folder: Path, documents: DocumentTable) -> None:
@@ -165,9 +154,9 @@ def write_texts(folder: Path, batches: Iterable[Sequence[str]]) -> None:
 
 
 def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any], **facts: Any) -> Store:
-    """Write the manifest into a complete folder, give the folder its name `path` in one step, and open it.
+    """Write the manifest of a complete folder, rename the folder to `path` in one step, and open the store.
 
-    `counts` and `facts` (chunker, split plan, origin …) go into the manifest as they are: plain values only.
+    `counts` and `facts` (chunker, split plan, origin …) are plain values that the manifest stores unchanged.
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     vectors = map_vectors(folder / VECTORS)
@@ -180,8 +169,8 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
         **facts,
         "files": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
     }
-    del vectors
-    manifest["checksum"] = _checksum(manifest)
+    del vectors  # close the map before the folder is renamed
+    manifest["checksum"] = manifest_checksum(manifest)
     write_json(folder / MANIFEST, manifest)
     require_new(path)
     with writing(path):
@@ -191,6 +180,6 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove an unfinished folder and what is in it."""
+    """Remove an unfinished folder and its content."""
     with writing(folder):
         shutil.rmtree(folder, ignore_errors=False)

@@ -1,13 +1,12 @@
-"""Synthetic stores with a known ceiling: vectors of a linear-Gaussian state space with topics (see `statespace`).
+"""Synthetic stores with a known ceiling: vectors of a linear-Gaussian state space with topics (see state_space.py).
 
-    store = synthesise(Path("rehearsal"), scaled(PRESETS["production"], 0.02))
-    store.manifest["synthetic"]["ceiling"]["val"]["cosine"]
+    store = synthesize(Path("rehearsal"), scaled(PRESETS["production"], 0.02))
+    store.manifest["synthetic"]["measured"]["val"]["ceiling"]
 
-Documents are drawn one by one, each from its own random stream, and written block by block: memory stays small at any
-size, and the same spec gives the same store. The ceiling is the mean cosine of the conditional mean under the
-true parameters, computed from the stored vectors: what no model can beat by more than chance.
-
-How long the documents of a synthetic store are: lengths that meet given totals exactly.
+Each document is drawn from its own random stream and written block by block: memory stays small at any size, and the
+same spec gives the same store. The lengths of the documents meet the wanted totals exactly. The ceiling is the mean
+cosine of the conditional mean under the true parameters, computed from the stored vectors: no model can exceed it by
+more than chance.
 """
 
 from __future__ import annotations
@@ -36,126 +35,136 @@ Lengths = NDArray[np.int64]
 
 
 CONTEXT = 5
-"""The context length that sizes are given for."""
+"""Context length for which the numbers of windows are specified."""
 
 LENGTH_SPREAD = 0.8
 """Standard deviation of the logarithm of a document's length."""
 
 
 def solve_lengths(documents: int, vectors: int, windows: int | None) -> Lengths:
-    """Lengths of documents with exactly so many vectors and windows in all (M,), not shuffled.
+    """Return the lengths (M,) of documents with exactly that many vectors and windows, not shuffled.
 
-    Documents without a window lack up to 4 vectors of a full context. How much they lack together follows from the
-    three numbers; how many they are is free between bounds, and chosen so that they lack 2.5 on average where possible.
+    Short documents have no window: each misses up to 4 vectors of a full context. How many vectors they miss in total
+    follows from the three numbers. Their number is chosen such that they miss 2.5 on average, if possible.
     """
-    require(documents >= 1, f"documents {documents}: 1 or more")
-    if windows is None:
-        lack = int((1 + np.arange(documents // 10) % 4).sum())
-        windows = vectors - CONTEXT * documents + lack
-    lack = windows - vectors + CONTEXT * documents
-    fewest, most = max(-(-lack // 4), documents - windows), documents - 1
+    require(documents >= 1, f"documents is {documents}, but must be at least 1.")
+    if windows is None:  # every tenth document is short
+        missing = int((1 + np.arange(documents // 10) % 4).sum())
+        windows = vectors - CONTEXT * documents + missing
+    missing = windows - vectors + CONTEXT * documents
+    min_short, max_short = max(-(-missing // 4), documents - windows), documents - 1
     require(
-        lack >= 0 and fewest <= most,
-        f"{documents} documents of {vectors} vectors can't make {windows} windows of context {CONTEXT}: "
-        f"take from {max(vectors - CONTEXT * documents, 1)} to {vectors - documents - CONTEXT + 1}, or more vectors",
+        missing >= 0 and min_short <= max_short,
+        f"{documents} documents of {vectors} vectors can't make {windows} windows of context {CONTEXT}. Use "
+        f"{max(vectors - CONTEXT * documents, 1)} to {vectors - documents - CONTEXT + 1} windows, or more vectors.",
     )
-    short = min(max(round(lack / 2.5), fewest), most)
-    lacks = 1 + np.arange(short) % 4
-    while missing := lack - int(lacks.sum()):
-        lacks[lacks.argmin() if missing > 0 else lacks.argmax()] += np.sign(missing)
-    return np.concatenate([CONTEXT - lacks, long_lengths(documents - short, windows)])
+    short = min(max(round(missing / 2.5), min_short), max_short)
+    missing_M = 1 + np.arange(short) % 4
+    # Adjust single documents until the total is exact.
+    while difference := missing - int(missing_M.sum()):
+        missing_M[missing_M.argmin() if difference > 0 else missing_M.argmax()] += np.sign(difference)
+    return np.concatenate([CONTEXT - missing_M, long_lengths(documents - short, windows)])
 
 
 def long_lengths(documents: int, windows: int) -> Lengths:
-    """Lengths (M,) of documents that make exactly so many windows, at least one each: log-normal quantiles."""
+    """Return the lengths (M,) of documents with exactly that many windows, at least one each: log-normal quantiles."""
     from scipy.special import ndtri
 
-    require(0 <= documents <= windows, f"{documents} documents can't make {windows} windows, at least one each")
+    require(
+        0 <= documents <= windows,
+        f"{documents} documents can't make {windows} windows, at least one each. Use fewer documents.",
+    )
     weights = np.exp(LENGTH_SPREAD * ndtri((np.arange(documents) + 0.5) / max(documents, 1)))
-    wanted = weights * ((windows - documents) / max(weights.sum(), 1e-12))
-    lengths: Lengths = np.floor(wanted).astype(np.int64)
-    # the largest remainders get what rounding down has left over
-    lengths[np.argsort(lengths - wanted, kind="stable")[: windows - documents - int(lengths.sum())]] += 1
+    exact = weights * ((windows - documents) / max(weights.sum(), 1e-12))
+    lengths: Lengths = np.floor(exact).astype(np.int64)
+    # Rounding down leaves windows over; the documents with the largest remainders get them.
+    lengths[np.argsort(lengths - exact, kind="stable")[: windows - documents - int(lengths.sum())]] += 1
     lengths += CONTEXT + 1
     return lengths
 
 
-def require(condition: bool, what: str) -> None:
-    """Raise InputError with `what` is wrong unless the condition holds."""
+def require(condition: bool, message: str) -> None:
+    """Raise InputError unless the condition holds."""
     if not condition:
-        raise InputError(f"synthetic store: {what}")
+        raise InputError(f"synthetic store: {message}")
 
 
 PUBLISHED_COHERENCE = (0.457, 0.387, 0.365, 0.352, 0.340)
-"""Mean cosine of the vectors 1 to 5 before the target to the target, in the production set's cleaned form."""
+"""Mean cosine between the target and the vectors 1 to 5 before it, in the cleaned production set."""
 
 PARAMETERS = "synthetic.npz"
-"""The file of a synthetic store that holds the state space's parameters."""
+"""File of a synthetic store with the parameters of the state space."""
 
 MEASURED_WINDOWS, MEASURED_BLOCK = 20_000, 1_000
-"""Most windows of a split that ceilings and statistics are computed on (a fixed sample), and how many at a time."""
+"""Maximum size of the sample of windows on which a ceiling is computed, and of one block of it."""
 
 BLOCK_ROWS = 8192
-"""About how many vectors are multiplied and written at a time."""
+"""Approximate number of vectors that are multiplied and written at a time."""
 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What a synthetic store is like. Raises InputError for what can't be."""
+    """The specification of a synthetic store. Raises InputError for impossible values."""
 
     documents: int = 1_000
     """Documents of train and val together."""
     vectors: int = 30_000
     """Vectors of these documents, exactly."""
     windows: int | None = None
-    """Windows of context 5 they make, exactly; left out, every tenth document is shorter than a window."""
+    """Their windows of context 5, exactly; None: every tenth document is shorter than a window."""
     dimensions: int = 64
     """D; even."""
     coherence: tuple[float, ...] = PUBLISHED_COHERENCE
-    """Mean cosine of vectors at distance 1, 2, … in a document; a single number is continued in a natural way."""
+    """Mean cosine of vectors at distance 1, 2, … in a document; a single number is extended to a curve."""
     mean: float = 0.14
-    """Mean cosine of vectors of different documents: how far all vectors lean in one direction."""
+    """Mean cosine of vectors of different documents."""
     forward: float = 0.3
-    """Forward signal: the angle in radians by which coordinates turn from vector to vector; 0 = time-reversible."""
+    """Forward signal: mean rotation of the coordinates from vector to vector, in radians; 0: time-reversible."""
     spectrum: float = 0.8
-    """Variances fall with the rank p of a direction as 1/p^spectrum; 0 = all directions alike."""
+    """The variance of the direction of rank p is proportional to 1/p^spectrum; 0: all directions are equal."""
     topics: int = 16
-    """Directions that a document's topic is made of; even."""
+    """Number of directions of a document's topic; even."""
     val: float = 0.1
-    """Share of the documents that are val, by a hash of their ids."""
+    """Fraction of the documents that are val, by a hash of their ids."""
     ood_documents: int = 50
-    """Documents of the ood part, none shorter than a window; 0 leaves it out."""
+    """Documents of the ood split, each with a window; 0: no ood split."""
     ood_windows: int = 1_500
-    """Windows of context 5 of the ood part, exactly."""
+    """Windows of context 5 of the ood split, exactly."""
     ood_coherence: tuple[float, ...] = (0.73,)
-    """The same as coherence, for the ood part."""
+    """The coherence of the ood split."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored vectors."""
     seed: int = 0
-    """Same spec and seed, same store."""
+    """Seed of all random streams."""
 
     def __post_init__(self) -> None:
-        require(self.dimensions >= 2 and self.dimensions % 2 == 0, f"dimensions {self.dimensions}: even, 2 or more")
+        require(
+            self.dimensions >= 2 and self.dimensions % 2 == 0,
+            f"dimensions is {self.dimensions}, but must be even and at least 2.",
+        )
         require(
             2 <= self.topics <= self.dimensions and self.topics % 2 == 0,
-            f"topics {self.topics}: even, from 2 to dimensions ({self.dimensions})",
+            f"topics is {self.topics}, but must be even, from 2 to dimensions ({self.dimensions}).",
         )
-        require(0 <= self.mean < 1, f"mean {self.mean:g}: from 0, below 1")
-        require(0 <= self.forward <= 1, f"forward {self.forward:g}: from 0 to 1 radian")
-        require(0 <= self.spectrum <= 3, f"spectrum {self.spectrum:g}: from 0 to 3")
-        require(self.dtype in ("float16", "float32"), f"dtype '{self.dtype}': float16 or float32")
-        require(0 <= self.seed < 2**63, f"seed {self.seed}: from 0, below 2^63")
+        require(0 <= self.mean < 1, f"mean is {self.mean:g}, but must be at least 0 and below 1.")
+        require(0 <= self.forward <= 1, f"forward is {self.forward:g}, but must be from 0 to 1 radian.")
+        require(0 <= self.spectrum <= 3, f"spectrum is {self.spectrum:g}, but must be from 0 to 3.")
+        require(self.dtype in ("float16", "float32"), f"dtype is '{self.dtype}', but must be float16 or float32.")
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}, but must be at least 0 and below 2^63.")
         for name, values in (("coherence", self.coherence), ("ood_coherence", self.ood_coherence)):
             require(
                 len(values) > 0 and all(self.mean < value < 1 for value in values),
-                f"{name} {values}: one or more cosines above mean ({self.mean:g}) and below 1",
+                f"{name} is {values}, but must be one or more cosines above mean ({self.mean:g}) and below 1.",
             )
-        require((self.ood_documents == 0) == (self.ood_windows == 0), "ood_documents and ood_windows: both or none")
+        require(
+            (self.ood_documents == 0) == (self.ood_windows == 0),
+            "ood_documents and ood_windows must both be 0, or neither.",
+        )
         SplitPlan(val=self.val)
         self.lengths()
 
     def lengths(self) -> tuple[Lengths, Lengths]:
-        """Vectors of each document: of train and val, and of ood. Raises InputError if the numbers don't fit."""
+        """Return the documents' lengths: of train and val, and of ood. Raises InputError for impossible totals."""
         random = np.random.default_rng([self.seed, 2])
         return (
             random.permutation(solve_lengths(self.documents, self.vectors, self.windows)),
@@ -164,12 +173,12 @@ class SyntheticSpec:
 
     @property
     def spec_hash(self) -> str:
-        """16 hexadecimal digits that name the spec."""
+        """Hash of the spec, 16 hexadecimal digits."""
         return _digest(dataclasses.asdict(self))
 
     @property
     def space(self) -> Space:
-        """The embedding space: stores of one process have the same, whatever their size and coherence."""
+        """The embedding space. Stores of one process share it, whatever their size and coherence."""
         process = (self.dimensions, self.topics, self.spectrum, self.forward, self.seed)
         return Space(SYNTHETIC, _digest(process), self.dimensions)
 
@@ -182,28 +191,38 @@ PRESETS = {
     "small": SyntheticSpec(documents=300, vectors=9_000, ood_documents=20, ood_windows=500),
     "linear": SyntheticSpec(documents=1_200, vectors=48_000, dimensions=32, topics=8, forward=0.3),
     "production": SyntheticSpec(
-        documents=15_192, vectors=790_391, windows=726_014, dimensions=768, topics=64,
-        ood_documents=150, ood_windows=7_140,
+        documents=15_192,
+        vectors=790_391,
+        windows=726_014,
+        dimensions=768,
+        topics=64,
+        ood_documents=150,
+        ood_windows=7_140,
     ),
     "production-584k": SyntheticSpec(
-        documents=9_493, vectors=584_000, windows=543_773, dimensions=768, topics=64,
-        ood_documents=150, ood_windows=7_140,
+        documents=9_493,
+        vectors=584_000,
+        windows=543_773,
+        dimensions=768,
+        topics=64,
+        ood_documents=150,
+        ood_windows=7_140,
     ),
-}  # fmt: skip
-"""small: for tests. linear: ridge reaches its ceiling within 0.01. production and production-584k: the sizes and
-statistics of the production sets (584k: as many documents as give the same share of short ones)."""
+}
+"""small: for tests. linear: ridge comes within 0.01 of the ceiling. production and production-584k: sizes and
+statistics of the production sets (both have the same fraction of short documents)."""
 
 
 REHEARSAL: dict[str, Any] = {"coherence": (0.55,), "spectrum": 1.5, "topics": 16, "val": 0.2}
-"""How a rehearsal's vectors differ from the presets: fewer directions carry them, and neighbours are closer, so that
-even a fiftieth of the windows teaches a healthy model to reach the runbook's thresholds, and a sick one misses them."""
+"""Changes to a preset for a rehearsal: fewer directions and higher coherence, so that with a fiftieth of the windows a
+sound model reaches the runbook's thresholds and a faulty one misses them."""
 
 REHEARSAL_OOD = (20, 150)
-"""Fewest documents and windows of a rehearsal's ood part, whatever the scale."""
+"""Minimum number of documents and windows of a rehearsal's ood split."""
 
 
 def rehearsal_spec(preset: str, scale: float) -> SyntheticSpec:
-    """What a rehearsal of a preset's production run trains on, at `scale` times its size."""
+    """Return the spec of a rehearsal of a preset's run, at `scale` times its size."""
     spec = scaled(PRESETS[preset], scale)
     documents, windows = REHEARSAL_OOD
     return dataclasses.replace(
@@ -212,32 +231,37 @@ def rehearsal_spec(preset: str, scale: float) -> SyntheticSpec:
 
 
 def scaled(spec: SyntheticSpec, scale: float) -> SyntheticSpec:
-    """The same kind of store with `scale` times as many documents, vectors and windows; statistics stay."""
-    require(scale > 0, f"scale {scale:g}: above 0")
+    """Return a spec with `scale` times as many documents, vectors and windows, and the same statistics."""
+    require(scale > 0, f"scale is {scale:g}, but must be above 0.")
 
     def times(number: int) -> int:
         return max(1, round(number * scale)) if number else 0
 
     windows = None if spec.windows is None else times(spec.windows)
     return dataclasses.replace(
-        spec, documents=times(spec.documents), vectors=times(spec.vectors), windows=windows,
-        ood_documents=times(spec.ood_documents), ood_windows=times(spec.ood_windows),
-    )  # fmt: skip
+        spec,
+        documents=times(spec.documents),
+        vectors=times(spec.vectors),
+        windows=windows,
+        ood_documents=times(spec.ood_documents),
+        ood_windows=times(spec.ood_windows),
+    )
 
 
-def synthesise(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> Store:
-    """Make a synthetic store. Its manifest says so ("origin": "synthetic") and holds under "synthetic" the spec, the
-    fitted shares, and for each split the ceiling and what simple predictors and the vectors themselves measure.
+def synthesize(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> Store:
+    """Make a synthetic store.
 
-    Raises InputError if no process has the wanted coherence, OutputError if `out` exists or can't be written.
+    Its manifest has the origin "synthetic", and under "synthetic" the spec, the fitted shares, and for each split the
+    ceiling, the scores of simple predictors and the coherence. Raises InputError if no process has the wanted
+    coherence, OutputError if `out` exists or cannot be written.
     """
     out = Path(out)
     with unfinished_store(out) as folder:
         space = make_state_space(spec.dimensions, spec.topics, spec.spectrum, spec.forward, spec.seed)
-        shares = {"train": fit_shares(space, _continued(spec.coherence, spec.mean), spec.mean, spec.seed)}
+        shares = {"train": fit_shares(space, _extend_coherence(spec.coherence, spec.mean), spec.mean, spec.seed)}
         shares["val"] = shares["train"]
         if spec.ood_documents:
-            shares["ood"] = fit_shares(space, _continued(spec.ood_coherence, spec.mean), spec.mean, spec.seed)
+            shares["ood"] = fit_shares(space, _extend_coherence(spec.ood_coherence, spec.mean), spec.mean, spec.seed)
         plan = SplitPlan(val=spec.val, ood_sources=("synthetic-ood",))
         table = document_table(spec, plan)
         _draw_vectors(folder, spec, space, shares, table, quiet)
@@ -252,17 +276,16 @@ def synthesise(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
         }
         counts = {"documents": len(table), "vectors": len(vectors)}
         return finish_store(
-            folder, out, spec.space, counts, origin="synthetic",
-            split=plan.to_dict(), synthetic=synthetic,
-        )  # fmt: skip
+            folder, out, spec.space, counts, origin="synthetic", split=plan.to_dict(), synthetic=synthetic
+        )
 
 
 def _draw_vectors(
     folder: Path, spec: SyntheticSpec, space: StateSpace, shares: dict[str, Shares], table: DocumentTable, quiet: bool
 ) -> None:
-    """Write vectors.npy: every document from its own stream, multiplied and written a block of documents at a time."""
+    """Write vectors.npy: draw each document from its own random stream, and write a block of documents at a time."""
     rows = int(table.rows.sum())
-    block_M = table.first_row // BLOCK_ROWS
+    block_M = table.first_row // BLOCK_ROWS  # a block consists of whole documents
     with (
         create_vectors(folder, rows, spec.dimensions, spec.dtype) as writer,
         progress("drawing vectors", rows, unit="vectors", quiet=quiet) as task,
@@ -283,32 +306,34 @@ def _draw_vectors(
 
 
 def ceiling(store: Store, split: str, context: int = CONTEXT) -> float:
-    """The mean cosine of the conditional mean given `context` vectors: what no model can beat by more than chance.
+    """Return the mean cosine of the conditional mean given `context` vectors; no model exceeds it but by chance.
 
-    Computed on at most MEASURED_WINDOWS windows of the split. Raises StoreError if the store is not synthetic.
+    It is computed on at most MEASURED_WINDOWS windows of the split. Raises StoreError if the store is not synthetic.
     """
     space, shares = load_state_space(store, split)
     measured = _measure(store.vectors, store.documents, split, space, shares, context)
     if not measured["windows"]:
-        raise StoreError(f"store {store.path}: no window of context {context} in {split}; choose a smaller context")
+        raise StoreError(f"store {store.path}: {split} has no window of context {context}. Use a smaller context.")
     return float(measured["ceiling"])
 
 
 def load_state_space(store: Store, split: str) -> tuple[StateSpace, Shares]:
-    """The process that a split of a synthetic store was drawn from. Raises StoreError for another store or split."""
+    """Return the process of a split of a synthetic store. Raises StoreError for another store or split."""
     try:
         shares = store.manifest["synthetic"]["shares"][split]
         with np.load(store.path / PARAMETERS, allow_pickle=False) as parameters:
             space = StateSpace(**parameters)
     except (KeyError, OSError, ValueError, TypeError) as error:
-        raise StoreError(f"store {store.path} has no synthetic split '{split}': its ceiling is not known") from error
+        raise StoreError(
+            f"store {store.path}: has no synthetic split '{split}', so the ceiling is unknown. Use a synthetic store."
+        ) from error
     return space, Shares(**{**shares, "components": tuple(map(tuple, shares["components"]))})
 
 
 def _measure(
     vectors: NDArray[Any], table: DocumentTable, split: str, space: StateSpace, shares: Shares, context: int = CONTEXT
 ) -> dict[str, Any]:
-    """What a sample of windows measures: ceiling, coherence by distance, and the predictors without training."""
+    """Measure a sample of windows: ceiling, scores of predictors without training, and coherence by distance."""
     targets = index_windows(table, split, context).targets.numpy()
     targets = targets[sample(len(targets), MEASURED_WINDOWS, 0).numpy()]
     if not len(targets):
@@ -319,22 +344,27 @@ def _measure(
         gathered = vectors[rows].astype(np.float32)
         context_BSD, target_BD = gathered[:, :-1], gathered[:, -1]
         predictions = (space.conditional_mean(context_BSD, shares), context_BSD.mean(axis=1))
-        sums += [_cosines(each_BD, target_BD) for each_BD in (*predictions, *np.moveaxis(context_BSD, 1, 0)[::-1])]
-    best, mean, *by_distance = (round(value, 5) for value in (sums / len(targets)).tolist())
+        # The last columns are the context vectors themselves, from distance 1 on.
+        candidates = (*predictions, *np.moveaxis(context_BSD, 1, 0)[::-1])
+        sums += [_sum_cosines(candidate_BD, target_BD) for candidate_BD in candidates]
+    ceiling_cosine, mean_cosine, *by_distance = (round(value, 5) for value in (sums / len(targets)).tolist())
     return {
-        "windows": len(targets), "context": context, "ceiling": best, "context-mean": mean,
-        "copy-last": by_distance[0], "coherence": by_distance,
-    }  # fmt: skip
+        "windows": len(targets),
+        "context": context,
+        "ceiling": ceiling_cosine,
+        "context-mean": mean_cosine,
+        "copy-last": by_distance[0],
+        "coherence": by_distance,
+    }
 
 
-def _cosines(one_BD: NDArray[np.float32], other_BD: NDArray[np.float32]) -> float:
-    """The sum of the rows' cosines."""
-    lengths = np.linalg.norm(one_BD, axis=1) * np.linalg.norm(other_BD, axis=1)
-    return float((np.einsum("bd,bd->b", one_BD, other_BD) / lengths).sum(dtype=np.float64))
+def _sum_cosines(first_BD: NDArray[np.float32], second_BD: NDArray[np.float32]) -> float:
+    lengths = np.linalg.norm(first_BD, axis=1) * np.linalg.norm(second_BD, axis=1)
+    return float((np.einsum("bd,bd->b", first_BD, second_BD) / lengths).sum(dtype=np.float64))
 
 
 def document_table(spec: SyntheticSpec, plan: SplitPlan) -> DocumentTable:
-    """Train and val documents, then those of ood, each a group of its own."""
+    """Return the documents of train and val, then those of ood; each is its own group."""
     lengths, ood_lengths = spec.lengths()
     rows = np.concatenate([lengths, ood_lengths])
     ids = [f"synthetic-{number}" for number in range(len(lengths))]
@@ -346,8 +376,8 @@ def document_table(spec: SyntheticSpec, plan: SplitPlan) -> DocumentTable:
     )
 
 
-def _continued(coherence: tuple[float, ...], mean: float) -> NDArray[np.float64]:
-    """A single cosine as a curve: the published one, mixed with 1 to raise it, or with `mean` to lower it."""
+def _extend_coherence(coherence: tuple[float, ...], mean: float) -> NDArray[np.float64]:
+    """Extend a single cosine to a curve: the published one, mixed with 1 to raise it or with `mean` to lower it."""
     published = np.array(PUBLISHED_COHERENCE)
     if len(coherence) > 1:
         return np.array(coherence)

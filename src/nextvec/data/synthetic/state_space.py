@@ -5,13 +5,13 @@ In a fixed orthogonal basis a vector is D/2 complex numbers, one for each pair p
     z_t = mean + topic + sum over components c of x_c,t + white noise
     x_c,t = rho_c · exp(i · turn_p) · x_c,t-1 + innovation          (stationary from the first vector on)
 
-`mean` is the same everywhere; `topic` is the same in a document and confined to the first few pairs. Variances fall
-with p as a power law.
-All components of a pair turn by the same angle, so a document is a time-reversible process seen from a turning frame:
-without turning, its reverse is as likely as itself; with it, time has a direction that a model can learn.
+`mean` is constant; `topic` is constant in a document and confined to the first pairs. Variances decrease with p as a
+power law. All components of a pair rotate by the same angle, so a document is a time-reversible process in a rotating
+frame: without rotation, the reversed document is as likely as the original; with rotation, time has a direction that a
+model can learn.
 
-Everything is Gaussian and pairs are independent, so the conditional mean of a vector given the S before it is linear
-and solves S equations for each pair (the normal equations; Brockwell and Davis, Time Series, section 2.5).
+Everything is Gaussian and pairs are independent, so the conditional mean of a vector given the S before it is linear:
+for each pair its weights solve the S normal equations (Brockwell and Davis, Time Series, section 2.5).
 
 Letters: M documents, L vectors of each, D dimensions, P = D/2 pairs, S context, B windows.
 """
@@ -28,15 +28,15 @@ from nextvec.errors import InputError
 Floats = NDArray[np.float64]
 
 MEMORIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-"""The rho of the components that a fit may use."""
+"""The values of rho that a fit may use."""
 
 FIT_TOLERANCE = 0.005
-"""A fit may miss a wanted cosine by this much."""
+"""Maximum deviation of a fitted cosine from the wanted one."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How the energy of a vector (its expected squared length, 1) is divided; all shares add up to 1."""
+    """Shares of a vector's energy (its expected squared length, 1); they sum to 1."""
 
     mean: float
     topic: float
@@ -47,31 +47,35 @@ class Shares:
 
 @dataclass(frozen=True)
 class StateSpace:
-    """The parameters that all splits have in common; (D,) and (D, D) arrays are of real coordinates."""
+    """The parameters that all splits share; (D,) and (D, D) arrays have real coordinates."""
 
     basis_DD: NDArray[np.float32]
     """Rows are orthonormal: coordinates @ basis = vectors."""
     direction_D: Floats
-    """Unit vector along which the mean lies, in coordinates."""
+    """Unit vector in the direction of the mean, in coordinates."""
     variance_P: Floats
-    """Share of each pair in what varies; adds up to 1."""
+    """Share of each pair in the variance; sums to 1."""
     topic_P: Floats
-    """Share of each pair in the topic; adds up to 1, zero beyond the topics' pairs."""
+    """Share of each pair in the topic; sums to 1, zero beyond the topic's pairs."""
     turn_P: Floats
-    """Angle in radians by which each pair turns from a vector to the next."""
+    """Angle in radians by which each pair rotates from a vector to the next."""
 
     def draw(self, random: np.random.Generator, shape: tuple[int, int], shares: Shares) -> NDArray[np.float32]:
-        """The coordinates of M documents of L vectors each, `shape` = (M, L): (M, L, D), not of unit length."""
+        """Return the coordinates (M, L, D) of M documents of L vectors, `shape` = (M, L); not of unit length."""
         documents, vectors, dimensions = *shape, len(self.direction_D)
         drawn = np.zeros((documents, vectors, dimensions), np.float32)
+        # Autoregressive components; white noise is one with rho = 0.
         for rho, share in ((0.0, shares.white), *shares.components):
             if share > 0:
                 component = random.standard_normal(drawn.shape, np.float32)
                 component *= np.float32(np.sqrt(share))
-                component[:, 1:] *= np.float32(np.sqrt(1 - rho**2))  # the first is stationary, the others innovate
+                component[:, 1:] *= np.float32(
+                    np.sqrt(1 - rho**2)
+                )  # the first vector is stationary, the others are innovations
                 for step in range(1, vectors):
                     component[:, step] += np.float32(rho) * component[:, step - 1]
                 drawn += component
+        # Rotate the pairs, as complex numbers, and scale them to their variances.
         angle_LP = (np.outer(np.arange(vectors), self.turn_P) % (2 * np.pi)).astype(np.float32)
         frame_LP = np.empty(angle_LP.shape, np.complex64)
         frame_LP.real, frame_LP.imag = np.cos(angle_LP), np.sin(angle_LP)
@@ -82,13 +86,13 @@ class StateSpace:
         drawn += (np.sqrt(shares.mean) * self.direction_D).astype(np.float32)
         return drawn
 
-    def turning(self, distance: int | NDArray[np.integer]) -> Floats:
-        """What turning leaves of the correlation at some distances: the mean of cos(distance · turn) over pairs."""
-        turned: Floats = np.cos(np.multiply.outer(distance, self.turn_P)) @ self.variance_P
-        return turned
+    def rotation_factor(self, distance: int | NDArray[np.integer]) -> Floats:
+        """Return the factor by which rotation reduces the correlation: the mean of cos(distance · turn) over pairs."""
+        factor: Floats = np.cos(np.multiply.outer(distance, self.turn_P)) @ self.variance_P
+        return factor
 
     def predictor(self, context: int, shares: Shares) -> NDArray[np.complex128]:
-        """The weights (S, P) of the conditional mean of a pair given the S before it, oldest first."""
+        """Return the weights (S, P) of the conditional mean of a pair given the S before it, oldest first."""
         lags = np.arange(context + 1)
         memory = np.array([sum(share * rho**lag for rho, share in shares.components) for lag in lags])
         memory[0] += shares.white
@@ -103,9 +107,9 @@ class StateSpace:
         return np.ascontiguousarray(weights_PS.T[::-1])
 
     def conditional_mean(self, context_BSD: NDArray[np.floating], shares: Shares) -> NDArray[np.float32]:
-        """The conditional mean (B, D) of the vectors that follow `context_BSD`.
+        """Return the conditional mean (B, D) of the vectors that follow `context_BSD`.
 
-        Contexts are of unit length, which is the process's own expected length: they are taken as drawn.
+        Contexts have unit length, which is the expected length of the process, and are used as if drawn from it.
         """
         mean_D = (np.sqrt(shares.mean) * self.direction_D).astype(np.float32)
         weights_SP = self.predictor(context_BSD.shape[1], shares).astype(np.complex64)
@@ -118,49 +122,52 @@ class StateSpace:
 
 
 def make_state_space(dimensions: int, topics: int, spectrum: float, forward: float, seed: int) -> StateSpace:
-    """A state space with variances ∝ 1/p^spectrum, topics in the first `topics` coordinates, random directions.
+    """Return a state space with variances ∝ 1/p^spectrum, topics in the first `topics` coordinates, random directions.
 
-    Turns are exponentially distributed over what varies, with the mean `forward` (radians): every angle has its pairs,
-    and what is left of the correlation at a distance, 1 / (1 + (distance · forward)²), is always positive.
+    Angles have an exponential distribution over the variance, with mean `forward` (radians). The correlation that is
+    left at a distance, 1 / (1 + (distance · forward)²), is then always positive.
     """
     random = np.random.default_rng([seed, 0])
-    # QR is unique up to the signs of R's diagonal; fixed, so that the basis hangs on the seed alone.
+    # QR is unique up to the signs of R's diagonal. Fixing them makes the basis depend on the seed alone.
     basis, triangle = np.linalg.qr(random.standard_normal((dimensions, dimensions)))
     basis *= np.sign(np.diagonal(triangle))
     direction = random.standard_normal(dimensions)
     pairs = np.arange(1, dimensions // 2 + 1)
     variance = pairs ** -float(spectrum)
     topic = np.where(pairs <= topics // 2, variance, 0.0)
-    # The golden ratio spreads the angles evenly over strong and weak pairs.
+    # The golden ratio distributes the angles evenly over strong and weak pairs.
     order = np.argsort(pairs * (np.sqrt(5) - 1) / 2 % 1)
     shares = variance[order] / variance.sum()
     turns = np.empty(len(pairs))
     turns[order] = -np.log1p(shares / 2 - np.cumsum(shares))
     return StateSpace(
-        np.ascontiguousarray(basis.T, dtype=np.float32), direction / np.linalg.norm(direction),
-        variance / variance.sum(), topic / topic.sum(), forward * turns,
-    )  # fmt: skip
+        np.ascontiguousarray(basis.T, dtype=np.float32),
+        direction / np.linalg.norm(direction),
+        variance / variance.sum(),
+        topic / topic.sum(),
+        forward * turns,
+    )
 
 
 def fit_shares(space: StateSpace, coherence: Floats, mean: float, seed: int) -> Shares:
-    """The shares for which unit-length vectors at distance 1, 2, … have the mean cosines `coherence`.
+    """Return the shares for which unit-length vectors at distance 1, 2, … have the mean cosines `coherence`.
 
-    Lengths vary, so the cosine of two vectors is not quite their inner product; the difference is measured on drawn
-    documents and taken out. Raises InputError if no shares give these cosines.
+    Lengths vary, so the cosine of two vectors differs from their inner product; the difference is measured on drawn
+    documents and corrected. Raises InputError if no shares give these cosines.
     """
     products = coherence
     for _ in range(2):
-        shares, missed = _solve(space, products, mean)
+        shares, error = _solve(space, products, mean)
         drawn = space.draw(np.random.default_rng([seed, 1]), (2000, len(coherence) + 1), shares)
         lengths = np.linalg.norm(drawn, axis=2)
         drawn_products = np.einsum("md,mld->ml", drawn[:, -1], drawn[:, -2::-1])
         cosines = drawn_products / (lengths[:, -1:] * lengths[:, -2::-1])
         products = coherence - (cosines - drawn_products).mean(axis=0)
-    shares, missed = _solve(space, products, mean)
-    if np.abs(missed).max() > FIT_TOLERANCE:
+    shares, error = _solve(space, products, mean)
+    if np.abs(error).max() > FIT_TOLERANCE:
         raise InputError(
-            f"no process of this kind has the coherence {_list(coherence)} (mean {mean:g}); the nearest is "
-            f"{_list(coherence + missed)}: lower forward, or take cosines that fall more evenly towards mean"
+            f"synthetic store: no process has the coherence {_list(coherence)} (mean {mean:g}); the nearest is "
+            f"{_list(coherence + error)}. Lower forward, or use cosines that decrease more evenly towards the mean."
         )
     return shares
 
@@ -170,18 +177,18 @@ def _list(values: Floats) -> str:
 
 
 def _solve(space: StateSpace, products: Floats, mean: float) -> tuple[Shares, Floats]:
-    """The shares for which vectors at distance 1, 2, … have these mean inner products, and by how much they miss them.
+    """Return the shares for which vectors at distance 1, 2, … have these mean inner products, and the errors.
 
-    Non-negative least squares; distance 0, where all shares add up to 1, is one more equation.
+    Non-negative least squares; distance 0, where all shares sum to 1, is one more equation.
     """
     from scipy.optimize import nnls
 
     distances = np.arange(len(products) + 1)
     rho_K = np.array(MEMORIES)
     white, topic = distances == 0, np.ones(len(distances))
-    components = rho_K ** distances[:, None] * space.turning(distances)[:, None]
+    components = rho_K ** distances[:, None] * space.rotation_factor(distances)[:, None]
     columns = np.column_stack([white, topic, components]).astype(np.float64)
     wanted = np.concatenate([[1.0], products]) - mean
-    found, _ = nnls(columns, wanted)
-    used = tuple((rho, float(share)) for rho, share in zip(MEMORIES, found[2:], strict=True) if share > 0)
-    return Shares(mean, float(found[1]), used, float(found[0])), (columns @ found - wanted)[1:]
+    solution, _ = nnls(columns, wanted)
+    used = tuple((rho, float(share)) for rho, share in zip(MEMORIES, solution[2:], strict=True) if share > 0)
+    return Shares(mean, float(solution[1]), used, float(solution[0])), (columns @ solution - wanted)[1:]
