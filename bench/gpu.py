@@ -45,7 +45,7 @@ from nextvec.data.dataset import Dataset
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS, SplitPlan
 from nextvec.data.store import DOCUMENTS, VECTORS, Store
-from nextvec.data.synthetic.generate import PRESETS, document_table, scaled, synthesise
+from nextvec.data.synthetic.generate import PRESETS, document_table, scaled, synthesize
 from nextvec.data.windows import WindowSet, epoch_order, index_windows
 from nextvec.errors import NotFiniteError
 from nextvec.losses import Objective
@@ -482,7 +482,7 @@ def resumed(bench):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     spec = scaled(PRESETS["production"], 0.004)
-    synthesise(folder / "store", spec, quiet=True)
+    synthesize(folder / "store", spec, quiet=True)
     recipe = make_recipe({
         "name": "resume", "data": {"store": str(folder / "store")}, "objective": FULL,
         "training": {"epochs": 2, "batch_size": 64}, "runtime": {"device": bench.device.type},
@@ -549,7 +549,7 @@ class Step:
             some = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
             with autocast(run.device, run.precision):
                 query_QD = self.query(batch.context_BSD[some], None)
-            wrong_QKD, any_wrong_Q = run.train_windows.own_document(index[some], objective.query_negatives)
+            wrong_QKD, any_wrong_Q = run.train_windows.sample_document_negatives(index[some], objective.query_negatives)
             gradient_QD, loss = self.query_gradient(
                 query_QD.detach(), batch.target_BD, wrong_QKD, any_wrong_Q, batch.group_B
             )
@@ -694,7 +694,7 @@ def compile_rate(bench, as_sums, kind, batch, query):
 def make_store(bench):
     """Make the full-size synthetic store; it runs beside the other parts."""
     if not STORE.exists():
-        synthesise(STORE, scaled(PRESETS["production"], 0.005 if bench.quick else 1), quiet=True)
+        synthesize(STORE, scaled(PRESETS["production"], 0.005 if bench.quick else 1), quiet=True)
 
 
 def production(bench):
