@@ -167,7 +167,7 @@ def test_a_port_in_use_gives_the_next_free_one(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("nextvec.monitor.web.app.serve_page", lambda *words, **options: None)
     assert cli.main(["watch", "--web", "--port", str(port)]) == 0
     output = capsys.readouterr().err
-    assert f"port {port} is in use; taking " in output and "http://127.0.0.1:" in output and "token" not in output
+    assert f"port {port} is in use; using " in output and "http://127.0.0.1:" in output and "token" not in output
     assert cli.main(["watch", "--web", "--host", "0.0.0.0", "--port", "0"]) == 0
     output = capsys.readouterr().err
     assert "warning: others can reach this page" in output and "?token=" in output

@@ -188,8 +188,8 @@ def test_what_cannot_be_plotted_is_one_line(run: Path, tmp_path: Path, capsys: p
     for words, message in (
         ([str(run), "-o", str(tmp_path / "x.bmp")], "end it in one of .svg, .png, .pdf"),
         ([str(tmp_path / "none"), "-o", str(tmp_path / "x.svg")], "no events.jsonl"),
-        ([str(young), "-o", str(tmp_path / "x.svg")], "no curves to draw (no epoch is finished)"),
-        ([str(young), "--what", "offsets", "-o", str(tmp_path / "x.svg")], "no offsets to draw"),
+        ([str(young), "-o", str(tmp_path / "x.svg")], "there are no curves to plot (no epoch is finished)"),
+        ([str(young), "--what", "offsets", "-o", str(tmp_path / "x.svg")], "there are no offsets to plot"),
         ([str(young), "--what", "spectrum", "-o", str(tmp_path / "x.svg")], "no such file"),
     ):
         assert cli.main(["plot", *words]) == 2

@@ -1,7 +1,7 @@
-"""What nextvec does: one function for each verb of the command line, with the same name and arguments.
+"""The commands: one function each, which is also the Python API.
 
-    nextvec data build my-texts --out my-store        nextvec.data_build(["my-texts"], "my-store")
+    nextvec data build my-texts --out my-store        nextvec.data_build(["my-texts"], out="my-store")
     nextvec train demo data.store=my-store            nextvec.train("demo", ["data.store=my-store"])
 
-Functions import what they need when they are called, so that importing these modules costs nothing.
+The functions import the packages that they need when they are called, so that a help text imports none of them.
 """

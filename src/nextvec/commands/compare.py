@@ -113,7 +113,7 @@ def compare(
 
 
 def _latency_of(facts: RunFacts, device: str) -> Latency:
-    """What a prediction of the run's best model costs on a device."""
+    """Measure the latency of the run's best model on a device."""
     from nextvec.core.device import resolve_device
     from nextvec.evaluation.latency import measure_latency
     from nextvec.training.checkpoint import read_checkpoint
@@ -127,7 +127,7 @@ def _latency_of(facts: RunFacts, device: str) -> Latency:
 
 
 def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
-    """The leaderboard's entry for a finished run."""
+    """Return the leaderboard entry of a finished run."""
     from nextvec.experiments.compare_runs import own_evaluations
     from nextvec.reports.leaderboard import SYNTHETIC, BestBaseline, Entry, loss_label
 
@@ -139,7 +139,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
     ood = splits["ood"].predictors[best].cosine.value if "ood" in splits else None
     label = _data_label(facts)
     if name and facts.synthetic and SYNTHETIC not in name:
-        name = f"{name}-{SYNTHETIC}"  # whatever it is called, nobody may take it for real text
+        name = f"{name}-{SYNTHETIC}"  # a name must not hide that the vectors are synthetic
     return Entry(
         run=f"{facts.started.get('recipe_hash', '')}@{facts.started['time']}",
         name=name or f"{model.upper()}_{label}",
@@ -160,6 +160,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
 
 
 def _require_day(text: str) -> None:
+    """Raise InputError unless a text is empty or a date."""
     from nextvec.errors import InputError
 
     try:
@@ -170,9 +171,10 @@ def _require_day(text: str) -> None:
 
 
 def _data_label(facts: RunFacts) -> str:
-    """The run's data in a word: the vectors of its training sources; if the store is gone, what the recipe's name says.
+    """Return a short name of the run's data: the number of vectors without ood, such as ``790k``.
 
-    Vectors of the ood split don't count: it may lie in the same store or in another one.
+    If the store no longer exists, the number comes from the recipe's name. The ood split is not counted, because it may
+    be in another store.
     """
     from nextvec.data.splits import SPLITS
     from nextvec.data.store import open_store
@@ -188,25 +190,25 @@ def _data_label(facts: RunFacts) -> str:
             return data_label(int(rows.sum()), synthetic=facts.synthetic)
     except NextvecError:
         pass
-    found = re.search(r"\d+k\b", facts.recipe["name"])
-    label = found[0] if found else facts.recipe["name"]
+    match = re.search(r"\d+k\b", facts.recipe["name"])
+    label = match[0] if match else facts.recipe["name"]
     return f"{label}-{SYNTHETIC}" if facts.synthetic else label
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot on the disk."""
+    """A plot file."""
 
     path: Path
     charts: tuple[str, ...]
-    """What it shows, from left to right."""
+    """Titles of its charts, from left to right."""
 
     def __str__(self) -> str:
-        """What was written, in a line."""
+        """Return the file as one line."""
         return f"plot: {self.path}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
+        """Return plain values, for --json."""
         return {"plot": str(self.path), "charts": list(self.charts)}
 
 
@@ -244,14 +246,14 @@ def plot(
         evaluation = facts.evaluation.to_dict() if facts.evaluation else {}
         panels = evaluated_only(curve_source(facts.recipe["name"], facts.recipe, (), {}, evaluation), what)
     if not panels:
-        why = "no epoch is finished" if what == "curves" else facts.state or "its judgement is older than these figures"
-        raise InputError(f"run {run}: no {what} to draw ({why})")
+        why = "no epoch is finished" if what == "curves" else facts.state or "its evaluation does not contain them"
+        raise InputError(f"run {run}: there are no {what} to plot ({why})")
     draw(panels, Path(out))
     return Plot(Path(out), tuple(panel.title for panel in panels))
 
 
 def _spectrum(run: Path, *, quiet: bool) -> Panel:
-    """The chart of the best checkpoint's predictions on val, the best baseline's and the targets'."""
+    """Return the chart of the spectra on val: the best checkpoint's predictions, the best baseline's, the targets."""
     from nextvec.evaluation.geometry import eigenvalue_shares
     from nextvec.evaluation.metrics import score_windows
     from nextvec.reports.plots import spectrum_panel
@@ -259,6 +261,8 @@ def _spectrum(run: Path, *, quiet: bool) -> Panel:
 
     model, baselines, sets = reopen(run, quiet=quiet)
     val = sets["val"]
-    scores = {name: score_windows(other, val.vectors, val.windows).mean_cosine for name, other in baselines.items()}
+    scores = {
+        name: score_windows(baseline, val.vectors, val.windows).mean_cosine for name, baseline in baselines.items()
+    }
     best = max(scores, key=lambda name: scores[name])
     return spectrum_panel(eigenvalue_shares({best: baselines[best], model.name: model}, val), model.name, best)

@@ -32,9 +32,6 @@ def show(result: Any, *, as_json: bool) -> None:
 
 def _view(result: Any) -> Iterator[Any]:
     """Yield what rich prints for a result."""
-    if type(result).__name__ == "WatchedRuns":
-        yield result.view()
-        return
     if hasattr(result, "__rich__"):
         yield result
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,29 +24,29 @@ WEB_PORT = 8765
 
 @dataclass(frozen=True)
 class WatchedRuns:
-    """Where the watched runs stood at the last look, the newest run first."""
+    """The last state of the watched runs, the newest run first."""
 
     states: tuple[RunState, ...]
 
-    def view(self) -> Group:
-        """All of it, for a terminal."""
+    def __rich__(self) -> Group:
+        """Return the dashboard for a terminal."""
         from nextvec.monitor.dashboard import runs_view
 
         return runs_view(self.states)
 
     def __str__(self) -> str:
-        """All of it, as plain text of 100 columns."""
+        """Return the dashboard as plain text."""
         from rich.console import Console
 
         from nextvec.monitor.dashboard import WIDTH
 
         console = Console(width=WIDTH, color_system=None, force_terminal=False)
         with console.capture() as captured:
-            console.print(self.view())
+            console.print(self)
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
+        """Return plain values, for --json."""
         return {"runs": [state.to_dict() for state in self.states]}
 
 
@@ -83,7 +84,7 @@ def watch(
         raise InputError(f"--every {every:g}: give a number of seconds above 0")
     if web:
         if once:
-            raise InputError("--once and --web: choose one; a page stays until it is ended")
+            raise InputError("--once and --web: choose one; --web runs until interrupted")
         return WatchedRuns(tuple(_serve(paths, every, host, port)))
     watched = find_runs(paths)
     if once:
@@ -94,40 +95,39 @@ def watch(
 
         from nextvec.monitor.terminal import watch_runs
 
-        with suppress(KeyboardInterrupt):  # how an operator stops watching: nothing has gone wrong
+        with suppress(KeyboardInterrupt):  # the usual way to stop watching, not an error
             watch_runs(watched, Console(highlight=False), refresh_seconds=every)
     return WatchedRuns(tuple(existing_states(watched, time.time())))
 
 
 def _serve(runs: tuple[str, ...], every: float, host: str, port: int) -> list[RunState]:
-    """Serve the page until Ctrl-C. What the terminal shows at the end is nothing: the page has shown it."""
+    """Serve the page until Ctrl-C, and return no states: the terminal has nothing to add to the page."""
     from pathlib import Path
 
     from nextvec.monitor.discovery import RUN_FOLDERS, find_runs, list_runs
     from nextvec.monitor.web.app import address_of, bind, serve_page, token_for
     from nextvec.monitor.web.auth import is_loopback
 
-    homes = (
-        [Path(run) for run in runs if next(list_runs([run]), None) is not None] if runs else [*map(Path, RUN_FOLDERS)]
-    )
-    named: list[WatchedRun] = (
-        find_runs([run for run in runs if Path(run) not in homes]) if len(homes) < len(runs) else []
-    )
-    opened = bind(host, port)
-    taken = opened.getsockname()[1]
-    if port and taken != port:
-        _say(f"port {port} is in use; taking {taken}")
+    # A folder that contains runs is listed again and again, so that new runs appear; a single run is followed.
+    folders = [Path(run) for run in runs if next(list_runs([run]), None) is not None]
+    if not runs:
+        folders = [Path(folder) for folder in RUN_FOLDERS]
+    single = [run for run in runs if Path(run) not in folders]
+    followed: list[WatchedRun] = find_runs(single) if single else []
+    socket = bind(host, port)
+    bound_port = socket.getsockname()[1]
+    if port and bound_port != port:
+        _report(f"port {port} is in use; using {bound_port}")
     token = token_for(host)
     if not is_loopback(host):
-        _say(f"warning: others can reach this page on {host}; only those who have the token see the runs, unencrypted")
-    _say(f"watching at {address_of(host, taken, token)}  (Ctrl-C ends)")
+        _report(f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.")
+    _report(f"watching at {address_of(host, bound_port, token)}  (Ctrl-C to stop)")
     with suppress(KeyboardInterrupt):
-        serve_page(named, homes, opened, host, token, refresh_seconds=every)
+        serve_page(followed, folders, socket, host, token, refresh_seconds=every)
     return []
 
 
-def _say(line: str) -> None:
-    import sys
-
+def _report(line: str) -> None:
+    """Print a line on standard error at once, because serving the page blocks."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

@@ -1,0 +1,137 @@
+"""The Python API: paths as str or Path, recipes and overrides in every form, results that show themselves."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import nextvec
+from nextvec.data.store import Store
+from nextvec.errors import RecipeError
+from nextvec.recipe import Recipe, load_recipe, override_lines
+
+AS = pytest.mark.parametrize("as_path", [str, Path], ids=["str", "Path"])
+AsPath = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Path:
+    """A finished run of one epoch."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    values = {
+        "name": "toy",
+        "data": {"store": str(toy_store.path)},
+        "training": {"epochs": 1, "batch_size": 32},
+        "evaluation": {"resamples": 100, "ridge_windows": 1000},
+    }
+    nextvec.train(values, out=folder, quiet=True)
+    return folder
+
+
+@AS
+def test_functions_on_stores_accept_str_and_path(as_path: AsPath, toy_store: Store, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{n}", "title": "t", "source": "s", "paragraphs": [f"Text {n} {k} " * 9 for k in range(8)]}
+        for n in range(40)
+    ]
+    source = tmp_path / "notes.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ids = tmp_path / "val.txt"
+    ids.write_text("1\n2\n3\n")
+    built = nextvec.data_build(
+        [as_path(source)], out=as_path(tmp_path / "s"), val_list=as_path(ids), dimensions=8, quiet=True
+    )
+    assert len(nextvec.open_store(as_path(tmp_path / "s")).documents) == len(built.documents) == 40
+    exported = nextvec.data_export(as_path(toy_store.path), out=as_path(tmp_path / "w.npz"), quiet=True)
+    assert exported == tmp_path / "w.npz"
+    imported = nextvec.data_import(as_path(exported), out=as_path(tmp_path / "imported"), quiet=True)
+    assert imported.path == tmp_path / "imported"
+    assert nextvec.data_check(as_path(toy_store.path), ood_data=as_path(toy_store.path), quiet=True).findings
+    assert nextvec.data_synth(as_path(tmp_path / "synthetic"), scale=0.2, quiet=True).synthetic
+    assert nextvec.gates_suggest(as_path(toy_store.path), quiet=True).gates
+
+
+@AS
+def test_functions_on_runs_accept_str_and_path(as_path: AsPath, run: Path, toy_store: Store, tmp_path: Path) -> None:
+    assert nextvec.resume(as_path(run), quiet=True).path == run
+    assert nextvec.eval(as_path(run), data=as_path(toy_store.path), quiet=True).verdict
+    assert nextvec.diagnose(as_path(run)) is not None
+    nextvec.compare([as_path(run)], data=[as_path(toy_store.path)], out=as_path(tmp_path / "c.md"), quiet=True)
+    assert (tmp_path / "c.md").is_file()
+    table = as_path(tmp_path / "board.md")
+    assert nextvec.leaderboard_add(as_path(run), table=table).entries == nextvec.leaderboard_show(table=table).entries
+    assert len(nextvec.watch([as_path(run)], once=True).states) == 1
+    assert nextvec.read_events(run)
+
+
+@AS
+def test_functions_on_recipes_accept_str_and_path(as_path: AsPath, toy_recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text(toy_recipe.to_toml())
+    overrides = {"training.epochs": 1}
+    assert nextvec.recipe_show(as_path(file), overrides).recipe.training.epochs == 1
+    assert nextvec.train(as_path(file), overrides, out=as_path(tmp_path / "run"), quiet=True).path == tmp_path / "run"
+    suite = nextvec.suite([as_path(file)], out=as_path(tmp_path / "suite"), overrides=overrides, quiet=True)
+    assert suite.exit_code == 0
+
+
+def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:
+    """New functions must join the tests above; `demo`, `sweep` and `rehearse` are too slow, `plot` needs an extra."""
+    called = set()
+    for test in (
+        test_functions_on_stores_accept_str_and_path,
+        test_functions_on_runs_accept_str_and_path,
+        test_functions_on_recipes_accept_str_and_path,
+    ):
+        called |= set(inspect.unwrap(test).__code__.co_names)
+    functions = {name for name in nextvec.__all__ if inspect.isfunction(getattr(nextvec, name))}
+    assert functions - called == {"demo", "sweep", "rehearse", "plot", "load_recipe", "recipe_list"}
+
+
+def test_a_recipe_is_a_name_a_path_a_dict_or_a_recipe(toy_recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text(toy_recipe.to_toml())
+    for recipe in (file, str(file), toy_recipe, toy_recipe.model_dump(exclude_none=True)):
+        assert load_recipe(recipe) == toy_recipe
+        assert load_recipe(recipe, ["training.epochs=9"]).training.epochs == 9
+    assert load_recipe("demo").name == "demo"
+    with pytest.raises(RecipeError, match=r"unknown recipe field 'training\.epoch'"):
+        load_recipe({"training": {"epoch": 3}})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.epochs=9", "data.store=a b", "model.query=true"],
+        {"training.epochs": 9, "data.store": "a b", "model.query": True},
+        {"training": {"epochs": 9}, "data": {"store": Path("a b")}, "model": {"query": True}},
+    ],
+    ids=["lines", "flat dict", "nested dict"],
+)
+def test_overrides_are_lines_or_a_dict(overrides: Any) -> None:
+    recipe = load_recipe("demo", overrides)
+    assert (recipe.training.epochs, recipe.data.store, recipe.model.query) == (9, "a b", True)
+
+
+def test_override_values_keep_their_type() -> None:
+    values = {"name": "7", "seed": 7, "gates": [{"epoch": 1, "metric": "val_gain", "green": 0.0}]}
+    recipe = load_recipe("demo", values)
+    assert (recipe.name, recipe.seed, recipe.gates[0].metric) == ("7", 7, "val_gain")
+    assert override_lines("training.epochs=3") == ("training.epochs=3",)
+    assert tomli_w.dumps({"value": "7"}).strip() == override_lines({"value": "7"})[0].replace("=", " = ", 1)
+
+
+def test_results_show_themselves_in_a_notebook_and_as_pandas(run: Path, toy_store: Store) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is optional")
+    for result in (
+        nextvec.eval(run, quiet=True),
+        nextvec.data_check(toy_store.path, quiet=True),
+        nextvec.compare([run]),
+    ):
+        assert "<table" in result._repr_html_()
+        tables = result.to_pandas()
+        assert tables and all(isinstance(table, pandas.DataFrame) and len(table) for table in tables.values())
