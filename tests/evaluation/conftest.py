@@ -1,4 +1,4 @@
-"""A small world to judge in: documents whose vectors drift from chunk to chunk, and predictors with known scores."""
+"""A small world to evaluate in: documents whose vectors drift from chunk to chunk, and predictors with known scores."""
 
 from dataclasses import dataclass
 
@@ -31,14 +31,14 @@ class Constant:
 
 
 class Oracle:
-    """Knows the target: looks the last context vector up among all vectors and answers with the next one."""
+    """Predicts the target: finds the last context vector among all vectors and returns the next one."""
 
     def __init__(self, vectors):
         self.vectors = F.normalize(vectors.float())
 
     def predict(self, context_BSD, mask_BS=None):
-        found = (F.normalize(context_BSD[:, -1]) @ self.vectors.T).argmax(dim=1)
-        return self.vectors[found + 1]
+        last = (F.normalize(context_BSD[:, -1]) @ self.vectors.T).argmax(dim=1)
+        return self.vectors[last + 1]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class World:
 
 
 def make_world(rows, splits, *, dimensions=16, seed=0, dtype=np.float32, groups=None) -> World:
-    """Documents of some lengths in some splits; each vector is half the one before it, half noise."""
+    """Make documents of given lengths and splits; each vector is half the one before it, half noise."""
     rng = np.random.default_rng(seed)
     vectors = []
     for count in rows:
@@ -83,7 +83,7 @@ def world() -> World:
 
 @pytest.fixture
 def worlds():
-    """The maker of other worlds."""
+    """Return a function that makes other worlds."""
     return make_world
 
 

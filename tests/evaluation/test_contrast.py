@@ -1,4 +1,4 @@
-"""ℓ2 and contrastive accuracy equal their definition, and planted predictors get the figures that they must get."""
+"""Contrastive metrics: ℓ2 and accuracy equal their definition, and known predictors get the known values."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from nextvec.evaluation.retrieval import measure_contrastive
 
 
 class Noise:
-    """Knows nothing: another random direction for each window."""
+    """Predicts another random direction for each window."""
 
     def __init__(self):
         self.generator = torch.Generator().manual_seed(3)
@@ -20,11 +20,11 @@ class Noise:
 
 
 class Opposite:
-    def __init__(self, other):
-        self.other = other
+    def __init__(self, predictor):
+        self.predictor = predictor
 
     def predict(self, context_BSD, mask_BS=None):
-        return -self.other.predict(context_BSD, mask_BS)
+        return -self.predictor.predict(context_BSD, mask_BS)
 
 
 def evaluated(world, split="val", least=None) -> WindowSet:
@@ -32,7 +32,7 @@ def evaluated(world, split="val", least=None) -> WindowSet:
 
 
 def reference(world, windows, predictor, batch, seed):
-    """(ℓ2, accuracy) by the words of the paper, one pair at a time, in float64."""
+    """(ℓ2, accuracy) by the definition of the paper, one pair at a time, in float64."""
     count = len(windows)
     batches = np.array_split(epoch_order(count, seed, 0).numpy(), -(-count // batch))
     document = np.repeat(np.arange(len(world.documents)), world.documents.rows)
@@ -44,10 +44,10 @@ def reference(world, windows, predictor, batch, seed):
             context = torch.zeros((1, windows.context, world.vectors.shape[1]))
             context[0, -steps:] = world.vectors[row - steps : row]
             prediction = predictor.predict(context)[0].double()
-            own = float((prediction - world.vectors[row].double()).norm())
-            distances.append(own)
+            distance = float((prediction - world.vectors[row].double()).norm())
+            distances.append(distance)
             others = [other for other in rows if not (abs(other - row) <= 1 and document[other] == document[row])]
-            further = [float((prediction - world.vectors[other].double()).norm()) > own for other in others]
+            further = [float((prediction - world.vectors[other].double()).norm()) > distance for other in others]
             if others:
                 shares.append(sum(further) / len(others))
     return np.mean(distances), np.mean(shares)
@@ -56,29 +56,29 @@ def reference(world, windows, predictor, batch, seed):
 @pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("name", ["copy-last", "context-mean", "constant"])
 @pytest.mark.parametrize(("batch", "seed"), [(256, 0), (20, 1), (3, 2)])
-def test_figures_equal_the_definition(world, predictors, least, name, batch, seed):
+def test_metrics_equal_their_definition(world, predictors, least, name, batch, seed):
     windows = evaluated(world, least=least)
-    found = measure_contrastive(predictors[name], windows, batch, seed=seed)
+    result = measure_contrastive(predictors[name], windows, batch, seed=seed)
     l2, accuracy = reference(world, windows.windows, predictors[name], batch, seed)
-    assert found.l2 == pytest.approx(l2, abs=1e-6) and found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert result.l2 == pytest.approx(l2, abs=1e-6) and result.accuracy == pytest.approx(accuracy, abs=1e-9)
 
 
-def test_who_knows_the_target_is_perfect_and_its_opposite_is_as_bad_as_can_be(world, predictors):
-    found = measure_contrastive(predictors["oracle"], evaluated(world))
-    assert found.l2 == pytest.approx(0, abs=1e-6) and found.accuracy == 1.0
+def test_an_oracle_has_the_best_values_and_its_opposite_the_worst(world, predictors):
+    result = measure_contrastive(predictors["oracle"], evaluated(world))
+    assert result.l2 == pytest.approx(0, abs=1e-6) and result.accuracy == 1.0
     opposite = measure_contrastive(Opposite(predictors["oracle"]), evaluated(world))
     assert opposite.l2 == pytest.approx(2, abs=1e-6) and opposite.accuracy == 0.0
 
 
-def test_random_directions_are_right_half_of_the_time(worlds):
+def test_random_directions_have_accuracy_one_half(worlds):
     world = worlds([40] * 50, ["val"] * 50)
-    found = measure_contrastive(Noise(), evaluated(world))
-    assert found.accuracy == pytest.approx(0.5, abs=0.03)
-    assert found.l2 == pytest.approx(np.sqrt(2), abs=0.05), "directions at right angles"
+    result = measure_contrastive(Noise(), evaluated(world))
+    assert result.accuracy == pytest.approx(0.5, abs=0.03)
+    assert result.l2 == pytest.approx(np.sqrt(2), abs=0.05), "directions at right angles"
 
 
 @pytest.mark.parametrize(("steps", "accuracy"), [(1.9, 1.0), (0.1, 1.0), (3.1, 1 - (3 / 5 + 9 / 4) / 7)])
-def test_the_two_neighbours_of_a_target_do_not_count(worlds, steps, accuracy):
+def test_the_two_neighbors_of_a_target_do_not_count(worlds, steps, accuracy):
     """On a circle of equal steps: a prediction 0.9 steps from the target is nearer to a neighbour, which is left out.
 
     At 2.1 steps the second to fourth targets ahead are nearer and count: 3, 3, 3, 2, 1, 0, 0 of 5, 4, 4, 4, 4, 4, 5.
@@ -93,19 +93,19 @@ def test_the_two_neighbours_of_a_target_do_not_count(worlds, steps, accuracy):
         def predict(self, context_BSD, mask_BS=None):
             return context_BSD[:, -1] @ turn
 
-    found = measure_contrastive(Ahead(), evaluated(world))
-    assert found.l2 == pytest.approx(2 * np.sin(0.1 * abs(steps - 1)), abs=1e-5)
-    assert found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    result = measure_contrastive(Ahead(), evaluated(world))
+    assert result.l2 == pytest.approx(2 * np.sin(0.1 * abs(steps - 1)), abs=1e-5)
+    assert result.accuracy == pytest.approx(accuracy, abs=1e-9)
 
 
-def test_repeats_count_half(worlds, predictors):
-    """Forty targets that are the same text: nobody can be told from another, whatever the rounding."""
+def test_repeated_texts_count_half(worlds, predictors):
+    """Forty targets that are the same text: none can be distinguished, whatever the rounding."""
     world = worlds([4] * 40, ["val"] * 40)
     world.vectors[3::4] = world.vectors[3].clone()
     assert measure_contrastive(predictors["context-mean"], evaluated(world)).accuracy == 0.5
 
 
-def test_one_window_says_nothing_and_the_seed_decides_the_batches(world, worlds, predictors):
+def test_one_window_has_chance_accuracy_and_the_seed_determines_the_batches(world, worlds, predictors):
     assert measure_contrastive(predictors["copy-last"], evaluated(worlds([4], ["val"]))).accuracy == 0.5
     one, again, other = (
         measure_contrastive(predictors["copy-last"], evaluated(world), 8, seed=seed) for seed in (1, 1, 2)
@@ -113,7 +113,7 @@ def test_one_window_says_nothing_and_the_seed_decides_the_batches(world, worlds,
     assert one == again and one.accuracy != other.accuracy and one.l2 == pytest.approx(other.l2, abs=1e-7)
 
 
-def test_half_precision_vectors_are_brought_to_unit_length(worlds, predictors):
+def test_half_precision_vectors_are_normalized(worlds, predictors):
     world = worlds([9] * 30, ["val"] * 30)
     whole = measure_contrastive(predictors["copy-last"], evaluated(world))
     world.vectors = (world.vectors * 1.01).half()

@@ -1,4 +1,4 @@
-"""The whole judgement on a small world: who is judged, on what, what comes out, and which verdict it leads to."""
+"""Evaluation on a small world: results, gains, and the verdict."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def evaluate(
     return evaluate_predictors(predictors, sets, recipe, seed=seed, model=model, quiet=True)
 
 
-def test_every_figure_is_there_and_right(world, predictors):
+def test_results_equal_known_values(world, predictors):
     evaluation = evaluate(world, predictors)
     assert list(evaluation.splits) == ["val", "ood"] and evaluation.notes == ()
     val = evaluation.splits["val"]
@@ -52,10 +52,10 @@ def test_every_figure_is_there_and_right(world, predictors):
 
 def test_gain_is_the_difference_on_the_same_windows(world, predictors):
     val = evaluate(world, predictors).splits["val"]
-    own = val.predictors["oracle"].cosine.value
+    cosine = val.predictors["oracle"].cosine.value
     for name in ("copy-last", "context-mean", "constant"):
         gain = val.predictors[name].gain
-        assert gain.value == pytest.approx(own - val.predictors[name].cosine.value, abs=1e-6)
+        assert gain.value == pytest.approx(cosine - val.predictors[name].cosine.value, abs=1e-6)
         assert gain.low < gain.value < gain.high
     cosines = {name: scores.cosine.value for name, scores in val.predictors.items() if name != "oracle"}
     assert val.best_baseline == max(cosines, key=cosines.get)
@@ -65,24 +65,24 @@ def test_gain_is_the_difference_on_the_same_windows(world, predictors):
 def test_the_query_head_is_evaluated_next_to_the_prediction(world, predictors):
     model = create_model(ModelRecipe(kind="amn"), 16).eval()
     val = evaluate(world, {"amn": model, **predictors}, model="amn").splits["val"]
-    own = val.predictors["amn"]
+    result = val.predictors["amn"]
     windows, candidates = world.windows("val", 3), candidates_of(world.vectors, world.documents, "val")
-    for found, predictor in ((own.retrieval, model), (own.query, QueryPredictor(model))):
-        assert found == summarize_ranks(target_ranks(predictor, world.vectors, windows, candidates))
-    assert own.query != own.retrieval and own.query_in_document is not None
+    for retrieval, predictor in ((result.retrieval, model), (result.query, QueryPredictor(model))):
+        assert retrieval == summarize_ranks(target_ranks(predictor, world.vectors, windows, candidates))
+    assert result.query != result.retrieval and result.query_in_document is not None
     assert all(scores.query is None for name, scores in val.predictors.items() if name != "amn")
 
 
 def test_faiss_gives_the_same_ranks_and_notes_its_limit(world, predictors):
     pytest.importorskip("faiss")
-    exact, found = (
+    exact, approximate = (
         evaluate(world, predictors),
         evaluate(world, predictors, recipe=EvaluationRecipe(retrieval="faiss", resamples=200)),
     )
-    for split, figures in found.splits.items():
-        for name, scores in figures.predictors.items():
+    for split, split_result in approximate.splits.items():
+        for name, scores in split_result.predictors.items():
             assert scores.retrieval == exact.splits[split].predictors[name].retrieval
-    assert found.notes == ("retrieval: ranks beyond 1,000 count as 1,001 (faiss)",)
+    assert approximate.notes == ("retrieval: ranks beyond 1,000 count as 1,001 (faiss)",)
 
 
 def test_the_gain_over_an_identical_predictor_is_exactly_zero(world, predictors):
@@ -96,12 +96,12 @@ def test_the_gain_over_an_identical_predictor_is_exactly_zero(world, predictors)
 
 def test_the_seed_determines_the_evaluation_and_the_queries_are_a_sample(world, predictors):
     recipe = EvaluationRecipe(resamples=200, queries=20)
-    one, again, other = (evaluate(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
-    assert one == again
-    retrieved = [evaluation.splits["val"].predictors["context-mean"].retrieval for evaluation in (one, other)]
+    first, again, another = (evaluate(world, predictors, recipe=recipe, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    retrieved = [evaluation.splits["val"].predictors["context-mean"].retrieval for evaluation in (first, another)]
     assert retrieved[0] != retrieved[1], "another seed draws other queries"
-    assert one.splits["val"].queries == 20 < one.splits["val"].windows
-    cosines = [evaluation.splits["val"].predictors["constant"].cosine.value for evaluation in (one, other)]
+    assert first.splits["val"].queries == 20 < first.splits["val"].windows
+    cosines = [evaluation.splits["val"].predictors["constant"].cosine.value for evaluation in (first, another)]
     assert cosines[0] == cosines[1], "cosines use all windows, whatever the sample"
 
 
@@ -189,9 +189,9 @@ def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorResult:
     return PredictorResult(Estimate(cosine, cosine, cosine), 0.001, margin, Retrieval(0.1, 0.2, 0.3, mrr, 5.0), gain)
 
 
-def split(gain, *, groups=50, **own) -> SplitResult:
+def split(gain, *, groups=50, **model_scores) -> SplitResult:
     predictors = {
-        "amn": scores(0.5, **own), "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
+        "amn": scores(0.5, **model_scores), "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
         "copy-last": scores(0.3, gain=gain),
     }  # fmt: skip
     return SplitResult(100, groups, groups, 200, 100, predictors, "ridge", gain)
@@ -255,7 +255,7 @@ def test_reasons_report_what_the_cosine_hides():
 
 
 def test_ranked_returns_the_model_first_then_descending_cosines():
-    figures = split(BELOW)
-    figures = replace(figures, predictors={**figures.predictors, "best": scores(0.9)})
-    assert [name for name, _ in figures.ranked("amn")] == ["amn", "best", "ridge", "copy-last"]
-    assert [name for name, _ in figures.ranked(None)] == ["best", "amn", "ridge", "copy-last"]
+    result = split(BELOW)
+    result = replace(result, predictors={**result.predictors, "best": scores(0.9)})
+    assert [name for name, _ in result.ranked("amn")] == ["amn", "best", "ridge", "copy-last"]
+    assert [name for name, _ in result.ranked(None)] == ["best", "amn", "ridge", "copy-last"]

@@ -1,4 +1,4 @@
-"""Shapes equal brute force over all pairs and known closed forms, and are numbers whatever has collapsed."""
+"""Geometry equals brute force over all pairs and known closed forms, and is finite for collapsed predictions."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from nextvec.data.windows import WindowSet
-from nextvec.evaluation import geometry as shape
+from nextvec.evaluation import geometry
 from nextvec.evaluation.geometry import effective_rank, measure_geometry, measure_target_geometry, uniformity
 from nextvec.evaluation.metrics import predict_block, score_windows
 from nextvec.models.base import LatentModel
@@ -25,14 +25,14 @@ class Longer(LatentModel):
 
 
 class Fixed:
-    """Says the vectors it was given, in order of the windows."""
+    """Predicts fixed vectors, in the order of the windows."""
 
     def __init__(self, vectors):
-        self.vectors, self.told = vectors, 0
+        self.vectors, self.count = vectors, 0
 
     def predict(self, context_BSD, mask_BS=None):
-        self.told += len(context_BSD)
-        return self.vectors[self.told - len(context_BSD) : self.told]
+        self.count += len(context_BSD)
+        return self.vectors[self.count - len(context_BSD) : self.count]
 
 
 def evaluated_in(world, split="val", context=3, least=None) -> WindowSet:
@@ -53,40 +53,40 @@ def pairs(vectors):
 
 @pytest.mark.parametrize("block", [7, 1024])
 @pytest.mark.parametrize("least", [None, 1])
-def test_figures_equal_brute_force(world, monkeypatch, block, least):
-    monkeypatch.setattr(shape, "BLOCK", block)
+def test_geometry_equals_brute_force(world, monkeypatch, block, least):
+    monkeypatch.setattr(geometry, "BLOCK", block)
     evaluated, model = evaluated_in(world, least=least), Longer(16).eval()
     batch, prediction_BD = predict_block(model, evaluated.vectors, evaluated.windows, slice(0, len(evaluated)))
-    found = measure_geometry(model, evaluated)
+    result = measure_geometry(model, evaluated)
     lengths = 2 + batch.context_BSD[:, -1, 0].double().numpy()
-    assert found.norm == pytest.approx(lengths.mean(), abs=1e-6)
-    assert found.norm_cv == pytest.approx(lengths.std() / lengths.mean(), abs=1e-6)
+    assert result.norm == pytest.approx(lengths.mean(), abs=1e-6)
+    assert result.norm_cv == pytest.approx(lengths.std() / lengths.mean(), abs=1e-6)
     cosines, distances = pairs(prediction_BD)
-    assert found.dispersion == pytest.approx(1 - cosines.mean(), abs=1e-6)
-    assert found.uniformity == pytest.approx(math.log(np.exp(-2 * distances).mean()), abs=1e-6)
+    assert result.dispersion == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert result.uniformity == pytest.approx(math.log(np.exp(-2 * distances).mean()), abs=1e-6)
     centred = prediction_BD.double().numpy() - prediction_BD.double().numpy().mean(axis=0)
     shares = np.linalg.svd(centred, compute_uv=False) ** 2
     shares /= shares.sum()
-    assert found.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
-    assert found.alignment == pytest.approx(16 * score_windows(model, evaluated.vectors, evaluated.windows).mean_mse)
+    assert result.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+    assert result.alignment == pytest.approx(16 * score_windows(model, evaluated.vectors, evaluated.windows).mean_mse)
 
 
-def test_targets_are_the_shape_of_who_says_the_targets(world, predictors):
+def test_the_target_geometry_is_that_of_an_oracle(world, predictors):
     evaluated = evaluated_in(world)
-    found, expected = measure_target_geometry(evaluated), measure_geometry(predictors["oracle"], evaluated)
-    assert (found.norm, found.norm_cv, found.alignment) == (1.0, 0.0, 0.0)
+    result, expected = measure_target_geometry(evaluated), measure_geometry(predictors["oracle"], evaluated)
+    assert (result.norm, result.norm_cv, result.alignment) == (1.0, 0.0, 0.0)
     for name in ("dispersion", "effective_rank", "uniformity"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6)
+        assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-6)
 
 
 @pytest.mark.parametrize("rows", [4, 90])
 def test_a_constant_is_a_single_point(worlds, predictors, rows):
     """One window (a document of four) and many."""
     evaluated = evaluated_in(worlds([rows], ["val"]))
-    found = measure_geometry(predictors["constant"], evaluated)
-    assert (found.norm, found.norm_cv, found.dispersion, found.effective_rank) == (1.0, 0.0, 0.0, 1.0)
-    assert found.uniformity == pytest.approx(0, abs=1e-6)
-    assert found.alignment > 0
+    result = measure_geometry(predictors["constant"], evaluated)
+    assert (result.norm, result.norm_cv, result.dispersion, result.effective_rank) == (1.0, 0.0, 0.0, 1.0)
+    assert result.uniformity == pytest.approx(0, abs=1e-6)
+    assert result.alignment > 0
     if rows == 4:
         assert (
             measure_target_geometry(evaluated).dispersion == 0
@@ -94,35 +94,35 @@ def test_a_constant_is_a_single_point(worlds, predictors, rows):
         )
 
 
-def test_rounding_is_no_direction(worlds):
+def test_rounding_error_has_no_direction(worlds):
     """A constant with noise in its last digits has the rank of a constant; ten thousand times the noise has not."""
     evaluated = evaluated_in(worlds([103], ["val"]))
     constant, noise = F.normalize(torch.ones(16), dim=0), random_directions(100, 16)
     assert measure_geometry(Fixed(F.normalize(constant + 3e-8 * noise)), evaluated).effective_rank == 1
-    found = measure_geometry(Fixed(F.normalize(constant + 3e-4 * noise)), evaluated)
-    assert found.effective_rank > 12 and 0 < found.dispersion < 1e-6
+    result = measure_geometry(Fixed(F.normalize(constant + 3e-4 * noise)), evaluated)
+    assert result.effective_rank > 12 and 0 < result.dispersion < 1e-6
 
 
-def test_random_directions_point_everywhere(worlds):
-    """In D dimensions: spread near 1, rank near D, and uniformity near its value −4 + 8/D for many dimensions."""
+def test_random_directions_have_full_dispersion_and_rank(worlds):
+    """In many dimensions D: dispersion near 1, effective rank near D, and uniformity near −4 + 8/D."""
     evaluated = evaluated_in(worlds([3003], ["val"], dimensions=64))
-    found = measure_geometry(Fixed(random_directions(3000, 64)), evaluated)
-    assert found.dispersion == pytest.approx(1, abs=0.01)
-    assert 62 < found.effective_rank <= 64
-    assert found.uniformity == pytest.approx(-4 + 8 / 64, abs=0.02)
-    assert found.alignment == pytest.approx(2, abs=0.05)
+    result = measure_geometry(Fixed(random_directions(3000, 64)), evaluated)
+    assert result.dispersion == pytest.approx(1, abs=0.01)
+    assert 62 < result.effective_rank <= 64
+    assert result.uniformity == pytest.approx(-4 + 8 / 64, abs=0.02)
+    assert result.alignment == pytest.approx(2, abs=0.05)
 
 
-def test_two_opposite_points_are_one_direction(worlds):
+def test_two_opposite_points_have_effective_rank_one(worlds):
     evaluated = evaluated_in(worlds([103], ["val"]))
     signs = torch.ones(100, 1)
     signs[::2] = -1
-    found = measure_geometry(Fixed(signs * F.normalize(torch.ones(16), dim=0)), evaluated)
-    assert found.dispersion == pytest.approx(1 + 1 / 99) and found.effective_rank == pytest.approx(1)
-    assert found.uniformity == pytest.approx(math.log((49 + 50 * math.exp(-8)) / 99), abs=1e-5)
+    result = measure_geometry(Fixed(signs * F.normalize(torch.ones(16), dim=0)), evaluated)
+    assert result.dispersion == pytest.approx(1 + 1 / 99) and result.effective_rank == pytest.approx(1)
+    assert result.uniformity == pytest.approx(math.log((49 + 50 * math.exp(-8)) / 99), abs=1e-5)
 
 
-def test_rank_by_hand():
+def test_effective_rank_equals_values_computed_by_hand():
     """Equal variances count fully; shares of ¾ and ¼ have entropy 2 ln 2 − ¾ ln 3."""
     assert effective_rank(torch.diag(torch.tensor([2.0, 2.0, 2.0, 0.0]).double())) == pytest.approx(3)
     assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]).double())) == pytest.approx(4 / 3**0.75)
@@ -134,23 +134,23 @@ def test_uniformity_samples_a_large_cloud(worlds, monkeypatch):
     evaluated, cloud = evaluated_in(worlds([1503], ["val"], dimensions=8)), random_directions(1500, 8)
     every = measure_geometry(Fixed(cloud), evaluated).uniformity
     assert every == pytest.approx(uniformity(cloud))
-    monkeypatch.setattr(shape, "MAX_PAIRED", 500)
-    some = measure_geometry(Fixed(cloud), evaluated).uniformity
-    assert some != every and some == pytest.approx(every, abs=0.05)
-    assert measure_geometry(Fixed(cloud), evaluated).uniformity == some
+    monkeypatch.setattr(geometry, "MAX_PAIRED", 500)
+    sampled = measure_geometry(Fixed(cloud), evaluated).uniformity
+    assert sampled != every and sampled == pytest.approx(every, abs=0.05)
+    assert measure_geometry(Fixed(cloud), evaluated).uniformity == sampled
     halves = measure_geometry(Fixed(torch.cat([cloud[:1].expand(750, -1), cloud[750:]])), evaluated).uniformity
-    assert halves > some + 0.5, "a sample of the first windows, or the last, would not see both halves"
+    assert halves > sampled + 0.5, "a sample of the first windows, or the last, would not see both halves"
 
 
 def test_uniformity_of_one_is_zero():
     assert uniformity(random_directions(1, 4)) == 0
 
 
-def test_a_model_of_zeros_is_a_point(world):
+def test_a_model_of_zeros_has_no_dispersion(world):
     class Zeros(ContextMean):
         def _raw(self, context_BSD, mask_BS):
             return 0 * context_BSD[:, 0]
 
-    found = measure_geometry(Zeros(16).eval(), evaluated_in(world))
-    assert (found.norm, found.norm_cv, found.dispersion, found.effective_rank) == (0.0, 0.0, 0.0, 1.0)
-    assert math.isfinite(found.uniformity) and found.alignment == pytest.approx(1)
+    result = measure_geometry(Zeros(16).eval(), evaluated_in(world))
+    assert (result.norm, result.norm_cv, result.dispersion, result.effective_rank) == (0.0, 0.0, 0.0, 1.0)
+    assert math.isfinite(result.uniformity) and result.alignment == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Scores equal their closed forms, do not depend on blocks, and are what a loop over single windows gives."""
+"""Scores equal their closed forms and a loop over single windows, and do not depend on the block size."""
 
 import math
 
@@ -12,22 +12,22 @@ from nextvec.evaluation import metrics
 from nextvec.evaluation.metrics import WindowScores, predict_block, score_windows
 
 
-def test_cosine_is_the_angle_and_ignores_length():
-    one = torch.tensor([[3.0, 0.0], [1.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
-    other = torch.tensor([[0.0, 2.0], [1.0, 0.0], [-5.0, 0.0], [1.0, 0.0]])
-    torch.testing.assert_close(metrics.cosine(one, other), torch.tensor([0.0, math.sqrt(0.5), -1.0, 0.0]))
+def test_cosine_ignores_length():
+    left = torch.tensor([[3.0, 0.0], [1.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    right = torch.tensor([[0.0, 2.0], [1.0, 0.0], [-5.0, 0.0], [1.0, 0.0]])
+    torch.testing.assert_close(metrics.cosine(left, right), torch.tensor([0.0, math.sqrt(0.5), -1.0, 0.0]))
 
 
-def test_rounding_never_leads_beyond_one():
+def test_cosines_never_exceed_one():
     vectors = torch.randn(5000, 33, generator=torch.Generator().manual_seed(0))
     assert metrics.cosine(vectors, vectors).max() <= 1 and metrics.cosine(vectors, -vectors).min() >= -1
 
 
-def test_mse_of_unit_vectors_is_two_minus_two_cosines_over_the_dimensions():
+def test_mse_of_unit_vectors_is_a_function_of_their_cosine():
     generator = torch.Generator().manual_seed(0)
-    one, other = (F.normalize(torch.randn(50, 768, generator=generator)) for _ in range(2))
-    expected = (2 - 2 * metrics.cosine(one, other)) / 768
-    torch.testing.assert_close(metrics.mse(one, other), expected, rtol=1e-4, atol=1e-8)
+    left, right = (F.normalize(torch.randn(50, 768, generator=generator)) for _ in range(2))
+    expected = (2 - 2 * metrics.cosine(left, right)) / 768
+    torch.testing.assert_close(metrics.mse(left, right), expected, rtol=1e-4, atol=1e-8)
 
 
 def test_margin_of_a_copy_is_its_cosine_minus_one():
@@ -52,7 +52,7 @@ def test_scores_equal_a_loop_over_single_windows(world, predictors, least):
     assert least is None or int(windows.available.min()) == 1
 
 
-def test_scores_do_not_depend_on_the_block(world, predictors):
+def test_scores_do_not_depend_on_the_block_size(world, predictors):
     windows = world.windows("val")
     whole = score_windows(predictors["context-mean"], world.vectors, windows)
     for block in (1, 7, len(windows)):
@@ -62,7 +62,7 @@ def test_scores_do_not_depend_on_the_block(world, predictors):
     assert whole.cosine.tobytes() == again.cosine.tobytes()
 
 
-def test_a_perfect_prediction_scores_one_in_float16_too(worlds):
+def test_a_perfect_prediction_of_float16_vectors_scores_one(worlds):
     """The rounding of float16 leaves lengths off by 0.0005; that must not show in a score."""
     world = worlds([9] * 12, ["val"] * 12, dimensions=64, dtype=np.float16)
 
@@ -76,7 +76,7 @@ def test_a_perfect_prediction_scores_one_in_float16_too(worlds):
     assert scores.mse.max() < 1e-12
 
 
-def test_autocast_around_it_changes_nothing(world):
+def test_a_surrounding_autocast_changes_nothing(world):
     torch.manual_seed(0)
 
     class Linear(nn.Module):
@@ -100,19 +100,19 @@ def test_autocast_around_it_changes_nothing(world):
         score_windows(model.train(), world.vectors, windows)
 
 
-def test_the_mask_reaches_the_predictor_with_zeros_behind_it(world):
-    seen = []
+def test_the_predictor_gets_the_mask_and_zeros_at_masked_places(world):
+    calls = []
 
-    class Watcher:
+    class Recorder:
         def predict(self, context_BSD, mask_BS=None):
-            seen.append((context_BSD, mask_BS))
+            calls.append((context_BSD, mask_BS))
             return F.normalize(context_BSD[:, -1])
 
-    score_windows(Watcher(), world.vectors, world.windows("val"))
-    assert seen.pop()[1] is None, "every window is whole"
+    score_windows(Recorder(), world.vectors, world.windows("val"))
+    assert calls.pop()[1] is None, "every window has a full context"
     windows = world.windows("val", 3, 1)
-    score_windows(Watcher(), world.vectors, windows)
-    context_BSD, mask_BS = seen.pop()
+    score_windows(Recorder(), world.vectors, windows)
+    context_BSD, mask_BS = calls.pop()
     assert mask_BS.sum(dim=1).tolist() == windows.available.tolist() and mask_BS[:, -1].all()
     assert (context_BSD[~mask_BS] == 0).all() and (context_BSD[mask_BS].norm(dim=1) > 0.9).all()
 
@@ -146,7 +146,7 @@ def test_means_are_summed_in_float64():
     assert scores.is_finite and len(scores) == 2**24 + 1
 
 
-def test_no_windows_have_no_mean(worlds, predictors):
+def test_without_windows_means_are_nan(worlds, predictors):
     world = worlds([2, 2], ["val", "val"])
     scores = score_windows(predictors["copy-last"], world.vectors, world.windows("val"))
     assert len(scores) == 0 and scores.is_finite

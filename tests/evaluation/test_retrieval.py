@@ -1,4 +1,4 @@
-"""Ranks equal a brute-force reference in exact arithmetic, whatever repeats, ties, splits and contexts there are."""
+"""Ranks equal a brute-force reference in exact arithmetic, for all repeats, ties, splits and contexts."""
 
 import numpy as np
 import pytest
@@ -19,62 +19,64 @@ from nextvec.evaluation.retrieval import (
 
 
 def candidates(vectors: torch.Tensor) -> Candidates:
-    """Candidates of these very vectors, in the order of their rows."""
+    """Return the vectors as candidates, in the order of their rows."""
     repeats, originals = retrieval.find_repeats(vectors.numpy())
     rows = torch.arange(len(vectors), dtype=torch.int32)
     return Candidates(rows, vectors, torch.from_numpy(repeats), torch.from_numpy(originals))
 
 
 def reference(query, vectors, target, excluded):
-    """The rank of one query by the words of the definition."""
-    own = float(query @ vectors[target])
+    """Return the rank of one query, by the definition."""
+    target_score = float(query @ vectors[target])
     rivals = [row for row in range(len(vectors)) if row != target and row not in excluded]
-    higher = sum(float(query @ vectors[row]) > own for row in rivals)
-    equal = sum(float(query @ vectors[row]) == own for row in rivals)
+    higher = sum(float(query @ vectors[row]) > target_score for row in rivals)
+    equal = sum(float(query @ vectors[row]) == target_score for row in rivals)
     return 1 + higher + equal / 2
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_ranks_equal_brute_force(data):
-    """Small whole numbers: every product is exact, so that ties are ties in any order of summation."""
+    """Products of small integers are exact, so that ties do not depend on the order of summation."""
     count, dimensions = data.draw(st.integers(2, 30)), data.draw(st.integers(1, 4))
     queries, excluded = data.draw(st.integers(1, 8)), data.draw(st.integers(0, 4))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     vectors = torch.from_numpy(rng.integers(-2, 3, (count, dimensions)).astype(np.float32))
     query = torch.from_numpy(rng.integers(-2, 3, (queries, dimensions)).astype(np.float32))
-    target, left_out = rng.integers(count, size=queries), rng.integers(count, size=(queries, excluded))
-    found = mid_ranks(query, candidates(vectors), torch.from_numpy(target), torch.from_numpy(left_out))
-    expected = [reference(query[i], vectors, target[i], set(left_out[i].tolist())) for i in range(queries)]
-    assert found.tolist() == expected
+    target, excluded_rows = rng.integers(count, size=queries), rng.integers(count, size=(queries, excluded))
+    result = mid_ranks(query, candidates(vectors), torch.from_numpy(target), torch.from_numpy(excluded_rows))
+    expected = [reference(query[i], vectors, target[i], set(excluded_rows[i].tolist())) for i in range(queries)]
+    assert result.tolist() == expected
 
 
-def test_repeats_tie_exactly_in_floats():
-    """The true chunk repeated 40 times far apart: its rank is the middle of the 41, not a matter of rounding."""
+def test_repeats_tie_exactly():
+    """If the true chunk is repeated 40 times, its rank is the middle of the 41, whatever the rounding."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(5000, 33, generator=generator))
     places = torch.randperm(5000, generator=generator)[:41]
     vectors[places] = vectors[places[0]].clone()
     query = torch.nn.functional.normalize(vectors[places[0]] + 0.01 * torch.randn(7, 33, generator=generator))
-    found = mid_ranks(query, candidates(vectors), places[:7], torch.empty((7, 0), dtype=torch.int64))
-    assert found.tolist() == [21.0] * 7
+    result = mid_ranks(query, candidates(vectors), places[:7], torch.empty((7, 0), dtype=torch.int64))
+    assert result.tolist() == [21.0] * 7
 
 
 def test_rounding_cannot_decide_between_repeats():
-    """Products of equal vectors may differ in the last digit, by their place in the matrix: here one is made to."""
+    """Products of equal vectors can differ in the last digit; here one is made to differ."""
     vectors = torch.eye(4).repeat(2, 1)
     among = candidates(vectors.clone())
     for nudge in (0.999999, 1.000001):
         among.vectors_CD[5] = vectors[5] * nudge
         for target in (1, 5):
-            found = mid_ranks(torch.eye(4)[1:2], among, torch.tensor([target]), torch.empty((1, 0), dtype=torch.int64))
-            assert found.tolist() == [1.5]
+            result = mid_ranks(torch.eye(4)[1:2], among, torch.tensor([target]), torch.empty((1, 0), dtype=torch.int64))
+            assert result.tolist() == [1.5]
 
 
 def test_a_constant_prediction_of_constant_candidates_gets_the_middle_rank():
     vectors = torch.ones(101, 4)
-    found = mid_ranks(torch.ones(1, 4), candidates(vectors), torch.tensor([17]), torch.empty((1, 0), dtype=torch.int64))
-    assert found.tolist() == [51.0]
+    result = mid_ranks(
+        torch.ones(1, 4), candidates(vectors), torch.tensor([17]), torch.empty((1, 0), dtype=torch.int64)
+    )
+    assert result.tolist() == [51.0]
 
 
 @pytest.mark.parametrize("least", [None, 1])
@@ -83,7 +85,7 @@ def test_ranks_of_windows_equal_brute_force(world, predictors, monkeypatch, leas
     """Candidates are the split's rows, short documents included, but the window's own context; blocks don't matter."""
     monkeypatch.setattr(retrieval, "MAX_SCORES", memory)
     windows = world.windows("val", 3, least)
-    found = target_ranks(
+    result = target_ranks(
         predictors["context-mean"], world.vectors, windows, candidates_of(world.vectors, world.documents, "val")
     )
     chosen = np.flatnonzero(np.repeat(world.documents.splits == 1, world.documents.rows))
@@ -93,11 +95,11 @@ def test_ranks_of_windows_equal_brute_force(world, predictors, monkeypatch, leas
         query = world.vectors[row - steps : row].sum(dim=0)
         rivals = [other for other in chosen if other != row and not row - steps <= other < row]
         expected = 1 + sum(float(query @ world.vectors[other]) > float(query @ world.vectors[row]) for other in rivals)
-        assert found[position] == expected
-    assert len(found) == len(windows) and len(rivals) < len(chosen)
+        assert result[position] == expected
+    assert len(result) == len(windows) and len(rivals) < len(chosen)
 
 
-def test_who_knows_the_target_ranks_first_and_who_copies_finds_no_copy(world, predictors):
+def test_an_oracle_ranks_first_and_a_copy_cannot_find_its_input(world, predictors):
     windows = world.windows("val")
     among = candidates_of(world.vectors, world.documents, "val")
     assert (target_ranks(predictors["oracle"], world.vectors, windows, among) == 1).all()
@@ -114,27 +116,29 @@ def test_candidates_are_the_rows_of_the_split(world):
     assert among.vectors_CD.dtype == torch.float32
 
 
-def test_summary_by_hand():
-    found = summarize_ranks(torch.tensor([1.0, 2.0, 5.0, 6.5, 10.0, 100.0]).double())
-    assert (found.r_at_1, found.r_at_5, found.r_at_10) == pytest.approx((1 / 6, 3 / 6, 5 / 6))
-    assert found.r_at_50 == pytest.approx(5 / 6) and summarize_ranks(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
-    assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 6.5 + 1 / 10 + 1 / 100) / 6)
-    assert found.median_rank == 5.75
+def test_summary_equals_values_computed_by_hand():
+    result = summarize_ranks(torch.tensor([1.0, 2.0, 5.0, 6.5, 10.0, 100.0]).double())
+    assert (result.r_at_1, result.r_at_5, result.r_at_10) == pytest.approx((1 / 6, 3 / 6, 5 / 6))
+    assert (
+        result.r_at_50 == pytest.approx(5 / 6) and summarize_ranks(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
+    )
+    assert result.mrr == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 6.5 + 1 / 10 + 1 / 100) / 6)
+    assert result.median_rank == 5.75
 
 
-def test_repeats_are_those_of_all_numbers_not_of_the_first():
+def test_repeats_compare_all_numbers_of_a_row():
     """A closer look is taken only at rows that begin alike; what it finds must be the same."""
     rng = np.random.default_rng(0)
     vectors = rng.integers(0, 2, (300, 9)).astype(np.float32)
     rows = [row.tobytes() for row in vectors]
     expected = [(place, rows.index(row)) for place, row in enumerate(rows) if rows.index(row) != place]
-    found = np.stack(retrieval.find_repeats(vectors), axis=1)
-    assert 20 < len(expected) < 280 and sorted(map(tuple, found.tolist())) == expected
+    result = np.stack(retrieval.find_repeats(vectors), axis=1)
+    assert 20 < len(expected) < 280 and sorted(map(tuple, result.tolist())) == expected
     assert retrieval.find_repeats(vectors[:0])[0].shape == (0,)
 
 
-def within_reference(world, windows, predictor):
-    """Ranks among the other chunks of each window's document, by the words of the definition, in float64."""
+def in_document_reference(world, windows, predictor):
+    """Return ranks among the chunks of each window's document, by the definition, in float64."""
     ranks = []
     for position in range(len(windows)):
         row = int(windows.targets[position])
@@ -155,43 +159,43 @@ def within_reference(world, windows, predictor):
 @pytest.mark.parametrize(
     ("together", "rows", "memory"), [(1, 1, 1), (7, 10**6, 2**26), (32, 40, 50), (10**6, 10**6, 9)]
 )
-def test_ranks_within_documents_equal_brute_force(world, predictors, monkeypatch, least, name, together, rows, memory):
-    """Whatever documents share a product, in any order of windows, over blocks that cut through documents."""
+def test_in_document_ranks_equal_brute_force(world, predictors, monkeypatch, least, name, together, rows, memory):
+    """For any bundles, any order of windows, and blocks that cut through documents."""
     for limit, value in (("BUNDLE_WINDOWS", together), ("BUNDLE_ROWS", rows), ("MAX_SCORES", memory), ("BLOCK", 37)):
         monkeypatch.setattr(retrieval, limit, value)
     windows = world.windows("val", 3, least)
     windows = windows.take(torch.randperm(len(windows), generator=torch.Generator().manual_seed(1)))
-    found = in_document_ranks(predictors[name], world.vectors, windows, world.documents)
-    assert found.tolist() == within_reference(world, windows, predictors[name])
-    assert found.max() > 1
+    result = in_document_ranks(predictors[name], world.vectors, windows, world.documents)
+    assert result.tolist() == in_document_reference(world, windows, predictors[name])
+    assert result.max() > 1
 
 
-def test_repeats_within_a_document_tie_and_those_in_others_are_no_candidates(worlds, predictors):
+def test_only_repeats_within_the_document_tie(worlds, predictors):
     world = worlds([8, 8, 8], ["val"] * 3)
     world.vectors[4] = world.vectors[6] = world.vectors[7]
     world.vectors[12] = world.vectors[7]
     windows = world.windows("val")
-    found = in_document_ranks(
+    result = in_document_ranks(
         predictors["constant"].__class__(world.vectors[7]), world.vectors, windows, world.documents
     )
-    ranks = dict(zip(windows.targets.tolist(), found.tolist(), strict=True))
+    ranks = dict(zip(windows.targets.tolist(), result.tolist(), strict=True))
     assert ranks[4] == 2.0, "three copies, all of them candidates"
-    assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in the context are left out"
-    assert ranks[12] == 1.0, "copies in another document count for nothing"
+    assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in the context are excluded"
+    assert ranks[12] == 1.0, "copies in another document do not count"
 
 
-def test_the_only_candidate_is_first(worlds, predictors):
+def test_the_only_candidate_has_rank_one(worlds, predictors):
     world = worlds([4, 4, 9], ["val"] * 3)
     windows = world.windows("val")
-    found = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
-    assert found[:2].tolist() == [1.0, 1.0]
+    result = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
+    assert result[:2].tolist() == [1.0, 1.0]
     assert mean_in_document_candidates(windows, world.documents) == pytest.approx((1 + 1 + 6 * 6) / 8)
     short = world.windows("val", 3, 1)
     expected = [rows - min(before, 3) for rows in (4, 4, 9) for before in range(1, rows)]
     assert mean_in_document_candidates(short, world.documents) == pytest.approx(np.mean(expected))
 
 
-def test_within_a_document_the_oracle_is_first_and_a_constant_is_in_the_middle(world, predictors):
+def test_in_document_an_oracle_ranks_first_and_a_constant_in_the_middle(world, predictors):
     windows = world.windows("ood")
     assert (in_document_ranks(predictors["oracle"], world.vectors, windows, world.documents) == 1).all()
     constant = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)

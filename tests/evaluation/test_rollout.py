@@ -12,17 +12,17 @@ from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 
 
-class Turn(LatentModel):
-    """Knows that each vector is the one before it, turned."""
+class Rotation(LatentModel):
+    """Predicts the last vector rotated, which is the true process."""
 
-    name = "turn"
+    name = "rotation"
 
-    def __init__(self, turn_DD):
-        super().__init__(len(turn_DD))
-        self.turn_DD = turn_DD
+    def __init__(self, rotation_DD):
+        super().__init__(len(rotation_DD))
+        self.rotation_DD = rotation_DD
 
     def _raw(self, context_BSD, mask_BS):
-        return 3 * context_BSD[:, -1] @ self.turn_DD.T
+        return 3 * context_BSD[:, -1] @ self.rotation_DD.T
 
 
 def evaluated_in(world, split="val", context=3, least=None) -> WindowSet:
@@ -30,27 +30,30 @@ def evaluated_in(world, split="val", context=3, least=None) -> WindowSet:
 
 
 def long_windows(evaluated, steps):
-    """The positions of windows whose document has all steps, and their targets."""
+    """Return the positions of windows whose document has all steps, and their targets."""
     documents = evaluated.documents
-    ends = {row: int(first + rows) for first, rows in zip(documents.first_row, documents.rows, strict=True)
-            for row in range(first, first + rows)}  # fmt: skip
+    ends = {
+        row: int(first + rows)
+        for first, rows in zip(documents.first_row, documents.rows, strict=True)
+        for row in range(first, first + rows)
+    }
     targets = evaluated.windows.targets.tolist()
     positions = [position for position, target in enumerate(targets) if ends[target] - target >= steps]
     return positions, [targets[position] for position in positions]
 
 
-def test_who_knows_the_process_never_loses_it(worlds):
+def test_the_true_process_has_cosine_one_at_every_step(worlds):
     world = worlds([14, 11, 3], ["val"] * 3)
-    turn_DD = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    rotation_DD = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
     for first, rows in zip(world.documents.first_row, world.documents.rows, strict=True):
         for row in range(first + 1, first + rows):
-            world.vectors[row] = turn_DD @ world.vectors[row - 1]
+            world.vectors[row] = rotation_DD @ world.vectors[row - 1]
     evaluated = evaluated_in(world)
-    assert measure_rollout(Turn(turn_DD).eval(), evaluated) == pytest.approx([1.0] * 8, abs=1e-5)
+    assert measure_rollout(Rotation(rotation_DD).eval(), evaluated) == pytest.approx([1.0] * 8, abs=1e-5)
     assert measure_rollout(CopyLast(16).eval(), evaluated)[0] < 0.9
 
 
-def test_copy_last_stays_where_it_is(world):
+def test_copy_last_repeats_its_first_prediction(world):
     """At step j its score is cos(last, vector at target + j − 1)."""
     evaluated, vectors = evaluated_in(world, least=1), F.normalize(world.vectors.double())
     _, targets = long_windows(evaluated, 4)
@@ -59,7 +62,7 @@ def test_copy_last_stays_where_it_is(world):
 
 
 @pytest.mark.parametrize("least", [None, 1])
-def test_the_context_slides_and_grows(world, least):
+def test_the_context_shifts_and_grows(world, least):
     """The context mean by hand: its own unit predictions take part; a short context grows to S, then slides."""
     evaluated, vectors = evaluated_in(world, context=4, least=least), F.normalize(world.vectors.double())
     positions, targets = long_windows(evaluated, 5)
@@ -72,12 +75,12 @@ def test_the_context_slides_and_grows(world, least):
             read.append(F.normalize(torch.stack(read[-4:]).mean(dim=0), dim=0))
             curve.append(float(read[-1] @ vectors[target + step]))
         curves.append(curve)
-    found = measure_rollout(ContextMean(16).eval(), evaluated, 5)
-    assert found == pytest.approx(np.mean(curves, axis=0), abs=1e-6)
+    result = measure_rollout(ContextMean(16).eval(), evaluated, 5)
+    assert result == pytest.approx(np.mean(curves, axis=0), abs=1e-6)
 
 
 @pytest.mark.parametrize("least", [None, 1])
-def test_the_first_step_is_the_score(world, predictors, least):
+def test_the_first_step_is_the_cosine(world, predictors, least):
     evaluated = evaluated_in(world, least=least)
     positions, _ = long_windows(evaluated, 3)
     same = evaluated.windows.take(torch.tensor(positions))
@@ -88,15 +91,15 @@ def test_the_first_step_is_the_score(world, predictors, least):
     assert measure_rollout(predictors["copy-last"], evaluated, 1) == (pytest.approx(everything, abs=1e-12),)
 
 
-def test_every_step_counts_the_same_windows(worlds):
+def test_every_step_scores_the_same_windows(worlds):
     """A document that ends early would otherwise drop out of the later steps only."""
     world = worlds([6, 7, 4], ["val"] * 3)
-    found = measure_rollout(CopyLast(16).eval(), evaluated_in(world), 4)
+    result = measure_rollout(CopyLast(16).eval(), evaluated_in(world), 4)
     vectors = F.normalize(world.vectors.double())
-    assert found == pytest.approx([float(vectors[8] @ vectors[9 + step]) for step in range(4)], abs=1e-6)
+    assert result == pytest.approx([float(vectors[8] @ vectors[9 + step]) for step in range(4)], abs=1e-6)
 
 
-def test_no_document_is_long_enough(worlds):
+def test_without_long_documents_all_steps_are_none(worlds):
     world = worlds([6, 10], ["val"] * 2)
     assert measure_rollout(CopyLast(16).eval(), evaluated_in(world)) == (None,) * 8
     assert None not in measure_rollout(CopyLast(16).eval(), evaluated_in(world), 7)
