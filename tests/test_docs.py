@@ -8,6 +8,7 @@ import pytest
 
 import nextvec
 from nextvec import errors
+from nextvec.core import run_paths
 from nextvec.errors import NextvecError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,3 +120,12 @@ def test_the_error_tree_of_the_python_page_matches_the_classes() -> None:
         drawn.add((name, path[level - 1] if level else "Exception", int(code)))
     classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, NextvecError)]
     assert drawn == {(item.__name__, item.__bases__[0].__name__, item.exit_code) for item in classes}
+
+
+def test_the_run_files_page_lists_every_file_and_every_event() -> None:
+    page = (DOCS / "reference/run-files.md").read_text(encoding="utf-8")
+    files = [value for name, value in vars(run_paths).items() if name.isupper()]
+    assert len(files) > 10 and [file for file in files if f"`{file}" not in page] == []
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src/nextvec").rglob("*.py")]
+    kinds = {kind for source in sources for kind in re.findall(r"\.(?:event|write)\(\s*\"([a-z_]+)\"", source)}
+    assert len(kinds) > 10 and [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
