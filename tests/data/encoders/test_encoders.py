@@ -14,7 +14,7 @@ from nextvec.errors import InputError, MissingExtraError, SpaceError, StoreError
 
 
 class Named:
-    """An encoder that is nothing but its space."""
+    """An encoder that has only a space."""
 
     unknown_texts = 0
 
@@ -29,7 +29,7 @@ def a_store(path: Path, space: Space, **manifest: object) -> Store:
     return Store(path, dict(manifest), space, np.zeros((0, space.dimensions), np.float16))
 
 
-def test_full_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_have_a_canonical_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert full_name("lsa") == "lsa"
     assert full_name("minilm") == "minilm"
     assert full_name("gtr-t5-base") == "sentence-transformers/gtr-t5-base"
@@ -42,7 +42,7 @@ def test_full_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("minillm", r"encoder 'minillm' is unknown; a model of the hub is OWNER/NAME. Did you mean 'minilm'\?"),
+        ("minillm", r"encoder 'minillm' is unknown; hub models are OWNER/NAME. Did you mean 'minilm'\?"),
         ("gtr-t5", "Did you mean 'gtr-t5-base'"),
         ("zzz", "Known: gtr-t5-base, lsa, minilm."),
         ("", "is unknown"),
@@ -62,11 +62,11 @@ def test_every_known_name_is_described() -> None:
 
 
 def test_lsa_is_not_opened_by_name() -> None:
-    with pytest.raises(InputError, match="fitted on a corpus: build a store with it"):
+    with pytest.raises(InputError, match=r"fitted on a corpus\. Build a store with it"):
         open_encoder("lsa")
 
 
-def test_float16_is_no_precision() -> None:
+def test_float16_is_refused_as_a_precision() -> None:
     with pytest.raises(InputError, match="precision 'fp16' is unknown"):
         open_encoder("minilm", precision="fp16")
 
@@ -87,11 +87,11 @@ def test_the_encoder_of_an_lsa_store_is_loaded_from_it(tmp_path: Path) -> None:
     other = LsaEncoder.fit(["the sea", "the function the function", "a rain a rain in the sea"], 3)
     with pytest.raises(SpaceError, match="have different embedding spaces"):
         store_encoder(a_store(tmp_path, other.space))
-    with pytest.raises(StoreError, match="missing or damaged"):
+    with pytest.raises(StoreError, match="is missing or damaged"):
         store_encoder(a_store(tmp_path / "nowhere", encoder.space))
 
 
-def test_the_encoder_of_other_stores_is_opened_by_the_manifests_name(
+def test_the_encoder_of_another_store_is_opened_by_the_name_in_its_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -111,6 +111,6 @@ def test_the_encoder_of_other_stores_is_opened_by_the_manifests_name(
 
 
 @pytest.mark.parametrize("name", [UNKNOWN, "synthetic"])
-def test_stores_without_an_encoder_say_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="came without an encoder; new text can't be encoded"):
+def test_encoding_for_a_store_of_an_unknown_encoder_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="the encoder of its vectors is unknown"):
         store_encoder(a_store(tmp_path, Space(name, "", 3)))

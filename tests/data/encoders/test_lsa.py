@@ -1,4 +1,4 @@
-"""The built-in encoder: against an exact SVD, and what it promises about unknown words, files and repetition."""
+"""The built-in encoder equals an exact SVD, handles unknown words and damaged files, and is deterministic."""
 
 import json
 import resource
@@ -17,7 +17,7 @@ from nextvec.errors import CorpusError, OutputError, StoreError
 
 
 def topic_texts(count: int, *, seed: int = 0, topics: int = 12, words: int = 25) -> list[str]:
-    """Texts of 12 words, each from one topic's vocabulary; text n is of topic n % topics."""
+    """Return texts of 12 words, each from one topic's vocabulary; text n has topic n % topics."""
     rng = np.random.default_rng(seed)
     return [
         " ".join(f"w{n % topics}x{word}" for word in rng.zipf(1.4, 12) % words) + f" common{rng.integers(3)}"
@@ -41,7 +41,7 @@ def test_vectors_are_unit_float32_in_order(encoder: LsaEncoder) -> None:
 
 
 def exact_svd(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """TF-IDF by sklearn, its singular values and right singular vectors by numpy."""
+    """Return TF-IDF by sklearn, its singular values and right singular vectors by numpy."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
@@ -49,7 +49,7 @@ def exact_svd(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tfidf, values, right
 
 
-def test_it_is_the_truncated_svd_of_tfidf() -> None:
+def test_the_projection_is_the_truncated_svd_of_tfidf() -> None:
     texts, dimensions = topic_texts(150), 30
     tfidf, values, right = exact_svd(texts)
     weights = (values[:dimensions] / values[0]) ** lsa._WEIGHT_POWER
@@ -61,9 +61,9 @@ def test_it_is_the_truncated_svd_of_tfidf() -> None:
     assert np.linalg.norm(encoder.components.astype(np.float64), axis=0) == pytest.approx(weights, rel=2e-3)
 
 
-def test_a_sketch_of_a_large_corpus_keeps_nearly_all_that_could_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The energy in the D directions found, against the best D directions there are."""
-    monkeypatch.setattr(lsa, "_EXACT_UP_TO", 0)
+def test_the_sketch_of_a_large_corpus_keeps_nearly_all_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the energy in the D directions with that of the best D directions."""
+    monkeypatch.setattr(lsa, "_MIN_SKETCH", 0)
     monkeypatch.setattr(lsa, "_OVERSAMPLING", 10)
     texts, dimensions = topic_texts(400), 60
     tfidf, values, _ = exact_svd(texts)
@@ -72,7 +72,7 @@ def test_a_sketch_of_a_large_corpus_keeps_nearly_all_that_could_be_kept(monkeypa
     assert np.square(tfidf @ basis).sum() > 0.95 * np.square(values[:dimensions]).sum()
 
 
-def test_texts_of_a_topic_are_near(encoder: LsaEncoder) -> None:
+def test_texts_of_a_topic_are_similar(encoder: LsaEncoder) -> None:
     vectors = encoder.encode(topic_texts(120, seed=5))
     topic = np.arange(120) % 12
     cosine = vectors @ vectors.T
@@ -80,7 +80,7 @@ def test_texts_of_a_topic_are_near(encoder: LsaEncoder) -> None:
     assert cosine[same].mean() > cosine[topic[:, None] != topic].mean() + 0.5
 
 
-def test_dimensions_are_what_the_text_allows() -> None:
+def test_dimensions_do_not_exceed_the_rank_of_the_texts() -> None:
     assert LsaEncoder.fit(topic_texts(240), 8).space.dimensions == 8
     assert LsaEncoder.fit(topic_texts(15), 768).space.dimensions <= 15
     assert LsaEncoder.fit(["one two", "two one", "one two"], 768).space.dimensions == 1
@@ -100,7 +100,7 @@ def test_unknown_texts_get_the_mean_direction_and_are_counted(encoder: LsaEncode
     assert np.dot(mean / np.linalg.norm(mean), encoder.mean) == pytest.approx(1, abs=1e-4)
 
 
-def test_fitting_is_deterministic_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_is_deterministic_for_any_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     one = LsaEncoder.fit(topic_texts(200), 150)
     monkeypatch.setattr(lsa, "_BLOCK", 7)
     other = LsaEncoder.fit(topic_texts(200), 150)
@@ -113,7 +113,7 @@ def test_signs_are_fixed(encoder: LsaEncoder) -> None:
     assert (encoder.components.max(axis=0) >= -encoder.components.min(axis=0)).all()
 
 
-def test_saved_and_loaded_it_encodes_alike(encoder: LsaEncoder, tmp_path: Path) -> None:
+def test_a_loaded_encoder_equals_the_saved_one(encoder: LsaEncoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder")
     loaded = LsaEncoder.load(tmp_path / "encoder")
     texts = [*topic_texts(40, seed=8), "nothing known"]
@@ -126,8 +126,8 @@ def test_saved_and_loaded_it_encodes_alike(encoder: LsaEncoder, tmp_path: Path) 
         assert file.suffix in (".json", ".npy")  # nothing pickled
 
 
-def test_a_full_disk_is_said(encoder: LsaEncoder, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for it."""
+def test_a_full_disk_is_an_error(encoder: LsaEncoder, tmp_path: Path) -> None:
+    """A limit on file sizes simulates it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, limits[1]))
     try:
@@ -149,11 +149,11 @@ def test_damaged_files_are_store_errors(
 ) -> None:
     encoder.save(tmp_path)
     damage(tmp_path / name)
-    with pytest.raises(StoreError, match=r"missing or damaged \(.*\); build the store again"):
+    with pytest.raises(StoreError, match=r"is missing or damaged \(.*\)\. Build the store again"):
         LsaEncoder.load(tmp_path)
 
 
-def test_files_that_do_not_belong_together_are_refused(encoder: LsaEncoder, tmp_path: Path) -> None:
+def test_files_of_two_encoders_are_refused(encoder: LsaEncoder, tmp_path: Path) -> None:
     encoder.save(tmp_path)
     (tmp_path / "terms.json").write_text(json.dumps(encoder.terms[:-1]))
     with pytest.raises(StoreError, match="missing or damaged"):
@@ -163,15 +163,15 @@ def test_files_that_do_not_belong_together_are_refused(encoder: LsaEncoder, tmp_
         LsaEncoder.load(tmp_path)
 
 
-def test_the_revision_names_the_content() -> None:
+def test_the_revision_is_a_hash_of_the_content() -> None:
     texts = topic_texts(60)
     assert LsaEncoder.fit(texts, 10).space.revision == LsaEncoder.fit(texts, 10).space.revision
     assert LsaEncoder.fit(texts, 10).space.revision != LsaEncoder.fit(texts[:-1], 10).space.revision
     assert LsaEncoder.fit(texts, 10).space.revision != LsaEncoder.fit(texts, 9).space.revision
 
 
-def test_spaces_of_another_language_are_told_apart_without_probes() -> None:
-    """No probe has a known word there: all would get the mean direction, alike in any two such spaces."""
+def test_spaces_of_another_language_are_distinguished_by_revision() -> None:
+    """No probe has a known term, so all would get the mean direction, which is similar in two such spaces."""
     one, other = (LsaEncoder.fit(topic_texts(60, seed=seed), 10) for seed in (1, 2))
     assert one.space.probes is None
     assert difference(one.space, other.space) is not None
@@ -181,14 +181,14 @@ def test_spaces_of_another_language_are_told_apart_without_probes() -> None:
 
 @pytest.mark.parametrize("texts", [[], ["", "  "], ["a b c ?", "!"]])
 def test_texts_without_words_are_refused(texts: list[str]) -> None:
-    with pytest.raises(CorpusError, match=r"the \d+ training texts hold no words that lsa could use"):
+    with pytest.raises(CorpusError, match=r"the \d+ training texts have no words that lsa can use"):
         LsaEncoder.fit(texts, 5)
 
 
-def test_rare_terms_go_where_there_are_many_texts() -> None:
+def test_rare_terms_are_dropped_in_a_large_corpus() -> None:
     few = [f"shared words here only{n}" for n in range(20)]
     assert "only3" in LsaEncoder.fit(few, 5).terms
-    many = [f"shared words here only{n}" for n in range(lsa._RARE_FROM)]
+    many = [f"shared words here only{n}" for n in range(lsa._KEEP_RARE_BELOW)]
     assert LsaEncoder.fit(many, 5).terms == ["here", "shared", "words"]
 
 

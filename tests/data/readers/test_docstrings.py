@@ -11,7 +11,7 @@ A, B = f"{A1} {A2}", f"{B1} {B2}"
 C = "In the evening all the lamps along the quay were lit by a boy with a long pole."
 
 
-def test_wrapped_lines_are_joined_and_blank_lines_divide() -> None:
+def test_wrapped_lines_are_joined_and_blank_lines_separate_paragraphs() -> None:
     text = f"""{A1}
         {A2}
 
@@ -22,7 +22,7 @@ def test_wrapped_lines_are_joined_and_blank_lines_divide() -> None:
     assert docstring_paragraphs(text) == [A, B, C]
 
 
-def test_a_change_of_indent_divides() -> None:
+def test_a_change_of_indentation_separates_paragraphs() -> None:
     text = f"""
     {A1}
     {A2}
@@ -33,7 +33,7 @@ def test_a_change_of_indent_divides() -> None:
     assert docstring_paragraphs(text) == [A, B, C]
 
 
-def test_doctests_and_their_output_are_left_out() -> None:
+def test_doctests_and_their_output_are_dropped() -> None:
     text = f"""
     {A}
 
@@ -49,7 +49,7 @@ def test_doctests_and_their_output_are_left_out() -> None:
     assert docstring_paragraphs(text) == [A, B, C]
 
 
-def test_literal_blocks_are_left_out_up_to_their_indent() -> None:
+def test_literal_blocks_are_dropped_up_to_their_indentation() -> None:
     text = f"""
     {A[:-1]}::
 
@@ -93,7 +93,7 @@ def test_prose_directives_keep_their_text() -> None:
     assert docstring_paragraphs(text) == [A, B, C, A]
 
 
-def test_headings_and_tables_are_left_out() -> None:
+def test_headings_and_tables_are_dropped() -> None:
     text = f"""
     A heading that is long enough to be taken for a sentence if not for its line.
     ------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_google_and_sphinx_parameters_keep_their_descriptions() -> None:
     assert docstring_paragraphs(text) == [C, A, B, C, A, B, C]
 
 
-def test_list_items_are_paragraphs_of_their_own() -> None:
+def test_list_items_are_separate_paragraphs() -> None:
     text = f"""
     {A}
       - {B1}
@@ -166,14 +166,14 @@ def test_list_items_are_paragraphs_of_their_own() -> None:
     assert docstring_paragraphs(text) == [A, B, C, A, B]
 
 
-def test_markup_within_a_line_goes() -> None:
+def test_inline_markup_is_removed() -> None:
     text = "Use :class:`~torch.nn.Module` or ``np.array`` with `x`, see `the guide <https://x.org/y>`_ for all of it."
     assert docstring_paragraphs(text) == ["Use torch.nn.Module or np.array with x, see the guide for all of it."]
     text = ":class:`Boat` is what every ship of the harbour is made from when it is first built."
     assert docstring_paragraphs(text) == ["Boat is what every ship of the harbour is made from when it is first built."]
 
 
-def test_what_counts_as_prose() -> None:
+def test_prose_is_recognized() -> None:
     assert is_prose(A)
     assert is_prose(f'("{A}")')
     assert not is_prose("Return the sum of it.")  # too short

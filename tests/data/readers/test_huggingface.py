@@ -15,7 +15,7 @@ from nextvec.errors import CorpusError, MissingExtraError
 
 @pytest.fixture
 def datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The package, with every way to the network closed."""
+    """Return the package, without network access."""
     module = pytest.importorskip("datasets", reason="needs the extra 'hub' (pip install 'nextvec[hub]')")
 
     def refuse(*_: object) -> None:
@@ -59,17 +59,17 @@ def test_columns_and_paragraph_lists(datasets: Any, tmp_path: Path) -> None:
         Document("books-1", "N", "books", ("a", "", "b"), "B")
     ]
     assert refuse("hf:./books") == (
-        "hf:./books, row 1: no field 'text' or 'paragraphs'; fields there: book, name, parts; "
-        "say which one holds the text with --columns text=NAME (or paragraphs=NAME for a list)"
+        "hf:./books, row 1: has no field 'text' or 'paragraphs' (fields: book, name, parts). "
+        "Name the field of the text with --columns text=NAME, or paragraphs=NAME for a list."
     )
 
 
-def test_which_split(datasets: Any, tmp_path: Path) -> None:
+def test_the_default_split_is_train_or_the_only_one(datasets: Any, tmp_path: Path) -> None:
     write(tmp_path / "one" / "test.jsonl", {"text": "the only split"})
     assert read("hf:./one")[0].paragraphs == ("the only split",)
     write(tmp_path / "two" / "test.jsonl", {"text": "from test"})
     write(tmp_path / "two" / "validation.jsonl", {"text": "from validation"})
-    assert refuse("hf:./two") == ("hf:./two: which split? There are validation, test; write hf:./two::SPLIT")
+    assert refuse("hf:./two") == "hf:./two: has the splits validation, test. Choose one: hf:./two::SPLIT."
     assert read("hf:./two::test")[0].paragraphs == ("from test",)
     write(tmp_path / "two" / "train.jsonl", {"text": "from train"})
     assert read("hf:./two")[0].paragraphs == ("from train",)
@@ -92,12 +92,12 @@ def test_rows_are_streamed(datasets: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("source", ["hf:./missing", "hf:./news:nothing"])
-def test_what_cannot_be_loaded_is_one_line(datasets: Any, tmp_path: Path, source: str) -> None:
+def test_a_missing_dataset_is_a_one_line_error(datasets: Any, tmp_path: Path, source: str) -> None:
     write(tmp_path / "news" / "train.jsonl", {"text": "x"})
     assert refuse(source).startswith(f"{source}: the dataset can't be read: ")
 
 
-def test_an_error_while_reading_is_one_line(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_reading_is_a_one_line_error(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Any:
         yield {"text": "fine"}
         raise ConnectionError("the hub\n  went away")
@@ -105,18 +105,21 @@ def test_an_error_while_reading_is_one_line(datasets: Any, monkeypatch: pytest.M
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": rows()})
     documents = read_documents("hf:owner/name")
     assert next(documents) == Document("name-1", "name-1", "name", ("fine",))
-    with pytest.raises(CorpusError, match=r"^hf:owner/name: the dataset can't be read: the hub went away$"):
+    with pytest.raises(
+        CorpusError,
+        match=r"^hf:owner/name: the dataset can't be read: the hub went away\. Check the name and the network\.$",
+    ):
         next(documents)
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf::config", "hf:a:b:c:d"])
-def test_how_a_dataset_is_named(source: str) -> None:
+def test_a_malformed_name_is_refused(source: str) -> None:
     assert refuse(source) == (
-        f"{source}: write it as hf:owner/name, hf:owner/name:config or hf:owner/name:config:split"
+        f"{source}: malformed name. Write hf:owner/name, hf:owner/name:config or hf:owner/name:config:split."
     )
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         MissingExtraError, match=r"^reading hf:a/b needs the package datasets: pip install 'nextvec\[hub\]'$"

@@ -33,7 +33,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package `boats` with all that a package may hold; executing any of it is noticed."""
+    """Make a package `boats` with every kind of file; executing any of it is detected."""
     root = tmp_path / "site" / "boats"
     write(root / "__init__.py", f'"""{A}"""\n{CANARY}')
     write(
@@ -94,7 +94,7 @@ other("""{D}""")
     return root
 
 
-def test_modules_classes_and_functions_in_the_order_of_the_source(package: Path) -> None:
+def test_docstrings_are_in_the_order_of_the_source(package: Path) -> None:
     documents = list(read_modules(package, "boats", "boats"))
     assert documents == [
         Document("boats", "boats", "boats", (A,)),
@@ -106,7 +106,7 @@ def test_modules_classes_and_functions_in_the_order_of_the_source(package: Path)
     ]
 
 
-def test_nothing_that_is_read_is_executed_or_imported(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_files_are_neither_executed_nor_imported(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stdlib = write(package.parents[1] / "lib" / "shore.py", f'"""{D}"""{CANARY}').parent
     write(stdlib / "site-packages" / "other.py", f'"""{A}"""{CANARY}')
     monkeypatch.syspath_prepend(str(package.parent))
@@ -134,19 +134,19 @@ def test_topics_are_documents(tmp_path: Path) -> None:
     ]
 
 
-def test_the_same_documents_in_the_same_order_each_time(package: Path) -> None:
+def test_reading_is_deterministic(package: Path) -> None:
     first = list(read_modules(package, "boats", "boats"))
     assert first == list(read_modules(package, "boats", "boats"))
     assert [d.id for d in first] == sorted(d.id for d in first)
 
 
-def test_another_builtin_is_refused() -> None:
+def test_an_unknown_builtin_is_refused() -> None:
     with pytest.raises(CorpusError) as caught:
         list(read_documents("builtin:python-doc"))
     assert str(caught.value) == ("builtin:python-doc: unknown built-in text. Did you mean 'builtin:python-docs'?")
 
 
-def test_the_garbage_collector_is_left_as_it_was(package: Path) -> None:
+def test_the_garbage_collector_is_restored(package: Path) -> None:
     import gc
 
     list(read_modules(package, "boats", "boats"))

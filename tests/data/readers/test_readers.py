@@ -14,7 +14,7 @@ from nextvec.errors import CorpusError, InputError
 
 
 def refuse(source: str | Path, columns: Columns = Columns()) -> str:
-    """The one line that a source is refused with."""
+    """Return the one-line error of a source."""
     with pytest.raises(CorpusError) as caught:
         list(read_documents(str(source), columns))
     assert "\n" not in str(caught.value)
@@ -30,20 +30,20 @@ def write(path: Path, text: str | bytes) -> Path:
 # --- any source ---
 
 
-def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
     for name in ("missing.jsonl", "missing.txt", "missing", "missing.xml.bz2", "owner/name"):
-        assert refuse(tmp_path / name) == f"{tmp_path / name}: no such file or folder"
+        assert refuse(tmp_path / name) == f"{tmp_path / name}: no such file or folder. Check the name."
 
 
-def test_an_unknown_kind_names_all_that_is_read(tmp_path: Path) -> None:
+def test_an_error_about_an_unknown_kind_names_all_kinds(tmp_path: Path) -> None:
     message = refuse(write(tmp_path / "book.pdf", b"%PDF"))
-    assert message.startswith(f"{tmp_path / 'book.pdf'}: not a kind of text that is read; known: ")
+    assert message.startswith(f"{tmp_path / 'book.pdf'}: unknown kind of source. Known kinds: ")
     assert all(kind in message for kind in SOURCES)
 
 
-def test_nothing_is_read_before_the_first_document_is_asked_for(tmp_path: Path) -> None:
+def test_reading_starts_with_the_first_document(tmp_path: Path) -> None:
     documents = read_documents(str(tmp_path / "missing.jsonl"))
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError, match="no such file or folder"):
         next(documents)
 
 
@@ -51,13 +51,13 @@ def test_limit_stops_early(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", '{"text": "one"}\n{"text": "two"}\nbroken\n')
     assert [d.paragraphs for d in read_documents(str(path), limit=2)] == [("one",), ("two",)]
     assert len(list(itertools.islice(read_documents(str(path)), 2))) == 2
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError, match="line 3: not valid JSON"):
         list(read_documents(str(path), limit=3))
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_an_impossible_limit_is_refused(limit: int) -> None:
-    with pytest.raises(InputError, match=f"limit {limit}: need at least 1 document"):
+    with pytest.raises(InputError, match=f"limit is {limit}, but must be at least 1"):
         list(read_documents("builtin:python-docs", limit=limit))
 
 
@@ -107,7 +107,7 @@ def test_a_single_file_is_one_document(tmp_path: Path) -> None:
     assert document == Document("My notes.txt", "My notes", "My notes", ("# not a heading here", "Text."))
 
 
-def test_a_folder_without_text_says_what_is_read(tmp_path: Path) -> None:
+def test_an_error_about_a_folder_without_text_names_the_kinds(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "x.jsonl", "{}")
     message = refuse(tmp_path / "folder")
     assert message.startswith(f"{tmp_path / 'folder'}: no .txt or .md files in this folder. ")
@@ -117,7 +117,7 @@ def test_a_folder_without_text_says_what_is_read(tmp_path: Path) -> None:
 
 def test_a_folder_of_empty_files_has_no_documents(tmp_path: Path) -> None:
     write(tmp_path / "x.txt", "\n")
-    assert refuse(tmp_path) == f"{tmp_path}: there are no documents in it; check that it is the right one"
+    assert refuse(tmp_path) == f"{tmp_path}: has no documents. Check that it is the right source."
 
 
 def test_an_empty_file_has_no_text(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_invalid_utf8_names_file_and_byte(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x.txt", "text")
     path.chmod(0)
-    assert refuse(path) == f"{path}: can't be read: Permission denied"
+    assert refuse(path) == f"{path}: can't be read: Permission denied."
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder" / "x.txt").mkdir(parents=True)
     assert "no .txt or .md files" in refuse(tmp_path / "folder")
 
@@ -228,7 +228,7 @@ def read_markdown(tmp_path: Path, text: str) -> Document:
     return document
 
 
-def test_markdown_keeps_prose_alone(tmp_path: Path) -> None:
+def test_markdown_keeps_only_prose(tmp_path: Path) -> None:
     document = read_markdown(tmp_path, MARKDOWN)
     assert document.title == "The first title"
     assert document.paragraphs == (
@@ -259,7 +259,7 @@ def test_items_of_nested_lists_are_one_paragraph(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_file_without_prose_keeps_only_its_name(tmp_path: Path) -> None:
+def test_a_file_without_prose_has_only_its_name(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.md", "# Title\n\n```\ncode\n```\n\n![badge](x)\n\n<!-- note -->\n\n| a |\n| - |\n| 1 |\n"
     )
@@ -267,7 +267,7 @@ def test_a_file_without_prose_keeps_only_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opening", ["```", "<!--", "~~~ text", "<script>"])
-def test_what_is_never_closed_reaches_to_the_end(tmp_path: Path, opening: str) -> None:
+def test_unclosed_markup_extends_to_the_end(tmp_path: Path, opening: str) -> None:
     assert read_markdown(tmp_path, f"Before.\n\n{opening}\nafter\n\nlast").paragraphs == ("Before.",)
 
 

@@ -102,7 +102,7 @@ NO_ARTICLES = [
 
 
 @pytest.mark.parametrize("template", NO_ARTICLES)
-def test_templates_that_mark_a_page_as_no_article(tmp_path: Path, template: str) -> None:
+def test_pages_marked_by_a_template_are_skipped(tmp_path: Path, template: str) -> None:
     path = dump(tmp_path / "x.xml", page("Gull", f"{PROSE}\n\n{template}"), page("Tern", PROSE, number=2))
     assert [document.title for document in read_documents(str(path))] == ["Tern"]
 
@@ -112,12 +112,12 @@ def test_templates_that_mark_a_page_as_no_article(tmp_path: Path, template: str)
     ["{{disambiguation needed|date=May 2010}}", "{{about|the bird|other uses|Gull (disambiguation)}}", "{{Dabney}}",
      "{{infobox surname}}", "{{surname-list x}}"],
 )  # fmt: skip
-def test_templates_that_only_look_like_it(tmp_path: Path, template: str) -> None:
+def test_similar_templates_do_not_mark_a_page(tmp_path: Path, template: str) -> None:
     path = dump(tmp_path / "x.xml", page("Gull", f"{template}{PROSE}"))
     assert [document.paragraphs for document in read_documents(str(path))] == [(PROSE,)]
 
 
-def test_the_last_revision_counts(tmp_path: Path) -> None:
+def test_the_last_revision_is_read(tmp_path: Path) -> None:
     two = page("Gull", "Old text of it.").replace(
         "</revision>", f"</revision><revision><id>3</id><text>{PROSE}</text></revision>"
     )
@@ -183,7 +183,7 @@ Gulls eat ([[fish]]) a great deal ({{small|x}}), as <blockquote>a quotation</blo
 """
 
 
-def test_prose_alone_in_the_order_of_sections(tmp_path: Path) -> None:
+def test_only_prose_is_kept_in_the_order_of_sections(tmp_path: Path) -> None:
     (document,) = read_documents(str(dump(tmp_path / "x.xml.bz2", page("Gull", ARTICLE))))
     assert document.paragraphs == (
         "The herring gull (Larus argentatus) is a large gull, up to 66 cm long. It breeds in the north (as others do), "
@@ -202,7 +202,7 @@ def test_prose_alone_in_the_order_of_sections(tmp_path: Path) -> None:
         ("{{lang|de|''Möwe''}}", "Möwe"), ("{{Nowrap|5 [[kilometre|km]]}}", "5 km"), ("{{lang}}", ""), ("{{x|y}}", ""),
     ],
 )  # fmt: skip
-def test_templates_that_stand_for_words(template: str, words: str) -> None:
+def test_inline_templates_render_as_words(template: str, words: str) -> None:
     assert article_paragraphs(f"Before {template} after.", set()) == [f"Before {words} after.".replace("  ", " ")]
 
 
@@ -220,17 +220,17 @@ def test_templates_that_stand_for_words(template: str, words: str) -> None:
         "Notes:",
     ],
 )
-def test_back_matter_is_left_out_with_what_is_below_it(heading: str) -> None:
+def test_back_matter_is_dropped_with_its_subsections(heading: str) -> None:
     text = f"Before it.\n== {heading} ==\nIn it.\n=== Sub ===\nBelow it.\n== Life ==\nAfter it."
     assert article_paragraphs(text, set()) == ["Before it.", "After it."]
 
 
-def test_a_sub_section_of_that_name_ends_with_its_siblings() -> None:
+def test_a_back_matter_subsection_ends_at_its_sibling() -> None:
     text = "One.\n== Life ==\nTwo.\n=== Notes ===\nGone.\n=== Later ===\nThree.\n== End ==\nFour."
     assert article_paragraphs(text, set()) == ["One.", "Two.", "Three.", "Four."]
 
 
-def test_unbalanced_markup_does_no_harm() -> None:
+def test_unbalanced_markup_is_accepted() -> None:
     assert article_paragraphs("An ''unbalanced text [[with {{open ends.\n\nNext one.", set()) == [
         "An unbalanced text [[with {{open ends.",
         "Next one.",
@@ -270,7 +270,7 @@ def test_unbalanced_markup_does_no_harm() -> None:
         max_size=30,
     )
 )
-def test_any_mixture_of_markup_is_survived(parts: list[str]) -> None:
+def test_any_mixture_of_markup_gives_paragraphs(parts: list[str]) -> None:
     for paragraph in article_paragraphs("".join(parts), {"file"}):
         assert paragraph == " ".join(paragraph.split())
         assert "\0" not in paragraph
@@ -279,7 +279,7 @@ def test_any_mixture_of_markup_is_survived(parts: list[str]) -> None:
 # --- the extra ---
 
 
-def test_without_the_extra_one_line_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = dump(tmp_path / "x.xml", page("Gull", PROSE))
     monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
     monkeypatch.setitem(sys.modules, "mwparserfromhell.parser", None)
@@ -295,7 +295,7 @@ def many(count: int) -> list[str]:
     return [page(f"Page {n}", f"{PROSE} Number {n * 7919 % 10_007}.", number=n) for n in range(1, count + 1)]
 
 
-def test_a_truncated_bz2_says_so(tmp_path: Path) -> None:
+def test_a_truncated_bz2_is_reported(tmp_path: Path) -> None:
     path = dump(tmp_path / "x.xml.bz2", *many(50))
     path.write_bytes(path.read_bytes()[:-50])
     message = refuse(path)
@@ -303,7 +303,7 @@ def test_a_truncated_bz2_says_so(tmp_path: Path) -> None:
     assert message.endswith(" pages. Copy or download the file again.")
 
 
-def test_truncated_xml_says_so_and_where(tmp_path: Path) -> None:
+def test_truncated_xml_is_reported_with_its_position(tmp_path: Path) -> None:
     path = dump(tmp_path / "x.xml", *many(50), end="  <page><title>Cut")
     message = refuse(path)
     assert message.startswith(f"{path}: damaged XML after 50 pages: ")
@@ -311,10 +311,10 @@ def test_truncated_xml_says_so_and_where(tmp_path: Path) -> None:
     assert message.endswith(". Copy or download the file again.")
 
 
-def test_what_is_no_bz2_or_no_xml_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_bz2_or_xml_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.xml.bz2"
     path.write_bytes(b"no bz2 at all")
-    assert refuse(path) == f"{path}: can't be read: Invalid data stream"
+    assert refuse(path) == f"{path}: can't be read: Invalid data stream."
     path = tmp_path / "x.xml"
     path.write_bytes(b"")
     assert refuse(path).startswith(f"{path}: damaged XML after 0 pages: no element found at line 1")
@@ -334,11 +334,11 @@ def test_a_doctype_is_refused(tmp_path: Path, doctype: str) -> None:
 
 
 def test_a_dump_without_articles_is_refused(tmp_path: Path) -> None:
-    assert "there are no documents in it" in refuse(dump(tmp_path / "x.xml", page("List of x", PROSE)))
+    assert "has no documents" in refuse(dump(tmp_path / "x.xml", page("List of x", PROSE)))
 
 
 def test_several_bz2_streams_in_one_file_are_read(tmp_path: Path) -> None:
-    """Wikipedia's multistream dumps are such files."""
+    """Wikipedia's multistream dumps have several streams."""
     path = tmp_path / "x.xml.bz2"
     parts = [HEADER, *many(5), "</mediawiki>"]
     path.write_bytes(b"".join(bz2.compress(part.encode()) for part in parts))
@@ -346,7 +346,7 @@ def test_several_bz2_streams_in_one_file_are_read(tmp_path: Path) -> None:
 
 
 def test_pages_are_streamed(tmp_path: Path) -> None:
-    """Pages come while the rest of the file is still unread, and few wait at a time."""
+    """Pages are yielded before the rest of the file is read, and few are in memory at a time."""
     path = dump(tmp_path / "x.xml", *many(2_000), end="broken <")
     reader = DumpReader(path)
     pages = reader.pages()

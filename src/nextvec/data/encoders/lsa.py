@@ -1,11 +1,11 @@
-"""The built-in encoder: latent semantic analysis, fitted on the corpus in seconds, with nothing to download.
+"""The built-in encoder: latent semantic analysis, fitted on the corpus in seconds without a download.
 
 A text's TF-IDF vector (logarithmic counts) is projected onto the D strongest directions of the training texts, found
 by a randomized truncated SVD (Halko, Martinsson, Tropp 2011, arXiv:0909.4061), and scaled to unit length. Directions
-are weighted by their singular value to the power of -1/4: of the weights tried, that tells neighbouring paragraphs best
-from others.
+are weighted by their singular value to the power of -1/4: of the tried weights, this one distinguishes adjacent
+paragraphs best from others.
 
-Letters in names: N texts, V terms, D dimensions.
+Letters in names: N texts, V terms, D dimensions, K directions of the sketch.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ from nextvec.data.space import PROBE_TEXTS, Space
 from nextvec.errors import CorpusError, StoreError
 
 MAX_FIT_TEXTS = 100_000
-"""More training texts than that add memory and time, not quality: an even sample of them is fitted."""
+"""Maximum number of training texts: more add memory and time, not quality. An evenly spaced sample is used."""
 
 _MAX_TERMS = 50_000
-_RARE_FROM = 1_000
-"""Terms of a single text teach nothing; they are only kept where the corpus has fewer texts than this."""
+_KEEP_RARE_BELOW = 1_000
+"""Terms of a single text are dropped, unless the corpus has fewer texts than this."""
 _WEIGHT_POWER = -0.25
 _OVERSAMPLING, _POWER_ITERATIONS = 32, 1
-_EXACT_UP_TO = 200
-"""With so few texts or terms the sketch covers all directions: the SVD is exact and still quick."""
-_SMALLEST = 1e-3
-"""Directions this much weaker than the strongest are rounding noise: the text allows no more dimensions."""
-_NOTHING = 1e-5
-"""A projection shorter than this has no direction."""
+_MIN_SKETCH = 200
+"""Minimum size of the sketch. With fewer texts or terms it covers all directions: the SVD is exact and still fast."""
+_MIN_RELATIVE_VALUE = 1e-3
+"""Directions with a smaller singular value, relative to the largest, are rounding error and are dropped."""
+_MIN_LENGTH = 1e-5
+"""Length of a projection below which it has no direction."""
 _BLOCK = 4096
 _TOKEN = r"(?u)[\u3040-\u30ff\u3400-\u9fff]|\w[^\W\u3040-\u30ff\u3400-\u9fff]+"
-"""Words of two or more letters or digits; characters of Chinese and Japanese, which writes no spaces, one by one."""
+"""Words of at least two letters or digits; single characters of Chinese and Japanese, which have no spaces."""
 
 _TERMS_FILE, _ARRAYS = "terms.json", ("idf", "components", "mean")
 
 
 class LsaEncoder:
-    """A fitted LSA: V terms with their weights, and what projects them to D dimensions."""
+    """A fitted LSA: V terms with their weights, and their projection to D dimensions."""
 
     def __init__(
-        self, terms: list[str], idf_V: NDArray[np.float32], components_VD: NDArray[np.float16],
+        self,
+        terms: list[str],
+        idf_V: NDArray[np.float32],
+        components_VD: NDArray[np.float16],
         mean_D: NDArray[np.float32],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.terms, self.idf, self.components, self.mean = terms, idf_V, components_VD, mean_D
         self.unknown_texts = 0
         self._projection_VD = components_VD.astype(np.float32)
@@ -60,23 +63,23 @@ class LsaEncoder:
 
     @classmethod
     def fit(cls, texts: Iterable[str], dimensions: int) -> LsaEncoder:
-        """Fit on training texts. D is `dimensions`, or as many as the texts allow.
+        """Fit on training texts. D is `dimensions`, or fewer if the texts have a lower rank.
 
-        Texts without any known term will get `mean`, the direction of the training texts' mean vector. Raises
-        CorpusError if the texts hold no words.
+        Texts without any known term get `mean`, the direction of the training texts' mean vector. Raises CorpusError if
+        the texts have no words.
         """
         texts = list(texts)
-        vectorizer = _vectorizer(max_features=_MAX_TERMS, min_df=1 if len(texts) < _RARE_FROM else 2)
+        vectorizer = _vectorizer(max_features=_MAX_TERMS, min_df=1 if len(texts) < _KEEP_RARE_BELOW else 2)
         try:
             tfidf_NV = vectorizer.fit_transform(texts)
         except ValueError as error:
             raise CorpusError(
-                f"the {len(texts):,} training texts hold no words that lsa could use; choose another encoder"
+                f"the {len(texts):,} training texts have no words that lsa can use. Choose another encoder."
             ) from error
         components_VD = _strongest_directions(tfidf_NV, dimensions).astype(np.float16)
         directions_ND, _ = _directions(tfidf_NV, components_VD.astype(np.float32))
         mean_D = directions_ND.mean(axis=0, dtype=np.float64)
-        if np.linalg.norm(mean_D) < _NOTHING:
+        if np.linalg.norm(mean_D) < _MIN_LENGTH:
             mean_D = np.eye(1, len(mean_D))[0]
         mean_D = (mean_D / np.linalg.norm(mean_D)).astype(np.float32)
         terms = [str(term) for term in vectorizer.get_feature_names_out()]
@@ -84,12 +87,13 @@ class LsaEncoder:
 
     @cached_property
     def space(self) -> Space:
-        """Its revision is a hash of everything that was fitted."""
+        """Embedding space; its revision is a hash of all fitted values."""
         digest = hashlib.sha256(json.dumps(self.terms).encode())
         for array in (self.idf, self.components, self.mean):
             digest.update(np.ascontiguousarray(array).tobytes())
         vectors_PD, known_P = self._encode(PROBE_TEXTS)
-        # Probes of another language all get the mean direction, which tells two spaces apart badly: the hash does it.
+        # If no probe has a known term (another language), all get the mean direction, which hardly distinguishes two
+        # spaces; the revision does.
         probes = vectors_PD.astype(np.float16) if known_P.any() else None
         return Space("lsa", digest.hexdigest()[:12], self.components.shape[1], probes=probes)
 
@@ -99,7 +103,7 @@ class LsaEncoder:
         return {"name": "lsa", "terms": len(self.terms), "dimensions": self.components.shape[1]}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of N texts, in order; counts those without a known term in `unknown_texts`."""
+        """Return the unit vectors (N, D) of N texts; count texts without a known term in `unknown_texts`."""
         vectors_ND, known_N = self._encode(texts)
         self.unknown_texts += int((~known_N).sum())
         return vectors_ND
@@ -114,7 +118,7 @@ class LsaEncoder:
         return vectors_ND, known_N
 
     def save(self, folder: Path) -> None:
-        """Write the encoder into a folder: the terms as JSON, the numbers as .npy. Raises OutputError if it can't."""
+        """Write the terms as JSON and the arrays as .npy into a folder. Raises OutputError if that fails."""
         make_folder(folder)
         write_json(folder / _TERMS_FILE, self.terms, indent=None)
         for name in _ARRAYS:
@@ -122,7 +126,7 @@ class LsaEncoder:
 
     @classmethod
     def load(cls, folder: Path) -> LsaEncoder:
-        """The encoder that `save` wrote; it encodes exactly as that one did. Raises StoreError if it is damaged."""
+        """Load a saved encoder; it encodes exactly like the original. Raises StoreError if it is damaged."""
         try:
             terms = json.loads((folder / _TERMS_FILE).read_text(encoding="utf-8"))
             idf_V, components_VD, mean_D = (
@@ -133,11 +137,11 @@ class LsaEncoder:
             return cls(terms, idf_V, components_VD, mean_D)
         except (OSError, ValueError, TypeError, EOFError) as error:
             reason = " ".join(str(error).split())
-            raise StoreError(f"encoder {folder}: missing or damaged ({reason}); build the store again") from error
+            raise StoreError(f"encoder {folder}: is missing or damaged ({reason}). Build the store again.") from error
 
 
 def _write_npy(array: NDArray[Any], file: IO[bytes]) -> None:
-    """What np.save writes; but where the disk is full, np.save hides that this was the reason."""
+    """Write a .npy file like np.save, which hides a full disk as the reason of a failure."""
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
     file.write(array.data)
@@ -150,33 +154,33 @@ def _vectorizer(**options: Any) -> Any:
 
 
 def _directions(tfidf_NV: Any, projection_VD: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The unit vectors of N texts, and which of them have a direction at all (the others are zero): (N, D), (N,)."""
+    """Return the unit vectors (N, D) of N texts, zero for those without a known term, and which have one (N,)."""
     vectors_ND = tfidf_NV @ projection_VD
     lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    known_N1 = lengths_N1 > _NOTHING
-    return np.where(known_N1, vectors_ND / np.maximum(lengths_N1, _NOTHING), 0), known_N1[:, 0]
+    is_known_N1 = lengths_N1 > _MIN_LENGTH
+    return np.where(is_known_N1, vectors_ND / np.maximum(lengths_N1, _MIN_LENGTH), 0), is_known_N1[:, 0]
 
 
 def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]:
-    """At most `dimensions` right singular vectors, weighted; a sign is such that the largest entry is positive: (V, D).
+    """Return at most `dimensions` weighted right singular vectors (V, D); the largest entry of each is positive.
 
-    Raises CorpusError if there is not even one.
+    Raises CorpusError if there is none.
     """
     from scipy.linalg import eigh
     from sklearn.utils.extmath import randomized_range_finder
 
-    count = min(max(dimensions + _OVERSAMPLING, _EXACT_UP_TO), *tfidf_NV.shape)
+    count = min(max(dimensions + _OVERSAMPLING, _MIN_SKETCH), *tfidf_NV.shape)
     basis_NK = randomized_range_finder(
         tfidf_NV, size=count, n_iter=_POWER_ITERATIONS, power_iteration_normalizer="LU", random_state=0
     )
     reduced_VK = tfidf_NV.T @ basis_NK
-    # The SVD of a tall matrix from its small Gram matrix, which scikit-learn's own SVD does not use: a tenth of the
-    # time, and exact enough above _SMALLEST, as squares keep 7 digits.
+    # SVD of a tall matrix by its small Gram matrix: a tenth of the time of scikit-learn's SVD, and exact enough above
+    # _MIN_RELATIVE_VALUE, because squares keep 7 digits.
     squares_K, rotation_KK = eigh((reduced_VK.T @ reduced_VK).astype(np.float64), check_finite=False)
     values_K = np.sqrt(np.maximum(squares_K[::-1], 0))
-    kept = min(dimensions, int((values_K > _SMALLEST * values_K[0]).sum()))
+    kept = min(dimensions, int((values_K > _MIN_RELATIVE_VALUE * values_K[0]).sum()))
     if not kept:
-        raise CorpusError("the training texts hold no words that lsa could use; choose another encoder")
+        raise CorpusError("the training texts have no words that lsa can use. Choose another encoder.")
     values_D = values_K[:kept]
     components_VD = reduced_VK @ (rotation_KK[:, ::-1][:, :kept] / values_D).astype(np.float32)
     signs_D = np.where(components_VD.max(axis=0) >= -components_VD.min(axis=0), 1.0, -1.0)

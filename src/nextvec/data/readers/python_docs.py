@@ -6,12 +6,10 @@ Each module is a document: its docstring, then those of its classes and function
 of `pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and
 never executed; packages are located without importing them.
 
-Extract prose from docstrings: whole sentences, without code, tables, headings and markup.
-
-Docstrings mix prose with doctests, literal blocks, reStructuredText directives and lists of parameters in NumPy,
-Google and Sphinx style. A block (the lines between blank lines) is divided into pieces by the indentation of its lines
-and the marks at their start. Of a parameter, the description is kept. Wrapped lines are joined. A piece is prose if
-most of its words are made of letters.
+Only prose is kept: whole sentences, without code, tables, headings and markup. Docstrings mix prose with doctests,
+literal blocks, reStructuredText directives and lists of parameters in NumPy, Google and Sphinx style. A block (the
+lines between blank lines) is divided into pieces by the indentation of its lines and the marks at their start. Of a
+parameter, the description is kept. Wrapped lines are joined. A piece is prose if most of its words are made of letters.
 """
 
 from __future__ import annotations
