@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nextvec import cli
-from nextvec.commands import compare as compare_commands
 from nextvec.commands.compare import compare, plot
 from nextvec.commands.train import resume, train
 from nextvec.data.store import Store
@@ -162,7 +161,7 @@ def test_a_missing_extra_is_told_before_the_work(missing: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("what", ["curves", "offsets", "retrieval", "spectrum"])
-def test_plots_are_drawn_and_repeat_to_the_byte(run: Path, tmp_path: Path, what: compare_commands.What) -> None:
+def test_plots_are_drawn_and_repeat_to_the_byte(run: Path, tmp_path: Path, what: str) -> None:
     pytest.importorskip("matplotlib")
     first, second = (tmp_path / f"{number}/x.svg" for number in (1, 2))
     charts = plot(str(run), what=what, out=str(first), quiet=True).charts
