@@ -228,12 +228,12 @@ def _rounded(value):
 
 def correct(bench):
     """Compare every network's loss and gradients with float64 on the CPU."""
-    ops.allow(False)
-    for kind in bench.kinds:
-        for options in ({"query": True}, {"variant": "original"}):
-            for masked in (True,) if bench.quick else (True, False):
-                facts = {"model": kind, **options, "masked": masked}
-                bench.attempt(compare, bench, kind, options, masked, **facts)
+    with ops.native_ops(False):
+        for kind in bench.kinds:
+            for options in ({"query": True}, {"variant": "original"}):
+                for masked in (True,) if bench.quick else (True, False):
+                    facts = {"model": kind, **options, "masked": masked}
+                    bench.attempt(compare, bench, kind, options, masked, **facts)
 
 
 def compare(bench, kind, options, masked):
@@ -661,31 +661,32 @@ def compile_(bench):
 def compile_rate(bench, as_sums, kind, batch, query):
     """Yield rates with the forward pass and the objective compiled."""
     options = {"dynamic": False} if bench.cuda else {"dynamic": False, "backend": "aot_eager"}
-    multiply = window._multiply
-    window._multiply = sums if as_sums else multiply
+    multiply = window._bmm
+    window._bmm = sums if as_sums else multiply
     try:
-        torch._dynamo.reset()
-        run = bench.run(batch, query, f"model.kind={kind}", f"runtime.compiled={str(bench.cuda).lower()}")
-        begin = time.perf_counter()
-        step = Step(
-            run,
-            forward=torch.compile(run.model, **options),
-            query=torch.compile(run.model.raw_query, **options),
-            gradient=torch.compile(run.objective.gradient, **options),
-            query_gradient=torch.compile(run.objective.query_gradient, **options),
-        )
-        step()
-        bench.wait()
-        compiling = time.perf_counter() - begin
-        figures = bench.rate_of(over_epochs(run, step, step), batch)
-        yield {"what": "compiled step", **figures, "compiling, s": compiling}
-        repeat = captured(bench, step)
-        work = over_epochs(run, step, repeat)
-        figures = bench.rate_of(work, batch)
-        yield {"what": "compiled step as a graph", **figures, "finite": not step.bad}
-        yield {"what": "profile of the compiled graph", **profile_of(bench, work, 3 if bench.quick else 10)}
+        with ops.native_ops(bench.cuda):  # torch.compile cannot trace ctypes calls
+            torch._dynamo.reset()
+            run = bench.run(batch, query, f"model.kind={kind}")
+            begin = time.perf_counter()
+            step = Step(
+                run,
+                forward=torch.compile(run.model, **options),
+                query=torch.compile(run.model.raw_query, **options),
+                gradient=torch.compile(run.objective.gradient, **options),
+                query_gradient=torch.compile(run.objective.query_gradient, **options),
+            )
+            step()
+            bench.wait()
+            compiling = time.perf_counter() - begin
+            figures = bench.rate_of(over_epochs(run, step, step), batch)
+            yield {"what": "compiled step", **figures, "compiling, s": compiling}
+            repeat = captured(bench, step)
+            work = over_epochs(run, step, repeat)
+            figures = bench.rate_of(work, batch)
+            yield {"what": "compiled step as a graph", **figures, "finite": not step.bad}
+            yield {"what": "profile of the compiled graph", **profile_of(bench, work, 3 if bench.quick else 10)}
     finally:
-        window._multiply = multiply
+        window._bmm = multiply
 
 
 # production: a whole run

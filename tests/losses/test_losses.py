@@ -1,4 +1,4 @@
-"""Terms against brute force and published definitions; their balance against what a weight is said to mean."""
+"""Loss terms against brute force and published definitions; gradient shares against the weights that ask for them."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from nextvec.losses import SHORTEST, VANISHED, Objective, info_nce, moment_matching, mse, query_nce, variance_floor
-from nextvec.losses.gradients import Raw, mix, query_nce_gradient
-from nextvec.models import base
+from nextvec import ops
+from nextvec.losses import (
+    MIN_GRADIENT_RATIO,
+    Objective,
+    info_nce,
+    moment_matching,
+    mse,
+    query_nce,
+    variance_floor,
+)
+from nextvec.losses.gradients import Directions, mix_gradients, query_nce_gradient
 from nextvec.models.base import unit
 from nextvec.recipe import ObjectiveRecipe
 
@@ -46,12 +54,12 @@ def objective(**fields: object) -> Objective:
 def backward(
     chosen: Objective, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The gradient at the raw prediction, and the figures."""
+    """The gradient at the raw prediction, and the metrics."""
     leaf_BD = prediction_BD.detach().float().requires_grad_()
-    figures = chosen.backward(leaf_BD, target_BD.float(), group_B)
+    metrics = chosen.backward(leaf_BD, target_BD.float(), group_B)
     assert leaf_BD.grad is not None
-    assert all(figure.shape == () and not figure.requires_grad for figure in figures.values())
-    return leaf_BD.grad, {name: float(figure) for name, figure in figures.items()}
+    assert all(metric.shape == () and not metric.requires_grad for metric in metrics.values())
+    return leaf_BD.grad, {name: float(metric) for name, metric in metrics.items()}
 
 
 def gradient_of(term: Callable[[Tensor, Tensor], Tensor], prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
@@ -74,7 +82,7 @@ def test_mse_has_the_runbooks_unit() -> None:
         assert float(values["cosine"]) == pytest.approx(0.55, rel=1e-6)
 
 
-def test_mse_is_torchs() -> None:
+def test_mse_equals_torchs_mse_loss() -> None:
     prediction_BD, target_BD = pair()
     assert torch.equal(mse(prediction_BD, target_BD), F.mse_loss(prediction_BD, target_BD))
 
@@ -97,12 +105,12 @@ def test_info_nce_equals_a_double_loop(tau: float, grouped: bool) -> None:
 
 
 def test_info_nce_has_the_runbooks_unit() -> None:
-    # Both directions are summed: predictions that tell nothing cost log B twice.
+    # Both directions are summed: equal predictions for all targets cost log B twice.
     vectors = unit(torch.ones(32, 768))
     assert float(info_nce(vectors, vectors, 0.07)) == pytest.approx(2 * math.log(32), rel=1e-5)
 
 
-def test_info_nce_without_negatives_is_zero_and_flat() -> None:
+def test_info_nce_without_negatives_has_no_loss_and_no_gradient() -> None:
     for batch, group_B in ((1, None), (1, torch.zeros(1)), (12, torch.zeros(12))):
         prediction_BD, target_BD = pair(batch)
         leaf_BD = prediction_BD.requires_grad_()
@@ -113,14 +121,14 @@ def test_info_nce_without_negatives_is_zero_and_flat() -> None:
         assert float(leaf_BD.grad.abs().max()) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_distinct_group_for_each_window_masks_nothing() -> None:
+def test_info_nce_masks_nothing_if_every_window_has_its_own_group() -> None:
     prediction_BD, target_BD = pair()
     assert torch.equal(
         info_nce(prediction_BD, target_BD, 0.1, torch.arange(12)), info_nce(prediction_BD, target_BD, 0.1)
     )
 
 
-def test_moment_matching_is_its_definition() -> None:
+def test_moment_matching_equals_its_definition() -> None:
     prediction_BD, target_BD = pair()
     p, t = prediction_BD.numpy(), target_BD.numpy()
     expected = ((p.mean(0) - t.mean(0)) ** 2).sum() + ((p.var(0) - t.var(0)) ** 2).sum()
@@ -130,7 +138,7 @@ def test_moment_matching_is_its_definition() -> None:
     assert shifted == pytest.approx(25.0)
 
 
-def test_variance_floor_is_its_definition() -> None:
+def test_variance_floor_equals_its_definition() -> None:
     prediction_BD = unit(pair()[0])
     deviations = np.sqrt(prediction_BD.numpy().var(0) + 1e-4 / 10)
     expected = np.maximum(0.0, 1 / math.sqrt(10) - deviations).mean()
@@ -152,7 +160,7 @@ def test_gradients_equal_finite_differences(term: str, grouped: bool) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), batch=st.integers(2, 9), dimensions=st.integers(2, 9))
-def test_terms_do_not_depend_on_order_or_axes(seed: int, batch: int, dimensions: int) -> None:
+def test_terms_are_invariant_to_window_order_and_rotation(seed: int, batch: int, dimensions: int) -> None:
     prediction_BD, target_BD = (unit(vectors) for vectors in pair(batch, dimensions, seed=seed))
     generator = torch.Generator().manual_seed(seed)
     order, group_B = torch.randperm(batch, generator=generator), torch.arange(batch) // 2
@@ -160,7 +168,7 @@ def test_terms_do_not_depend_on_order_or_axes(seed: int, batch: int, dimensions:
     for term, function in pure_terms(group_B=group_B).items():
         permuted = pure_terms(group_B=group_B[order])[term](prediction_BD[order], target_BD[order])
         torch.testing.assert_close(permuted, function(prediction_BD, target_BD), msg=term)
-        if term in ("mse", "info"):  # the others look at each dimension by itself
+        if term in ("mse", "info"):  # the other terms treat each dimension by itself
             torch.testing.assert_close(
                 function(prediction_BD @ turn, target_BD @ turn), function(prediction_BD, target_BD)
             )
@@ -168,7 +176,7 @@ def test_terms_do_not_depend_on_order_or_axes(seed: int, batch: int, dimensions:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), length=st.floats(1e-3, 1e3))
-def test_figures_do_not_depend_on_the_raw_predictions_length(seed: int, length: float) -> None:
+def test_metrics_do_not_depend_on_the_length_of_the_prediction(seed: int, length: float) -> None:
     chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1)
     one = chosen.values(*(vectors.float() for vectors in pair(seed=seed)))
     other = chosen.values(*(vectors.float() for vectors in pair(seed=seed, length=length)))
@@ -178,13 +186,13 @@ def test_figures_do_not_depend_on_the_raw_predictions_length(seed: int, length: 
 
 @pytest.mark.parametrize("loss_weighting", ["gradient_norm", "raw"])
 def test_golden_values(loss_weighting: str) -> None:
-    """Numbers from the definitions in numpy, shares of `none` from central differences."""
+    """Numbers from the definitions in numpy, shares of raw weighting from central differences."""
     prediction_BD = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 4.0], [1.0, 1.0, 1.0], [0.0, 0.0, -1.0]])
     target_BD = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.6, 0.0, -0.8]])
     chosen = objective(mse=0.5, info_nce=0.5, moment=0.25, variance=0.25, tau=0.5, loss_weighting=loss_weighting)
-    _, figures = backward(chosen, prediction_BD, target_BD, torch.tensor([0, 1, 1, 2]))
+    _, metrics = backward(chosen, prediction_BD, target_BD, torch.tensor([0, 1, 1, 2]))
     shares = {"gradient_norm": (1 / 3, 1 / 3, 1 / 6, 1 / 6), "raw": (0.19739944, 0.65375250, 0.05111833, 0.09772973)}
-    assert figures == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "loss_mse": 0.13710829,
             "loss_info": 0.95050042,
@@ -197,7 +205,7 @@ def test_golden_values(loss_weighting: str) -> None:
     )
 
 
-# Their balance
+# Gradient shares
 
 
 @pytest.mark.parametrize(
@@ -206,18 +214,18 @@ def test_golden_values(loss_weighting: str) -> None:
 @pytest.mark.parametrize("tau", [0.01, 0.07, 50.0])
 @pytest.mark.parametrize("length", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("dimensions", [4, 768])
-def test_weights_are_shares_of_influence_at_any_scale(
+def test_weights_are_gradient_shares_at_any_scale(
     weights: tuple[float, ...], tau: float, length: float, dimensions: int
 ) -> None:
     prediction_BD, target_BD = pair(8, dimensions, length=length)
     given_weights = dict(zip(TERMS, weights, strict=True))
-    gradient_BD, figures = backward(
+    gradient_BD, metrics = backward(
         objective(**given_weights, tau=tau, mask_same_document=False), prediction_BD, target_BD
     )
     for term, weight in given_weights.items():
-        assert (f"share_{term}" in figures) == (weight > 0)
-        assert figures.get(f"share_{term}", 0.0) == pytest.approx(weight / sum(weights), abs=1e-5)
-    # The same, measured without the code under test: unit gradients in float64, mixed by the shares.
+        assert (f"share_{term}" in metrics) == (weight > 0)
+        assert metrics.get(f"share_{term}", 0.0) == pytest.approx(weight / sum(weights), abs=1e-5)
+    # The reference: unit-norm gradients by autograd in float64, mixed by the shares.
     reference = gradient_of(mse, prediction_BD, target_BD).norm() * dimensions / 2
     expected = torch.zeros_like(prediction_BD)
     for term, weight in given_weights.items():
@@ -227,16 +235,16 @@ def test_weights_are_shares_of_influence_at_any_scale(
     assert float((gradient_BD - expected).norm()) < 2e-4 * float(expected.norm())
 
 
-def test_mse_alone_is_the_gradient_of_one_minus_cosine() -> None:
+def test_mse_alone_has_the_gradient_of_one_minus_cosine() -> None:
     prediction_BD, target_BD = pair()
     for weight in (1.0, 1e-6, 1e6):
-        gradient_BD, figures = backward(objective(mse=weight), prediction_BD, target_BD)
+        gradient_BD, metrics = backward(objective(mse=weight), prediction_BD, target_BD)
         expected = gradient_of(lambda p, t: 1 - (p * t).sum(dim=1).mean(), prediction_BD, target_BD)
         torch.testing.assert_close(gradient_BD.double(), expected, atol=1e-7, rtol=1e-5)
-        assert figures["share_mse"] == 1.0
+        assert metrics["share_mse"] == 1.0
 
 
-def test_the_gradients_size_is_that_of_one_minus_cosine_for_every_mix() -> None:
+def test_the_gradient_norm_is_that_of_one_minus_cosine_for_every_term() -> None:
     prediction_BD, target_BD = pair(16, 768)
     reference = gradient_of(lambda p, t: 1 - (p * t).sum(dim=1).mean(), prediction_BD, target_BD).norm()
     for term in TERMS:
@@ -245,11 +253,11 @@ def test_the_gradients_size_is_that_of_one_minus_cosine_for_every_mix() -> None:
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.001, 0.001), (0.0, 2.0, 0.0, 1.0)])
-def test_balance_none_is_the_gradient_of_the_raw_sum(weights: tuple[float, ...]) -> None:
+def test_raw_weighting_has_the_gradient_of_the_weighted_sum(weights: tuple[float, ...]) -> None:
     prediction_BD, target_BD = pair()
     group_B = torch.arange(12) // 2
     chosen = objective(**dict(zip(TERMS, weights, strict=True)), tau=0.3, loss_weighting="raw")
-    gradient_BD, figures = backward(chosen, prediction_BD, target_BD, group_B)
+    gradient_BD, metrics = backward(chosen, prediction_BD, target_BD, group_B)
     terms = pure_terms(0.3, group_B)
 
     def raw_sum(p: Tensor, t: Tensor) -> Tensor:
@@ -258,17 +266,17 @@ def test_balance_none_is_the_gradient_of_the_raw_sum(weights: tuple[float, ...])
     torch.testing.assert_close(
         gradient_BD.double(), gradient_of(raw_sum, prediction_BD, target_BD), atol=1e-6, rtol=1e-4
     )
-    assert float(chosen.loss(figures)) == pytest.approx(float(raw_sum(unit(prediction_BD), target_BD)), rel=1e-5)
+    assert float(chosen.loss(metrics)) == pytest.approx(float(raw_sum(unit(prediction_BD), target_BD)), rel=1e-5)
     norms = {
         t: w * float(gradient_of(terms[t], prediction_BD, target_BD).norm())
         for t, w in zip(TERMS, weights, strict=True)
     }
     for term, weight in zip(TERMS, weights, strict=True):
         if weight:
-            assert figures[f"share_{term}"] == pytest.approx(norms[term] / sum(norms.values()), rel=1e-4)
+            assert metrics[f"share_{term}"] == pytest.approx(norms[term] / sum(norms.values()), rel=1e-4)
 
 
-def test_the_failed_runs_weights_were_no_halves() -> None:
+def test_raw_weights_of_one_half_give_mse_less_than_a_hundredth_of_the_gradient() -> None:
     prediction_BD, target_BD = pair(32, 768)
     weights = {"mse": 0.5, "info_nce": 0.5}
     raw = backward(objective(**weights, loss_weighting="raw"), prediction_BD, target_BD)[1]
@@ -277,32 +285,32 @@ def test_the_failed_runs_weights_were_no_halves() -> None:
     assert balanced["share_mse"] == pytest.approx(0.5, abs=1e-5)
 
 
-def test_a_term_without_a_gradient_adds_nothing() -> None:
+def test_a_term_with_zero_gradient_adds_nothing() -> None:
     prediction_BD, target_BD = pair()
     alone, _ = backward(objective(mse=0.5), prediction_BD, target_BD)
     same_document = torch.zeros(12)
-    mixed, figures = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD, same_document)
+    mixed, metrics = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD, same_document)
     torch.testing.assert_close(mixed, alone / 2)
-    assert (figures["share_mse"], figures["share_info"]) == (1.0, 0.0)
+    assert (metrics["share_mse"], metrics["share_info"]) == (1.0, 0.0)
 
 
-def test_a_vanishing_gradient_is_not_blown_up() -> None:
-    # Two windows whose predictions are nearly told apart by InfoNCE: what is left of its gradient is far below MSE's.
+def test_a_vanishing_gradient_is_not_rescaled_to_its_share() -> None:
+    # InfoNCE separates these two windows almost perfectly: its gradient is far below that of MSE.
     prediction_BD = torch.tensor([[1.0, 0.02], [-1.0, 0.02]])
     target_BD = unit(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     chosen = objective(mse=0.5, info_nce=0.5, tau=0.07)
-    _, figures = backward(chosen, prediction_BD, target_BD)
+    _, metrics = backward(chosen, prediction_BD, target_BD)
     weak = gradient_of(lambda p, t: info_nce(p, t, 0.07), prediction_BD, target_BD).norm() / 2
     strong = gradient_of(lambda p, t: 1 - (p * t).sum(dim=1).mean(), prediction_BD, target_BD).norm()
-    assert weak / strong < VANISHED / 10
-    assert figures["share_info"] < 0.1
-    assert figures["share_mse"] > 0.9
+    assert weak / strong < MIN_GRADIENT_RATIO / 10
+    assert metrics["share_info"] < 0.1
+    assert metrics["share_mse"] > 0.9
 
 
 @pytest.mark.parametrize("loss_weighting", ["gradient_norm", "raw"])
 @pytest.mark.parametrize("batch", [1, 12])
 @pytest.mark.parametrize("case", ["identical", "opposite", "zero", "one zero", "tiny", "all the same"])
-def test_everything_stays_finite(loss_weighting: str, batch: int, case: str) -> None:
+def test_gradients_and_metrics_stay_finite(loss_weighting: str, batch: int, case: str) -> None:
     _, target_BD = pair(batch)
     predictions = {
         "identical": target_BD,
@@ -314,9 +322,9 @@ def test_everything_stays_finite(loss_weighting: str, batch: int, case: str) -> 
     }
     chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1, loss_weighting=loss_weighting)
     for group_B in (None, torch.arange(batch), torch.zeros(batch)):
-        gradient_BD, figures = backward(chosen, predictions[case], target_BD, group_B)
+        gradient_BD, metrics = backward(chosen, predictions[case], target_BD, group_B)
         assert torch.isfinite(gradient_BD).all()
-        assert all(math.isfinite(figure) for figure in figures.values()), figures
+        assert all(math.isfinite(metric) for metric in metrics.values()), metrics
 
 
 def test_zero_predictions_are_moved_towards_their_targets() -> None:
@@ -325,22 +333,21 @@ def test_zero_predictions_are_moved_towards_their_targets() -> None:
     torch.testing.assert_close(unit(-gradient_BD), target_BD.float())
 
 
-def test_directions_are_those_that_models_predict() -> None:
-    assert SHORTEST == base.SHORTEST
+def test_short_predictions_have_the_same_direction_as_in_models() -> None:
     prediction_BD, target_BD = (vectors.float() for vectors in pair(length=1e-6))
     cosine = objective(mse=1.0).values(prediction_BD, target_BD)["cosine"]
     assert torch.equal(cosine, (unit(prediction_BD) * unit(target_BD)).sum(dim=1).mean())
 
 
-def test_not_a_number_is_not_hidden() -> None:
+def test_nan_predictions_give_nan_losses_and_gradients() -> None:
     prediction_BD, target_BD = pair()
     prediction_BD[3, 3] = torch.nan
-    gradient_BD, figures = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD)
+    gradient_BD, metrics = backward(objective(mse=0.5, info_nce=0.5), prediction_BD, target_BD)
     assert gradient_BD.isnan().any()
-    assert math.isnan(figures["loss_mse"])
+    assert math.isnan(metrics["loss_mse"])
 
 
-def test_same_document_mask_is_the_recipes_choice() -> None:
+def test_the_recipe_decides_whether_pairs_of_one_document_are_masked() -> None:
     prediction_BD, target_BD = (vectors.float() for vectors in pair())
     group_B = torch.arange(12) // 4
     masked = objective(info_nce=1.0).values(prediction_BD, target_BD, group_B)["loss_info"]
@@ -350,20 +357,20 @@ def test_same_document_mask_is_the_recipes_choice() -> None:
     assert masked < unmasked
 
 
-def test_figures_are_those_of_weighted_terms_and_mse() -> None:
+def test_metrics_contain_mse_and_the_weighted_terms() -> None:
     prediction_BD, target_BD = pair()
-    _, figures = backward(objective(info_nce=1.0), prediction_BD, target_BD)
-    assert list(figures) == ["loss_mse", "loss_info", "cosine", "share_info"]
+    _, metrics = backward(objective(info_nce=1.0), prediction_BD, target_BD)
+    assert list(metrics) == ["loss_mse", "loss_info", "cosine", "share_info"]
     chosen = objective(mse=0.4, info_nce=0.4, moment=0.1, variance=0.1)
     values = chosen.values(prediction_BD.float(), target_BD.float())
     assert list(values) == [*(f"loss_{term}" for term in TERMS), "cosine"]
-    _, figures = backward(chosen, prediction_BD, target_BD)
+    _, metrics = backward(chosen, prediction_BD, target_BD)
     assert {name: float(value) for name, value in values.items()} == pytest.approx(
-        {name: figures[name] for name in values}, rel=1e-6
+        {name: metrics[name] for name in values}, rel=1e-6
     )
 
 
-def test_balanced_loss_is_on_the_scale_of_one() -> None:
+def test_the_loss_scales_every_term_to_about_one() -> None:
     chosen = objective(mse=2.0, info_nce=1.0, moment=0.5, variance=0.5)
     values = {"loss_mse": 0.9 / 768, "loss_info": 3.0, "loss_moment": 0.1, "loss_variance": 0.02, "cosine": 0.55}
     assert chosen.loss(values) == pytest.approx((2.0 * 0.45 + 1.0 * 1.5 + 0.5 * 0.1 + 0.5 * 0.02) / 4)
@@ -372,23 +379,23 @@ def test_balanced_loss_is_on_the_scale_of_one() -> None:
     assert float(objective(info_nce=1.0).loss(tensors)) == pytest.approx(1.5)
     prediction_BD, target_BD = pair()
     single = objective(mse=1.0)
-    figures = single.values(prediction_BD, target_BD)
-    assert float(single.loss(figures)) == pytest.approx(10 / 2 * float(figures["loss_mse"]), rel=1e-5)
+    metrics = single.values(prediction_BD, target_BD)
+    assert float(single.loss(metrics)) == pytest.approx(10 / 2 * float(metrics["loss_mse"]), rel=1e-5)
 
 
-def test_half_precision_predictions_are_weighed_in_float32() -> None:
+def test_losses_of_half_precision_predictions_are_computed_in_float32() -> None:
     prediction_BD, target_BD = (vectors.float() for vectors in pair(16, 64))
     weights = torch.eye(64, requires_grad=True)
     chosen = objective(mse=0.5, info_nce=0.5)
     with torch.autocast("cpu", torch.bfloat16):
         raw_BD = prediction_BD @ weights
-        figures = chosen.backward(raw_BD, target_BD)  # even inside autocast
+        metrics = chosen.backward(raw_BD, target_BD)  # even inside autocast
     assert raw_BD.dtype == torch.bfloat16
-    assert all(figure.dtype == torch.float32 for figure in figures.values())
+    assert all(metric.dtype == torch.float32 for metric in metrics.values())
     exact = chosen.values(raw_BD.detach(), target_BD)
-    assert all(float(figures[name]) == pytest.approx(float(value), rel=1e-6) for name, value in exact.items())
+    assert all(float(metrics[name]) == pytest.approx(float(value), rel=1e-6) for name, value in exact.items())
     assert weights.grad is not None
-    assert float(figures["share_info"]) == pytest.approx(0.5, abs=1e-5)
+    assert float(metrics["share_info"]) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_backward_never_reads_a_value_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,45 +414,47 @@ def test_backward_never_reads_a_value_back(monkeypatch: pytest.MonkeyPatch) -> N
 # The query
 
 
-def test_query_nce_is_the_log_share_of_the_target() -> None:
+def test_query_nce_equals_a_loop_over_the_candidates() -> None:
     generator = torch.Generator().manual_seed(0)
     query_BD, target_BD = (unit(torch.randn(6, 8, generator=generator, dtype=torch.float64)) for _ in range(2))
-    wrong_BKD = unit(torch.randn(6, 3, 8, generator=generator, dtype=torch.float64))
+    negative_BKD = unit(torch.randn(6, 3, 8, generator=generator, dtype=torch.float64))
     group_B = torch.tensor([0, 0, 1, 2, 2, 3])
-    any_wrong_B = torch.tensor([True, True, False, True, True, True])
+    has_negatives_B = torch.tensor([True, True, False, True, True, True])
     expected = 0.0
     for row in range(6):
         scores = [float(query_BD[row] @ target_BD[row])]
         scores += [float(query_BD[row] @ target_BD[other]) for other in range(6) if group_B[other] != group_B[row]]
-        scores += [float(query_BD[row] @ wrong_D) for wrong_D in wrong_BKD[row]] if any_wrong_B[row] else []
+        scores += (
+            [float(query_BD[row] @ negative_D) for negative_D in negative_BKD[row]] if has_negatives_B[row] else []
+        )
         expected -= math.log(math.exp(scores[0] / 0.2) / sum(math.exp(score / 0.2) for score in scores)) / 6
-    found = query_nce(query_BD, target_BD, 3 * wrong_BKD, any_wrong_B, 0.2, group_B)
-    assert float(found) == pytest.approx(expected, rel=1e-9)
-    first = query_nce(query_BD[:1], target_BD, wrong_BKD[:1], any_wrong_B[:1], 0.2, group_B)
-    scores = torch.cat([query_BD[0] @ target_BD[[0, 2, 3, 4, 5]].T, wrong_BKD[0] @ query_BD[0]]) / 0.2
+    actual = query_nce(query_BD, target_BD, 3 * negative_BKD, has_negatives_B, 0.2, group_B)
+    assert float(actual) == pytest.approx(expected, rel=1e-9)
+    first = query_nce(query_BD[:1], target_BD, negative_BKD[:1], has_negatives_B[:1], 0.2, group_B)
+    scores = torch.cat([query_BD[0] @ target_BD[[0, 2, 3, 4, 5]].T, negative_BKD[0] @ query_BD[0]]) / 0.2
     assert float(first) == pytest.approx(float(scores.logsumexp(0) - scores[0]), rel=1e-9)
 
 
-def test_without_own_negatives_the_batch_is_left() -> None:
+def test_query_nce_without_hard_negatives_equals_cross_entropy_over_the_batch() -> None:
     query_BD, target_BD = (vectors.float() for vectors in pair(5))
     group_B = torch.arange(5)
     nothing = torch.zeros(5, 0, 10), torch.ones(5, dtype=torch.bool)
-    found = query_nce(unit(query_BD), target_BD, *nothing, 0.3, group_B)
+    actual = query_nce(unit(query_BD), target_BD, *nothing, 0.3, group_B)
     expected = F.cross_entropy(unit(query_BD) @ target_BD.T / 0.3, group_B)
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_backward_query_is_the_gradient_at_the_raw_query() -> None:
+def test_backward_query_gives_the_gradient_at_the_raw_query() -> None:
     raw_BD, target_BD = (vectors.float() for vectors in pair(5, length=3.0))
-    wrong_BKD, any_wrong_B, group_B = torch.randn(5, 2, 10), torch.ones(5, dtype=torch.bool), torch.arange(5)
+    negative_BKD, has_negatives_B, group_B = torch.randn(5, 2, 10), torch.ones(5, dtype=torch.bool), torch.arange(5)
     chosen, leaf_BD = objective(mse=1.0, query_tau=0.3), raw_BD.clone().requires_grad_()
-    figures = chosen.backward_query(leaf_BD, target_BD, wrong_BKD.half(), any_wrong_B, group_B)
+    metrics = chosen.backward_query(leaf_BD, target_BD, negative_BKD.half(), has_negatives_B, group_B)
     other_BD = raw_BD.clone().requires_grad_()
-    wrong_BKD = F.normalize(wrong_BKD.half().float(), dim=2)
-    loss = query_nce(unit(other_BD), target_BD, wrong_BKD, any_wrong_B, 0.3, group_B)
+    negative_BKD = F.normalize(negative_BKD.half().float(), dim=2)
+    loss = query_nce(unit(other_BD), target_BD, negative_BKD, has_negatives_B, 0.3, group_B)
     loss.backward()
     torch.testing.assert_close(leaf_BD.grad, other_BD.grad)
-    assert list(figures) == ["loss_query"] and float(figures["loss_query"]) == pytest.approx(
+    assert list(metrics) == ["loss_query"] and float(metrics["loss_query"]) == pytest.approx(
         float(loss.detach()), rel=1e-6
     )
 
@@ -456,31 +465,35 @@ def test_backward_query_is_the_gradient_at_the_raw_query() -> None:
 @pytest.mark.parametrize("length", [3.0, 1e-3, 1e-8], ids=["long", "short", "without a direction"])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("term", TERMS)
-def test_each_gradient_in_closed_form_is_autograds(term: str, grouped: bool, length: float) -> None:
+def test_closed_form_gradients_equal_autograds(term: str, grouped: bool, length: float) -> None:
     prediction_BD, target_BD = pair(length=length)
     group_B = torch.arange(12) // 3 if grouped else None
-    raw = Raw.of(prediction_BD)
+    directions = Directions.of(prediction_BD)
     chosen = objective(**{term: 1.0}, tau=0.3)
-    gradient = chosen._gradients(raw, target_BD, group_B)[0][term]
+    gradient = chosen._term_gradients(directions, target_BD, group_B)[0][term]
     leaf_BD = prediction_BD.clone().requires_grad_()
-    value = pure_terms(0.3, group_B)[term](F.normalize(leaf_BD, dim=1, eps=SHORTEST), target_BD)
+    value = pure_terms(0.3, group_B)[term](F.normalize(leaf_BD, dim=1, eps=ops.MIN_LENGTH), target_BD)
     (expected_BD,) = torch.autograd.grad(value, leaf_BD)
     torch.testing.assert_close(gradient.value, value.detach(), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(gradient.norm(raw), expected_BD.norm(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(mix(raw, target_BD, [(gradient, 1.0)]), expected_BD, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient.norm(directions), expected_BD.norm(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        mix_gradients(directions, target_BD, [(gradient, 1.0)]), expected_BD, rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("queries", [6, 4])
 @pytest.mark.parametrize("negatives", [0, 3])
-def test_the_querys_gradient_in_closed_form_is_autograds(negatives: int, queries: int) -> None:
+def test_closed_form_query_gradient_equals_autograds(negatives: int, queries: int) -> None:
     query_BD, target_BD = pair(6, 8)
     query_BD = query_BD[:queries]
-    wrong_BKD = torch.randn(queries, negatives, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    any_wrong_B = torch.tensor([True, True, False, True, True, True])[:queries]
-    rest = wrong_BKD, any_wrong_B, 0.2, torch.tensor([0, 0, 1, 2, 2, 3])
+    negative_BKD = torch.randn(queries, negatives, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    has_negatives_B = torch.tensor([True, True, False, True, True, True])[:queries]
+    group_B = torch.tensor([0, 0, 1, 2, 2, 3])
     leaf_BD = unit(query_BD).requires_grad_()
-    expected = query_nce(leaf_BD, target_BD, *rest)
+    expected = query_nce(leaf_BD, target_BD, negative_BKD, has_negatives_B, 0.2, group_B)
     (expected_BD,) = torch.autograd.grad(expected, leaf_BD)
-    value, gradient_BD = query_nce_gradient(unit(query_BD), target_BD, *rest)
+    value, gradient_BD = query_nce_gradient(
+        unit(query_BD), target_BD, negative_BKD, has_negatives_B, tau=0.2, group_B=group_B
+    )
     torch.testing.assert_close(value, expected.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_BD, expected_BD, rtol=1e-9, atol=1e-12)

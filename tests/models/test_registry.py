@@ -1,4 +1,4 @@
-"""Every registered model and baseline keeps the same promises."""
+"""One sweep over all registered models and baselines: shapes, masks, configuration, gradients, precision."""
 
 import functools
 from types import SimpleNamespace
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nextvec import ops
 from nextvec.errors import CheckpointError, RecipeError
-from nextvec.models.base import SHORTEST, unit
+from nextvec.models.base import unit
 from nextvec.models.baselines import BASELINE_CLASSES, BASELINES, fit_baselines
 from nextvec.models.registry import MODELS, ORIGINALS, LatentModel, count_parameters, create_model, model_from_config
 from nextvec.models.residual import BASE_DECAY
@@ -54,12 +55,12 @@ def recipe_of(name: str, **options: float | bool) -> ModelRecipe:
 @pytest.mark.parametrize(
     ("kind", "parameters"), [("amn", 1_510_912), ("lstm", 5_120_768), ("gru", 7_095_552), ("transformer", 17_867_520)]
 )
-def test_parameter_counts_are_the_contracts(kind: str, parameters: int) -> None:
+def test_published_networks_have_the_runbooks_parameter_counts(kind: str, parameters: int) -> None:
     for options in ({}, {"dropout": 0.3}):
         assert count_parameters(create_model(ModelRecipe(kind=kind, variant="original", **options), 768)) == parameters
 
 
-def test_the_default_forms_keep_the_contracts_size_class() -> None:
+def test_default_networks_have_about_the_size_of_the_published_ones() -> None:
     predicting = {kind: create_model(ModelRecipe(kind=kind, query=False), 768) for kind in MODELS}
     assert abs(count_parameters(predicting["amn"]) / 1_510_912 - 1) < 0.01
     for kind, model in predicting.items():
@@ -67,7 +68,7 @@ def test_the_default_forms_keep_the_contracts_size_class() -> None:
         assert 1_500_000 <= count_parameters(model) < count_parameters(with_query) <= 18_000_000
 
 
-def test_names() -> None:
+def test_registry_names_and_dimensions() -> None:
     assert tuple(MODELS) == tuple(ORIGINALS) == ("amn", "lstm", "gru", "transformer")
     assert tuple(BASELINE_CLASSES) == BASELINES
     for name in EVERY:
@@ -77,7 +78,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("dimensions", [16, 48])
 @pytest.mark.parametrize("name", EVERY)
-def test_predicts_for_any_context_length(name: str, dimensions: int) -> None:
+def test_predicts_unit_vectors_for_any_context_length(name: str, dimensions: int) -> None:
     model = make(name, dimensions)
     for context in range(1, 9):
         context_BSD = unit_vectors(3, context, dimensions, seed=context)
@@ -91,7 +92,7 @@ def test_predicts_for_any_context_length(name: str, dimensions: int) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_masked_padding_equals_the_shorter_context(name: str) -> None:
+def test_a_masked_context_gives_the_prediction_of_the_shorter_one(name: str) -> None:
     model = make(name, 16)
     present = torch.tensor([1, 2, 3, 4, 5, 3])
     context_BSD, mask_BS = unit_vectors(6, CONTEXT, 16), left_padding(present, CONTEXT)
@@ -109,7 +110,7 @@ def test_masked_padding_equals_the_shorter_context(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_window_without_any_context_stays_finite(name: str) -> None:
+def test_an_empty_context_gives_a_finite_prediction(name: str) -> None:
     with torch.no_grad():
         assert torch.isfinite(
             make(name, 16)(torch.zeros(2, CONTEXT, 16), torch.zeros(2, CONTEXT, dtype=torch.bool))
@@ -117,7 +118,7 @@ def test_a_window_without_any_context_stays_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_rows_of_a_batch_are_independent(name: str) -> None:
+def test_windows_of_a_batch_do_not_affect_each_other(name: str) -> None:
     model, context_BSD = make(name, 16), unit_vectors(7, CONTEXT, 16)
     with torch.no_grad():
         together_BD = model.predict(context_BSD)
@@ -129,7 +130,7 @@ def test_rows_of_a_batch_are_independent(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("train-mean", "context-mean")])
 def test_order_of_the_context_matters(name: str) -> None:
-    # The published AMN is blind to order: its attention and its base are sums over the context.
+    # The published AMN ignores the order: its attention and its base are sums over the context.
     model, context_BSD = make(name, 16), unit_vectors(4, CONTEXT, 16)
     with torch.no_grad():
         change = (model.predict(context_BSD) - model.predict(context_BSD.flip(1))).abs().max()
@@ -177,7 +178,7 @@ def test_runs_under_bfloat16_autocast(name: str) -> None:
 def test_the_gradient_reaches_every_parameter(name: str, autocast: bool) -> None:
     torch.manual_seed(0)
     model = create_model(recipe_of(name, zero_start=False), 16).train()
-    # Long contexts, so that attention scores differ and softmax passes a gradient on.
+    # Long vectors, so that attention scores differ and softmax has a gradient.
     context_BSD, mask_BS = (
         3 * unit_vectors(8, CONTEXT, 16),
         left_padding(torch.tensor([1, 2, 3, 4, 5, 5, 5, 5]), CONTEXT),
@@ -190,7 +191,7 @@ def test_the_gradient_reaches_every_parameter(name: str, autocast: bool) -> None
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        # Softmax does not feel what is added to all scores alike, so the keys' bias has a gradient of zero.
+        # Softmax is invariant to a constant added to all scores, so the gradient of the keys' bias is zero.
         assert parameter.grad.abs().max() > 0 or name == "context_encoder.bias", name
 
 
@@ -217,11 +218,17 @@ def test_dropout_acts_in_training_only(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "dropout"),
     [
-        ("amn", 0.1), ("lstm", 0.2), ("gru", 0.2), ("transformer", 0.1),
-        ("original amn", 0.0), ("original lstm", 0.2), ("original gru", 0.0), ("original transformer", 0.1),
+        ("amn", 0.1),
+        ("lstm", 0.2),
+        ("gru", 0.2),
+        ("transformer", 0.1),
+        ("original amn", 0.0),
+        ("original lstm", 0.2),
+        ("original gru", 0.0),
+        ("original transformer", 0.1),
     ],
-)  # fmt: skip
-def test_dropout_left_out_is_the_architectures_own(name: str, dropout: float) -> None:
+)
+def test_default_dropout_of_each_architecture(name: str, dropout: float) -> None:
     assert create_model(recipe_of(name), 16).config["dropout"] == dropout
 
 
@@ -233,20 +240,21 @@ def test_a_fresh_network_is_the_decayed_mean(kind: str) -> None:
     weights_BS = BASE_DECAY ** torch.arange(CONTEXT - 1.0, -1, -1) * mask_BS
     mean_BD = unit((weights_BS[:, :, None] * context_BSD).sum(dim=1))
     with torch.no_grad():
-        # Content is not silent at the start, only quiet.
+        # The content weights of a fresh network are small, not zero.
         assert (fresh.predict(context_BSD, mask_BS) * mean_BD).sum(dim=1).min() > 0.99
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_query_is_an_output_of_its_own(kind: str) -> None:
+def test_query_and_prediction_share_no_parameters(kind: str) -> None:
     model = create_model(ModelRecipe(kind=kind), 48).eval()
     context_BSD, mask_BS = unit_vectors(6, CONTEXT, 48), left_padding(torch.tensor([1, 2, 3, 4, 5, 5]), CONTEXT)
-    own = {id(parameter) for parameter in model.query_parameters()}
-    rest = {id(parameter) for parameter in model.prediction_parameters()}
-    assert own and rest and not own & rest and len(own | rest) == len(list(model.parameters()))
+    query_ids = {id(parameter) for parameter in model.query_parameters()}
+    prediction_ids = {id(parameter) for parameter in model.prediction_parameters()}
+    assert query_ids and prediction_ids and not query_ids & prediction_ids
+    assert len(query_ids | prediction_ids) == len(list(model.parameters()))
     query_BD = model.query(context_BSD, mask_BS)
     torch.testing.assert_close(query_BD.norm(dim=1), torch.ones(6))
-    # Fresh, it is close to the newest vector; a masked place is never read; the network of the prediction has no part.
+    # A fresh query is close to the newest vector, never reads a masked position, and has no gradient in the network.
     assert (query_BD * context_BSD[:, -1]).sum(dim=1).min() > 0.8
     garbage = torch.where(mask_BS[:, :, None], context_BSD, torch.nan)
     assert torch.equal(model.query(garbage, mask_BS), query_BD)
@@ -276,19 +284,22 @@ def test_same_seed_same_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])
-def test_zero_start_is_refused_where_it_has_no_direction(kind: str) -> None:
-    with pytest.raises(RecipeError, match=f"a fresh {kind} as published would predict the zero vector") as caught:
+def test_zero_start_is_refused_for_published_networks_without_a_base(kind: str) -> None:
+    with pytest.raises(
+        RecipeError,
+        match=rf"model\.zero_start: with zero weights in its last layer the published {kind} predicts the zero",
+    ) as caught:
         create_model(ModelRecipe(kind=kind, variant="original", zero_start=True), 16)
     assert "\n" not in str(caught.value)
 
 
-def test_a_query_of_a_published_form_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"model\.query: the published forms have one output") as caught:
+def test_a_query_is_refused_for_published_networks() -> None:
+    with pytest.raises(RecipeError, match=r"model\.query: the published networks have no query") as caught:
         create_model(ModelRecipe(kind="amn", variant="original", query=True), 16)
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_kinds_get_a_suggestion() -> None:
+def test_an_unknown_kind_gets_a_suggestion() -> None:
     with pytest.raises(RecipeError, match=r"'transfromer'.*Did you mean 'transformer'"):
         create_model(ModelRecipe(kind="transfromer"), 16)
     with pytest.raises(RecipeError, match="Did you mean 'ridge'"):
@@ -315,10 +326,10 @@ def test_a_broken_config_is_a_checkpoint_error(config: dict[str, object]) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_unit_never_divides_by_zero() -> None:
+def test_unit_of_a_zero_vector_is_zero_with_a_finite_gradient() -> None:
     vectors = torch.zeros(3, 8, requires_grad=True)
     with torch.no_grad():
-        vectors[1, 0], vectors[2, 0] = SHORTEST / 10, 5.0
+        vectors[1, 0], vectors[2, 0] = ops.MIN_LENGTH / 10, 5.0
     scaled = unit(vectors)
     scaled.sum().backward()
     assert vectors.grad is not None
@@ -330,7 +341,7 @@ def test_unit_never_divides_by_zero() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_forward_pass_never_waits_for_the_device(name: str) -> None:
-    # Tensors on the meta device have no values: whatever would read one back raises.
+    # Tensors on the meta device have no values: reading one raises.
     model = create_model(recipe_of(name), 16).to("meta")
     context_BSD = torch.zeros(4, CONTEXT, 16, device="meta")
     mask_BS = torch.ones(4, CONTEXT, dtype=torch.bool, device="meta")

@@ -84,11 +84,13 @@ def train_and_evaluate(run: Run, after_epoch: Callable[[Run], None] | None = Non
     `after_epoch` is called when an epoch is finished and saved, and may raise to end the run there.
     """
     from nextvec.errors import NotFiniteError, StoppedError
+    from nextvec.ops import native_ops
     from nextvec.training.loop import train as train_loop
 
     try:
-        train_loop(run, after_epoch)
-        return _evaluate_run(run)
+        with native_ops(run.recipe.runtime.native_ops):
+            train_loop(run, after_epoch)
+            return _evaluate_run(run)
     except (StoppedError, NotFiniteError) as error:
         _report_end(run, str(error))
         raise

@@ -1,11 +1,10 @@
-"""What training minimises: pure terms, their gradients in closed form, and the balance that gives weights a meaning."""
+"""What training minimizes: the loss terms, their closed-form gradients, and the objective that weights them."""
 
-from nextvec.losses.objective import VANISHED, Objective
-from nextvec.losses.terms import SHORTEST, info_nce, moment_matching, mse, query_nce, variance_floor
+from nextvec.losses.objective import MIN_GRADIENT_RATIO, Objective
+from nextvec.losses.terms import info_nce, moment_matching, mse, query_nce, variance_floor
 
 __all__ = [
-    "SHORTEST",
-    "VANISHED",
+    "MIN_GRADIENT_RATIO",
     "Objective",
     "info_nce",
     "moment_matching",

@@ -1,1 +1,1 @@
-"""Networks and baselines: what predicts the next vector."""
+"""Networks and baselines that predict the next vector of a document."""

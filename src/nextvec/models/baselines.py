@@ -1,14 +1,16 @@
-"""Baselines: what a trained model has to beat on the same windows.
+"""Baselines: the predictors that a trained model has to beat on the same windows.
 
     copy-last      the newest context vector
     context-mean   the mean of the context
-    decayed-mean   Σ decay^age · context vector, the decay that gives the highest mean cosine on train
-    train-mean     the mean of the training targets, whatever the context
+    decayed-mean   Σ decay^age · context vector, with the decay of the highest mean cosine on train
+    train-mean     the mean of the training targets, for any context
     ridge          linear regression from the context to the target, penalty chosen on held-out training documents
 
-They have the interface of a trained model and no trainable parameters; what was fitted is in buffers. Where context
-vectors are absent, the means leave them out and ridge puts their mean over train in their place, so that any context
-length can be read by any baseline. `fit_baselines` fits all of them in one pass.
+They have the interface of a model, with fitted values in buffers instead of parameters. Every baseline accepts any
+context length: the means leave absent vectors out, and ridge replaces them with their mean over train. `fit_baselines`
+fits all of them in one pass over the windows.
+
+Letters in names: B windows of a batch, S context length, D dimensions, C candidate decays.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nextvec import ops
 from nextvec.core.console import progress
 from nextvec.errors import InputError
-from nextvec.models.base import SHORTEST, LatentModel, mean_of_present, read_context, unit
+from nextvec.models.base import LatentModel, mean_of_present, read_context, unit
 from nextvec.models.ridge import Ridge, RidgeFit
 
 BASELINES = ("copy-last", "context-mean", "decayed-mean", "train-mean", "ridge")
 
 DECAYS = torch.arange(5, 101, dtype=torch.float64) / 100
-"""What decayed-mean tries: 0.05, 0.06 … 1."""
+"""The candidates for decayed-mean: 0.05, 0.06 … 1."""
 
 
 class WindowBatch(Protocol):
-    """What `fit_baselines` reads of a batch of windows; `nextvec.data.windows.Batch` is one."""
+    """The part of `nextvec.data.windows.Batch` that `fit_baselines` uses."""
 
     @property
     def context_BSD(self) -> Tensor: ...  # noqa: D102, N802
@@ -44,7 +47,7 @@ class WindowBatch(Protocol):
 
 
 class CopyLast(LatentModel):
-    """The newest context vector."""
+    """Predicts the newest context vector."""
 
     name = "copy-last"
 
@@ -53,7 +56,7 @@ class CopyLast(LatentModel):
 
 
 class ContextMean(LatentModel):
-    """The mean of the context."""
+    """Predicts the mean of the context."""
 
     name = "context-mean"
 
@@ -62,7 +65,7 @@ class ContextMean(LatentModel):
 
 
 class DecayedMean(LatentModel):
-    """Each context vector weighted by decay^age; the newest has age 0."""
+    """Predicts the sum of context vectors weighted by decay^age; the newest has age 0."""
 
     name = "decayed-mean"
     decay: Tensor
@@ -78,7 +81,7 @@ class DecayedMean(LatentModel):
 
 
 class TrainMean(LatentModel):
-    """The mean of the training targets, for every window."""
+    """Predicts the mean of the training targets for every window."""
 
     name = "train-mean"
     mean_D: Tensor
@@ -99,11 +102,10 @@ BASELINE_CLASSES: dict[str, type[LatentModel]] = {
 def fit_baselines(
     batches: Iterable[WindowBatch], dimensions: int, context: int, *, quiet: bool = False
 ) -> dict[str, LatentModel]:
-    """All baselines by name, fitted in one pass over batches of training windows, on the batches' device.
+    """Fit all baselines in one pass over batches of training windows; return them by name, on the batches' device.
 
-    Batches hold contexts (B, S, D) and targets (B, D) of any float type, S = `context`, D = `dimensions`; a group is
-    never divided between fitting and choosing ridge's penalty. Raises InputError if there are no windows, or if
-    vectors are not finite.
+    Contexts (B, S, D) and targets (B, D) may have any float type; S is `context` and D is `dimensions`. All windows of
+    a document group either fit ridge or choose its penalty. Raises InputError for no windows or non-finite vectors.
     """
     decay_fit, ridge_fit = _DecayFit(context), RidgeFit(dimensions, context)
     device = torch.device("cpu")
@@ -115,7 +117,7 @@ def fit_baselines(
             ridge_fit.add(batch.context_BSD, batch.target_BD, batch.mask_BS, batch.group_B)
             task.advance(len(batch.target_BD))
         if not task.done:
-            raise InputError("no training windows to fit the baselines on; give more documents, or a shorter context")
+            raise InputError("no training windows to fit the baselines on. Add documents, or reduce data.context.")
         ridge, target_mean_D = ridge_fit.solve()
     train_mean = TrainMean(dimensions)
     train_mean.mean_D.copy_(target_mean_D)
@@ -126,20 +128,22 @@ def fit_baselines(
 
 
 class _DecayFit:
-    """Sums, over windows, of the cosine that each decay reaches; S² + S numbers a window tell it for all of them."""
+    """The sum over windows of the cosine of every candidate decay, computed from S² + S products per window."""
 
     def __init__(self, context: int) -> None:
         ages_S = torch.arange(context - 1, -1, -1, dtype=torch.float64)
-        self._weights_SC = DECAYS ** ages_S[:, None]  # C candidates
+        self._weights_SC = DECAYS ** ages_S[:, None]
         self._cosines_C = torch.zeros(len(DECAYS), dtype=torch.float64)
 
     def add(self, batch: WindowBatch) -> None:
+        # With m = Σ w_s c_s, the cosine of m and t is Σ w_s (c_s · t) / √(Σ w_r w_s (c_r · c_s)): the products of a
+        # window's vectors give it for all candidates.
         context_BSD = read_context(batch.context_BSD, batch.mask_BS)
         weights_SC = self._weights_SC.to(context_BSD)
         to_target_BS = torch.einsum("bsd,bd->bs", context_BSD, unit(batch.target_BD))
-        among_BSS = context_BSD @ context_BSD.mT
-        squared_BC = ((among_BSS @ weights_SC) * weights_SC).sum(dim=1)
-        cosines_BC = to_target_BS @ weights_SC / squared_BC.clamp(min=SHORTEST**2).sqrt()
+        products_BSS = context_BSD @ context_BSD.mT
+        squared_length_BC = ((products_BSS @ weights_SC) * weights_SC).sum(dim=1)
+        cosines_BC = to_target_BS @ weights_SC / squared_length_BC.clamp(min=ops.MIN_LENGTH**2).sqrt()
         self._cosines_C += cosines_BC.sum(dim=0).cpu()
 
     def best(self) -> float:

@@ -1,21 +1,14 @@
-"""What the default forms of all networks share: a base that already predicts, and a learned correction of it.
+"""Layers that several networks share: the products of a window with gradients, and recurrent networks under autocast.
 
-    prediction = mean of the context, weighted by age and content (see `mixture`) + correction(context)
+`score` and `combine` are the operations of `nextvec.ops` as autograd functions. They read a context in the format in
+which it is stored and write the format of the next large matrix product, so that nothing is converted in between.
 
-The correction's last layer starts at zero, so that a fresh network is the decayed mean: its first evaluation can't be
-far below that baseline, and what it learns is what the baseline lacks. A second output, the query, is for retrieval.
+`run_recurrent` computes an LSTM or GRU step by step on a CPU under autocast. torch's own recurrent kernels run in
+float32 there, or fail on CPUs without bfloat16. With plain matrix products, which autocast runs in bfloat16, an epoch
+takes a third of the time. The formulas are those of `torch.nn.LSTM` and `torch.nn.GRU`; gates and states stay float32.
 
-The small products of a window, with their gradients: `nextvec.kernels` under autograd.
-
-They read a context of any format and write what the next large product takes, so that nothing is converted in between.
-
-Letters in names: B windows of a batch, S context length, D dimensions, H heads.
-
-LSTM and GRU step by step, for processors under autocast.
-
-torch's own recurrent kernels run in float32 there, or raise where the processor has no bfloat16 form of them. With
-plain matrix products, which autocast brings to bfloat16, an epoch takes a third of the time. The formulas are those of
-`torch.nn.LSTM` and `torch.nn.GRU`; gates and states stay in float32.
+Letters in names: B windows of a batch, S context length, D dimensions, H heads (of a window) or hidden size (of a
+recurrent network), G gates.
 """
 
 from __future__ import annotations
@@ -27,22 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextvec import ops
-from nextvec.models.base import format_of_products
+from nextvec.models.base import matmul_dtype
 
 
 def score(heads_BHD: Tensor, vectors_BSD: Tensor, present_BS: Tensor | None) -> Tensor:
-    """`ops.score` with a gradient for the heads; the vectors are data."""
+    """Apply `ops.score` with a gradient for the heads; the vectors are data and have none."""
     assert not vectors_BSD.requires_grad
     scores_BHS: Tensor = _Score.apply(heads_BHD, vectors_BSD, present_BS)  # type: ignore[no-untyped-call]
     return scores_BHS
 
 
 def combine(weights_BHS: Tensor, vectors_BSD: Tensor, present_BS: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`ops.combine`, in the format of products, with a gradient for the weights; the vectors are data."""
+    """Apply `ops.combine` with a gradient for the weights; the vectors are data and have none.
+
+    The sums (B, H, D) have the format of matrix products; the copy of the first head's (B, D) is float32.
+    """
     assert not vectors_BSD.requires_grad
-    dtype = format_of_products(vectors_BSD)
-    sums = _Combine.apply(weights_BHS, vectors_BSD, present_BS, dtype)  # type: ignore[no-untyped-call]
-    sums_BHD, first_BD = sums
+    dtype = matmul_dtype(vectors_BSD)
+    sums_BHD, first_BD = _Combine.apply(weights_BHS, vectors_BSD, present_BS, dtype)  # type: ignore[no-untyped-call]
     return sums_BHD, first_BD
 
 
@@ -53,6 +48,7 @@ class _Score(torch.autograd.Function):
         ctx.dtype = heads_BHD.dtype
         return ops.score(heads_BHD, vectors_BSD, present_BS)
 
+    # d(h · v)/dh = v: the gradient at the heads is a weighted sum of the vectors.
     @staticmethod
     def backward(ctx: Any, gradient_BHS: Tensor) -> tuple[Tensor, None, None]:
         gradient_BHD, _ = ops.combine(gradient_BHS, *ctx.saved_tensors, dtype=ctx.dtype, heads_first=True)
@@ -68,54 +64,61 @@ class _Combine(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         return ops.combine(weights_BHS, vectors_BSD, present_BS, dtype=dtype)
 
+    # d(w · v)/dw = v: the gradient at the weights is a product with each vector. The first head has two outputs; their
+    # gradients are added. Either output may be unused, and then its gradient is None.
     @staticmethod
-    def backward(ctx: Any, sums_BHD: Tensor | None, first_BD: Tensor | None) -> tuple[Tensor, None, None, None]:
+    def backward(
+        ctx: Any, sums_gradient_BHD: Tensor | None, first_gradient_BD: Tensor | None
+    ) -> tuple[Tensor, None, None, None]:
         vectors_BSD, present_BS = ctx.saved_tensors
-        if sums_BHD is None:
-            assert first_BD is not None
-            sums_BHD, first_BD = first_BD[:, None], None
-        elif first_BD is not None:
-            first_BD = first_BD.contiguous()
-        return ops.score(sums_BHD, vectors_BSD, present_BS, more_BD=first_BD), None, None, None
+        if sums_gradient_BHD is None:
+            assert first_gradient_BD is not None
+            sums_gradient_BHD, first_gradient_BD = first_gradient_BD[:, None], None
+        gradient_BHS = ops.score(sums_gradient_BHD, vectors_BSD, present_BS, extra_BD=first_gradient_BD)
+        return gradient_BHS, None, None, None
+
+
+_WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""The tensors of one layer of `torch.nn.LSTM` and `torch.nn.GRU`; ih: input to hidden, hh: hidden to hidden."""
 
 
 def run_recurrent(module: nn.LSTM | nn.GRU, input_BSD: Tensor) -> Tensor:
-    """(B, S, H) the outputs of the last layer, as `module(input_BSD)[0]`: one direction, batch first."""
+    """Return the outputs of the last layer (B, S, H), as `module(input_BSD)[0]`; one direction, batch first."""
     if not (input_BSD.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
         output_BSH: Tensor = module(input_BSD)[0]
         return output_BSH
-    step = _lstm_layer if isinstance(module, nn.LSTM) else _gru_layer
+    run_layer = _lstm_layer if isinstance(module, nn.LSTM) else _gru_layer
     for layer in range(module.num_layers):
         if layer:
             input_BSD = F.dropout(input_BSD, module.dropout, module.training)
-        input_BSD = step(input_BSD, *(getattr(module, f"{name}_l{layer}") for name in _WEIGHTS))
+        input_BSD = run_layer(input_BSD, *(getattr(module, f"{name}_l{layer}") for name in _WEIGHT_NAMES))
     return input_BSD
 
 
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
 def _lstm_layer(input_BSD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    gates_BSG = F.linear(input_BSD, weight_ih, bias_ih + bias_hh).float()
-    hidden_BH = cell_BH = gates_BSG.new_zeros(len(input_BSD), weight_hh.shape[1])
+    # The part of the gates that comes from the input does not depend on the state: one product for all steps.
+    input_gates_BSG = F.linear(input_BSD, weight_ih, bias_ih + bias_hh).float()
+    hidden_BH = cell_BH = input_gates_BSG.new_zeros(len(input_BSD), weight_hh.shape[1])
     outputs = []
-    for gates_BG in gates_BSG.unbind(1):
-        enter, keep, new, show = (gates_BG + F.linear(hidden_BH, weight_hh)).chunk(4, dim=1)
-        cell_BH = keep.sigmoid() * cell_BH + enter.sigmoid() * new.tanh()
-        hidden_BH = show.sigmoid() * cell_BH.tanh()
+    for input_gates_BG in input_gates_BSG.unbind(1):
+        gates_BG = input_gates_BG + F.linear(hidden_BH, weight_hh)
+        input_gate_BH, forget_gate_BH, new_cell_BH, output_gate_BH = gates_BG.chunk(4, dim=1)
+        cell_BH = forget_gate_BH.sigmoid() * cell_BH + input_gate_BH.sigmoid() * new_cell_BH.tanh()
+        hidden_BH = output_gate_BH.sigmoid() * cell_BH.tanh()
         outputs.append(hidden_BH)
     return torch.stack(outputs, dim=1)
 
 
 def _gru_layer(input_BSD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    gates_BSG = F.linear(input_BSD, weight_ih, bias_ih).float()
-    hidden_BH = gates_BSG.new_zeros(len(input_BSD), weight_hh.shape[1])
+    input_gates_BSG = F.linear(input_BSD, weight_ih, bias_ih).float()
+    hidden_BH = input_gates_BSG.new_zeros(len(input_BSD), weight_hh.shape[1])
     outputs = []
-    for gates_BG in gates_BSG.unbind(1):
-        reset_in, keep_in, new_in = gates_BG.chunk(3, dim=1)
-        reset, keep, new = F.linear(hidden_BH, weight_hh, bias_hh).float().chunk(3, dim=1)
-        keep = (keep_in + keep).sigmoid()
-        new = (new_in + (reset_in + reset).sigmoid() * new).tanh()
-        hidden_BH = (1 - keep) * new + keep * hidden_BH
+    for input_gates_BG in input_gates_BSG.unbind(1):
+        # The reset gate applies to the state's part of the new state only, so both parts stay apart until then.
+        input_reset_BH, input_update_BH, input_new_BH = input_gates_BG.chunk(3, dim=1)
+        reset_BH, update_BH, new_BH = F.linear(hidden_BH, weight_hh, bias_hh).float().chunk(3, dim=1)
+        update_BH = (input_update_BH + update_BH).sigmoid()
+        new_BH = (input_new_BH + (input_reset_BH + reset_BH).sigmoid() * new_BH).tanh()
+        hidden_BH = (1 - update_BH) * new_BH + update_BH * hidden_BH
         outputs.append(hidden_BH)
     return torch.stack(outputs, dim=1)

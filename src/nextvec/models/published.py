@@ -1,21 +1,9 @@
-"""AMN as published: the mean of the context, plus a learned correction. It can't tell a context's order.
+"""The networks as they were published: AMN, LSTM, GRU and Transformer, in the sizes of the runbook.
 
-    base     = mean of the context
-    weighted = Σ softmax(query(base) · key(context) / √256) context
-    output   = base + residual_net([base, weighted])
+Parameters at D = 768: AMN 1,510,912, LSTM 5,120,768, GRU 7,095,552, Transformer 17,867,520. The tensors of a state dict
+have the names that the original trainer wrote, so that its checkpoints load.
 
-With the last layer at zero (`zero_start`) a fresh network is the context mean exactly: its first evaluation can't be
-below that baseline. 1,510,912 parameters at D = 768.
-
-The recurrent networks of the runbook: a two-layer LSTM, and a stack of residual GRU blocks.
-
-LSTM 5,120,768 and GRU 7,095,552 parameters at D = 768. Both read the last present step.
-
-The runbook's Transformer: four causal decoder layers whose memory is the input itself.
-
-17,867,520 parameters at D = 768. Attention to the memory is causal as well, as in the networks that the runbook's
-checkpoints come from: a step sees itself and what came before, so that the last present step of a padded context
-gives what the shorter context gives.
+Letters in names: B windows of a batch, S context length, D dimensions, K key size, H hidden size.
 """
 
 from __future__ import annotations
@@ -35,28 +23,39 @@ from nextvec.models.base import (
 )
 from nextvec.models.layers import run_recurrent
 
-AMN_KEY, AMN_WIDE, AMN_NARROW = 256, 512, 256
+AMN_KEY_SIZE, AMN_FIRST_HIDDEN, AMN_SECOND_HIDDEN = 256, 512, 256
 
 
 class OriginalAttentionMixture(LatentModel):
-    """The runbook's AMN for any D and any context length."""
+    """AMN: the mean of the context plus a learned correction, blind to the order of the context.
+
+        base       = mean of the context
+        weighted   = Σ softmax(query(base) · key(context) / √256) context
+        prediction = base + residual_net([base, weighted])
+
+    With the last layer at zero (`zero_start`), a fresh network is exactly the context mean.
+    """
 
     name = "amn"
     variant = "original"
 
     def __init__(self, dimensions: int, *, dropout: float = 0.0, zero_start: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        self.context_encoder = nn.Linear(dimensions, AMN_KEY)
-        self.query_encoder = nn.Linear(dimensions, AMN_KEY)
-        last = nn.Linear(AMN_NARROW, dimensions)
+        self.context_encoder = nn.Linear(dimensions, AMN_KEY_SIZE)
+        self.query_encoder = nn.Linear(dimensions, AMN_KEY_SIZE)
+        last_layer = nn.Linear(AMN_SECOND_HIDDEN, dimensions)
         self.residual_net = nn.Sequential(
-            nn.Linear(2 * dimensions, AMN_WIDE), nn.GELU(), NormThenDropout(AMN_WIDE, dropout),
-            nn.Linear(AMN_WIDE, AMN_NARROW), nn.GELU(), NormThenDropout(AMN_NARROW, dropout),
-            last,
-        )  # fmt: skip
+            nn.Linear(2 * dimensions, AMN_FIRST_HIDDEN),
+            nn.GELU(),
+            NormThenDropout(AMN_FIRST_HIDDEN, dropout),
+            nn.Linear(AMN_FIRST_HIDDEN, AMN_SECOND_HIDDEN),
+            nn.GELU(),
+            NormThenDropout(AMN_SECOND_HIDDEN, dropout),
+            last_layer,
+        )
         if zero_start:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.zeros_(last_layer.weight)
+            nn.init.zeros_(last_layer.bias)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         base_BD = mean_of_present(context_BSD, mask_BS)
@@ -66,13 +65,13 @@ class OriginalAttentionMixture(LatentModel):
         return base_BD + residual_BD
 
     def _attention(self, base_BD: Tensor, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
-        """The share (B, S) of each context vector in the mixture."""
+        """Return the attention weights of the context vectors, (B, S)."""
         query_BK = self.query_encoder(base_BD)
-        # query · (W c + b) = (query W) · c + query · b: the same scores without making S keys, a third of all the work.
+        # query · (W c + b) = (query W) · c + query · b: the same scores without computing S keys, a third of the work.
         folded_BD = query_BK @ self.context_encoder.weight
         offset_B = query_BK @ self.context_encoder.bias
         scores_BS = torch.einsum("bsd,bd->bs", context_BSD, folded_BD) + offset_B[:, None]
-        scores_BS = at_least_float32(scores_BS) / math.sqrt(AMN_KEY)
+        scores_BS = at_least_float32(scores_BS) / math.sqrt(AMN_KEY_SIZE)
         if mask_BS is not None:
             scores_BS = scores_BS.masked_fill(~mask_BS, torch.finfo(scores_BS.dtype).min)
         return torch.softmax(scores_BS, dim=1)
@@ -82,14 +81,14 @@ RECURRENT_HIDDEN, LSTM_LAYERS, GRU_BLOCKS = 512, 2, 4
 
 
 class OriginalLongShortTermMemory(LatentModel):
-    """Two LSTM layers of 512 with dropout between them, then Linear 512→D."""
+    """Two LSTM layers of 512 with dropout between them, Linear 512→D at the last present step."""
 
     name = "lstm"
     variant = "original"
 
     def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = False) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        assert not zero_start, "only a network that corrects a base can start at zero"
+        assert not zero_start, "only a network that corrects a mean can start at zero"
         self.lstm = nn.LSTM(dimensions, RECURRENT_HIDDEN, LSTM_LAYERS, batch_first=True, dropout=dropout)
         self.output_proj = nn.Linear(RECURRENT_HIDDEN, dimensions)
 
@@ -101,16 +100,16 @@ class OriginalLongShortTermMemory(LatentModel):
 
 
 class OriginalGatedRecurrent(LatentModel):
-    """Linear D→512, four residual GRU blocks of 512, Linear 512→D."""
+    """Linear D→512, four residual GRU blocks of 512, Linear 512→D at the last present step."""
 
     name = "gru"
     variant = "original"
 
     def __init__(self, dimensions: int, *, dropout: float = 0.0, zero_start: bool = False) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        assert not zero_start, "only a network that corrects a base can start at zero"
+        assert not zero_start, "only a network that corrects a mean can start at zero"
         self.input_proj = nn.Linear(dimensions, RECURRENT_HIDDEN)
-        self.blocks = nn.ModuleList([Block(dropout) for _ in range(GRU_BLOCKS)])
+        self.blocks = nn.ModuleList([GRUBlock(dropout) for _ in range(GRU_BLOCKS)])
         self.output_proj = nn.Linear(RECURRENT_HIDDEN, dimensions)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
@@ -121,8 +120,8 @@ class OriginalGatedRecurrent(LatentModel):
         return prediction_BD
 
 
-class Block(nn.Module):
-    """LayerNorm(x + dropout(GRU(x)))."""
+class GRUBlock(nn.Module):
+    """A residual block: LayerNorm(x + dropout(GRU(x)))."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -138,11 +137,15 @@ class Block(nn.Module):
 
 TRANSFORMER_HIDDEN, LAYERS, HEADS, FEED_FORWARD = 512, 4, 8, 2048
 TABLE_LENGTH = 100
-"""Positions in a state dict; longer contexts compute the ones beyond."""
+"""Rows of the position table in a state dict; those of a longer context are computed."""
 
 
 class OriginalTransformer(LatentModel):
-    """Linear D→512, sinusoidal positions, the decoder, and a head with one hidden layer."""
+    """Linear D→512, sinusoidal positions, four decoder layers, and a head with one hidden layer.
+
+    The decoder's memory is its own input. Attention to the memory is causal too, as in the networks that wrote the
+    runbook's checkpoints: the last present step of a padded context then gives what the shorter context gives.
+    """
 
     name = "transformer"
     variant = "original"
@@ -150,7 +153,7 @@ class OriginalTransformer(LatentModel):
 
     def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = False) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start)
-        assert not zero_start, "only a network that corrects a base can start at zero"
+        assert not zero_start, "only a network that corrects a mean can start at zero"
         self.input_proj = nn.Linear(dimensions, TRANSFORMER_HIDDEN)
         self.pos_encoder = _Positions()
         layer = nn.TransformerDecoderLayer(TRANSFORMER_HIDDEN, HEADS, FEED_FORWARD, dropout, batch_first=True)
@@ -166,7 +169,7 @@ class OriginalTransformer(LatentModel):
         context_BSD = present_first(context_BSD, mask_BS)
         input_BSH = self.pos_encoder(self.input_proj(context_BSD))
         causal_SS = _causal_mask(input_BSH.shape[1], input_BSH)
-        # Saying that the masks are causal spares torch looking at their values, which would wait for the device.
+        # With the flags torch does not inspect the masks' values, which would wait for the device.
         hidden_BSH = self.transformer_decoder(
             input_BSH, input_BSH, causal_SS, causal_SS, tgt_is_causal=True, memory_is_causal=True
         )
@@ -175,7 +178,7 @@ class OriginalTransformer(LatentModel):
 
 
 class _Positions(nn.Module):
-    """Adds the sinusoidal table of Vaswani et al. 2017, section 3.5."""
+    """Adds the sinusoidal position table of Vaswani et al. 2017, section 3.5."""
 
     pe: Tensor
 
@@ -185,15 +188,18 @@ class _Positions(nn.Module):
 
     def forward(self, input_BSH: Tensor) -> Tensor:
         length = input_BSH.shape[1]
-        table = self.pe
+        table_1SH = self.pe
         if length > TABLE_LENGTH:
-            beyond = sinusoids(TABLE_LENGTH, length).to(table)
-            table = torch.cat([table, beyond[None]], dim=1)
-        return input_BSH + table[:, :length]
+            more_SH = sinusoids(TABLE_LENGTH, length).to(table_1SH)
+            table_1SH = torch.cat([table_1SH, more_SH[None]], dim=1)
+        return input_BSH + table_1SH[:, :length]
 
 
 def sinusoids(start: int, end: int) -> Tensor:
-    """Rows start … end−1 of the table (end − start, 512): sine and cosine in turn, 10000^(2i/512) as wave lengths."""
+    """Return rows start … end−1 of the position table, (end − start, 512).
+
+    Columns alternate between sine and cosine; the wavelengths are 2π · 10000^(2i/512).
+    """
     positions = torch.arange(start, end, dtype=torch.float32)[:, None]
     rates = torch.exp(
         torch.arange(0, TRANSFORMER_HIDDEN, 2, dtype=torch.float32) * (-math.log(10000.0) / TRANSFORMER_HIDDEN)
@@ -202,6 +208,6 @@ def sinusoids(start: int, end: int) -> Tensor:
 
 
 def _causal_mask(length: int, like: Tensor) -> Tensor:
-    """(S, S): 0 where a step may look, −∞ at later steps; in the dtype and on the device of `like`."""
-    forbidden = torch.full((length, length), -math.inf, dtype=like.dtype, device=like.device)
-    return forbidden.triu(diagonal=1)
+    """Return the mask (S, S): 0 for steps up to the row's own, −∞ for later ones; dtype and device as `like`."""
+    mask_SS = torch.full((length, length), -math.inf, dtype=like.dtype, device=like.device)
+    return mask_SS.triu(diagonal=1)

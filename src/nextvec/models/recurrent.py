@@ -1,8 +1,10 @@
-"""The recurrent networks in their default form: the published trunk reads the context, and corrects a steered mean.
+"""The recurrent networks in their default form: the published trunk, which corrects a weighted mean of the context.
 
-LSTM: two layers of 512. GRU: four residual blocks of 512. Their last state steers the mean of the context (see
-`mixture`) and is mapped to the correction. Vectors are scaled to a length of √D first, so that the trunk reads numbers
-around 1 instead of 1/√D.
+LSTM: two layers of 512. GRU: four residual blocks of 512. The last state steers the weights of the mean (see `pooling`)
+and is projected to the correction. Vectors are scaled to length √D first, so that their elements are about 1 instead of
+1/√D.
+
+Letters in names: B windows of a batch, S context length, D dimensions, H hidden size.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from torch import Tensor, nn
 from nextvec.models.base import last_present, present_first
 from nextvec.models.layers import run_recurrent
 from nextvec.models.pooling import Mixture
-from nextvec.models.published import GRU_BLOCKS, LSTM_LAYERS, RECURRENT_HIDDEN, Block
-from nextvec.models.residual import BASE_DECAY, ResidualModel, start_at_zero
+from nextvec.models.published import GRU_BLOCKS, LSTM_LAYERS, RECURRENT_HIDDEN, GRUBlock
+from nextvec.models.residual import BASE_DECAY, ResidualModel, zero_initialize
 
 
 class _Recurrent(ResidualModel):
-    """What both share: all but the trunk."""
+    """Everything but the trunk."""
 
     def __init__(self, dimensions: int, *, dropout: float, zero_start: bool, query: bool) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
@@ -26,17 +28,19 @@ class _Recurrent(ResidualModel):
         self.dropout = nn.Dropout(dropout)
         self.output_proj = nn.Linear(RECURRENT_HIDDEN, dimensions)
         if zero_start:
-            start_at_zero(self.output_proj)
+            zero_initialize(self.output_proj)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        # The trunk reads left-aligned contexts, so that its last present state is that of the shorter context.
         scaled_BSD = present_first(context_BSD, mask_BS) * self.dimensions**0.5
         state_BH = self.dropout(self.norm(last_present(self._trunk(scaled_BSD), mask_BS)))
+        # prediction = weighted mean + correction
         correction_BD: Tensor = self.output_proj(state_BH)
         base_BD: Tensor = self.mixture(state_BH, context_BSD, mask_BS)[:, 0]
         return base_BD + correction_BD
 
     def _trunk(self, scaled_BSD: Tensor) -> Tensor:
-        """(B, S, 512) a state after each step."""
+        """Return the state after each step, (B, S, H)."""
         raise NotImplementedError
 
 
@@ -61,7 +65,7 @@ class GatedRecurrent(_Recurrent):
     def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
         self.input_proj = nn.Linear(dimensions, RECURRENT_HIDDEN)
-        self.blocks = nn.ModuleList([Block(dropout) for _ in range(GRU_BLOCKS)])
+        self.blocks = nn.ModuleList([GRUBlock(dropout) for _ in range(GRU_BLOCKS)])
 
     def _trunk(self, scaled_BSD: Tensor) -> Tensor:
         hidden_BSH: Tensor = self.input_proj(scaled_BSD)

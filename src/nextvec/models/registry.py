@@ -1,4 +1,4 @@
-"""Names to models: from a recipe for training, from a checkpoint's configuration for use."""
+"""Create models by name: from a recipe for training, or from a checkpoint's configuration."""
 
 from __future__ import annotations
 
@@ -23,54 +23,53 @@ __all__ = ["MODELS", "ORIGINALS", "LatentModel", "count_parameters", "create_mod
 MODELS: dict[str, type[LatentModel]] = {
     model.name: model for model in (AttentionMixture, LongShortTermMemory, GatedRecurrent, TransformerEncoder)
 }
-"""The networks that can be trained, by name, in their default form."""
+"""The networks in their default form, by name."""
 
 ORIGINALS: dict[str, type[LatentModel]] = {
     model.name: model
-    for model in (
-        OriginalAttentionMixture, OriginalLongShortTermMemory, OriginalGatedRecurrent, OriginalTransformer,
-    )
-}  # fmt: skip
-"""The same as they were published."""
+    for model in (OriginalAttentionMixture, OriginalLongShortTermMemory, OriginalGatedRecurrent, OriginalTransformer)
+}
+"""The networks as they were published, by name."""
 
 
 def create_model(recipe: ModelRecipe, dimensions: int) -> LatentModel:
-    """A fresh network for vectors of D = `dimensions`; its weights come from torch's random generator.
+    """Create a network for vectors of D = `dimensions`, with weights from torch's random generator.
 
-    Raises RecipeError for an unknown kind, and for what a published form can't do.
+    Raises RecipeError for an unknown kind and for options that a published form does not have.
     """
     if recipe.kind not in MODELS:
-        raise RecipeError(f"model.kind: no model is called '{recipe.kind}'.{did_you_mean(recipe.kind, MODELS)}")
-    chosen = {"dropout": recipe.dropout, "zero_start": recipe.zero_start}
-    options = {option: value for option, value in chosen.items() if value is not None}
+        raise RecipeError(f"model.kind: unknown model '{recipe.kind}'.{did_you_mean(recipe.kind, MODELS)}")
+    # A field that the recipe leaves out has the default of the architecture.
+    fields = {"dropout": recipe.dropout, "zero_start": recipe.zero_start}
+    options = {field: value for field, value in fields.items() if value is not None}
     if recipe.variant == "residual":
         return MODELS[recipe.kind](dimensions, query=recipe.query is not False, **options)
     if recipe.query:
         raise RecipeError(
-            "model.query: the published forms have one output; leave query out, or take the residual variant"
+            "model.query: the published networks have no query. Remove model.query, or set model.variant=residual."
         )
     if recipe.zero_start and recipe.kind != OriginalAttentionMixture.name:
         raise RecipeError(
-            f"model.zero_start: a fresh {recipe.kind} as published would predict the zero vector, which has no "
-            f"direction; leave zero_start out, or take the residual variant"
+            f"model.zero_start: with zero weights in its last layer the published {recipe.kind} predicts the zero "
+            f"vector, which has no direction. Remove model.zero_start, or set model.variant=residual."
         )
     return ORIGINALS[recipe.kind](dimensions, **options)
 
 
 def model_from_config(config: dict[str, Any]) -> LatentModel:
-    """A model or baseline of the shape that `config` (the `config` of another one) describes, with fresh content.
+    """Create a model or baseline from the `config` of another one, with fresh weights.
 
-    A network without a variant is an original. Raises RecipeError for an unknown kind, CheckpointError for a
-    configuration that makes no model.
+    A network without a variant is a published one. Raises RecipeError for an unknown kind, and CheckpointError for a
+    configuration that does not fit its kind.
     """
     options = dict(config)
     kind, variant = options.pop("kind", None), options.pop("variant", "original")
     if not isinstance(kind, str) or not isinstance(options.get("dimensions"), int):
-        raise CheckpointError("the model's configuration lacks its kind or dimensions; it can't be rebuilt")
+        raise CheckpointError("model configuration: kind or dimensions is missing. Use another checkpoint.")
     classes = {**(MODELS if variant == "residual" else ORIGINALS), **BASELINE_CLASSES}
     if kind not in classes:
-        raise RecipeError(f"no model is called '{kind}'.{did_you_mean(kind, classes)}")
+        raise RecipeError(f"model configuration: unknown model '{kind}'.{did_you_mean(kind, classes)}")
     try:
         return classes[kind](**options)
     except (TypeError, ValueError, AssertionError) as error:
-        raise CheckpointError(f"the configuration of model '{kind}' can't be used: {error}") from error
+        raise CheckpointError(f"model configuration of '{kind}': {error}. Use another checkpoint.") from error

@@ -1,21 +1,9 @@
-"""What the default forms of all networks share: a base that already predicts, and a learned correction of it.
+"""The common form of the default networks: a weighted mean of the context plus a learned correction.
 
-    prediction = mean of the context, weighted by age and content (see `mixture`) + correction(context)
+    prediction = mean of the context, weighted by age and content (see `pooling`) + correction(context)
 
-The correction's last layer starts at zero, so that a fresh network is the decayed mean: its first evaluation can't be
-far below that baseline, and what it learns is what the baseline lacks. A second output, the query, is for retrieval.
-
-The small products of a window, with their gradients: `nextvec.kernels` under autograd.
-
-They read a context of any format and write what the next large product takes, so that nothing is converted in between.
-
-Letters in names: B windows of a batch, S context length, D dimensions, H heads.
-
-LSTM and GRU step by step, for processors under autocast.
-
-torch's own recurrent kernels run in float32 there, or raise where the processor has no bfloat16 form of them. With
-plain matrix products, which autocast brings to bfloat16, an epoch takes a third of the time. The formulas are those of
-`torch.nn.LSTM` and `torch.nn.GRU`; gates and states stay in float32.
+The correction's last layer starts at zero. A fresh network is therefore the decayed mean: its first evaluation is close
+to that baseline, and it learns only what the baseline lacks.
 """
 
 from __future__ import annotations
@@ -26,11 +14,11 @@ from nextvec.models.base import LatentModel
 from nextvec.models.pooling import QueryHead
 
 BASE_DECAY = 0.85
-"""The decay that the base starts with."""
+"""The weight of a context vector relative to the next newer one, before training."""
 
 
 class ResidualModel(LatentModel):
-    """A network of the form above; the subclasses differ in how they read the context."""
+    """A network of this form, with the query as its second output; subclasses differ in how they read the context."""
 
     variant = "residual"
 
@@ -40,7 +28,7 @@ class ResidualModel(LatentModel):
             self.query_head = QueryHead(dimensions)
 
 
-def start_at_zero(layer: nn.Linear) -> None:
-    """Make a layer say zero, whatever it reads."""
+def zero_initialize(layer: nn.Linear) -> None:
+    """Set a layer's weight and bias to zero, so that it outputs zero for any input."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,28 +1,41 @@
-"""What a step on a processor spends its time on, as single passes in C, each with torch's operations as its other way.
+"""Fused CPU operations for training steps, each with a PyTorch fallback.
 
-The C code is compiled at its first use and kept. Without a compiler, away from Linux or on another device torch's own
-operations give the same numbers, up to rounding; `how` says which it is. These functions know nothing of autograd.
+The C code in `kernels.c` is compiled at first use and cached. Without a C compiler, outside Linux or on another device,
+torch's own operations give the same numbers up to rounding. `backend` reports which of the two a device uses, and
+`native_ops(False)` switches the C code off for a block of code. None of these functions records a gradient.
 """
 
-from nextvec.ops.batch import compare, lengths, measure_affine, mix, moments, multiply, norm, normalise, pair_both_ways
-from nextvec.ops.native import allow, how
-from nextvec.ops.single import predict_one
-from nextvec.ops.window import combine, read, score
+from nextvec.ops.batch import (
+    MIN_LENGTH,
+    MixCoefficients,
+    affine_products,
+    compare_rows,
+    lengths,
+    mix,
+    moments,
+    multiply,
+    norm,
+    normalize,
+    symmetric_info_nce,
+)
+from nextvec.ops.native import backend, native_ops
+from nextvec.ops.window import combine, reads_in_place, score
 
 __all__ = [
-    "allow",
+    "MIN_LENGTH",
+    "MixCoefficients",
+    "affine_products",
+    "backend",
     "combine",
-    "compare",
-    "how",
+    "compare_rows",
     "lengths",
-    "measure_affine",
     "mix",
     "moments",
     "multiply",
+    "native_ops",
     "norm",
-    "normalise",
-    "pair_both_ways",
-    "predict_one",
-    "read",
+    "normalize",
+    "reads_in_place",
     "score",
+    "symmetric_info_nce",
 ]

@@ -1,86 +1,92 @@
-"""Passes over the predictions of a batch and their targets, as the objective needs them.
+"""Operations over a whole batch: what the objective needs of predictions and targets, and the norm of gradients.
 
-Letters in names: B windows of a batch, D dimensions.
-
-A pass over many tensors at once.
+Letters in names: B windows of a batch, K vectors of a window, D dimensions.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nextvec.ops.native import Vectors, compiled
+from nextvec.ops.native import StridedVectors, native_library
+
+MIN_LENGTH = 1e-6
+"""A vector shorter than this has no direction: normalization divides by at least this length."""
+
+NORM_CHUNK = 2**14
+"""Numbers that a thread takes at a time in `norm`."""
 
 
-def normalise(vectors_BD: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
-    """Vectors divided by their lengths, at least `shortest`, and these (B, 1); float32, or float64 as they are."""
-    library = compiled(vectors_BD)
+def normalize(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return vectors divided by their lengths, and these lengths (B, 1), which are at least MIN_LENGTH.
+
+    Both are float32, or float64 for float64 vectors.
+    """
+    library = native_library(vectors_BD)
     if library is None:
         vectors_BD = vectors_BD.to(torch.promote_types(vectors_BD.dtype, torch.float32))
-        length_B1 = torch.linalg.vector_norm(vectors_BD, dim=1, keepdim=True).clamp(min=shortest)
+        length_B1 = torch.linalg.vector_norm(vectors_BD, dim=1, keepdim=True).clamp(min=MIN_LENGTH)
         return vectors_BD / length_B1, length_B1
     units_BD, length_B1 = torch.empty(vectors_BD.shape), torch.empty(len(vectors_BD), 1)
-    vectors = Vectors.of(vectors_BD)
-    library.nextvec_normalise(units_BD.data_ptr(), length_B1.data_ptr(), vectors, shortest, *vectors_BD.shape)
+    vectors = StridedVectors.of(vectors_BD)
+    library.nextvec_normalize(units_BD.data_ptr(), length_B1.data_ptr(), vectors, MIN_LENGTH, *vectors_BD.shape)
     return units_BD, length_B1
 
 
-def lengths(vectors_BKD: Tensor, shortest: float) -> Tensor:
-    """(B, K) the lengths of vectors of any format, at least `shortest`."""
-    library = compiled(vectors_BKD)
+def lengths(vectors_BKD: Tensor) -> Tensor:
+    """Return the lengths (B, K) of vectors of any format, at least MIN_LENGTH."""
+    library = native_library(vectors_BKD)
     if library is None or not vectors_BKD.is_contiguous():
         vectors_BKD = vectors_BKD.to(torch.promote_types(vectors_BKD.dtype, torch.float32))
-        length_BK: Tensor = torch.linalg.vector_norm(vectors_BKD, dim=-1).clamp(min=shortest)
+        length_BK: Tensor = torch.linalg.vector_norm(vectors_BKD, dim=-1).clamp(min=MIN_LENGTH)
         return length_BK
     length_BK = torch.empty(vectors_BKD.shape[:-1])
-    vectors = vectors_BKD.flatten(0, -2)
-    library.nextvec_normalise(None, length_BK.data_ptr(), Vectors.of(vectors), shortest, *vectors.shape)
+    rows = vectors_BKD.flatten(0, -2)
+    library.nextvec_normalize(None, length_BK.data_ptr(), StridedVectors.of(rows), MIN_LENGTH, *rows.shape)
     return length_BK
 
 
-def compare(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Window by window: left · right, |left − right|² and |left|², (B,) each."""
+def compare_rows(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each window, left · right, |left − right|² and |left|², (B,) each."""
     assert left_BD.shape == right_BD.shape, (left_BD.shape, right_BD.shape)
-    library = _compiled(left_BD, right_BD)
+    library = _float32_library(left_BD, right_BD)
     if library is None:
-        squares_B = torch.linalg.vector_norm(left_BD, dim=1).square()
-        return (left_BD * right_BD).sum(dim=1), torch.linalg.vector_norm(left_BD - right_BD, dim=1).square(), squares_B
-    found_3B = torch.empty(3, len(left_BD))
-    library.nextvec_compare(*_addresses(*found_3B, left_BD, right_BD), *left_BD.shape)
-    products_B, distances_B, squares_B = found_3B
-    return products_B, distances_B, squares_B
+        product_B = (left_BD * right_BD).sum(dim=1)
+        distance_B = torch.linalg.vector_norm(left_BD - right_BD, dim=1).square()
+        return product_B, distance_B, torch.linalg.vector_norm(left_BD, dim=1).square()
+    product_B, distance_B, square_B = torch.empty(3, len(left_BD))
+    library.nextvec_compare_rows(*_addresses(product_B, distance_B, square_B, left_BD, right_BD), *left_BD.shape)
+    return product_B, distance_B, square_B
 
 
-def moments(numbers_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Each dimension's mean and variance over the batch, (D,) each, the variance divided by B."""
-    library = _compiled(numbers_BD)
+def moments(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each dimension's mean and variance over the batch, (D,) each; the variance is divided by B."""
+    library = _float32_library(vectors_BD)
     if library is None:
-        mean_D = numbers_BD.mean(dim=0)
-        return mean_D, (numbers_BD - mean_D).square().mean(dim=0)
-    found_2D = torch.empty(2, numbers_BD.shape[1])
-    library.nextvec_moments(*_addresses(*found_2D, numbers_BD), *numbers_BD.shape)
-    mean_D, variance_D = found_2D
+        mean_D = vectors_BD.mean(dim=0)
+        return mean_D, (vectors_BD - mean_D).square().mean(dim=0)
+    mean_D, variance_D = torch.empty(2, vectors_BD.shape[1])
+    library.nextvec_moments(*_addresses(mean_D, variance_D, vectors_BD), *vectors_BD.shape)
     return mean_D, variance_D
 
 
-def measure_affine(numbers_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tuple[Tensor, Tensor]:
-    """For y = shift + slope ∘ x, window by window: x · y and |y|², (B,) each."""
-    library = _compiled(numbers_BD, shift_D, slope_D)
+def affine_products(vectors_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, for y = shift + slope ∘ x and each window x, the products x · y and |y|², (B,) each."""
+    library = _float32_library(vectors_BD, shift_D, slope_D)
     if library is None:
-        found_BD = torch.addcmul(shift_D, numbers_BD, slope_D)
-        return (numbers_BD * found_BD).sum(dim=1), torch.linalg.vector_norm(found_BD, dim=1).square()
-    found_2B = torch.empty(2, len(numbers_BD))
-    library.nextvec_measure_affine(*_addresses(*found_2B, numbers_BD, shift_D, slope_D), *numbers_BD.shape)
-    along_B, square_B = found_2B
-    return along_B, square_B
+        affine_BD = torch.addcmul(shift_D, vectors_BD, slope_D)
+        return (vectors_BD * affine_BD).sum(dim=1), torch.linalg.vector_norm(affine_BD, dim=1).square()
+    product_B, square_B = torch.empty(2, len(vectors_BD))
+    library.nextvec_affine_products(*_addresses(product_B, square_B, vectors_BD, shift_D, slope_D), *vectors_BD.shape)
+    return product_B, square_B
 
 
 def multiply(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 product of two matrices that multiplies in `dtype` and adds up in float32."""
+    """Multiply two float32 matrices in `dtype` (float32 or bfloat16), with sums and result in float32."""
     if dtype != torch.bfloat16 or left.dtype != torch.float32 or not (left.is_cpu or left.is_cuda):
         return left @ right
     if left.is_cuda:
@@ -94,74 +100,91 @@ def multiply(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         settings.fp32_precision = before
 
 
-def pair_both_ways(products_BB: Tensor, tau: float, group_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """InfoNCE in both directions from the products of predictions (rows) with targets, and its gradient there.
+def symmetric_info_nce(products_BB: Tensor, tau: float, group_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return symmetric InfoNCE and its gradient, from the products of predictions (rows) with targets (columns).
 
-    With `group_B` the other pairs of a row's group are left out. The gradient, (P + Q − 2·1) / (B·tau) with the
-    softmax P by rows and Q by columns, takes the place of the products.
+    With `group_B`, other pairs of a row's group are left out. The gradient is (P + Q − 2·1) / (B·tau) with P the
+    softmax over rows and Q over columns. It overwrites `products_BB`.
     """
     batch = len(products_BB)
     assert products_BB.shape == (batch, batch) and (group_B is None or len(group_B) == batch), products_BB.shape
-    library = _compiled(products_BB)
+    library = _float32_library(products_BB)
     if library is not None and (group_B is None or group_B.dtype == torch.int32):
-        room_2B = torch.empty(2, batch)
+        row_log_sum_B, column_log_sum_B = torch.empty(2, batch)
         group_B = None if group_B is None else group_B.contiguous()
-        group = None if group_B is None else group_B.data_ptr()
-        loss = library.nextvec_pair_both_ways(*_addresses(products_BB, *room_2B), group, tau, batch)
+        groups = None if group_B is None else group_B.data_ptr()
+        addresses = _addresses(products_BB, row_log_sum_B, column_log_sum_B)
+        loss = library.nextvec_symmetric_info_nce(*addresses, groups, tau, batch)
         return torch.tensor(loss), products_BB
     logits_BB = products_BB.div_(tau)
     if group_B is not None:
-        same_BB = group_B[:, None] == group_B
-        logits_BB.masked_fill_(same_BB.fill_diagonal_(False), -torch.inf)
+        same_group_BB = group_B[:, None] == group_B
+        logits_BB.masked_fill_(same_group_BB.fill_diagonal_(False), -torch.inf)
     # On CUDA, log_softmax over columns takes 50 times as long as over rows; a logsumexp over columns does not.
     by_row_BB, by_column_BB = logits_BB.log_softmax(dim=1), logits_BB - logits_BB.logsumexp(dim=0)
+    # The pairs that belong together are on the diagonal.
     loss = -by_row_BB.diagonal().mean() - by_column_BB.diagonal().mean()
     gradient_BB = by_row_BB.exp_().add_(by_column_BB.exp_()).div_(tau * batch)
     gradient_BB.diagonal().sub_(2 / (tau * batch))
     return loss, gradient_BB
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixCoefficients:
+    """What `mix` multiplies its blocks with."""
+
+    block: Tensor
+    """0-dim, the factor of the block."""
+    shift_D: Tensor
+    """Added to each row."""
+    slope_D: Tensor
+    """The factors of the units, by dimension."""
+    units_B: Tensor
+    """More factors of the units, by window."""
+    targets: Tensor
+    """0-dim, the factor of the targets, which are subtracted."""
+
+
 def mix(
-    block_BD: Tensor | None, factor: Tensor, shift_D: Tensor, slope_D: Tensor, pull_B: Tensor, push: Tensor,
-    units_BD: Tensor, targets_BD: Tensor, length_B1: Tensor,
-) -> Tensor:  # fmt: skip
-    """(factor · block + shift + (slope + pull) ∘ unit − push · target) / length; a block is overwritten."""
-    rest = (shift_D, slope_D, units_BD, targets_BD, pull_B, push, length_B1)
-    library = _compiled(units_BD, factor, *rest)
+    block_BD: Tensor | None, units_BD: Tensor, targets_BD: Tensor, length_B1: Tensor, by: MixCoefficients
+) -> Tensor:
+    """Return (by.block · block + by.shift + (by.slope + by.units) ∘ units − by.targets · targets) / length, (B, D).
+
+    A block is overwritten with the result; None stands for zeros.
+    """
+    inputs = (by.block, by.shift_D, by.slope_D, units_BD, targets_BD, by.units_B, by.targets, length_B1)
+    library = _float32_library(units_BD, *inputs)
     if library is not None:
         mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD
-        library.nextvec_mix(*_addresses(mixed_BD, factor, *rest), *units_BD.shape)
+        library.nextvec_mix(*_addresses(mixed_BD, *inputs), *units_BD.shape)
         return mixed_BD
-    mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD.mul_(factor)
-    mixed_BD += shift_D
-    mixed_BD.addcmul_(units_BD, slope_D + pull_B[:, None])
-    mixed_BD.addcmul_(targets_BD, -push)
+    mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD.mul_(by.block)
+    mixed_BD += by.shift_D
+    mixed_BD.addcmul_(units_BD, by.slope_D + by.units_B[:, None])
+    mixed_BD.addcmul_(targets_BD, -by.targets)
     return mixed_BD.div_(length_B1)
 
 
-def _compiled(*tensors: Tensor) -> ctypes.CDLL | None:
-    """The library, where all tensors are float32 and in one piece."""
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of all numbers of several tensors as one vector, 0-dim."""
+    library = _float32_library(*tensors)
+    if library is None:
+        return torch.nn.utils.get_total_norm(tensors)
+    result, counts = torch.empty(()), [tensor.numel() for tensor in tensors]
+    # Every chunk of every tensor has a sum of its own, so that the result does not depend on the number of threads.
+    chunk_sums = (ctypes.c_double * sum(-(-count // NORM_CHUNK) for count in counts))()
+    addresses = (ctypes.c_void_p * len(tensors))(*_addresses(*tensors))
+    sizes = (ctypes.c_long * len(tensors))(*counts)
+    library.nextvec_norm(result.data_ptr(), chunk_sums, addresses, sizes, len(tensors), NORM_CHUNK)
+    return result
+
+
+def _float32_library(*tensors: Tensor) -> ctypes.CDLL | None:
+    """Return the C library if all tensors are float32 and contiguous, else None."""
     if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
         return None
-    return compiled(*tensors)
+    return native_library(*tensors)
 
 
 def _addresses(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(tensor.data_ptr() for tensor in tensors)
-
-
-CHUNK = 2**14
-"""Numbers that a thread takes at a time."""
-
-
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The length of all numbers of some tensors as one vector, 0-dim."""
-    library = compiled(*tensors)
-    if library is None or any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
-        return torch.nn.utils.get_total_norm(tensors)
-    length, counts = torch.empty(()), [tensor.numel() for tensor in tensors]
-    room = (ctypes.c_double * sum(-(-count // CHUNK) for count in counts))()
-    addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-    sizes = (ctypes.c_long * len(tensors))(*counts)
-    library.nextvec_norm(length.data_ptr(), room, addresses, sizes, len(tensors), CHUNK)
-    return length

@@ -171,8 +171,8 @@ class RuntimeRecipe(Section):
     """auto, cpu, cuda, cuda:1 … or mps."""
     threads: Positive | None = None
     """CPU threads. Default: torch's, one per core."""
-    compiled: bool = True
-    """Use fused CPU kernels, compiled from C at first use. Without them, or without a C compiler, PyTorch computes the
+    native_ops: bool = True
+    """Use fused CPU ops, compiled from C at first use. Without them, or without a C compiler, PyTorch computes the
     same numbers up to rounding, more slowly."""
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nextvec.models.base import LatentModel
-from nextvec.models.pooling import STARTED
+from nextvec.models.pooling import NO_DECAY_SUFFIXES
 from nextvec.recipe import TrainingRecipe
 
 FLOOR = 0.01
@@ -33,7 +33,7 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Adam
     """
     names: dict[float, list[nn.Parameter]] = {recipe.weight_decay: [], 0.0: [], recipe.query_weight_decay: []}
     for name, parameter in model.named_parameters():
-        shrinks = parameter.ndim >= 2 and not name.endswith(STARTED)
+        shrinks = parameter.ndim >= 2 and not name.endswith(NO_DECAY_SUFFIXES)
         decay = recipe.query_weight_decay if name.startswith("query_head.") else recipe.weight_decay
         names[decay if shrinks else 0.0].append(parameter)
     groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in names.items() if parameters]

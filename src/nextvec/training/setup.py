@@ -195,7 +195,6 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
         show((notice,), quiet=quiet)
     give_back_memory()  # the check's samples are larger than anything that comes
     set_threads(recipe.runtime.threads)
-    ops.allow(recipe.runtime.compiled)
     sets = data.windows(recipe.data.context, recipe.data.least_context, device)
     for split in ("train", "val"):
         if split not in sets:
@@ -279,7 +278,7 @@ def _facts(run: Run) -> Event:
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "passes": ops.how(run.device),
+        "cpu_ops": ops.backend(run.device) if run.recipe.runtime.native_ops else "torch",
         "versions": {"nextvec": version("nextvec"), "torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -32,7 +32,7 @@ def header_lines(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
         f"model {recipe.model.kind}, {facts['parameters']:,} parameters, seed {recipe.seed}",
         f"data {recipe.data.store} · {facts['space']} · context {recipe.data.context} · windows: {windows}",
         f"objective {terms} tau={recipe.objective.tau:g} loss_weighting={recipe.objective.loss_weighting}",
-        f"device {facts['device']}, {facts['precision']}, {facts['threads']} threads, passes by {facts['passes']}",
+        f"device {facts['device']}, {facts['precision']}, {facts['threads']} threads, CPU ops: {facts['cpu_ops']}",
     ]
 
 
