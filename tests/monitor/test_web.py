@@ -170,7 +170,7 @@ def test_a_port_in_use_gives_the_next_free_one(monkeypatch, tmp_path, capsys):
     assert f"port {port} is in use; using " in output and "http://127.0.0.1:" in output and "token" not in output
     assert cli.main(["watch", "--web", "--host", "0.0.0.0", "--port", "0"]) == 0
     output = capsys.readouterr().err
-    assert "warning: others can reach this page" in output and "?token=" in output
+    assert "warning: other machines can reach this page" in output and "?token=" in output
     taken.close()
 
 
