@@ -332,7 +332,7 @@ def test_a_poisoned_ood_set_is_stopped_by_the_sentinel_and_named(train, tmp_path
     """Targets of other documents: nothing can be predicted there, which is the file's fault, not the model's."""
     change_windows(tmp_path / "lvm/wikipedia_ood_test_ctx5.npz", lambda contexts, targets: (contexts, -targets))
     with pytest.raises(
-        StoppedError, match=r"by the sentinel after epoch 3: ood cosine -?0\.\d+ < 0\.3 .*shuffled targets"
+        StoppedError, match=r"by the sentinel after epoch 3: ood cosine -?0\.\d+ is below 0\.3 .*Shuffled targets"
     ):
         train("amn-790k-production", force=True)
     run = tmp_path / "run"

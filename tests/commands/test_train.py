@@ -31,7 +31,7 @@ def test_a_run_that_the_sentinel_stops_leaves_a_report(recipe_file: str, tmp_pat
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     for words in (
         "<p>stopped by the sentinel after epoch 2: ood cosine 0.",
-        f"<li>to go on all the same: nextvec resume {tmp_path / 'run'} --force</li>",
+        f"<li>To continue anyway: nextvec resume {tmp_path / 'run'} --force</li>",
         "<h2>Diagnosis</h2>", "Unreachable gate", "The gate is red below ood cosine 0.99; the best baseline has",
         "<h2>Training</h2>", "Cosine · Validation", "ridge", "Ring: the best epoch.",
         "<h2>Gates and sentinel</h2>", "<b>epoch 1</b>", "<b>epoch 2</b>", "<h2>Data check</h2>",

@@ -361,7 +361,7 @@ def test_a_real_gate_stops_one_run_and_not_the_suite(
     assert states(result) == {"guarded": "stopped", "one": "complete", "compare": "complete"}
     assert result.exit_code == 3 and comparison.calls[0][0] == ["guarded", "one"]
     assert (
-        "< 0.999" in result.steps[0].reason
+        "is below 0.999" in result.steps[0].reason
         and "Unreachable gate (certain)" in result.steps[0].reason
         and result.steps[0].line in log_of(out)
     )

@@ -236,7 +236,7 @@ def test_a_red_gate_saves_stops_and_says_why(
     recipe = changed(toy_recipe, STOP)
     run = start_run(recipe, tmp_path / "run", quiet=True)
     with pytest.raises(
-        StoppedError, match=r"by the sentinel after epoch 2: ood cosine 0\.\d+ < 0\.99 .*--force$"
+        StoppedError, match=r"by the sentinel after epoch 2: ood cosine 0\.\d+ is below 0\.99 .*--force$"
     ) as stop:
         loop.train(run)
     assert stop.value.exit_code == 3 and "\n" not in str(stop.value)

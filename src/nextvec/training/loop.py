@@ -191,7 +191,7 @@ def _stop(run: Run, red: GateVerdict) -> NoReturn:
     """End a run at a red gate: say why, save everything, and raise StoppedError."""
     position = run.position
     diagnosis = next((item.line for item in _diagnose(run) if item.status == Status.RED), "")
-    position.stopped = "; ".join(part for part in (red.reason, diagnosis or red.advice) if part)
+    position.stopped = ". ".join(part.rstrip(".") for part in (red.reason, diagnosis or red.advice) if part) + "."
     who = "the sentinel" if red.is_sentinel else "a gate"
     line = f"stopped by {who} after epoch {position.epoch}: {position.stopped}"
     run.event("stopped", reason=red.reason, diagnosis=diagnosis, advice=red.advice)
@@ -200,7 +200,7 @@ def _stop(run: Run, red: GateVerdict) -> NoReturn:
         run.say_sentinel(line)
     run.write_history("stopped", stopped=position.stopped)
     save_position(run)
-    raise StoppedError(f"{line}; everything is saved; to go on all the same: nextvec resume {run.path} --force")
+    raise StoppedError(f"{line} Everything is saved. To continue anyway: nextvec resume {run.path} --force")
 
 
 def _diagnose(run: Run) -> tuple[Diagnosis, ...]:

@@ -121,7 +121,7 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     with FolderHold(path) as hold:
         run, notices = _take_up(path, hold, force=force, quiet=quiet)
         if run.position.stopped and not force:
-            raise StoppedError(f"run {path} was stopped: {run.position.stopped}; to go on all the same, use --force")
+            raise StoppedError(f"run {path} was stopped: {run.position.stopped} To continue anyway, pass --force.")
         run.position.stopped = ""
         run.event("resumed")
         _rewind_log(run)

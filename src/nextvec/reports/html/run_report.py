@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -114,7 +115,8 @@ def verdict_card(verdict: Verdict | None, ended: str = "", name: str = "") -> st
     if verdict is None:
         if not ended:
             return f'<section class="card">{heading}<p>No model was judged.</p></section>'
-        why, *more = ended.split("; ")
+        # The first sentence is the reason; the others are the diagnosis and what to do.
+        why, *more = re.split(r"(?<=\.) (?=[A-Z])|; ", ended)
         items = "".join(f"<li>{escape(item)}</li>" for item in more)
         told = f"{heading}<p>{escape(why)}</p><ul>{items}</ul>"
         return f'<section class="card verdict red">{status(Status.RED)}<div>{told}</div></section>'
