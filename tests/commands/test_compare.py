@@ -118,7 +118,7 @@ def test_synthetic_runs_say_so_whatever_they_are_called(train: Train, toy_store:
     assert first.entries[0].name == f"AMN_{vectors_of(toy_store)}-synthetic"
     assert any("-synthetic (baseline)" in row[0] for row in rows(tmp_path / "a.md"))
     assert leaderboard_add(str(run), table=str(tmp_path / "b.md"), name="best").entries[0].name == "best-synthetic"
-    assert compare([str(run)]).sets[0].synthetic
+    assert compare([str(run)]).sets[0].is_synthetic
 
 
 def test_a_store_that_is_gone_or_another_one_is_named_after_the_recipe(train: Train, tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_other_data_and_other_contexts_are_other_tables(train: Train, other_stor
     elsewhere = other_store(seed=3)
     runs = [train(), train(f"data.store={elsewhere.path}"), train("data.context=3")]
     comparison = compare([str(run) for run in runs])
-    assert len(comparison.sets) == 3 and "only gains" in comparison.notes[0]
-    assert [row.name for one in comparison.sets for row in one.splits[0].rows if not row.baseline] == [
+    assert len(comparison.sets) == 3 and "Compare gains between sets, not scores" in comparison.notes[0]
+    assert [row.name for one in comparison.sets for row in one.splits[0].rows if not row.is_baseline] == [
         f"{run.name} (amn)" for run in runs
     ]
 
@@ -208,7 +208,7 @@ def test_what_does_not_fit_a_store_is_told_and_the_others_are_evaluated(
     small = other_store(dimensions=8)
     fits = train(f"data.store={small.path}")
     comparison = compare([str(train()), str(fits)], data=(str(small.path),), device="cpu", quiet=True)
-    assert [row.name for row in comparison.sets[0].splits[0].rows if not row.baseline] == [f"{fits.name} (amn)"]
+    assert [row.name for row in comparison.sets[0].splits[0].rows if not row.is_baseline] == [f"{fits.name} (amn)"]
     (remark,) = comparison.remarks.items()
     assert remark[0] == f"{train()} on {small.path}" and "16-D" in remark[1] and "8-D" in remark[1]
 
@@ -223,25 +223,27 @@ def test_stopped_and_unevaluated_runs_are_listed_with_their_reason(
     comparison = compare(runs)
     assert comparison.remarks == {
         str(stopped): "stopped at epoch 3: val cosine 0.41 is below 0.45",
-        str(open_run): f"not judged, it is still running or was killed; go on with 'nextvec resume {open_run}'",
+        str(open_run): "not judged, it is still running or was killed; xx",
     }
-    assert sum(not row.baseline for row in comparison.sets[0].splits[0].rows) == 1
+    assert sum(not row.is_baseline for row in comparison.sets[0].splits[0].rows) == 1
     evaluated = compare(runs, data=(str(toy_store.path),), device="cpu", quiet=True)
-    assert sum(not row.baseline for row in evaluated.sets[0].splits[0].rows) == 3, "its best model so far can be judged"
+    assert sum(not row.is_baseline for row in evaluated.sets[0].splits[0].rows) == 3, (
+        "its best model so far can be judged"
+    )
     assert str(stopped) in evaluated.remarks
 
 
 def test_against_a_run_and_against_the_published_figures(train: Train) -> None:
     amn, lstm = train(), train("model.kind=lstm", "name=an-lstm")
     comparison = compare([str(lstm)], baseline=str(amn))
-    (beside,) = [line for line in comparison.sets[0].beside if line.name == "an-lstm"]
+    (beside,) = [line for line in comparison.sets[0].reference_rows if line.name == "an-lstm"]
     cosine = {row.name: row.cosine.value for row in comparison.sets[0].splits[0].rows}
-    assert beside.than_reference == pytest.approx(cosine["an-lstm"] - cosine["toy-7k-run (amn)"], abs=1e-6)
-    assert len(compare([str(amn), str(lstm)], baseline=f"{amn}/").sets[0].beside) == 2, "it is there only once"
+    assert beside.difference == pytest.approx(cosine["an-lstm"] - cosine["toy-7k-run (amn)"], abs=1e-6)
+    assert len(compare([str(amn), str(lstm)], baseline=f"{amn}/").sets[0].reference_rows) == 2, "it is there only once"
     published = compare([str(lstm)], baseline="584k")
-    (mine,) = [line for line in published.sets[0].beside if "published" not in line.name]
+    (mine,) = [line for line in published.sets[0].reference_rows if "published" not in line.name]
     mean = cosine["an-lstm"] - cosine["context-mean"]
-    assert mine.than_reference == pytest.approx(mean - (0.5792 - 0.546), abs=1e-6)
+    assert mine.difference == pytest.approx(mean - (0.5792 - 0.546), abs=1e-6)
 
 
 def test_what_can_not_be_compared_is_one_line(train: Train, tmp_path: Path) -> None:
@@ -260,5 +262,5 @@ def test_what_can_not_be_compared_is_one_line(train: Train, tmp_path: Path) -> N
 
 def test_a_run_s_folder_must_say_how_it_started(toy_recipe: Recipe, tmp_path: Path) -> None:
     EventLog(tmp_path / EVENTS_FILE).write("epoch", epoch=1)
-    with pytest.raises(InputError, match="doesn't say how it started"):
+    with pytest.raises(InputError, match="does not contain how it started"):
         compare([str(tmp_path)])

@@ -1,4 +1,4 @@
-"""A judgement with round figures and a preflight, made by hand."""
+"""An evaluation with round numbers, and a data check."""
 
 from collections.abc import Callable
 
@@ -29,8 +29,8 @@ def make_evaluation() -> Callable[..., Evaluation]:
             predictors = {} if model is None else {model: _scores(0.579 + gain, -0.091, 0.19, None)}
             for name, (cosine, margin, hits) in figures.items():
                 predictors[name] = _scores(cosine, margin, hits, None if model is None else 0.579 + gain - cosine)
-            own = None if model is None else predictors["ridge"].gain
-            evaluated[split] = SplitResult(14520, 489, 480, 17241, 10000, predictors, "ridge", own)
+            gain_over_best = None if model is None else predictors["ridge"].gain
+            evaluated[split] = SplitResult(14520, 489, 480, 17241, 10000, predictors, "ridge", gain_over_best)
         verdict = None if model is None else make_verdict(model, evaluated)
         return Evaluation(model, evaluated, ("train: not judged",), verdict)
 

@@ -1,4 +1,4 @@
-"""What a real, small run leaves: report with windows in words, model card, TensorBoard's files, plots, comparison."""
+"""The outputs of a small run: report, model card, TensorBoard files, plots and comparison."""
 
 import json
 import re
@@ -64,24 +64,24 @@ def boarded(tmp_path_factory: pytest.TempPathFactory, recipe_of: Callable[..., d
     return run_recipe(recipe_of(), tmp_path_factory.mktemp("runs") / "boarded", tensorboard=True)
 
 
-def test_the_report_has_five_windows_in_words(run: Path, texts_store: Store) -> None:
+def test_the_report_shows_five_example_windows(run: Path, texts_store: Store) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
-    part = page[page.index("Windows in words") :]
+    part = page[page.index("Example windows") :]
     part = part[: part.index("</section>")]
     assert part.count('<div class="card">') == 5 and "<img" not in part and "&lt;img src=x" in part
     documents = texts_store.documents
     for card in part.split('<div class="card">')[1:]:
         context = [int(row) for row in re.findall(r"<li>text of row (\d+) ", card)]
         target = int(re.findall(r'<p class="text">text of row (\d+) ', card)[-1])
-        assert len(context) == 5 and context == list(range(target - 5, target)), "what stands before the target"
+        assert len(context) == 5 and context == list(range(target - 5, target)), "the chunks before the target"
         document = documents.first_row.searchsorted(target, side="right") - 1
         assert documents.titles[document] in card and documents.splits[document] == 1, "of a document of val"
     assert max(map(len, re.findall(r"<li>(.*?)</li>", part))) < 600, "long texts are cut"
-    for words in ("Offset curve", "Retrieval", "what is done to the context", "Data check", "torch"):
+    for words in ("Offset curve", "Retrieval", "context ablations", "Data check", "torch"):
         assert words in page, words
 
 
-def test_the_report_draws_in_a_browser_without_asking_anybody(run: Path, visit: Callable[..., Any]) -> None:
+def test_the_report_draws_in_a_browser_without_a_request(run: Path, visit: Callable[..., Any]) -> None:
     found = visit((run / "report.html").as_uri())
     found.wait_for(
         "document.querySelectorAll('.charts figure').length === document.querySelectorAll('.main-svg').length / 3"
@@ -90,7 +90,7 @@ def test_the_report_draws_in_a_browser_without_asking_anybody(run: Path, visit: 
     assert found.page.evaluate("document.images.length") == 0
 
 
-def test_texts_that_cannot_be_read_do_not_cost_the_report(run: Path, texts_store: Store, tmp_path: Path) -> None:
+def test_unreadable_texts_leave_the_examples_out_of_the_report(run: Path, texts_store: Store, tmp_path: Path) -> None:
     chunks = texts_store.path / "chunks.parquet"
     whole = chunks.read_bytes()
     chunks.write_bytes(whole[:1000])
@@ -98,12 +98,12 @@ def test_texts_that_cannot_be_read_do_not_cost_the_report(run: Path, texts_store
         again = resume(str(run), quiet=True).path
     finally:
         chunks.write_bytes(whole)
-    assert "Windows in words" not in (again / "report.html").read_text(encoding="utf-8")
+    assert "Example windows" not in (again / "report.html").read_text(encoding="utf-8")
     assert "no examples in the report" in (again / "training.log").read_text(encoding="utf-8")
     resume(str(run), quiet=True)
 
 
-def test_the_model_card_has_metadata_that_the_hub_can_read(run: Path) -> None:
+def test_the_model_card_has_valid_hub_metadata(run: Path) -> None:
     card = (run / "model_card.md").read_text(encoding="utf-8")
     top, body = card.removeprefix("---\n").split("\n---\n", 1)
     fields = {name: json.loads(value) for name, value in (line.split(": ", 1) for line in top.splitlines())}
@@ -119,7 +119,7 @@ def test_the_model_card_has_metadata_that_the_hub_can_read(run: Path) -> None:
     assert read.library_name == "nextvec" and read.eval_results[0].metric_type == "cosine_similarity"
 
 
-def test_tensorboard_gets_scalars_and_hyperparameters_and_changes_nothing(run: Path, boarded: Path) -> None:
+def test_tensorboard_gets_scalars_and_does_not_change_the_run(run: Path, boarded: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found = reading.EventAccumulator(str(boarded / "tensorboard"))
     found.Reload()
@@ -134,7 +134,7 @@ def test_tensorboard_gets_scalars_and_hyperparameters_and_changes_nothing(run: P
     assert not (run / "tensorboard").exists()
 
 
-def test_values_for_the_board() -> None:
+def test_tensorboard_values() -> None:
     record = {
         "epoch": 2,
         "step": 9,
@@ -150,7 +150,9 @@ def test_values_for_the_board() -> None:
 
 
 @pytest.mark.parametrize("missing", ["tensorboard", "matplotlib"])
-def test_a_missing_extra_is_told_before_the_work(missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_extra_is_reported_before_any_work(
+    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nextvec\[(tensorboard|plots)\]'"):
         if missing == "tensorboard":
@@ -161,7 +163,7 @@ def test_a_missing_extra_is_told_before_the_work(missing: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("what", ["curves", "offsets", "retrieval", "spectrum"])
-def test_plots_are_drawn_and_repeat_to_the_byte(run: Path, tmp_path: Path, what: str) -> None:
+def test_plots_are_equal_to_the_byte_when_repeated(run: Path, tmp_path: Path, what: str) -> None:
     pytest.importorskip("matplotlib")
     first, second = (tmp_path / f"{number}/x.svg" for number in (1, 2))
     charts = plot(str(run), what=what, out=str(first), quiet=True).charts
@@ -173,19 +175,21 @@ def test_plots_are_drawn_and_repeat_to_the_byte(run: Path, tmp_path: Path, what:
 
 
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("PDF", b"%PDF")])
-def test_plots_as_png_and_pdf(run: Path, tmp_path: Path, ending: str, magic: bytes) -> None:
+def test_plots_can_be_png_or_pdf(run: Path, tmp_path: Path, ending: str, magic: bytes) -> None:
     pytest.importorskip("matplotlib")
     assert cli.main(["plot", str(run), "--what", "curves", "-o", str(tmp_path / f"x.{ending}")]) == 0
     assert (tmp_path / f"x.{ending}").read_bytes().startswith(magic)
 
 
-def test_what_cannot_be_plotted_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_without_data_is_an_error_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib")
     young = tmp_path / "young"
     young.mkdir()
     (young / "events.jsonl").write_text((run / "events.jsonl").read_text().splitlines()[0] + "\n")
     for words, message in (
-        ([str(run), "-o", str(tmp_path / "x.bmp")], "end it in one of .svg, .png, .pdf"),
+        ([str(run), "-o", str(tmp_path / "x.bmp")], "unknown format. Use one of .svg, .png, .pdf"),
         ([str(tmp_path / "none"), "-o", str(tmp_path / "x.svg")], "no events.jsonl"),
         ([str(young), "-o", str(tmp_path / "x.svg")], "there are no curves to plot (no epoch is finished)"),
         ([str(young), "--what", "offsets", "-o", str(tmp_path / "x.svg")], "there are no offsets to plot"),
@@ -196,7 +200,7 @@ def test_what_cannot_be_plotted_is_one_line(run: Path, tmp_path: Path, capsys: p
         assert message in line
 
 
-def test_a_comparison_is_a_page_too(
+def test_a_comparison_can_be_a_page(
     run: Path, recipe_of: Callable[..., dict[str, Any]], tmp_path: Path, visit: Callable[..., Any]
 ) -> None:
     other = run_recipe(recipe_of(f"other {EVIL}", lr=0.003), tmp_path / "other")
@@ -205,7 +209,7 @@ def test_a_comparison_is_a_page_too(
     found.wait_for("document.querySelectorAll('.main-svg').length > 20")
     text = found.page.inner_text("main")
     assert EVIL in text and found.page.evaluate("document.images.length") == 0
-    assert "training.lr" in text and "0.003" in text and "ridge" in text and "Offset curve · val" in text
+    assert "training.lr" in text and "0.003" in text and "ridge" in text and "Offset curve · Validation" in text
     assert text.count("best baseline on val") >= 2, "a verdict for each"
     lines = found.page.evaluate("[...document.querySelectorAll('.js-plotly-plot')][0].data.map((line) => line.name)")
     assert len(lines) == 2

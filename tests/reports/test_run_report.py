@@ -1,4 +1,4 @@
-"""The report is one file: everything in it, nothing fetched, nothing from outside read as markup or script."""
+"""The report is one file that contains everything, fetches nothing, and shows names as text."""
 
 import base64
 import hashlib
@@ -66,7 +66,7 @@ def write(tmp_path, make_evaluation, report, history):
     return write
 
 
-def test_everything_is_in_it(write):
+def test_the_report_contains_every_result(write):
     page = Reader(write())
     for words in (
         "wiki-minilm",
@@ -87,7 +87,7 @@ def test_everything_is_in_it(write):
     assert len(rows) == 2, "the model's row stands out in both tables"
 
 
-def test_nothing_is_fetched_and_only_its_own_scripts_may_run(write):
+def test_nothing_is_fetched_and_only_two_scripts_can_run(write):
     page = Reader(write())
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "img", "base", "form"), tag
@@ -105,7 +105,7 @@ def test_nothing_is_fetched_and_only_its_own_scripts_may_run(write):
     assert "unsafe-eval" not in policy and len(run) == 2 and "http" not in policy
 
 
-def test_names_are_text_never_markup(write, make_evaluation, report, history):
+def test_names_are_shown_as_text(write, make_evaluation, report, history):
     evaluation = make_evaluation(EVIL)
     check = report.to_dict()
     check["findings"][0] |= {"name": EVIL, "message": EVIL}
@@ -120,11 +120,11 @@ def test_names_are_text_never_markup(write, make_evaluation, report, history):
     assert not [tag for tag, _ in read.tags if tag == "img"]
     assert sum("type" not in attributes for attributes, _ in read.scripts) == 2, "no script was added"
     assert all(json.loads(text) for attributes, text in read.scripts if "type" in attributes)
-    assert read.text.count(EVIL) >= 10, "and it can be read as what it is"
+    assert read.text.count(EVIL) >= 10, "the name is readable"
     assert "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S), "nor in a title or an attribute"
 
 
-def test_baselines_with_evil_names_stay_text_in_charts(write):
+def test_baseline_names_are_shown_as_text_in_charts(write):
     read = Reader(write(baselines={"val": {"ridge": 0.579, EVIL: 0.579}}))
     assert not [tag for tag, _ in read.tags if tag == "img"]
     figures = [json.loads(text) for attributes, text in read.scripts if "type" in attributes]
@@ -133,7 +133,7 @@ def test_baselines_with_evil_names_stay_text_in_charts(write):
     assert not [label for label in labels if "<" in label["text"]]
 
 
-def test_no_text_can_end_the_data_of_a_chart():
+def test_a_name_cannot_end_the_data_of_a_chart():
     figure = {"data": [{"name": "</script><!--<script>"}], "layout": {}}
     ((_, text),) = Reader(charts([Panel("x", "x", figure)])).scripts
     assert json.loads(text) == figure and "<" not in text
@@ -142,30 +142,30 @@ def test_no_text_can_end_the_data_of_a_chart():
 @pytest.mark.parametrize(
     "changes", [{"evaluation": None}, {"history": []}, {"check": {}}, {"versions": {}}, {"recipe": {}}]
 )
-def test_a_run_that_ended_early_has_a_report_too(write, changes):
+def test_a_run_that_ended_early_has_a_report(write, changes):
     assert "wiki-minilm" in Reader(write(**changes)).text
     if "evaluation" in changes:
-        assert "No model was judged" in write(**changes)
+        assert "No model was evaluated" in write(**changes)
 
 
-def test_colours_of_the_charts_are_defined_for_light_and_dark(write):
+def test_every_color_is_defined_for_light_and_dark_mode(write):
     page = write()
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
-    status, dark = style.split("@media (prefers-color-scheme: dark)", 1)
+    light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
     figures = "".join(text for attributes, text in Reader(page).scripts if "type" in attributes)
     used = set(re.findall(r'"\$(\w+)"', figures))
     assert used == {"model", "train", "best", "baseline", "muted", "grid", "paper", "ink"}
     for name in used | {"green", "amber", "red"}:
-        assert f"--{name}: #" in status and f"--{name}: #" in dark, name
+        assert f"--{name}: #" in light and f"--{name}: #" in dark, name
 
 
-def test_lights_differ_in_shape_and_have_a_name(write, make_evaluation):
+def test_statuses_differ_in_shape_and_have_a_name(write, make_evaluation):
     page = write(evaluation=make_evaluation(gain=-0.015))
     assert 'aria-label="red">■</span>' in page and 'aria-label="amber">▲</span>' in page
     assert '<section class="card verdict red">' in page
 
 
-def test_a_folder_that_is_gone_is_one_line(tmp_path, make_evaluation):
+def test_a_missing_folder_is_an_error_in_one_line(tmp_path, make_evaluation):
     with pytest.raises(OutputError, match=r"cannot write .*report\.html"):
         write_report(
             tmp_path / "gone" / "report.html", title="x", recipe={}, evaluation=None, history=[], check={}, versions={}

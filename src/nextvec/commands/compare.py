@@ -232,7 +232,7 @@ def plot(
     """
     from nextvec.errors import InputError
     from nextvec.reports.html.run_report import curve_source
-    from nextvec.reports.plots import curve_panels, draw, evaluated_only, require_plots
+    from nextvec.reports.plots import curve_panels, draw, evaluation_charts, require_plots
     from nextvec.reports.run_summary import case_of, read_run
 
     require_plots(Path(out))
@@ -244,7 +244,7 @@ def plot(
         panels = curve_panels(curve_source(facts.recipe["name"], facts.recipe, case.history, case.baselines))
     else:
         evaluation = facts.evaluation.to_dict() if facts.evaluation else {}
-        panels = evaluated_only(curve_source(facts.recipe["name"], facts.recipe, (), {}, evaluation), what)
+        panels = evaluation_charts(curve_source(facts.recipe["name"], facts.recipe, (), {}, evaluation), what)
     if not panels:
         why = "no epoch is finished" if what == "curves" else facts.state or "its evaluation does not contain them"
         raise InputError(f"run {run}: there are no {what} to plot ({why})")

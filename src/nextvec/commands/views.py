@@ -35,29 +35,9 @@ def _view(result: Any) -> Iterator[Any]:
     if hasattr(result, "__rich__"):
         yield result
         return
-    from nextvec.reports import tables as table  # loads the judgement's types
-
     match type(result).__name__:
-        case "TrainedRun":
-            from nextvec.core.run_paths import REPORT_FILE
-
-            yield table.evaluation_view(result.evaluation)
-            yield table.diagnoses_view(result.diagnoses)
-            yield from result.success.lines(result.evaluation.verdict.status)
-            yield f"run: {result.path}"
-            yield f"report: {result.path / REPORT_FILE}"
-        case "Evaluation":
-            yield table.evaluation_view(result)
-        case "CheckReport":
-            yield table.check_view(result)
         case "Store":
             yield from result.summary()
-        case "Diagnoses":
-            yield table.diagnoses_view(result)
-        case "Comparison":
-            from nextvec.reports.comparison import comparison_view
-
-            yield comparison_view(result)
         case "SuiteResult" | "SweepResult":
             yield from result.lines
         case "GateSuggestion":

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nextvec.core.display import Displayable
 from nextvec.core.formatting import Status, format_interval
 
 FORMAT = 2
@@ -218,7 +219,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
     """A model and its baselines on the same windows."""
 
     model: str | None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextvec.core.display import Displayable
 from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE
 from nextvec.errors import NextvecError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class TrainedRun(Displayable, view="nextvec.reports.tables:trained_run_view"):
     """What training leaves: the run's folder and the judgement of its best model."""
 
     path: Path

@@ -1,4 +1,4 @@
-"""What a run's folder says about the run: what it read, how it ended, and its judgement. No torch is loaded."""
+"""The facts that a run folder contains: data, recipe, end and evaluation. Reading them does not import torch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nextvec.recipe import make_recipe
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run's folder says about it; reading it loads no torch."""
+    """The facts of a run folder."""
 
     path: Path
     started: Event
     evaluation: Evaluation | None
     state: str
-    """Why the run is not finished and judged, in words; empty if it is."""
+    """Why the run has no evaluation; empty if it has one."""
     ended: float
-    """Time of its last event, seconds since 1970."""
+    """Time of the last event, in seconds since 1970."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -37,59 +37,59 @@ class RunFacts:
 
     @property
     def data(self) -> str:
-        """Names what it was trained and judged on."""
+        """Identifies the data that the run was trained and evaluated on."""
         ood = self.started.get("ood_store_hash") or self.recipe["data"].get("ood", "")
         return f"{self.started['store_hash']} {ood}".strip()
 
     @property
     def synthetic(self) -> bool:
-        """Whether its data is synthetic."""
+        """Whether the data is synthetic."""
         return bool(self.started.get("synthetic", str(self.started.get("space", "")).startswith("synthetic@")))
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One run's best model, judged on one set of windows."""
+    """A run's best model, evaluated on one set of windows."""
 
     run: str
-    """Names the run; a run that was judged on several sets appears once for each."""
+    """Identifies the run; a run that was evaluated on several sets appears once for each."""
     name: str
-    """What tables call it."""
+    """Its name in tables."""
     data: str
-    """Names the data: equal for equal vectors and documents."""
+    """Identifies the data: equal for equal vectors and documents."""
     data_label: str
-    """The data in words."""
+    """The data as text."""
     synthetic: bool
     context: int
     evaluation: Evaluation
 
     @property
     def windows(self) -> str:
-        """Names the windows; judgements on the same ones can stand in one table."""
+        """Identifies the windows; evaluations on the same windows can share a table."""
         splits = self.evaluation.splits.items()
         counts = (f"{split} {figures.windows}/{figures.documents}" for split, figures in splits)
         return f"{self.data} context {self.context} " + " ".join(counts)
 
 
 def read_run(path: Path) -> RunFacts:
-    """Read a run's folder. Raises InputError if it is none, or its files are damaged."""
+    """Load the facts of a run folder. Raises InputError if it is not a run, or if its files are damaged."""
     events = read_events(path)
     started = next((event for event in events if event["kind"] == "started"), None)
     if started is None or not {"recipe", "store_hash"} <= set(started):
-        raise InputError(f"run {path}: its event log doesn't say how it started; name the folder of a run")
+        raise InputError(f"run {path}: its event log does not contain how it started. Pass the folder of a run.")
     evaluation = None
     if (path / EVALUATION_FILE).is_file():
         try:
             evaluation = Evaluation.from_dict(json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"run {path}: {EVALUATION_FILE} is damaged ({error!r}); make it again with 'nextvec resume {path}'"
+                f"run {path}: {EVALUATION_FILE} is damaged ({error!r}). Evaluate again with 'nextvec resume {path}'."
             ) from error
     return RunFacts(path, started, evaluation, _state(path, events, evaluation), events[-1]["time"])
 
 
 def case_of(path: Path) -> Case:
-    """What a run's folder says, for a diagnosis. Raises InputError as `read_run` does."""
+    """Load the case of a run folder for a diagnosis. Raises InputError as `read_run` does."""
     facts, events = read_run(path), read_events(path)
     history = [event for event in events if event["kind"] == "epoch"]
     baselines: BaselineCosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
@@ -99,18 +99,18 @@ def case_of(path: Path) -> Case:
 
 
 def _state(path: Path, events: Sequence[Event], evaluation: Evaluation | None) -> str:
-    """Why a run is not finished and judged, from its last words."""
+    """Return why a run has no evaluation; empty if it has one."""
     end = next((event for event in reversed(events) if event["kind"] in ("stopped", "failed", "interrupted")), None)
     if end is not None:
         reason = " ".join(str(end.get("reason", "")).split())
         return f"{end['kind']} at epoch {end.get('epoch', 0)}" + (f": {reason}" if reason else "")
     if evaluation is not None:
         return ""
-    return f"not judged, it is still running or was killed; go on with 'nextvec resume {path}'"
+    return f"not evaluated: the run is active or was killed. Resume it with 'nextvec resume {path}'."
 
 
 def names_of(facts: Sequence[RunFacts]) -> list[str]:
-    """What tables call some runs: their recipes' names, or their folders' where these tell them apart better."""
+    """Return names of runs for tables: recipe names if they are unique, else folder names or paths."""
     choices = (
         [run.recipe["name"] for run in facts],
         [run.path.resolve().name for run in facts],

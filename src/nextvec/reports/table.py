@@ -170,11 +170,10 @@ class Line:
     def markdown(self) -> str:
         """Return the line as Markdown."""
         text = escape_markdown(self.text)
-        if self.style == "heading":
-            text = f"**{text}**"
         if self.status is not None:
-            text = f"{SYMBOLS[self.status]} **{self.status}**: {text}"
-        return f"- {text}" if self.style == "item" else text
+            return f"{SYMBOLS[self.status]} **{self.status}**: {text}"
+        prefix = {"heading": "## ", "item": "- "}.get(self.style, "")
+        return prefix + text
 
     def html(self) -> str:
         """Return the line as HTML; classes are those of page.css."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nextvec.core.display import Displayable
 from nextvec.core.formatting import STATUSES, Status
 from nextvec.data.checks.findings import Finding, Statistics
 from nextvec.data.checks.rules_distribution import (
@@ -54,7 +55,7 @@ RULES: tuple[Callable[[Statistics], Iterator[Finding]], ...] = (
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Displayable, view="nextvec.reports.tables:check_view"):
     """All findings on a store, in the order of RULES, and the statistics that they are based on."""
 
     store: str

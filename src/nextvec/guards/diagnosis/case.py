@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from nextvec.core.display import Displayable
 from nextvec.core.events import Event
 from nextvec.core.formatting import Status, worst
 from nextvec.evaluation.results import Evaluation, PredictorResult, SplitResult
@@ -132,7 +133,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Diagnoses:
+class Diagnoses(Displayable, view="nextvec.reports.tables:diagnoses_view"):
     """All diagnoses of a case, the most severe and most confident first."""
 
     items: tuple[Diagnosis, ...]

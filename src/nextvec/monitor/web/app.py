@@ -43,10 +43,14 @@ REPORT_POLICY = (
 """A report has an even stricter policy inside. In the sandbox it cannot send requests to this server."""
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 ASSETS = {
-    "page.css": "nextvec.reports.html", "chart.js": "nextvec.reports.html",
-    "watch.css": "nextvec.monitor.web", "watch.js": "nextvec.monitor.web",
-    "dom.js": "nextvec.monitor.web", "list.js": "nextvec.monitor.web", "run.js": "nextvec.monitor.web",
-}  # fmt: skip
+    "page.css": "nextvec.reports.html",
+    "chart.js": "nextvec.reports.html",
+    "watch.css": "nextvec.monitor.web",
+    "watch.js": "nextvec.monitor.web",
+    "dom.js": "nextvec.monitor.web",
+    "list.js": "nextvec.monitor.web",
+    "run.js": "nextvec.monitor.web",
+}
 PLOTLY = "plotly.min.js"
 HEARTBEAT_SECONDS = 15.0
 """A stream without changes sends a comment at this interval, so that dead connections are detected."""

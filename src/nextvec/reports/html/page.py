@@ -1,7 +1,6 @@
-"""Pieces of HTML for files that need nothing else: the whole page, tables, lights and charts.
+"""Building blocks of self-contained HTML pages: the page, cards, findings and charts.
 
-Whatever comes from a run (names, paths, texts) is escaped here, and a page's security policy runs no script but the
-two it was written with.
+Every text of a run (names, paths, messages) is escaped here. The page's security policy allows its two scripts only.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from nextvec.core.formatting import SYMBOLS
+from nextvec.core.formatting import Status
 from nextvec.reports.html.panels import Panel
+from nextvec.reports.table import Table, html_status
 
 
 def render(title: str, body: Iterable[str]) -> str:
-    """The whole page around some sections; the script of plotly, from the installed package, is part of it."""
+    """Return the page with some sections. It contains the script of the installed plotly."""
     from plotly.offline import get_plotlyjs
 
     scripts = [get_plotlyjs(), asset("chart.js") + asset("page.js")]
@@ -46,81 +46,64 @@ def render(title: str, body: Iterable[str]) -> str:
 
 
 def section(heading: str, *content: str) -> str:
-    """A section under a heading; nothing where it has no content."""
+    """Return a section with a heading; empty if it has no content."""
     inside = "".join(content)
     return f"<section><h2>{escape(heading)}</h2>{inside}</section>" if inside else ""
 
 
 def card(title: str, *content: str) -> str:
-    """A framed part of a section."""
+    """Return a framed part of a section."""
     return f'<div class="card"><h3>{escape(title)}</h3>{"".join(content)}</div>'
 
 
 def note(text: str) -> str:
-    """A remark in small letters."""
+    """Return a paragraph in small type."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def findings(heading: str, items: Sequence[str]) -> str:
-    """A section that lists what `finding` made."""
+    """Return a section with a list of findings."""
     return section(heading, f'<div class="card"><ul class="findings">{"".join(items)}</ul></div>' if items else "")
 
 
-def finding(status_name: str, name: str, text: str) -> str:
-    """A line behind a light."""
-    return f"<li>{status(status_name)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
+def finding(status: Status | str, name: str, text: str) -> str:
+    """Return a line of a list of findings."""
+    return f"<li>{html_status(status)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
 
 
-def status(name: str) -> str:
-    """A light that differs in shape and colour, with its name for those who hear the page."""
-    shape = next((shape for known, shape in SYMBOLS.items() if known == name), "")
-    return f'<span class="light {escape(name)}" role="img" aria-label="{escape(name)}">{shape}</span>'
-
-
-def table(headings: Iterable[str], rows: Iterable[str]) -> str:
-    """A table that scrolls by itself where it is too wide; `rows` are what `row` made."""
-    heads = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def row(cells: Iterable[tuple[str, bool]], name: str | None = None, *, of_model: bool = False) -> str:
-    """A row of a table: its name where it has one, then (text, is it the best of its column)."""
-    texts = "".join(
-        f'<td class="best">{escape(text)}</td>' if best else f"<td>{escape(text)}</td>" for text, best in cells
-    )
-    head = "" if name is None else f'<th scope="row" title="{escape(name)}">{escape(name)}</th>'
-    start = '<tr class="model">' if of_model else "<tr>"
-    return f"{start}{head}{texts}</tr>"
+def table_card(table: Table, *content: str) -> str:
+    """Return a card with a table and its title."""
+    return card(table.title, table.html(), *content) if table.title else f'<div class="card">{table.html()}</div>'
 
 
 def charts(panels: Sequence[Panel]) -> str:
-    """Charts side by side, each with its data right behind its place."""
+    """Return charts in a grid."""
     if not panels:
         return ""
     return f'<div class="charts">{"".join(map(_chart, panels))}</div>'
 
 
 def _chart(panel: Panel) -> str:
-    """A chart's place and its data; `<` is spelt so that no text can end the script."""
+    """Return a chart's container and its data, in which `<` is escaped, so that no text ends the script."""
     data = json.dumps(panel.figure, allow_nan=False).replace("<", "\\u003c")
     name = escape(panel.title)
-    told = f"<figcaption>{escape(panel.note)}</figcaption>" if panel.note else ""
+    caption = f"<figcaption>{escape(panel.note)}</figcaption>" if panel.note else ""
     return (
         f'<figure class="card"><h3>{name}</h3><div role="img" aria-label="{name}"></div>'
-        f'<script type="application/json">{data}</script>{told}</figure>'
+        f'<script type="application/json">{data}</script>{caption}</figure>'
     )
 
 
 def facts_line(facts: Mapping[str, Any]) -> str:
-    """Names and values in one line of small letters."""
+    """Return names and values as one line in small type."""
     return note(" · ".join(f"{name} {value}" for name, value in facts.items())) if facts else ""
 
 
 def asset(name: str) -> str:
-    """A file that pages are made of."""
+    """Return the text of a style or script."""
     return files("nextvec.reports.html").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _sha256(script: str) -> str:
-    """A script's hash as a security policy names it."""
+    """Return the hash of a script, as a security policy needs it."""
     return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

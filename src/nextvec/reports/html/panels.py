@@ -1,6 +1,6 @@
-"""The charts of a run, and of several runs laid over each other: from records of epochs and a judgement's plain values.
+"""The charts of a run, and of several runs in one chart, from the metrics of epochs and an evaluation.
 
-The live page, the report and the comparison show the same ones. What is missing or damaged leaves its chart out.
+The live page, the report and the comparison share them. A chart whose data is missing or damaged is left out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from nextvec.reports.html.charts import Axes, Band, Figure, Level, Line, Record,
 
 SPLIT_NAMES = {"train": "Training documents", "val": "Validation", "ood": "Out of distribution"}
 TERM_NAMES = {
-    "mse": "MSE", "info": "InfoNCE", "moment": "Moments", "variance": "Variance", "query": "Query",
+    "mse": "MSE",
+    "info": "InfoNCE",
+    "moment": "Moments",
+    "variance": "Variance",
+    "query": "Query",
     "total": "Total loss",
-}  # fmt: skip
+}
 SPLIT_STYLES = {"train": ("$train", "dot"), "val": ("$model", "solid"), "ood": ("$best", "dashdot")}
 RUN_STYLES = tuple(
     zip(
@@ -27,13 +31,13 @@ RUN_STYLES = tuple(
         strict=True,
     )
 )
-"""Colour, dash and symbol of each run laid over others: any of the three tells them apart."""
+"""Color, dash and symbol of each run in a shared chart: each of the three is enough to distinguish the runs."""
 RECALL = (("r_at_1", 1), ("r_at_5", 5), ("r_at_10", 10), ("r_at_50", 50))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with its heading; `key` names what it shows, and stays the same while a run grows."""
+    """A chart with its heading; `key` identifies it and stays the same while a run continues."""
 
     key: str
     title: str
@@ -41,13 +45,13 @@ class Panel:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a page's script."""
+        """Return plain values, for a page's script."""
         return {"key": self.key, "title": self.title, "figure": self.figure, "note": self.note}
 
 
 @dataclass(frozen=True)
 class CurveSource:
-    """What charts of a run are drawn from: plain values, as its event log holds them."""
+    """The data of a run's charts: plain values, as its event log contains them."""
 
     name: str
     records: Sequence[Record] = ()
@@ -56,7 +60,7 @@ class CurveSource:
     gates: Sequence[Mapping[str, Any]] = ()
     """The recipe's gates: epoch, metric, green, red."""
     requested_shares: Mapping[str, float] = field(default_factory=dict)
-    """Term → the share of influence that its weight asks for."""
+    """Loss term → gradient share that its weight asks for."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,7 +70,7 @@ class CurveSource:
 
 
 def run_panels(run: CurveSource) -> list[Panel]:
-    """Every chart of a run that there are figures for."""
+    """Return every chart of a run that has data."""
     panels = []
     for split in ("val", "ood"):
         figure = cosine_chart(
@@ -75,16 +79,14 @@ def run_panels(run: CurveSource) -> list[Panel]:
         if figure:
             panels.append(Panel(f"{split}_cosine", f"Cosine · {SPLIT_NAMES[split]}", figure))
     panels += [
-        panel
-        for panel in (_gain_panel(run), *_loss_panels(run.records), _share_panel(run))
-        if panel is not None
-    ]  # fmt: skip
+        panel for panel in (_gain_panel(run), *_loss_panels(run.records), _share_panel(run)) if panel is not None
+    ]
     panels += evaluated_panels(run.evaluation)
     for key, title in (("lr", "Learning rate"), ("windows_per_second", "Windows per second")):
         values = series(run.records, key)
         if any(value is not None for value in values):
             panels.append(
-                Panel(key, title, chart([Line(title, run.epochs, values, labelled=False)], Axes(span([*values, 0.0]))))
+                Panel(key, title, chart([Line(title, run.epochs, values, has_label=False)], Axes(span([*values, 0.0]))))
             )
     return panels
 
@@ -97,10 +99,10 @@ def cosine_chart(
     with_train: bool,
     gates: Sequence[Mapping[str, Any]] = (),
 ) -> Figure | None:
-    """Cosine on a split over the epochs, the baselines' levels as lines and the gates as bands where they look.
+    """Return the cosine on a split over the epochs, with the baselines as lines and the gates as shaded areas.
 
-    `baselines` gives each baseline's cosine on the split. The axis spans what the model went through and the best
-    baseline; levels below are left out of sight. None if no epoch has a figure for the split.
+    `baselines` maps each baseline to its cosine on the split. The axis spans the model's curve and the best baseline;
+    lower baselines are left out. Returns None if no epoch has a cosine on the split.
     """
     curve = series(history, f"{split}_cosine")
     known = [value for value in curve if value is not None]
@@ -129,9 +131,9 @@ def cosine_chart(
 def gate_bands(
     gates: Sequence[Mapping[str, Any]], split: str, best_baseline: float | None, last_epoch: int
 ) -> list[Band]:
-    """Where a split's cosine would be green or red, at the epochs up to `last_epoch` whose gates look at it.
+    """Return the ranges of a split's cosine that gates call green or red, at the epochs up to `last_epoch`.
 
-    A gate on the gain looks at the cosine from the best baseline's level.
+    The thresholds of a gate on the gain are drawn relative to the best baseline.
     """
     bands = []
     for gate in gates:
@@ -139,8 +141,8 @@ def gate_bands(
         if metric not in (f"{split}_cosine", f"{split}_gain"):
             continue
         zero = 0.0 if metric == f"{split}_cosine" else best_baseline
-        at = gate.get("epoch")
-        for epoch in map(count, at if isinstance(at, list | tuple) else [at]):
+        epoch_field = gate.get("epoch")
+        for epoch in map(count, epoch_field if isinstance(epoch_field, list | tuple) else [epoch_field]):
             if zero is None or not 0 < epoch <= last_epoch:
                 continue
             green, red = finite(gate.get("green")), finite(gate.get("red"))
@@ -152,15 +154,15 @@ def gate_bands(
 
 
 def loss_charts(history: Sequence[Record]) -> dict[str, Figure]:
-    """A chart for each loss term that the history holds (`train_loss_mse`, `val_loss_mse` …), by the term's name."""
-    found: dict[str, dict[str, str]] = {}
+    """Return loss term → chart, for the terms in the history (`train_loss_mse`, `val_loss_mse` …)."""
+    keys_by_term: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(key for record in history for key in record):
         match = re.fullmatch(r"(?:(train|val)_)?loss(?:_(\w+))?", key)
         if match:
-            found.setdefault(match[2] or "total", {})[match[1] or "train"] = key
+            keys_by_term.setdefault(match[2] or "total", {})[match[1] or "train"] = key
     epochs = [count(record.get("epoch")) for record in history]
     charts: dict[str, Figure] = {}
-    for term, keys in found.items():
+    for term, keys in keys_by_term.items():
         lines = [Line(part, epochs, series(history, key), *SPLIT_STYLES[part]) for part, key in keys.items()]
         known = [value for line in lines for value in line.y if value is not None]
         if known:
@@ -173,7 +175,7 @@ def _loss_panels(records: Sequence[Record]) -> list[Panel]:
 
 
 def _gain_panel(run: CurveSource) -> Panel | None:
-    """The gains over the best baseline of each split, val and ood on one scale."""
+    """Return the gains over the best baseline, val and ood on one scale."""
     gains = {split: series(run.records, f"{split}_gain") for split in ("val", "ood")}
     lines = [
         Line(split, run.epochs, values, *SPLIT_STYLES[split])
@@ -189,81 +191,81 @@ def _gain_panel(run: CurveSource) -> Panel | None:
 
 
 def _share_panel(run: CurveSource) -> Panel | None:
-    """How much each term moves the model; dashed, what its weight asks for."""
+    """Return the gradient share of each loss term, with the requested shares as dashed lines."""
     terms = dict.fromkeys(key for record in run.records for key in record if key.startswith("share_"))
     lines = []
     for number, key in enumerate(terms):
         values = series(run.records, key)
         if any(value is not None for value in values):
-            colour, dash, symbol = RUN_STYLES[number % len(RUN_STYLES)]
+            color, dash, symbol = RUN_STYLES[number % len(RUN_STYLES)]
             name = TERM_NAMES.get(key.removeprefix("share_"), key.removeprefix("share_"))
-            lines.append(Line(name, run.epochs, values, colour, dash, symbol))
+            lines.append(Line(name, run.epochs, values, color, dash, symbol))
     if not lines:
         return None
     levels = [Level("", share) for share in dict.fromkeys(run.requested_shares.values())]
     return Panel(
-        "shares", "Shares of influence", chart(lines, Axes((-0.04, 1.04)), levels), "Dashed: the shares asked for."
+        "shares", "Gradient shares", chart(lines, Axes((-0.04, 1.04)), levels), "Dashed lines: the requested shares."
     )
 
 
 def evaluated_panels(evaluation: Mapping[str, Any]) -> list[Panel]:
-    """Offset curve and retrieval of a judgement, one chart for each split."""
+    """Return the offset curves and retrieval of an evaluation, a chart per split."""
     panels = []
     for split, figures in mapping(evaluation.get("splits")).items():
         predictors = mapping(mapping(figures).get("predictors"))
-        own = (evaluation.get("model"), mapping(figures).get("best_baseline"))
+        highlighted = (evaluation.get("model"), mapping(figures).get("best_baseline"))
         name = SPLIT_NAMES.get(split, split)
-        offsets = _predictor_lines(predictors, own, _offsets)
+        offsets = _predictor_lines(predictors, highlighted, _offsets)
         if offsets:
-            axes = Axes(
-                span([value for line in offsets for value in line.y], 0.01), "place in the document, from the target"
-            )
+            axes = Axes(span([value for line in offsets for value in line.y], 0.01), OFFSETS_TITLE)
             panels.append(Panel(f"offsets_{split}", f"Offset curve · {name}", chart(offsets, axes), OFFSETS_NOTE))
-        recall = _predictor_lines(predictors | _queries(predictors), own, _recall)
+        recall = _predictor_lines(predictors | _queries(predictors), highlighted, _recall)
         if recall:
             ticks = tuple((float(k), f"R@{k}") for _, k in RECALL)
-            axes = Axes(span([0.0, *(value for line in recall for value in line.y)]), "", ticks, logarithmic=True)
+            axes = Axes(span([0.0, *(value for line in recall for value in line.y)]), "", ticks, is_logarithmic=True)
             panels.append(Panel(f"retrieval_{split}", f"Retrieval · {name}", chart(recall, axes), RETRIEVAL_NOTE))
     return panels
 
 
+OFFSETS_TITLE = "offset from the target, in chunks"
 OFFSETS_NOTE = (
-    "Mean cosine of the prediction to the vector at each place; 0 is the target, −1 the newest context vector."
+    "Mean cosine of the prediction and the vector at each offset: 0 is the target, −1 the latest context vector."
 )
-RETRIEVAL_NOTE = "Share of windows whose true next chunk is among the k nearest to the prediction."
+RETRIEVAL_NOTE = "Fraction of windows whose true next chunk is among the k nearest to the prediction."
 
 
 def _predictor_lines(
-    predictors: Mapping[str, Any], own: tuple[Any, Any], read: Callable[[Mapping[str, Any]], dict[float, float]]
+    predictors: Mapping[str, Any], highlighted: tuple[Any, Any], read: Callable[[Mapping[str, Any]], dict[float, float]]
 ) -> list[Line]:
-    """A line for each predictor: the model's and the best baseline's stand out."""
+    """Return a line per predictor; `highlighted` are the names of the model and the best baseline."""
     lines = []
     for name, scores in predictors.items():
         points = read(mapping(scores))
-        styles = {own[0]: ("$model", "solid"), own[1]: ("$best", "dash"), f"{own[0]}, query": ("$run3", "longdash")}
+        model, best = highlighted
+        styles = {model: ("$model", "solid"), best: ("$best", "dash"), f"{model}, query": ("$run3", "longdash")}
         style = styles.get(name, ("$baseline", "dot"))
         if points:
             lines.append(Line(name, list(points), list(points.values()), *style))
-    return sorted(lines, key=lambda line: line.dash == "solid")  # the model's last: on top
+    return sorted(lines, key=lambda line: line.dash == "solid")  # the model is drawn last, on top
 
 
 def _queries(predictors: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's second output, the query, as a predictor of its own, where it has one."""
-    found = {name: mapping(mapping(scores).get("query")) for name, scores in predictors.items()}
-    return {f"{name}, query": {"retrieval": retrieval} for name, retrieval in found.items() if retrieval}
+    """Return the models' query outputs as predictors."""
+    queries = {name: mapping(mapping(scores).get("query")) for name, scores in predictors.items()}
+    return {f"{name}, query": {"retrieval": retrieval} for name, retrieval in queries.items() if retrieval}
 
 
 def _offsets(scores: Mapping[str, Any]) -> dict[float, float]:
-    found = mapping(mapping(scores.get("offset_profile")).get("curve"))
-    return {float(k): value for k in sorted(found, key=float) if (value := finite(found[k])) is not None}
+    curve = mapping(mapping(scores.get("offset_profile")).get("curve"))
+    return {float(k): value for k in sorted(curve, key=float) if (value := finite(curve[k])) is not None}
 
 
 def _recall(scores: Mapping[str, Any]) -> dict[float, float]:
-    found = mapping(scores.get("retrieval"))
-    return {float(k): value for name, k in RECALL if (value := finite(found.get(name))) is not None}
+    retrieval = mapping(scores.get("retrieval"))
+    return {float(k): value for name, k in RECALL if (value := finite(retrieval.get(name))) is not None}
 
 
-OVERLAID = {
+OVERLAY_METRICS = {
     "val_gain": "Gain on validation",
     "ood_gain": "Gain out of distribution",
     "val_cosine": "Cosine · Validation",
@@ -274,13 +276,13 @@ OVERLAID = {
     "lr": "Learning rate",
     "windows_per_second": "Windows per second",
 }
-"""What several runs are compared by: a record's field → its heading."""
+"""Metric of an epoch → heading of the chart that compares runs by it."""
 
 
 def overlay_panels(runs: Sequence[CurveSource]) -> list[Panel]:
-    """Several runs laid over each other; scores as gains too, because runs may be of different windows."""
+    """Return charts of several runs. They include gains, since runs on different windows have only those in common."""
     panels = []
-    for key, title in OVERLAID.items():
+    for key, title in OVERLAY_METRICS.items():
         lines = []
         for number, run in enumerate(runs):
             values = series(run.records, key)
@@ -294,7 +296,7 @@ def overlay_panels(runs: Sequence[CurveSource]) -> list[Panel]:
 
 
 def _overlay_levels(key: str, runs: Sequence[CurveSource]) -> list[Level]:
-    """The best baseline of a split that a score stands beside: once for each set of windows."""
+    """Return the best baselines of a metric's split, one per set of windows."""
     split, _, metric = key.partition("_")
     if metric == "gain":
         return [Level("best baseline", 0.0, "$muted", "$muted")]

@@ -1,9 +1,9 @@
-"""report.html: what a run leaves for people, in one file that needs nothing else; nothing in it is fetched."""
+"""report.html: the report of a run as one self-contained HTML file, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,38 +11,39 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from nextvec.core.files import write_text
-from nextvec.core.formatting import Status
+from nextvec.core.formatting import Status, format_number
 from nextvec.core.loss_terms import requested_shares
-from nextvec.reports.html.page import (
-    card,
-    charts,
-    facts_line,
-    finding,
-    findings,
-    note,
-    render,
-    row,
-    section,
-    status,
-    table,
-)
-from nextvec.reports.html.panels import SPLIT_NAMES, CurveSource, evaluated_panels, run_panels
+from nextvec.reports.html.page import card, charts, facts_line, finding, findings, note, render, section, table_card
+from nextvec.reports.html.panels import CurveSource, evaluated_panels, run_panels
+from nextvec.reports.table import Column, Table, html_status, text_row
 from nextvec.reports.tables import (
-    LEGEND,
-    MEASURES,
-    QUERY,
-    Column,
-    columns_of,
+    GEOMETRY_LEGEND,
+    ablation_table,
     describe_latency,
-    describe_split,
-    is_measured,
+    geometry_table,
+    has_geometry,
     model_lines,
-    rows_of,
+    split_table,
+    splits_table,
 )
 
 if TYPE_CHECKING:
     from nextvec.evaluation.examples import Example
     from nextvec.evaluation.results import Evaluation, Verdict
+
+SYNTHETIC_CARD = (
+    '<section class="card"><p><b>SYNTHETIC data.</b> The results do not transfer to real text.</p></section>'
+)
+
+SCORES_NOTE = (
+    "The gain is the model’s cosine minus that of the row, on the same windows. The confidence intervals resample "
+    "documents. The best value of each column is in bold."
+)
+
+EXAMPLES_NOTE = (
+    "The windows are a random sample of val. The nearest text is retrieved from all chunks of val except the window’s "
+    "context. Long texts are cut."
+)
 
 
 def write_report(
@@ -61,14 +62,24 @@ def write_report(
     examples: Sequence[Example] = (),
     ended: str = "",
 ) -> None:
-    """Write the report of a run to `path`, in one step.
+    """Write the report of a run to `path` in one atomic step.
 
-    `recipe` is the resolved recipe as nested values, `history` one record for each epoch (`epoch`, `train_cosine`,
-    `val_cosine`, `ood_cosine`, `train_loss_mse` …, what is missing is left out), `check` a `CheckReport.to_dict()`,
-    `versions` names and versions of what ran, `success` a `Success.to_dict()`, `diagnoses` a
-    `Diagnoses.to_dict()`, `baselines` the mean cosine of each by split, `examples` windows in words. Without a
-    judgement the page says why: `ended` is what ended the run before its time. `synthetic` data it names before all
-    else. Raises OutputError if the file can't be written.
+    Args:
+        path: The HTML file.
+        title: The run's name.
+        recipe: The resolved recipe as nested values.
+        evaluation: The evaluation of the best model; None if the run ended early.
+        history: The metrics of each epoch (`epoch`, `val_cosine`, `train_loss_mse` …); any can be missing.
+        check: `CheckReport.to_dict()`.
+        versions: Package → version.
+        success: `Success.to_dict()`.
+        diagnoses: `Diagnoses.to_dict()`.
+        synthetic: Whether the data is synthetic, which the page states first.
+        baselines: Split → baseline → cosine.
+        examples: Windows with their texts.
+        ended: Why the run ended early.
+
+    Raises OutputError if the file cannot be written.
     """
     source = curve_source(title, recipe, history, baselines or {})
     body = [
@@ -77,13 +88,13 @@ def write_report(
         verdict_card(evaluation.verdict if evaluation else None, ended),
         _criteria(success),
         _diagnoses(diagnoses),
-        _tables(evaluation) if evaluation else "",
-        _measures(evaluation) if evaluation else "",
+        _scores(evaluation) if evaluation else "",
+        _geometry(evaluation) if evaluation else "",
         _examples(examples),
-        _curves(source, evaluated=evaluation is not None),
+        _curves(source, is_evaluated=evaluation is not None),
         _gates(history),
         _check(check),
-        _sources(recipe, versions),
+        _reproduction(recipe, versions),
     ]
     write_text(path, render(title, body))
 
@@ -95,9 +106,9 @@ def curve_source(
     baselines: Mapping[str, Mapping[str, float]],
     evaluation: Mapping[str, Any] | None = None,
 ) -> CurveSource:
-    """What a run's charts are drawn from; without a judgement only those of its training."""
-    asked = requested_shares(recipe.get("objective", {}))
-    return CurveSource(name, history, baselines, recipe.get("gates", ()), asked, evaluation or {})
+    """Return the data of a run's charts; without an evaluation only those of its training."""
+    shares = requested_shares(recipe.get("objective", {}))
+    return CurveSource(name, history, baselines, recipe.get("gates", ()), shares, evaluation or {})
 
 
 def _header(title: str, recipe: Mapping[str, Any]) -> str:
@@ -110,175 +121,131 @@ def _header(title: str, recipe: Mapping[str, Any]) -> str:
 
 
 def verdict_card(verdict: Verdict | None, ended: str = "", name: str = "") -> str:
-    """The verdict in a sentence, with its reasons; `name` is of the run, where the page has several."""
+    """Return the verdict with its reasons; `name` is the run's name if the page has several runs."""
     heading = f"<h3>{escape(name)}</h3>" if name else ""
-    if verdict is None:
-        if not ended:
-            return f'<section class="card">{heading}<p>No model was judged.</p></section>'
-        # The first sentence is the reason; the others are the diagnosis and what to do.
-        why, *more = re.split(r"(?<=\.) (?=[A-Z])|; ", ended)
-        items = "".join(f"<li>{escape(item)}</li>" for item in more)
-        told = f"{heading}<p>{escape(why)}</p><ul>{items}</ul>"
-        return f'<section class="card verdict red">{status(Status.RED)}<div>{told}</div></section>'
-    reasons = "".join(
-        f"<li>{escape(split)}: {escape(reason)}</li>" for split, found in verdict.reasons.items() for reason in found
-    )
-    return (
-        f'<section class="card verdict {verdict.status}">{status(verdict.status)}'
-        f"<div>{heading}<p>{escape(verdict.sentence)}</p><ul>{reasons}</ul></div></section>"
-    )
+    if verdict is not None:
+        reasons = [f"{split}: {reason}" for split, reasons in verdict.reasons.items() for reason in reasons]
+        return _status_card(verdict.status, heading, verdict.sentence, reasons)
+    if not ended:
+        return f'<section class="card">{heading}<p>No model was evaluated.</p></section>'
+    # The first sentence is the reason; the others are the diagnosis and the advice.
+    reason, *details = re.split(r"(?<=\.) (?=[A-Z])|; ", ended)
+    return _status_card(Status.RED, heading, reason, details)
 
 
-SYNTHETIC_CARD = (
-    '<section class="card"><p><b>SYNTHETIC data.</b> A rehearsal: its scores say nothing about real text.</p></section>'
-)
+def _status_card(status: Status, heading: str, sentence: str, details: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(item)}</li>" for item in details)
+    text = f"{heading}<p>{escape(sentence)}</p><ul>{items}</ul>"
+    return f'<section class="card verdict {status}">{html_status(status)}<div>{text}</div></section>'
 
 
 def _criteria(success: Mapping[str, Any] | None) -> str:
-    """What the run had to reach, and whether it did."""
     items = []
     for criterion in (success or {}).get("criteria", ()):
-        note = f" ({criterion['note']})" if criterion["note"] else ""
-        text = f"{criterion['measured']}, required {criterion['required']}{note}"
+        suffix = f" ({criterion['note']})" if criterion["note"] else ""
+        text = f"{criterion['measured']}, required {criterion['required']}{suffix}"
         items.append(finding(Status.GREEN if criterion["passed"] else Status.RED, criterion["name"], text))
     return findings("Success criteria", items)
 
 
-def _gates(history: Sequence[Mapping[str, Any]]) -> str:
-    """Every gate that the run came to, and what it said."""
-    verdicts = [verdict for record in history for verdict in record.get("gates", ())]
-    texts = ["; ".join(filter(None, (verdict["reason"], verdict["advice"]))) for verdict in verdicts]
+def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
     items = [
-        finding(verdict["status"], f"epoch {verdict['epoch']}", text)
-        for verdict, text in zip(verdicts, texts, strict=True)
+        finding(item["status"], f"{item['title']} ({item['confidence']})", f"{item['evidence']} {item['advice']}")
+        for item in (diagnoses or {}).get("diagnoses", ())
+    ]
+    return findings("Diagnosis", items)
+
+
+def _gates(history: Sequence[Mapping[str, Any]]) -> str:
+    verdicts = [verdict for metrics in history for verdict in metrics.get("gates", ())]
+    items = [
+        finding(
+            verdict["status"],
+            f"epoch {verdict['epoch']}",
+            ". ".join(filter(None, (verdict["reason"], verdict["advice"]))),
+        )
+        for verdict in verdicts
     ]
     return findings("Gates and sentinel", items)
 
 
-def _tables(evaluation: Evaluation) -> str:
-    parts = [
-        card(
-            SPLIT_NAMES.get(split, split),
-            _predictors(evaluation, split, columns_of(evaluation)),
-            note(describe_split(figures)),
-        )
-        for split, figures in evaluation.splits.items()
-    ]
+def _scores(evaluation: Evaluation) -> str:
+    """Return the scores of the model and the baselines, a card per split."""
+    parts = [table_card(split_table(evaluation, split)) for split in evaluation.splits]
     if evaluation.latency is not None:
         parts.append(note(describe_latency(evaluation.latency)))
     parts += map(note, evaluation.notes)
-    parts.append(
-        note(
-            "The cosine’s ± is half of its 95 % interval; the gain is the model’s cosine minus that of the row, on the "
-            "same windows; both intervals resample documents. Best of each column in bold."
-        )
-    )
-    return section("The model beside the baselines", *parts)
+    return section("Scores", *parts, note(SCORES_NOTE))
 
 
-def _measures(evaluation: Evaluation) -> str:
-    """Where predictions point, what they find, how they spread, and what spoiling the context costs."""
+def _geometry(evaluation: Evaluation) -> str:
+    """Return the charts of the evaluation, the prediction geometry, and the context ablations."""
     drawn = charts(evaluated_panels(evaluation.to_dict()))
-    if not is_measured(evaluation):
-        return section("What the predictions are like", drawn)
+    if not has_geometry(evaluation):
+        return section("Prediction geometry", drawn)
     cards = []
-    for split, figures in evaluation.splits.items():
-        lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(figures, ablations=False))
-        parts = [_predictors(evaluation, split, MEASURES), f"<ul>{lines}</ul>"]
-        if figures.ablations:
-            falls = [row([(drop.signed, False)], name) for name, drop in figures.ablations.items()]
-            parts.append(table(("what is done to the context", "fall of the model’s cosine [95 %]"), falls))
-        cards.append(card(SPLIT_NAMES.get(split, split), *parts))
-    return section("What the predictions are like", drawn, *cards, note(LEGEND))
-
-
-def _predictors(evaluation: Evaluation, split: str, columns: Sequence[Column]) -> str:
-    """A table of all predictors on a split."""
-    own = (evaluation.model, f"{evaluation.model}, {QUERY}")
-    rows = [row(cells, name, of_model=name in own) for name, cells in rows_of(evaluation, split, columns)]
-    return table(("predictor", *(column.heading for column in columns)), rows)
+    for split, result in evaluation.splits.items():
+        lines = "".join(f"<li>{escape(line)}</li>" for line in model_lines(result, with_ablations=False))
+        cards.append(table_card(geometry_table(evaluation, split), f"<ul>{lines}</ul>" if lines else ""))
+        if result.ablations:
+            cards.append(table_card(ablation_table(result, split)))
+    return section("Prediction geometry", drawn, *cards, note(GEOMETRY_LEGEND))
 
 
 def _examples(examples: Sequence[Example]) -> str:
-    """Some windows in words: what was read, what lies nearest to the prediction, what came next."""
+    """Return windows as texts: the context, the text nearest to the prediction, and the next text."""
     cards = []
     for example in examples:
         context = "".join(f"<li>{escape(text)}</li>" for text in example.context)
         rank = f"rank {example.rank:,.0f} of {example.candidates:,}"
         parts = [f'<h4>Context</h4><ol class="texts">{context}</ol>']
         if example.hit:
-            parts.append(f"<h4>{status(Status.GREEN)} Nearest to the prediction, and the true next text</h4>")
+            parts.append(f"<h4>{html_status(Status.GREEN)}Nearest text, which is the true next text</h4>")
         else:
-            parts.append(f"<h4>Nearest to the prediction · cosine {example.nearest_cosine:.3f}</h4>")
+            parts.append(f"<h4>Nearest text · cosine {example.nearest_cosine:.3f}</h4>")
             parts.append(f'<p class="text">{escape(example.nearest)}</p>')
-            parts.append(f"<h4>The true next text · cosine {example.target_cosine:.3f} · {rank}</h4>")
+            parts.append(f"<h4>True next text · cosine {example.target_cosine:.3f} · {rank}</h4>")
         parts.append(f'<p class="text">{escape(example.target)}</p>')
         cards.append(card(example.title, *parts))
-    return section("Windows in words", *cards, note(EXAMPLES_NOTE)) if cards else ""
+    return section("Example windows", *cards, note(EXAMPLES_NOTE)) if cards else ""
 
 
-EXAMPLES_NOTE = (
-    "Windows of val drawn by chance, not chosen. The nearest text is sought among all chunks of val but the window’s "
-    "own context. Long texts are cut."
-)
-
-
-def _diagnoses(diagnoses: Mapping[str, Any] | None) -> str:
-    """What is wrong with the run, and what to do."""
-    found = (diagnoses or {}).get("diagnoses", ())
-    return findings(
-        "Diagnosis",
-        [
-            finding(item["status"], f"{item['title']} ({item['confidence']})", f"{item['evidence']} {item['advice']}")
-            for item in found
-        ],
-    )
-
-
-def _curves(source: CurveSource, *, evaluated: bool) -> str:
+def _curves(source: CurveSource, *, is_evaluated: bool) -> str:
     if not source.records:
         return ""
-    ring = "Ring: the best epoch" + (", whose weights were judged." if evaluated else ".")
-    told = f"Dashed lines: the baselines on the same windows. {ring} Tinted: where a gate is green or red."
-    figures = f"<details><summary>The figures of every epoch</summary>{_history_table(source.records)}</details>"
-    return section("Training", charts(run_panels(source)), note(told), figures)
+    ring = "Ring: the best epoch" + (", whose weights were evaluated." if is_evaluated else ".")
+    legend = f"Dashed lines: the baselines on the same windows. {ring} Shaded areas: gates, green or red."
+    metrics = f"<details><summary>Metrics of every epoch</summary>{_history_table(source.records).html()}</details>"
+    return section("Training", charts(run_panels(source)), note(legend), metrics)
 
 
-def _history_table(history: Sequence[Mapping[str, Any]]) -> str:
-    keys = dict.fromkeys(["epoch", *(key for record in history for key in record)])
+def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
+    keys = dict.fromkeys(["epoch", *(key for metrics in history for key in metrics)])
     shown = [key for key in keys if key not in ("gates", "diagnoses")]
-    return table(shown, [row((_short(record.get(key)), False) for key in shown) for record in history])
+    rows = (text_row([_metric_text(metrics.get(key)) for key in shown]) for metrics in history)
+    return Table("", tuple(Column(key) for key in shown), tuple(rows))
+
+
+def _metric_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return format_number(value, ".4g") if isinstance(value, float) else str(value)
 
 
 def _check(check: Mapping[str, Any]) -> str:
+    """Return the findings of the data check, and the statistics of the splits."""
     if not check:
         return ""
     items = "".join(
         finding(item["status"], item["name"], f"{item['message']} {item['remedy']}") for item in check["findings"]
     )
     splits = check["statistics"]["splits"]
-    rows = [row(((text, False) for text in _split_cells(split)), name) for name, split in splits.items()]
-    distances = range(1, 1 + max((len(split["coherence"]) for split in splits.values()), default=0))
-    headings = ("split", "documents", "too short", "rows", "windows", *(f"cos +{distance}" for distance in distances))
-    about = note("cos +k: mean cosine of two chunks of a document that stand k apart.")
-    return section(
-        "Data check",
-        f'<div class="card"><ul class="findings">{items}</ul></div>',
-        f'<div class="card">{table(headings, rows)}{about}</div>',
-    )
+    longest = max((len(statistics["coherence"]) for statistics in splits.values()), default=0)
+    table = splits_table(splits, range(1, longest + 1))
+    about = note("cos +k: mean cosine of two chunks of a document at distance k.")
+    return section("Data check", f'<div class="card"><ul class="findings">{items}</ul></div>', table_card(table, about))
 
 
-def _split_cells(split: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{split[key]:,}" for key in ("documents", "short", "rows", "windows"))
-    yield from ("–" if cosine is None else f"{cosine:.3f}" for cosine in split["coherence"])
-
-
-def _sources(recipe: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
+def _reproduction(recipe: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     toml = f'<div class="card"><pre>{escape(tomli_w.dumps(recipe))}</pre></div>'
-    return section("How to repeat it", toml, facts_line(versions))
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return section("Recipe and versions", toml, facts_line(versions))
