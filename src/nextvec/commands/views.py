@@ -27,7 +27,7 @@ def show(result: Any, *, as_json: bool) -> None:
         if isinstance(part, str):
             console.print(part, markup=False, soft_wrap=True)
         else:
-            console.print(part)
+            console.print(part, crop=False)  # a long path stays on one line
 
 
 def _view(result: Any) -> Iterator[Any]:

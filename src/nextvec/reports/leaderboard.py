@@ -210,7 +210,9 @@ def leaderboard_view(board: Leaderboard) -> View:
     if any(SYNTHETIC in entry.name for entry in board.entries):
         notes.append(f"Names with '{SYNTHETIC}': synthetic vectors; the results do not transfer to real text.")
     table = Table("", _TERMINAL_COLUMNS, tuple(rows), is_compact=True)
-    return View((table, *(Line(note, style="note") for note in notes), Line(f"leaderboard: {board.table}")))
+    return View(
+        (table, *(Line(note, style="note") for note in notes), Line(f"leaderboard: {board.table}", style="path"))
+    )
 
 
 def read_leaderboard(path: Path, sort: Sort = "val") -> Leaderboard:

@@ -60,7 +60,7 @@ class Row:
 
     cells: tuple[Cell, ...]
     style: Literal["", "model", "baseline"] = ""
-    """A model stands out; a baseline steps back."""
+    """A model is highlighted; a baseline is dimmed."""
 
 
 _ROW_STYLES = {"": "", "model": "cyan", "baseline": "dim"}
@@ -155,12 +155,14 @@ class Line:
 
     text: str
     status: Status | None = None
-    style: Literal["", "heading", "note", "item"] = ""
-    """A heading is bold, a note steps back, an item is indented."""
+    style: Literal["", "heading", "note", "item", "path"] = ""
+    """A heading is bold, a note is dimmed, an item is indented, and a path is never broken into lines."""
 
     def rich(self) -> RenderableType:
         """Return the line for a terminal."""
         text = Text(self.text, style={"heading": "bold", "note": "dim"}.get(self.style, ""))
+        if self.style == "path":
+            text.no_wrap, text.overflow = True, "ignore"
         if self.status is not None:
             text = Text.assemble((SYMBOLS[self.status], COLORS[self.status]), " ", text)
         return Padding(text, (0, 0, 0, 2)) if self.style == "item" else text

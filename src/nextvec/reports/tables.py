@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nextvec.core.formatting import Status, format_interval, format_number
+from nextvec.core.run_paths import REPORT_FILE
 from nextvec.reports.table import Cell, Column, Line, Row, Table, View, columns_of
 
 if TYPE_CHECKING:
@@ -201,16 +202,11 @@ def splits_table(splits: Mapping[str, Any], distances: Sequence[int]) -> Table:
 
 def trained_run_view(run: TrainedRun) -> View:
     """Return the evaluation, diagnoses and success criteria of a finished run, and its files."""
-    from nextvec.core.run_paths import REPORT_FILE
-
     verdict = run.evaluation.verdict
-    lines = [
-        *run.success.lines(verdict.status if verdict else None),
-        f"run: {run.path}",
-        f"report: {run.path / REPORT_FILE}",
-    ]
+    criteria = (Line(line) for line in run.success.lines(verdict.status if verdict else None))
+    paths = (Line(f"run: {run.path}", style="path"), Line(f"report: {run.path / REPORT_FILE}", style="path"))
     blocks = (*evaluation_view(run.evaluation).blocks, *diagnoses_view(run.diagnoses).blocks)
-    return View((*blocks, *(Line(line) for line in lines)))
+    return View((*blocks, *criteria, *paths))
 
 
 def describe_latency(latency: Latency) -> str:
