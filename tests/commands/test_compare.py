@@ -223,7 +223,7 @@ def test_stopped_and_unevaluated_runs_are_listed_with_their_reason(
     comparison = compare(runs)
     assert comparison.remarks == {
         str(stopped): "stopped at epoch 3: val cosine 0.41 is below 0.45",
-        str(open_run): "not judged, it is still running or was killed; xx",
+        str(open_run): f"not evaluated: the run is active or was killed. Resume it with 'nextvec resume {open_run}'.",
     }
     assert sum(not row.is_baseline for row in comparison.sets[0].splits[0].rows) == 1
     evaluated = compare(runs, data=(str(toy_store.path),), device="cpu", quiet=True)
