@@ -12,7 +12,7 @@ from nextvec.errors import OutputError
 from nextvec.recipe import Recipe
 from nextvec.reports.html.page import charts
 from nextvec.reports.html.panels import Panel
-from nextvec.reports.html.run_report import write_report
+from nextvec.reports.html.run_report import ReportContent, write_report
 
 EVIL = "<img src=x onerror=\"document.title='hit'\">&amp;</script><script>alert(1)</script>"
 
@@ -60,7 +60,7 @@ def write(tmp_path, make_evaluation, report, history):
             "baselines": {split: {"ridge": 0.579, "copy-last": 0.484} for split in ("val", "ood")},
             **changes,
         }
-        write_report(tmp_path / "report.html", **facts)
+        write_report(tmp_path / "report.html", ReportContent(**facts))
         return (tmp_path / "report.html").read_text(encoding="utf-8")
 
     return write
@@ -168,5 +168,6 @@ def test_statuses_differ_in_shape_and_have_a_name(write, make_evaluation):
 def test_a_missing_folder_is_an_error_in_one_line(tmp_path, make_evaluation):
     with pytest.raises(OutputError, match=r"cannot write .*report\.html"):
         write_report(
-            tmp_path / "gone" / "report.html", title="x", recipe={}, evaluation=None, history=[], check={}, versions={}
+            tmp_path / "gone" / "report.html",
+            ReportContent(title="x", recipe={}, evaluation=None, history=[], check={}, versions={}),
         )

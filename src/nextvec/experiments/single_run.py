@@ -102,12 +102,12 @@ def train_and_evaluate(run: Run, after_epoch: Callable[[Run], None] | None = Non
 def _report_end(run: Run, ended: str) -> None:
     """Write the report of a run that ended before its time; a page that can't be written must not hide that end."""
     from nextvec.guards.diagnosis import diagnose
-    from nextvec.reports.html.run_report import write_report
+    from nextvec.reports.html.run_report import ReportContent, write_report
     from nextvec.reports.run_summary import case_of
 
     with contextlib.suppress(NextvecError):
         facts = _report_facts(run, None, None, diagnose(case_of(run.path)))
-        write_report(run.path / REPORT_FILE, **facts, ended=ended)
+        write_report(run.path / REPORT_FILE, ReportContent(**facts, ended=ended))
 
 
 def _evaluate_run(run: Run) -> TrainedRun:
@@ -116,7 +116,7 @@ def _evaluate_run(run: Run) -> TrainedRun:
     from nextvec.core.files import write_json, write_text
     from nextvec.guards.diagnosis import diagnose
     from nextvec.guards.success import evaluate_success
-    from nextvec.reports.html.run_report import write_report
+    from nextvec.reports.html.run_report import ReportContent, write_report
     from nextvec.reports.model_card import model_card
     from nextvec.reports.run_summary import case_of, read_run
     from nextvec.reports.tables import evaluation_markdown
@@ -129,7 +129,7 @@ def _evaluate_run(run: Run) -> TrainedRun:
     success = evaluate_success(run.recipe, run.position.history, read_events(run.path, everything=True))
     diagnoses = diagnose(case_of(run.path))
     facts = _report_facts(run, evaluation, success, diagnoses)
-    write_report(run.path / REPORT_FILE, **facts, examples=_examples(run))
+    write_report(run.path / REPORT_FILE, ReportContent(**facts, examples=_examples(run)))
     write_text(run.path / MODEL_CARD, model_card(read_run(run.path), evaluation))
     run.event("diagnosed", **diagnoses.to_dict())
     run.say(*(f"diagnosis: {item.line}" for item in diagnoses.items), shown=False)

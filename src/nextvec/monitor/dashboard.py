@@ -54,6 +54,7 @@ class RunView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the blocks, with an empty line between two of them."""
         options = options.update(width=min(WIDTH, options.max_width), height=None)
+        # Leave out the least important blocks until the rest fits.
         blocks = list(run_blocks(self.state, options.max_width))
         while self.height is not None and _count_lines(console, options, blocks) > self.height:
             highest = max(block.rank for block in blocks)
@@ -280,6 +281,7 @@ def cosine_table(state: RunState, width: int) -> Table:
     for split in ("val", "ood"):
         if f"{split}_cosine" not in scores.latest and split not in scores.best_baselines:
             continue
+        # Trend and baseline share one scale, so that their heights can be compared.
         curve = [number(record.get(f"{split}_cosine")) for record in scores.records]
         name, baseline = scores.best_baselines.get(split, ("", None))
         low, high = bounds([*curve, baseline], 0.01)
@@ -325,6 +327,7 @@ def loss_table(state: RunState, width: int) -> Table:
     terms = [name.removeprefix("train_loss_") for name in scores.latest if name.startswith("train_loss_")]
     for term in terms:
         curve = [number(record.get(f"train_loss_{term}")) for record in scores.records]
+        # Noise of less than 5 % of the largest value stays flat.
         known = [abs(value) for value in curve if value is not None and finite(value) is not None]
         low, high = bounds(curve, 0.05 * max(known, default=0.0))
         table.add_row(

@@ -31,6 +31,7 @@ def bounds(values: Sequence[float | None], min_span: float) -> tuple[float, floa
 
 def sparkline(values: Sequence[float | None], low: float, high: float, width: int) -> str:
     """Return at most `width` characters, each for a value or the mean of several; blank if there is no value."""
+    # Divide the values into sections of nearly equal length, one per character.
     cells = min(len(values), width)
     edges = [len(values) * cell // cells for cell in range(cells + 1)] if cells else [0]
     return "".join(_cell(values[start:end], low, high) for start, end in pairwise(edges))

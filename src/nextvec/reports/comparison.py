@@ -130,6 +130,7 @@ def compare_evaluated(
     evaluated: Sequence[EvaluatedRun], *, reference: str = "", remarks: dict[str, str] | None = None
 ) -> Comparison:
     """Compare runs with each other, and with a `reference`: 584k, or the `run` of one of the evaluated runs."""
+    # Runs on the same windows form a set; only their scores are comparable.
     groups: dict[str, list[EvaluatedRun]] = {}
     for item in evaluated:
         groups.setdefault(item.windows, []).append(item)
@@ -211,6 +212,7 @@ def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
 
 def _published_rows(group: Sequence[EvaluatedRun]) -> list[ReferenceRow]:
     """Return the runs and the published models, each with its gain over the context mean of its own data."""
+    # The published data differs from ours, so the context mean is the only common reference.
     gains = {kind: val - PUBLISHED_CONTEXT_MEAN for kind, (val, _) in PUBLISHED.items()}
     rows = [
         ReferenceRow(f"{kind.upper()} {PUBLISHED_584K} (published)", val, ood, gains[kind], None)

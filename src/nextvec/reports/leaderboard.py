@@ -248,6 +248,7 @@ def write_leaderboard(board: Leaderboard) -> None:
 
     Raises OutputError if a file can't be written, InputError if the markers are damaged.
     """
+    # Damaged markers raise before the first file is written.
     path = Path(board.table)
     text = insert_table(_read_text(path) if path.exists() else None, leaderboard_table(board).markdown(), path)
     make_folder(path.parent)
@@ -264,6 +265,7 @@ def insert_table(text: str | None, table: str, path: Path) -> str:
         text = _NEW_FILE
     elif BEGIN not in text and END not in text:
         text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    # Everything before and after the markers is copied unchanged.
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or END not in rest:

@@ -99,6 +99,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 def _evaluation_blocks(evaluation: Evaluation) -> Iterator[Table | Line]:
     """Yield the tables of each split, the lines about the model, and the notes."""
+    # Per split: how good the model is, then what its predictions look like.
     for split, result in evaluation.splits.items():
         yield split_table(evaluation, split)
         if has_geometry(evaluation):
@@ -148,6 +149,7 @@ def _predictor_table(evaluation: Evaluation, split: str, title: str, metrics: Se
             for cells in rows:
                 cells[index] = replace(cells[index], is_best=cells[index].value == best)
 
+    # The rows of the model and of its query are highlighted.
     model_names = (evaluation.model, f"{evaluation.model}, {QUERY}")
     return Table(
         title,
@@ -171,6 +173,7 @@ def diagnoses_view(diagnoses: Diagnoses) -> View:
     """Return each diagnosis with its confidence, its evidence and the advice."""
     if not diagnoses.items:
         return View((Line("No known problem detected.", Status.GREEN, "heading"),))
+    # Diagnoses are sorted by severity and confidence already.
     blocks = []
     for item in diagnoses.items:
         blocks.append(Line(f"{item.title} ({item.confidence})", item.status, "heading"))
@@ -192,6 +195,7 @@ def splits_table(splits: Mapping[str, Any], distances: Sequence[int]) -> Table:
     rows = []
     for name, statistics in splits.items():
         counts = [statistics[key] for key in ("documents", "short", "rows", "windows")]
+        # coherence[k - 1] is the mean cosine at distance k; short documents leave the end of the list empty.
         coherence = statistics["coherence"]
         cosines = [coherence[distance - 1] if distance <= len(coherence) else None for distance in distances]
         cells = [Cell(f"{count:,}", count) for count in counts]
@@ -237,6 +241,7 @@ def model_lines(result: SplitResult, *, with_ablations: bool = True) -> Iterator
     if result.ablations and with_ablations:
         drops = ", ".join(f"{name} {drop.signed}" for name, drop in result.ablations.items())
         yield f"Context ablations (drop in cosine): {drops}"
+    # The breakdown shows whether a gain comes from most documents or from a few.
     if result.breakdown is not None:
         rate = result.breakdown.win_rate
         interval = f"{100 * rate.value:.0f} ± {50 * (rate.high - rate.low):.0f} % (95 % CI)"

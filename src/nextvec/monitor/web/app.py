@@ -196,6 +196,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise InputError(
             f"--host {host}: no such address ({_reason(error)}). Leave it out to serve this machine only."
         ) from error
+    # Port 0 lets the system choose, which needs one try only.
     last = min(port + MAX_PORT_TRIES, 2**16) if port else 1
     for candidate in range(port, last):
         opened = socket.socket(family, socket.SOCK_STREAM)

@@ -82,6 +82,7 @@ def chart(
 
     `levels` outside of the axes are left out, and `bands` are cut there. `ring` marks a point.
     """
+    # Levels and labels outside of the axes would float over the title or the x axis.
     traces = [_trace(line) for line in lines]
     if ring is not None:
         traces.append(_ring(*ring))
@@ -114,6 +115,7 @@ def thinned(x: Sequence[float], y: Sequence[float | None]) -> tuple[list[float],
     """Return at most `MAX_POINTS` points of a line: its ends, and the lowest and highest point of each section."""
     if len(x) <= MAX_POINTS:
         return list(x), list(y)
+    # Keep both ends, and from each section of the line its lowest and highest point.
     kept = {0, len(x) - 1}
     sections = (MAX_POINTS - 2) // 2
     for start, end in pairwise(len(x) * number // sections for number in range(sections + 1)):
@@ -137,6 +139,7 @@ def space_labels(positions: Sequence[float], gap: float, low: float = -math.inf,
         centered = sum(positions[index] for index in block) / len(block) - height / 2
         return max(low, min(high - height, centered))
 
+    # Add labels from the lowest up; a block that touches the one below merges with it, which can move it further.
     for index in order:
         blocks.append([index])
         while len(blocks) > 1 and bottom(blocks[-1]) < bottom(blocks[-2]) + gap * len(blocks[-2]):
@@ -212,6 +215,7 @@ def _end_label(line: Line) -> list[Level]:
 
 def _layout(axes: Axes, x: Sequence[float], marks: Sequence[Level]) -> Figure:
     """Return the layout of a chart, with the names of lines and levels at its right."""
+    # Convert the height of a label from pixels to units of the y axis, to keep labels apart.
     low, high = axes.y
     gap = (high - low) * _LABEL_HEIGHT / (HEIGHT - _TOP - _BOTTOM)
     positions = space_labels([mark.height for mark in marks], gap, low, high)
@@ -227,6 +231,7 @@ def _layout(axes: Axes, x: Sequence[float], marks: Sequence[Level]) -> Figure:
         }
         for mark, position in zip(marks, positions, strict=True)
     ]
+    # The right margin fits the longest label at about 7 pixels per character.
     right = 24 + 7 * max((len(_cut(mark.name)) for mark in marks), default=0)
     axis = {"gridcolor": "$grid", "linecolor": "$grid", "zeroline": False, "fixedrange": True}
     return {

@@ -22,6 +22,7 @@ def render(title: str, body: Iterable[str]) -> str:
     """Return the page with some sections. It contains the script of the installed plotly."""
     from plotly.offline import get_plotlyjs
 
+    # The policy allows scripts by their hashes, so that markup in a name could not run one.
     scripts = [get_plotlyjs(), asset("chart.js") + asset("page.js")]
     allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"

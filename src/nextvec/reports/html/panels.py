@@ -108,6 +108,7 @@ def cosine_chart(
     known = [value for value in curve if value is not None]
     if not known:
         return None
+    # The curve of the split, and for val that of the training batches, which shows overfitting.
     epochs = [count(record.get("epoch")) for record in history]
     lines = []
     train = series(history, "train_cosine") if with_train else []
@@ -115,6 +116,7 @@ def cosine_chart(
         lines.append(Line("train", epochs, train, *SPLIT_STYLES["train"]))
         known += [value for value in train if value is not None]
     lines.append(Line(split, epochs, curve, *SPLIT_STYLES["val"]))
+    # A ring marks the last epoch that was the best: the one of best_model.pt.
     best = [number for number, record in enumerate(history) if record.get("best")]
     ring = (epochs[best[-1]], value) if best and (value := curve[best[-1]]) is not None else None
     best_baseline = max(baselines, key=lambda name: baselines[name], default=None)

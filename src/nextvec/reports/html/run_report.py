@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,57 +47,55 @@ EXAMPLES_NOTE = (
 )
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    recipe: Mapping[str, Any],
-    evaluation: Evaluation | None,
-    history: Sequence[Mapping[str, Any]],
-    check: Mapping[str, Any],
-    versions: Mapping[str, Any],
-    success: Mapping[str, Any] | None = None,
-    diagnoses: Mapping[str, Any] | None = None,
-    synthetic: bool = False,
-    baselines: Mapping[str, Mapping[str, float]] | None = None,
-    examples: Sequence[Example] = (),
-    ended: str = "",
-) -> None:
-    """Write the report of a run to `path` in one atomic step.
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything that the report of a run shows, as plain values apart from the evaluation and the examples."""
 
-    Args:
-        path: The HTML file.
-        title: The run's name.
-        recipe: The resolved recipe as nested values.
-        evaluation: The evaluation of the best model; None if the run ended early.
-        history: The metrics of each epoch (`epoch`, `val_cosine`, `train_loss_mse` …); any can be missing.
-        check: `CheckReport.to_dict()`.
-        versions: Package → version.
-        success: `Success.to_dict()`.
-        diagnoses: `Diagnoses.to_dict()`.
-        synthetic: Whether the data is synthetic, which the page states first.
-        baselines: Split → baseline → cosine.
-        examples: Windows with their texts.
-        ended: Why the run ended early.
+    title: str
+    recipe: Mapping[str, Any]
+    """The resolved recipe as nested values."""
+    evaluation: Evaluation | None
+    """The evaluation of the best model; None if the run ended early."""
+    history: Sequence[Mapping[str, Any]]
+    """Metrics of each epoch (`epoch`, `val_cosine`, `train_loss_mse` …); any can be missing."""
+    check: Mapping[str, Any]
+    """`CheckReport.to_dict()`."""
+    versions: Mapping[str, Any]
+    """Package → version."""
+    success: Mapping[str, Any] | None = None
+    """`Success.to_dict()`."""
+    diagnoses: Mapping[str, Any] | None = None
+    """`Diagnoses.to_dict()`."""
+    synthetic: bool = False
+    """Whether the data is synthetic, which the page states first."""
+    baselines: Mapping[str, Mapping[str, float]] | None = None
+    """Split → baseline → cosine."""
+    examples: Sequence[Example] = ()
+    """Windows with their texts."""
+    ended: str = ""
+    """Why the run ended early."""
 
-    Raises OutputError if the file cannot be written.
-    """
-    source = curve_source(title, recipe, history, baselines or {})
+
+def write_report(path: Path, content: ReportContent) -> None:
+    """Write the report of a run in one atomic step. Raises OutputError if the file cannot be written."""
+    evaluation = content.evaluation
+    source = curve_source(content.title, content.recipe, content.history, content.baselines or {})
+    # Results come first and their causes later: a reader who stops early has seen the verdict.
     body = [
-        _header(title, recipe),
-        SYNTHETIC_CARD if synthetic else "",
-        verdict_card(evaluation.verdict if evaluation else None, ended),
-        _criteria(success),
-        _diagnoses(diagnoses),
+        _header(content.title, content.recipe),
+        SYNTHETIC_CARD if content.synthetic else "",
+        verdict_card(evaluation.verdict if evaluation else None, content.ended),
+        _criteria(content.success),
+        _diagnoses(content.diagnoses),
         _scores(evaluation) if evaluation else "",
         _geometry(evaluation) if evaluation else "",
-        _examples(examples),
+        _examples(content.examples),
         _curves(source, is_evaluated=evaluation is not None),
-        _gates(history),
-        _check(check),
-        _reproduction(recipe, versions),
+        _gates(content.history),
+        _check(content.check),
+        _reproduction(content.recipe, content.versions),
     ]
-    write_text(path, render(title, body))
+    write_text(path, render(content.title, body))
 
 
 def curve_source(
@@ -220,6 +219,7 @@ def _curves(source: CurveSource, *, is_evaluated: bool) -> str:
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
+    # Metrics that appear later in the run get a column, too; gates and diagnoses have their own sections.
     keys = dict.fromkeys(["epoch", *(key for metrics in history for key in metrics)])
     shown = [key for key in keys if key not in ("gates", "diagnoses")]
     rows = (text_row([_metric_text(metrics.get(key)) for key in shown]) for metrics in history)
