@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from nextvec.guards.diagnosis.case import Diagnoses
     from nextvec.guards.success import Success
     from nextvec.recipe import RecipeLike
+    from nextvec.reports.table import View
     from nextvec.training.run import Run
 
 
 @dataclass(frozen=True)
-class TrainedRun(Displayable, view="nextvec.reports.tables:trained_run_view"):
+class TrainedRun(Displayable, view=f"{__name__}:trained_run_view"):
     """What training leaves: the run's folder and the judgement of its best model."""
 
     path: Path
@@ -40,6 +41,18 @@ class TrainedRun(Displayable, view="nextvec.reports.tables:trained_run_view"):
             "success": self.success.to_dict(),
             **self.diagnoses.to_dict(),
         }
+
+
+def trained_run_view(run: TrainedRun) -> View:
+    """Return the evaluation, diagnoses and success criteria of a finished run, and its files."""
+    from nextvec.reports.table import Line, View
+    from nextvec.reports.tables import diagnoses_view, evaluation_view
+
+    verdict = run.evaluation.verdict
+    criteria = (Line(line) for line in run.success.lines(verdict.status if verdict else None))
+    paths = (Line(f"run: {run.path}", style="path"), Line(f"report: {run.path / REPORT_FILE}", style="path"))
+    blocks = (*evaluation_view(run.evaluation).blocks, *diagnoses_view(run.diagnoses).blocks)
+    return View((*blocks, *criteria, *paths))
 
 
 def train_recipe(

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nextvec.core.formatting import Status, format_interval, format_number
-from nextvec.core.run_paths import REPORT_FILE
 from nextvec.reports.table import Cell, Column, Line, Row, Table, View, columns_of
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.evaluation.results import Estimate, Evaluation, Latency, PredictorResult, SplitResult, Verdict
-    from nextvec.experiments.single_run import TrainedRun
     from nextvec.guards.diagnosis.case import Diagnoses
 
 QUERY = "query"
@@ -202,15 +200,6 @@ def splits_table(splits: Mapping[str, Any], distances: Sequence[int]) -> Table:
         rows.append(Row((Cell(name), *cells, *(Cell(format_number(cosine, ".3f"), cosine) for cosine in cosines))))
     headers = ("documents", "too short", "rows", "windows", *(f"cos +{distance}" for distance in distances))
     return Table("splits", columns_of("split", *headers), tuple(rows))
-
-
-def trained_run_view(run: TrainedRun) -> View:
-    """Return the evaluation, diagnoses and success criteria of a finished run, and its files."""
-    verdict = run.evaluation.verdict
-    criteria = (Line(line) for line in run.success.lines(verdict.status if verdict else None))
-    paths = (Line(f"run: {run.path}", style="path"), Line(f"report: {run.path / REPORT_FILE}", style="path"))
-    blocks = (*evaluation_view(run.evaluation).blocks, *diagnoses_view(run.diagnoses).blocks)
-    return View((*blocks, *criteria, *paths))
 
 
 def describe_latency(latency: Latency) -> str:
