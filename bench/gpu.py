@@ -53,8 +53,10 @@ from nextvec.models.registry import create_model
 from nextvec.ops import window
 from nextvec.recipe import make_recipe
 from nextvec.training import loop, setup
-from nextvec.training.optimizer import rate_at
-from nextvec.training.run import Position
+from nextvec.training import run as training_run
+from nextvec.training.optimizer import learning_rate_at
+from nextvec.training.run import TrainingState
+from nextvec.training.step import clip_gradients
 
 SECONDS = {"correct": 50, "steady": 100, "graph": 75, "guards": 30, "production": 150, "compile": 95}
 """The time limit of each part, in the order in which they run."""
@@ -183,7 +185,7 @@ class Bench:
             },
             overrides,
         )  # fmt: skip
-        run = setup._open(OUT / "gpu-run", recipe, data, None, quiet=True)
+        run = setup._build_run(OUT / "gpu-run", recipe, data, None, quiet=True)
         run.event = lambda *_, **__: None
         return run
 
@@ -197,14 +199,17 @@ class Bench:
         run.__class__ = Limited
 
         def work(steps):
-            if run.position.step_in_epoch + steps > whole:
-                run.position = Position(epoch=run.position.epoch + 1)
-            run.limit = run.position.step_in_epoch + min(steps, whole)
-            before, loop.STEP_EVENTS_PER_EPOCH = loop.STEP_EVENTS_PER_EPOCH, max(1, round(20 * run.limit / whole))
+            if run.state.step_in_epoch + steps > whole:
+                run.state = TrainingState(epoch=run.state.epoch + 1)
+            run.limit = run.state.step_in_epoch + min(steps, whole)
+            before, training_run.STEP_EVENTS_PER_EPOCH = (
+                training_run.STEP_EVENTS_PER_EPOCH,
+                max(1, round(20 * run.limit / whole)),
+            )
             try:
-                loop._train_epoch(run, threading.Event())
+                loop.train_epoch(run, threading.Event())
             finally:
-                loop.STEP_EVENTS_PER_EPOCH = before
+                training_run.STEP_EVENTS_PER_EPOCH = before
 
         return work
 
@@ -456,7 +461,7 @@ def poisoned(bench):
     work = bench.loop_of(run)
     work(2)
     vectors = run.train_windows.vectors
-    order = epoch_order(len(run.train_windows), run.recipe.seed, run.position.epoch)
+    order = epoch_order(len(run.train_windows), run.recipe.seed, run.state.epoch)
     at = int(order[3 * bench.batches[0]])
     row = int(run.train_windows.windows.targets[at])
     kept = vectors[row].clone()
@@ -493,7 +498,7 @@ def resumed(bench):
         pass
 
     def end(run):
-        if run.position.epoch == 1:
+        if run.state.epoch == 1:
             raise EndedError
 
     unbroken = setup.start_run(recipe, folder / "unbroken", quiet=True, force=True)
@@ -509,7 +514,7 @@ def resumed(bench):
         for one, other in zip(unbroken.model.parameters(), broken.model.parameters(), strict=True)
     ]
     difference = max(float((one - other).abs().max()) for one, other in pairs)
-    cosine = [run.position.history[-1]["val_cosine"] for run in (unbroken, broken)]
+    cosine = [run.state.history[-1]["val_cosine"] for run in (unbroken, broken)]
     yield {"largest difference of a weight": difference, "val cosine": cosine, "ok": difference < 1e-3}
 
 
@@ -544,7 +549,7 @@ class Step:
             prediction_BD = self.forward(batch.context_BSD, batch.mask_BS)
         gradient_BD, figures = self.gradient(prediction_BD.detach(), batch.target_BD, batch.group_B)
         prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
-        norms = [loop._clip(run.model.prediction_parameters(), run.recipe.training.grad_clip_norm)]
+        norms = [clip_gradients(run.model.prediction_parameters(), run.recipe.training.grad_clip_norm)]
         if run.model.has_query:
             some = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
             with autocast(run.device, run.precision):
@@ -555,14 +560,16 @@ class Step:
             )
             query_QD.backward(gradient_QD.to(query_QD.dtype))
             figures["loss_query"] = loss
-            norms.append(loop._clip(run.model.query_parameters(), run.recipe.training.grad_clip_norm))
+            norms.append(clip_gradients(run.model.query_parameters(), run.recipe.training.grad_clip_norm))
         figures["grad_norm"] = norms[0]
         numbers = [value for name, value in figures.items() if name.startswith("loss")]
         good = torch.stack([*numbers, *norms]).isfinite().all()
         self.bad.copy_(torch.where(good, self.bad, 1.0))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
-        loop._add_up(self.sums, figures)
+        for name, value in figures.items():
+            self.sums.setdefault(name, torch.zeros_like(value))
+        torch._foreach_add_([self.sums[name] for name in figures], list(figures.values()))
 
 
 def captured(bench, step):
@@ -592,7 +599,7 @@ def over_epochs(run, step, repeat):
         for _ in range(steps):
             place = state["step"] % run.steps_per_epoch * size
             step.index.copy_(order[place : place + size])
-            step.rate.fill_(rate_at(state["step"] % total, total, run.recipe.training, []))
+            step.rate.fill_(learning_rate_at(state["step"] % total, total, run.recipe.training, []))
             repeat()
             state["step"] += 1
 
@@ -745,7 +752,7 @@ def production_run(bench):
     for number, (way, *case) in enumerate(cases):
         path = folder / f"run-{number}"
         path.mkdir()
-        run = setup._open(path, recipe(*case), opened.data, opened.check, quiet=True)
+        run = setup._build_run(path, recipe(*case), opened.data, opened.check, quiet=True)
         run.baselines, run.baseline_cosines = opened.baselines, opened.baseline_cosines
         marks = [time.perf_counter()]
 
@@ -753,48 +760,54 @@ def production_run(bench):
             marks.append(time.perf_counter())
 
         (loop.train if way == "loop" else partial(train_captured, bench))(run, mark)
-        last, walls = run.position.history[-1], np.diff(marks)
+        last, walls = run.state.history[-1], np.diff(marks)
         yield {
             "what": f"run by {way}", "epochs": case[0], "batch": case[1], "lr": case[2], "overrides": case[3:],
             "seconds": marks[-1] - marks[0], "seconds an epoch": float(np.median(walls)),
-            "of which training": statistics.median(record["seconds"] for record in run.position.history),
+            "of which training": statistics.median(record["seconds"] for record in run.state.history),
             "first epoch, s": float(walls[0]), "windows/s": last["windows_per_second"],
             "val cosine": last["val_cosine"], "val gain": last["val_gain"], "train cosine": last["train_cosine"],
             "ood cosine": last.get("ood_cosine"), "memory MB": bench.memory(),
-            "best val cosine": max(record["val_cosine"] for record in run.position.history),
+            "best val cosine": max(record["val_cosine"] for record in run.state.history),
         }  # fmt: skip
         run.close()
 
 
 def train_captured(bench, run, after_epoch):
     """Train with the step as a CUDA graph; validation, logs and checkpoints are the training loop's own."""
-    step, position, size = Step(run), run.position, run.recipe.training.batch_size
+    step, size = Step(run), run.recipe.training.batch_size
     step.rate.zero_()  # what warms up must not move the weights
     repeat = captured(bench, step)
     with torch.no_grad():
         for state in run.optimizer.state.values():
             for value in state.values():
                 value.zero_()
-    while not position.done:
+
+    def train_epoch(run, stop):
+        """Train one epoch with the captured step, in place of the training loop's."""
+        for group in run.optimizer.param_groups:
+            group["lr"] = step.rate
         begin = time.perf_counter()
-        order = epoch_order(len(run.train_windows), run.recipe.seed, position.epoch).to(run.device)
+        order = epoch_order(len(run.train_windows), run.recipe.seed, run.state.epoch).to(run.device)
         torch._foreach_zero_(list(step.sums.values()))
         for start_ in range(0, run.steps_per_epoch * size, size):
             step.index.copy_(order[start_ : start_ + size])
-            rate = rate_at(position.step, run.total_steps, run.recipe.training, [])
+            rate = learning_rate_at(run.state.step, run.total_steps, run.recipe.training, [])
             step.rate.fill_(rate)
             repeat()
-            position.step += 1
+            run.state.step += 1
         bench.wait()
         assert not step.bad
-        position.seconds, position.step_in_epoch = time.perf_counter() - begin, run.steps_per_epoch
-        position.sums = {name: value.clone() for name, value in step.sums.items()}
+        run.state.epoch_seconds, run.state.step_in_epoch = time.perf_counter() - begin, run.steps_per_epoch
+        run.state.metric_sums = {name: value.clone() for name, value in step.sums.items()}
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        loop._finish_epoch(run)
-        for group in run.optimizer.param_groups:
-            group["lr"] = step.rate
-        after_epoch(run)
+
+    original, loop.train_epoch = loop.train_epoch, train_epoch
+    try:
+        loop.train(run, after_epoch)
+    finally:
+        loop.train_epoch = original
 
 
 PARTS = {

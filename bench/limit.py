@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from nextvec import ops
 from nextvec.training import loop
-from nextvec.training.run import Position
+from nextvec.training.run import TrainingState
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
 
@@ -25,9 +25,9 @@ PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
 def products_of(run, steps):
     """(operation, shapes, dtypes) → times in a step; and every other operation's own milliseconds in a step."""
     found, rest = {}, {}
-    run.position, run.limit = Position(), steps
+    run.state, run.limit = TrainingState(), steps
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        loop._train_epoch(run, threading.Event())
+        loop.train_epoch(run, threading.Event())
     for event in profiled.events():
         if event.name in PRODUCTS:
             shapes = tuple(tuple(shape) for shape in event.input_shapes if len(shape) >= 2)

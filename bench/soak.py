@@ -82,7 +82,7 @@ def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
         run = start_run(recipe, folder / "runs" / f"{runs:06d}", force=True, quiet=True)
         train(run)
         run.close()
-        runs, epochs = runs + 1, epochs + run.position.epoch
+        runs, epochs = runs + 1, epochs + run.state.epoch
         for old in sorted((folder / "runs").iterdir())[:-2]:
             shutil.rmtree(old)
     watcher.done.set()

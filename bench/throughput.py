@@ -14,7 +14,7 @@ from plain_trainer import PlainTrainer
 
 from nextvec.evaluation.metrics import score_windows
 from nextvec.training import loop
-from nextvec.training.run import Position, Run
+from nextvec.training.run import Run, TrainingState
 
 KINDS = ("amn", "gru", "lstm", "transformer")
 MOST = 16_384  # windows in the plain trainer's arrays: they need six times the memory of the vectors
@@ -33,10 +33,10 @@ def ours(run, steps):
     run.__class__ = LimitedRun
 
     def step():
-        if run.position.step_in_epoch + steps > whole:
-            run.position = Position(epoch=run.position.epoch + 1)
-        run.limit = run.position.step_in_epoch + steps
-        loop._train_epoch(run, threading.Event())
+        if run.state.step_in_epoch + steps > whole:
+            run.state = TrainingState(epoch=run.state.epoch + 1)
+        run.limit = run.state.step_in_epoch + steps
+        loop.train_epoch(run, threading.Event())
         return steps * run.recipe.training.batch_size
 
     return step

@@ -1,4 +1,4 @@
-"""What must be equal to the last bit when a run was interrupted: everything but times."""
+"""Comparison of runs bit by bit, without times."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from nextvec.core.events import Event, read_events
 from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
-from nextvec.training.checkpoint import read_checkpoint
+from nextvec.models.checkpoint import read_checkpoint
 
 TIMES = {"time", "seconds", "windows_per_second", "memory_mb"}
 
@@ -19,7 +19,7 @@ def without_times(value: object) -> object:
 
 
 def assert_same_values(one: object, other: object, where: str = "") -> None:
-    """Equal to the last bit, tensors included; times left out."""
+    """Assert that two values are bit-equal, tensors included; times are ignored."""
     if isinstance(one, torch.Tensor):
         assert isinstance(other, torch.Tensor) and torch.equal(one, other), where
     elif isinstance(one, dict):
@@ -35,21 +35,21 @@ def assert_same_values(one: object, other: object, where: str = "") -> None:
 
 
 def events_of(path: Path, kind: str) -> list[Event]:
-    """The events of one kind in a run's folder."""
+    """Return the events of one kind in a run's folder."""
     return [event for event in read_events(path) if event["kind"] == kind]
 
 
-JUDGING = ("evaluated", "diagnosed", "success", "finished")
+IGNORED_EVENTS = ("resumed", "started", "evaluated", "diagnosed", "success", "finished")
 
 
 def assert_same_runs(whole: Path, broken: Path, *, evaluated: bool = False) -> None:
-    """Two finished runs left the same, but for times; where they were `judged`, latencies are times as well."""
+    """Assert that two finished runs wrote the same, apart from times; with `evaluated`, latencies are times as well."""
     one, other = (read_checkpoint(path / RESUME_STATE).values for path in (whole, broken))
     assert_same_values(one, other)
     one, other = (read_checkpoint(path / BEST_MODEL).values for path in (whole, broken))
     assert_same_values(one, other)
     events = [
-        [without_times(event) for event in read_events(path) if event["kind"] not in ("resumed", "started", *JUDGING)]
+        [without_times(event) for event in read_events(path) if event["kind"] not in IGNORED_EVENTS]
         for path in (whole, broken)
     ]
     assert events[0] == events[1]

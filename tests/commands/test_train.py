@@ -14,6 +14,7 @@ from nextvec.data.dataset import open_dataset
 from nextvec.errors import MissingExtraError, NotFiniteError, StoppedError
 from nextvec.recipe import DataRecipe, Recipe
 from nextvec.training import loop
+from nextvec.training import step as training_step
 
 STOP = 'gates=[{epoch=1, metric="val_cosine", green=0.1}, {epoch=2, metric="ood_cosine", red=0.99, action="stop"}]'
 
@@ -46,13 +47,13 @@ def test_a_run_that_is_not_finite_leaves_a_report(
     recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: int
 ):
     """Also before there is any epoch to show."""
-    clip, calls = loop._clip, []
+    clip, calls = training_step.clip_gradients, []
 
     def spoilt(*words):
         calls.append(clip(*words))
         return calls[-1] * (torch.nan if len(calls) > 15 * (epoch - 1) else 1)
 
-    monkeypatch.setattr(loop, "_clip", spoilt)
+    monkeypatch.setattr(training_step, "clip_gradients", spoilt)
     assert main(["train", recipe_file, "--out", str(tmp_path / "run"), "--quiet"]) == NotFiniteError.exit_code
     assert "the gradient is not finite" in capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

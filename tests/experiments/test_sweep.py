@@ -66,16 +66,16 @@ def test_an_interrupted_trial_is_taken_up_to_the_end_it_would_have_had(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = swept(recipe, tmp_path / "whole")
-    finish, calls = loop._finish_epoch, []
+    save_state, calls = loop.save_state, []
 
     def cut(run) -> None:
-        finish(run)
+        save_state(run)
         calls.append(run)
         if len(calls) == 3:  # the second trial's first epoch
             raise Interrupted("interrupted")
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"go on with: nextvec sweep .*toy\.toml"):
-        patch.setattr(loop, "_finish_epoch", cut)
+        patch.setattr(loop, "save_state", cut)
         swept(recipe, tmp_path / "cut")
     assert len(calls) == 3
     found = swept(recipe, tmp_path / "cut")

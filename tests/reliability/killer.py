@@ -1,9 +1,10 @@
-"""Trains in forked children that get a signal at the n-th thing they do; says on standard output what became of each.
+"""Train in forked children that receive a signal at the n-th event; print the outcome of each as JSON.
 
     python killer.py run|suite RECIPE... FOLDER < plan.json
 
-The plan is a list of [name, [[point, signal], ...]]: work in FOLDER/name, killed at each point in turn (counted from 0
-in each process), and at last to the end. Points may be a kind of event: the plan then means its first.
+The plan is a list of [name, [[point, signal], ...]]: train in FOLDER/name, get killed at each point in turn (counted
+from 0 in each process), and finally train to the end. A point may also be a kind of event, which
+means the first event of that kind.
 """
 
 import contextlib
@@ -22,18 +23,19 @@ from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import NextvecError
 from nextvec.recipe import load_recipe
 from nextvec.training import checkpoint, loop
+from nextvec.training import step as training_step
 from nextvec.training.setup import resume_run, start_run
 
 mode, *recipes, folder = sys.argv[1:]
 plan_point: int | str = -1
 plan_signal = signal.SIGKILL
 seen: list[str] = []
-write, replace, rate_at = os.write, os.replace, loop.rate_at
+write, replace, learning_rate_at = os.write, os.replace, training_step.learning_rate_at
 score_windows = loop.score_windows
 
 
 def event(kind: str) -> None:
-    """Count an event; at the planned one tell its kind, and get the signal."""
+    """Count an event; at the planned one report its kind and send the signal."""
     global plan_point
     seen.append(kind)
     if plan_point in (len(seen) - 1, kind):
@@ -43,7 +45,7 @@ def event(kind: str) -> None:
 
 
 def write_in_halves(path: Path, content: bytes) -> None:
-    """What `write_bytes` does, with an event in the middle of the file."""
+    """Do what `write_bytes` does, with an event in the middle of the file."""
     half = len(content) // 2
 
     def both(file) -> None:
@@ -56,31 +58,31 @@ def write_in_halves(path: Path, content: bytes) -> None:
 
 
 def write_line(descriptor: int, content: bytes) -> int:
-    """What `os.write` does, with an event after half of what is written."""
+    """Do what `os.write` does, with an event after half of the content."""
     half = write(descriptor, bytes(content[: len(content) // 2]))
     event("inside a log line")
     return half + write(descriptor, bytes(content[half:]))
 
 
-def replace_told(source: object, target: object, **options: object) -> None:
-    """What `os.replace` does, with an event before and after it."""
+def replace_with_events(source: object, target: object, **options: object) -> None:
+    """Do what `os.replace` does, with an event before and after it."""
     event("between temporary file and rename")
     replace(source, target, **options)
     event("after a rename")
 
 
-def told(kind: str, function):
-    """The function, with an event before each call."""
+def with_event(kind: str, function):
+    """Return the function, with an event before each call."""
 
-    def call(*words, **options):
+    def call(*arguments, **options):
         event(kind)
-        return function(*words, **options)
+        return function(*arguments, **options)
 
     return call
 
 
 def work(out: Path) -> int:
-    """Train, or go on, and return the exit code; a folder that was left before its first position is begun again."""
+    """Train or resume, and return the exit code; a folder without a saved state is started again."""
     if mode == "suite":
         return suite(tuple(recipes), out=str(out), quiet=True).exit_code
     if (out / RESUME_STATE).is_file():
@@ -93,7 +95,7 @@ def work(out: Path) -> int:
 
 
 def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
-    """Exit status of one process, and the kind of event that it was killed at (or all events, where it was not)."""
+    """Return the exit status of one process, and the event that it was killed at (all events if it was not)."""
     global report, plan_point, plan_signal
     reader, report = os.pipe()
     pid = os.fork()
@@ -120,9 +122,10 @@ def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
 report = -1
 torch.set_num_threads(1)
 checkpoint.write_bytes = write_in_halves
-os.write, os.replace = write_line, replace_told
-loop.rate_at, loop.score_windows = told("training", rate_at), told("evaluating", score_windows)
-os.fsync = lambda descriptor: None  # a kill loses nothing that was written; only a power cut would
+os.write, os.replace = write_line, replace_with_events
+training_step.learning_rate_at = with_event("training", learning_rate_at)
+loop.score_windows = with_event("evaluating", score_windows)
+os.fsync = lambda descriptor: None  # only a power cut loses written data, a kill does not
 answers = []
 for name, kills in json.load(sys.stdin):
     attempts = [child(Path(folder) / name, point, number) for point, number in [*kills, [-1, 9]]]

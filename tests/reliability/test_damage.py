@@ -1,4 +1,4 @@
-"""Files that rot, lie or come from elsewhere: noticed by their checksums, and the position before stands in."""
+"""Corrupted, incomplete and foreign files are detected by checksum, and the previous state is used."""
 
 import json
 import random
@@ -15,9 +15,10 @@ from nextvec.cli import main
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL, CHECKSUMS_FILE, PREVIOUS_STATE, RESUME_STATE
 from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, DamagedCheckpointError
+from nextvec.models.checkpoint import read_checkpoint
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import checkpoint, loop
-from nextvec.training.checkpoint import read_checkpoint, read_position, save_checkpoint
+from nextvec.training.checkpoint import read_resume_checkpoint, save_checkpoint
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
@@ -31,7 +32,7 @@ def changed(recipe: Recipe, *overrides: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Path:
-    """The folder of a small run that trained to its end."""
+    """The folder of a small finished run."""
     values = {
         "name": "toy",
         "data": {"store": str(toy_store.path)},
@@ -48,12 +49,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, toy_store: Store) -> Path
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it that may be damaged."""
+    """A copy of that folder, to be damaged."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def damages(size: int, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, int, int]]:
-    """Seeded places to change a byte (with what it is XORed) and lengths to cut a file to."""
+    """Yield seeded byte positions (with the mask to XOR) and lengths to truncate a file to."""
     dice = random.Random(seed)
     for _ in range(flips):
         yield "flip", dice.randrange(size), dice.randrange(1, 256)
@@ -62,63 +63,63 @@ def damages(size: int, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, 
 
 
 def damaged(content: bytes, kind: str, place: int, mask: int) -> bytes:
-    """The content with one byte changed, or cut."""
+    """Return the content with one byte changed, or truncated."""
     if kind == "cut":
         return content[:place]
     return content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
 
 
 def check_checkpoints(folder: Path, flips: int, cuts: int) -> int:
-    """Damage resume.pt again and again; each time the position before it is read instead. How often it was noticed."""
+    """Damage resume.pt repeatedly, check that the previous state is read, and return how often it was detected."""
     file, noticed = folder / RESUME_STATE, 0
     content = file.read_bytes()
     before = read_checkpoint(folder / PREVIOUS_STATE).values["step"]
     assert before < read_checkpoint(file).values["step"]
     for damage in damages(len(content), flips, cuts, seed=5):
         file.write_bytes(damaged(content, *damage))
-        saved = read_position(folder)
+        saved = read_resume_checkpoint(folder)
         assert saved.path.name == PREVIOUS_STATE and saved.values["step"] == before, damage
-        assert "SHA-256 differs" in saved.notice and PREVIOUS_STATE in saved.notice, damage
+        assert "SHA-256 mismatch" in saved.notice and PREVIOUS_STATE in saved.notice, damage
         noticed += 1
     file.write_bytes(content)
-    assert read_position(folder).notice == ""
+    assert read_resume_checkpoint(folder).notice == ""
     return noticed
 
 
-def test_damaged_checkpoints_are_noticed(copy: Path) -> None:
+def test_damaged_checkpoints_are_detected(copy: Path) -> None:
     assert check_checkpoints(copy, flips=20, cuts=10) == 30
 
 
 @pytest.mark.long
-def test_three_hundred_damaged_checkpoints_are_noticed(copy: Path) -> None:
+def test_three_hundred_damaged_checkpoints_are_detected(copy: Path) -> None:
     assert check_checkpoints(copy, flips=200, cuts=100) == 300
 
 
-def test_a_run_goes_on_from_the_position_before_a_damaged_one_and_says_so(finished: Path, copy: Path) -> None:
+def test_a_run_with_a_damaged_state_resumes_from_the_previous_one_and_warns(finished: Path, copy: Path) -> None:
     file = copy / RESUME_STATE
     file.write_bytes(file.read_bytes()[:-1])
     run = resume_run(copy, quiet=True)
-    assert run.position.epoch == 1
+    assert run.state.epoch == 1
     loop.train(run)
     assert_same_values(read_checkpoint(finished / RESUME_STATE).values, read_checkpoint(file).values)
     (warning,) = [event["text"] for event in events_of(copy, "warning") if "SHA-256" in event["text"]]
-    assert "going on from the position saved before it, resume_previous.pt" in warning
+    assert "resuming from the state saved before it, resume_previous.pt" in warning
     log = (copy / "training.log").read_text()
     assert f"warning: {warning}" in log
 
 
-def test_where_both_positions_are_damaged_nothing_is_trained(copy: Path, capsys: Capture) -> None:
+def test_a_run_with_two_damaged_states_cannot_be_resumed(copy: Path, capsys: Capture) -> None:
     for name in (RESUME_STATE, PREVIOUS_STATE):
         (copy / name).write_bytes(b"rotten")
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert PREVIOUS_STATE in line and "not those that were saved" in line
+    assert PREVIOUS_STATE in line and "the file is corrupted (SHA-256 mismatch)" in line
 
 
-def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finished: Path, copy: Path) -> None:
+def test_a_damaged_best_model_is_read_from_the_equal_epoch_checkpoint(finished: Path, copy: Path) -> None:
     (copy / BEST_MODEL).write_bytes(b"rotten")
     found = read_checkpoint(copy)
-    assert found.path.name.startswith("epoch_") and "holds the same and is read instead" in found.notice
+    assert found.path.name.startswith("epoch_") and "which was saved with the same content" in found.notice
     assert_same_values(read_checkpoint(finished).values, found.values)
     run = resume_run(copy, quiet=True)
     evaluate_best(run)
@@ -126,7 +127,7 @@ def test_a_damaged_best_model_is_read_from_the_epoch_that_holds_the_same(finishe
     assert any(found.notice in event["text"] for event in events_of(copy, "warning"))
     for epoch in (1, 2):
         (copy / f"epoch_{epoch}.pt").unlink()
-    with pytest.raises(DamagedCheckpointError, match=r"best_model\.pt: its bytes are not those"):
+    with pytest.raises(DamagedCheckpointError, match=r"best_model\.pt: the file is corrupted"):
         read_checkpoint(copy)
 
 
@@ -139,7 +140,7 @@ def test_damaged_baselines_are_fitted_again(finished: Path, copy: Path) -> None:
     assert any("the baselines were fitted again" in event["text"] for event in events_of(copy, "warning"))
 
 
-def test_a_checkpoint_that_stands_alone_is_checked_by_its_own_sums(finished: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_outside_a_run_is_checked_by_its_own_crc(finished: Path, tmp_path: Path) -> None:
     """Without checksums.json a flipped weight would be loaded as it is."""
     file = Path(shutil.copy(finished / BEST_MODEL, tmp_path))
     weights = read_checkpoint(file).weights
@@ -147,39 +148,39 @@ def test_a_checkpoint_that_stands_alone_is_checked_by_its_own_sums(finished: Pat
     content = bytearray(file.read_bytes())
     content[content.index(raw[:64]) + 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match="the checksum of its part"):
+    with pytest.raises(DamagedCheckpointError, match="the checksum of its member"):
         read_checkpoint(file)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"resume.pt": 1}', "\x00"])
-def test_damaged_checksums_harm_nothing(copy: Path, text: str) -> None:
+def test_a_damaged_checksum_file_is_ignored(copy: Path, text: str) -> None:
     (copy / CHECKSUMS_FILE).write_text(text)
-    assert read_position(copy).values["step"] > 0
+    assert read_resume_checkpoint(copy).values["step"] > 0
 
 
 # Incomplete, foreign, from another version
 
 
-def test_an_incomplete_newest_checkpoint_is_ignored_and_cleared_away(copy: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored_and_removed(copy: Path) -> None:
     (copy / f".{RESUME_STATE}.tmp").write_bytes((copy / RESUME_STATE).read_bytes()[:1000])
     run = resume_run(copy, quiet=True)
     run.close()
-    assert run.position.epoch == 2 and not list(copy.glob(".*.tmp"))
+    assert run.state.epoch == 2 and not list(copy.glob(".*.tmp"))
 
 
-def test_a_missing_newest_checkpoint_gives_way_to_the_one_before(copy: Path) -> None:
+def test_the_previous_state_replaces_a_missing_one(copy: Path) -> None:
     (copy / RESUME_STATE).unlink()
-    saved = read_position(copy)
+    saved = read_resume_checkpoint(copy)
     assert saved.path.name == PREVIOUS_STATE and "no such file" in saved.notice
 
 
 @pytest.mark.parametrize("override", ["seed=1", "model.kind=lstm", "training.lr=0.01", "objective.tau=0.2"])
-def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp_path: Path, override: str) -> None:
+def test_the_state_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp_path: Path, override: str) -> None:
     small = changed(toy_recipe, "training.epochs=2", "training.batch_size=64", "evaluation.ridge_windows=500", override)
     other = start_run(small, tmp_path / "other", quiet=True)
     other.close()
     shutil.copy(other.path / RESUME_STATE, copy / RESUME_STATE)
-    assert read_position(copy).path.name == PREVIOUS_STATE, "its bytes are not what this run saved"
+    assert read_resume_checkpoint(copy).path.name == PREVIOUS_STATE, "its bytes are not what this run saved"
     (copy / CHECKSUMS_FILE).unlink()
     section = override.partition(".")[0].partition("=")[0]
     with pytest.raises(CheckpointError, match=rf"another recipe than recipe\.toml beside it: {section} differs"):
@@ -191,29 +192,31 @@ def test_the_position_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, 
     [
         {"format": 3},
         {"format": 3, "model_state_dict": 1},
-        {"format": "2.0", "weights": torch.zeros(3)},
+        {"format": "3.0", "weights": torch.zeros(3)},
+        {"format": 1, "model_state_dict": {}, "model_config": {}},
     ],
 )
-def test_a_newer_format_is_refused_not_fallen_back_from(copy: Path, values: dict, capsys: Capture) -> None:
-    """Falling back would throw away what a newer nextvec has trained."""
+def test_another_format_is_refused_without_falling_back(copy: Path, values: dict, capsys: Capture) -> None:
+    """Falling back would discard what another version of nextvec has trained."""
     torch.save(values, copy / RESUME_STATE)
     (copy / CHECKSUMS_FILE).unlink()
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "resume.pt: format " in line and "upgrade nextvec" in line
+    remedy = "Train the run again" if values["format"] == 1 else "Upgrade nextvec"
+    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 2. {remedy}" in line
 
 
-def test_a_store_of_a_newer_format_is_called_so(other_store, capsys: Capture) -> None:
+def test_a_store_of_a_newer_format_is_refused(other_store, capsys: Capture) -> None:
     store = other_store()
     (store.path / "manifest.json").write_text(json.dumps({"format": 2, "rows_now_called": 3}))
     assert main(["data", "check", str(store.path)]) == 2
     assert "format 2, this nextvec reads 1; upgrade nextvec or rebuild" in capsys.readouterr().err
 
 
-def test_a_kill_between_checksum_and_rename_leaves_the_old_file_right(
+def test_a_kill_between_checksum_and_rename_leaves_the_old_file_valid(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sums of old and new both stand there: whichever file is found is right, a third one is not."""
+    """Both checksums are recorded, so the old and the new file are valid, and any other file is not."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -221,19 +224,19 @@ def test_a_kill_between_checksum_and_rename_leaves_the_old_file_right(
     old = (copy / RESUME_STATE).read_bytes()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "write_bytes", killed)
-        save_checkpoint(copy / RESUME_STATE, {"model_state_dict": {}}, keep=copy / PREVIOUS_STATE)
-    assert (copy / RESUME_STATE).read_bytes() == old and read_position(copy).notice == ""
+        save_checkpoint(copy / RESUME_STATE, {"model_state_dict": {}}, previous=copy / PREVIOUS_STATE)
+    assert (copy / RESUME_STATE).read_bytes() == old and read_resume_checkpoint(copy).notice == ""
     save_checkpoint(
-        copy / RESUME_STATE, {**read_checkpoint(copy / RESUME_STATE).values, "step": 99}, keep=copy / PREVIOUS_STATE
+        copy / RESUME_STATE, {**read_checkpoint(copy / RESUME_STATE).values, "step": 99}, previous=copy / PREVIOUS_STATE
     )
-    assert read_position(copy).values["step"] == 99 and (copy / PREVIOUS_STATE).read_bytes() == old
+    assert read_resume_checkpoint(copy).values["step"] == 99 and (copy / PREVIOUS_STATE).read_bytes() == old
 
 
 # Stores
 
 
 def check_store_files(folder: Path, flips: int, cuts: int, capsys: Capture) -> int:
-    """Damage each file of a store again and again; how often the check named it."""
+    """Damage each file of a store repeatedly, check that it is named, and return how often."""
     noticed = 0
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     for number, file in enumerate(files):
@@ -282,7 +285,7 @@ def test_a_missing_file_of_a_store_is_named(text_store: Path, capsys: Capture) -
     assert "chunks.parquet can't be read" in capsys.readouterr().err
 
 
-def test_the_lock_is_let_go_of_when_a_run_ends(copy: Path) -> None:
+def test_the_lock_is_released_when_a_run_is_closed(copy: Path) -> None:
     run: Run = resume_run(copy, quiet=True)
     run.close()
     resume_run(copy, quiet=True).close()

@@ -1,4 +1,4 @@
-"""Run folders in odd places and hands: two trainers, moved, copied, behind links, under a clock that steps back."""
+"""Run folders under odd conditions: two trainers, moved, copied, behind links, with a clock that steps back."""
 
 import os
 import shutil
@@ -17,14 +17,14 @@ from nextvec.cli import main
 from nextvec.core.events import read_events
 from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import Interrupted, OutputError
+from nextvec.models.checkpoint import read_checkpoint
 from nextvec.monitor.state import read_state
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop, setup
-from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
-BUSY = "another trainer is at work there; wait until it is done, or stop it"
+BUSY = "another process is training it. Wait for it to end, or stop it"
 
 
 @pytest.fixture
@@ -51,21 +51,21 @@ def half_trained(recipe: Recipe, path: Path) -> Path:
     return path
 
 
-def go_on(path: Path) -> Path:
+def finish(path: Path) -> Path:
     loop.train(run := resume_run(path, quiet=True))
     run.close()
     return path
 
 
-def test_a_second_trainer_is_refused_and_harms_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    """Other processes, while the first one trains: by its name, by a link, as a new run; all exit with 2."""
+def test_a_second_trainer_is_refused_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """While a run trains, other processes resume it by its name and by a link: both exit with 2."""
     whole = train(recipe, tmp_path / "whole")
     run = start_run(recipe, tmp_path / "run", quiet=True)
     (tmp_path / "link").symlink_to(run.path)
     refusals = []
 
     def others(_: Run) -> None:
-        if run.position.epoch == 1:
+        if run.state.epoch == 1:
             for words in (["resume", str(run.path)], ["resume", str(tmp_path / "link")]):
                 command = [sys.executable, "-m", "nextvec", *words, "--quiet"]
                 refusals.append(subprocess.run(command, capture_output=True, text=True, check=False))
@@ -79,7 +79,7 @@ def test_a_second_trainer_is_refused_and_harms_nothing(recipe: Recipe, tmp_path:
         start_run(recipe, run.path, quiet=True)
 
 
-def test_a_killed_trainer_leaves_the_folder_free(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_killed_trainer_releases_the_lock(recipe: Recipe, tmp_path: Path) -> None:
     path = half_trained(recipe, tmp_path / "run")
     code = (
         "import os, sys; from pathlib import Path; from nextvec.training.setup import resume_run\n"
@@ -89,17 +89,17 @@ def test_a_killed_trainer_leaves_the_folder_free(recipe: Recipe, tmp_path: Path)
     resume_run(path, quiet=True).close()
 
 
-def test_two_that_begin_at_once_one_of_them_is_refused(
+def test_of_two_runs_started_at_once_one_is_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both saw that the folder was not there yet."""
+    """Both have checked that the folder does not exist."""
     monkeypatch.setattr(setup, "require_new", lambda _: None)
     start_run(recipe, tmp_path / "run", quiet=True)
     with pytest.raises(OutputError, match=r"cannot write .*run: File exists"):
         start_run(recipe, tmp_path / "run", quiet=True)
 
 
-def test_a_moved_a_copied_and_a_linked_folder_go_on(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_moved_copied_or_linked_folder_can_be_resumed(recipe: Recipe, tmp_path: Path) -> None:
     whole = train(recipe, tmp_path / "whole")
     path = half_trained(recipe, tmp_path / "run")
     copied = Path(shutil.copytree(path, tmp_path / "copied"))
@@ -107,22 +107,22 @@ def test_a_moved_a_copied_and_a_linked_folder_go_on(recipe: Recipe, tmp_path: Pa
     moved = Path(shutil.move(path, tmp_path / "elsewhere" / "moved"))
     (tmp_path / "link").symlink_to(moved)
     for folder in (copied, tmp_path / "link"):
-        assert_same_runs(whole, go_on(folder))
+        assert_same_runs(whole, finish(folder))
     assert not path.exists() and (tmp_path / "link").is_symlink()
 
 
-def test_a_checkpoint_that_is_a_link_is_not_written_through(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_a_link_is_replaced_not_followed(recipe: Recipe, tmp_path: Path) -> None:
     path = half_trained(recipe, tmp_path / "run")
     precious = shutil.copy(path / RESUME_STATE, tmp_path / "precious.pt")
     (path / RESUME_STATE).unlink()
     (path / RESUME_STATE).symlink_to(precious)
     before = Path(precious).read_bytes()
-    go_on(path)
+    finish(path)
     assert Path(precious).read_bytes() == before and not (path / RESUME_STATE).is_symlink()
-    assert read_checkpoint(path / RESUME_STATE).values["training"]["done"]
+    assert read_checkpoint(path / RESUME_STATE).values["training"]["is_done"]
 
 
-def test_an_output_behind_a_link_that_leads_nowhere_is_one_line(
+def test_an_output_behind_a_broken_link_is_a_one_line_error(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "toy.toml").write_text(recipe.to_toml())
@@ -134,18 +134,18 @@ def test_an_output_behind_a_link_that_leads_nowhere_is_one_line(
 def test_a_clock_that_steps_back_changes_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each look at the clock shows an hour earlier: same weights, same events in the same order."""
+    """Each reading of the clock is an hour earlier: same weights, same events in the same order."""
     whole = train(recipe, tmp_path / "whole")
     clock = iter(range(2_000_000_000, 0, -3600))
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: float(next(clock)))
-        path = go_on(half_trained(recipe, tmp_path / "run"))
+        path = finish(half_trained(recipe, tmp_path / "run"))
     assert_same_runs(whole, path)
 
 
 @pytest.mark.parametrize("kind", ["amn", "lstm"])
 def test_a_watcher_changes_nothing(recipe: Recipe, tmp_path: Path, kind: str) -> None:
-    """Somebody reads the folder all the time, as `nextvec watch` does."""
+    """A thread reads the folder all the time, as `nextvec watch` does."""
     recipe = make_recipe(recipe.model_dump(exclude_none=True), (f"model.kind={kind}",))
     whole = train(recipe, tmp_path / "whole")
     looks, done = [], threading.Event()
@@ -168,8 +168,8 @@ def test_a_watcher_changes_nothing(recipe: Recipe, tmp_path: Path, kind: str) ->
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["amn", "lstm", "gru", "transformer"])
-def test_one_thread_or_two(recipe: Recipe, tmp_path: Path, kind: str) -> None:
-    """The same number of threads gives the same bits; another number adds in another order: equal to TOLERANCE."""
+def test_the_number_of_threads_changes_results_by_rounding_only(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+    """The same number of threads gives the same bits; another number sums in another order."""
     (tmp_path / "toy.toml").write_text(recipe.to_toml())
     environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
     weights = []

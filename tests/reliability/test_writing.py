@@ -1,4 +1,4 @@
-"""What can't be written: a non-zero exit, one clear line, the checkpoint before it loads, and no litter."""
+"""Failed writes: a non-zero exit, one clear line, the previous checkpoint loads, and no temporary files remain."""
 
 import os
 import resource
@@ -15,9 +15,9 @@ from equality import assert_same_values
 from nextvec.cli import main
 from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import OutputError
+from nextvec.models.checkpoint import read_checkpoint
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
-from nextvec.training.checkpoint import read_checkpoint
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -26,10 +26,10 @@ TRIAL = """
 import sys
 from pathlib import Path
 from nextvec.cli import main
-from nextvec.training.checkpoint import read_position
+from nextvec.training.checkpoint import read_resume_checkpoint
 code = main(["train", sys.argv[1], "--out", sys.argv[2], "--quiet"])
 run = Path(sys.argv[2])
-step = read_position(run).values["step"] if (run / "resume.pt").exists() else -1
+step = read_resume_checkpoint(run).values["step"] if (run / "resume.pt").exists() else -1
 print(code, step, *sorted(path.name for path in run.glob(".*.tmp")))
 """
 
@@ -40,7 +40,7 @@ def recipe(toy_recipe: Recipe) -> Recipe:
 
 
 def check_left(run: Run, recipe: Recipe, folder: Path) -> None:
-    """After a failed write the position of epoch 1 is whole, nothing lies around, and the run ends as it should."""
+    """After a failed write the state of epoch 1 is intact, no temporary file remains, and the run can be resumed."""
     assert read_checkpoint(run.path / RESUME_STATE).values["training"]["epoch"] == 1
     assert not list(run.path.glob(".*.tmp"))
     resumed = resume_run(run.path, quiet=True)
@@ -52,7 +52,7 @@ def check_left(run: Run, recipe: Recipe, folder: Path) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Within the block this process can't make a file larger than so many bytes."""
+    """Limit the size of files that this process can write within the block."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -61,7 +61,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_size_limit_in_the_second_epoch(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_file_size_limit_in_the_second_epoch_is_one_clear_line(recipe: Recipe, tmp_path: Path) -> None:
     run = start_run(recipe, tmp_path / "run", quiet=True)
     limit = largest_file((run.path / RESUME_STATE).stat().st_size // 2)
     with pytest.raises(OutputError, match=r"cannot write .*\.pt: the file-size limit is reached; raise it") as error:
@@ -73,15 +73,15 @@ def test_a_file_size_limit_in_the_second_epoch(recipe: Recipe, tmp_path: Path) -
     check_left(run, recipe, tmp_path)
 
 
-def test_a_serializer_that_raises(
+def test_a_serializer_that_raises_exits_with_1_and_loses_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That is a fault of nextvec or of torch: exit 1, one line, nothing lost."""
+    """This is an internal error, of nextvec or of torch."""
     save, calls = torch.save, []
 
     def raising(values, file):
         calls.append(values)
-        if len(calls) == 6:  # baselines, first position; epoch 1: epoch, best, position; epoch 2: this one
+        if len(calls) == 6:  # baselines, first state; epoch 1: epoch, best, state; epoch 2: this one
             file.write(b"half")
             raise RuntimeError("unserializable")
         save(values, file)
@@ -92,11 +92,11 @@ def test_a_serializer_that_raises(
         assert main(["train", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("nextvec: this is a fault of nextvec") and "unserializable" in line
-    check_left(start_nothing(recipe, tmp_path / "run"), recipe, tmp_path)
+    check_left(reopen(recipe, tmp_path / "run"), recipe, tmp_path)
 
 
-def start_nothing(recipe: Recipe, path: Path) -> Run:
-    """The run of a folder that another call has trained in."""
+def reopen(recipe: Recipe, path: Path) -> Run:
+    """Return the run of a folder that another call has trained in."""
     run = resume_run(path, quiet=True)
     run.close()
     return run
@@ -104,7 +104,7 @@ def start_nothing(recipe: Recipe, path: Path) -> Run:
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full, a disk that is always full")
 @pytest.mark.parametrize("name", ["training.log", "events.jsonl"])
-def test_a_disk_that_is_full_when_the_log_is_written(recipe: Recipe, tmp_path: Path, name: str) -> None:
+def test_a_full_disk_while_a_log_is_written(recipe: Recipe, tmp_path: Path, name: str) -> None:
     run = start_run(recipe, tmp_path / "run", quiet=True)
 
     def fill(_: Run) -> None:
@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_when_the_log_is_written(recipe: Recipe, tmp_path: P
 
 
 def in_a_small_disk(recipe: Path, disk: Path, size: str, then: str = "true") -> subprocess.CompletedProcess[str]:
-    """Train on a tmpfs of that size, which only this process sees; skips where the system allows none."""
+    """Train on a tmpfs of that size, private to this process; skip if the system allows no such mount."""
     disk.mkdir()
     script = f'mount -t tmpfs -o size={size} none "$1" && {then} && shift && exec "$@"'
     shell = ["unshare", "-rm", "sh", "-c", script, "sh", str(disk)]
@@ -129,7 +129,7 @@ def in_a_small_disk(recipe: Path, disk: Path, size: str, then: str = "true") -> 
     except FileNotFoundError:
         allowed = False
     if not allowed:
-        pytest.skip("this system lets no test mount a tmpfs")
+        pytest.skip("this system does not allow tests to mount a tmpfs")
     command = [*shell, sys.executable, "-c", TRIAL, str(recipe), str(disk / "run")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -141,7 +141,7 @@ def test_a_disk_of_one_megabyte(recipe: Recipe, tmp_path: Path) -> None:
     assert code == "2" and not litter, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1].startswith("nextvec: cannot write ") and "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
-    assert int(step) >= -1, "the last position, where there was room for one, loads"
+    assert int(step) >= -1, "the last saved state loads, if there was space for one"
 
 
 @pytest.mark.long
@@ -152,7 +152,7 @@ def test_a_read_only_disk(recipe: Recipe, tmp_path: Path) -> None:
     assert "the disk is read-only; choose another output folder" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere, so a read-only folder stops nobody")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to a read-only folder")
 def test_a_run_folder_that_became_read_only(recipe: Recipe, tmp_path: Path) -> None:
     run = start_run(recipe, tmp_path / "run", quiet=True)
     with pytest.raises(OutputError, match="no permission to write there"):

@@ -6,39 +6,45 @@ import torch
 from torch import nn
 
 from nextvec.recipe import TrainingRecipe
-from nextvec.training.optimizer import FLOOR, make_optimizer, plateaus, rate_at, set_rate
+from nextvec.training.optimizer import (
+    MIN_RATE_FRACTION,
+    count_plateaus,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+)
 
 
-def test_cosine_rises_then_falls_to_its_floor() -> None:
+def test_the_cosine_schedule_warms_up_and_falls_to_its_lower_limit() -> None:
     recipe = TrainingRecipe(lr=2e-3, warmup=0.1, schedule="cosine")
-    rates = [rate_at(step, 1000, recipe, []) for step in range(1000)]
+    rates = [learning_rate_at(step, 1000, recipe, []) for step in range(1000)]
     assert rates[0] == pytest.approx(2e-3 / 100)
     assert max(rates) == pytest.approx(2e-3) and rates.index(max(rates)) in (99, 100)
     assert all(earlier < later for earlier, later in itertools.pairwise(rates[:100]))
     assert all(earlier >= later for earlier, later in itertools.pairwise(rates[100:]))
-    assert rates[550] == pytest.approx(2e-3 * (FLOOR + (1 - FLOOR) * 0.5), rel=1e-6)
-    assert rates[-1] == pytest.approx(2e-3 * FLOOR, rel=0.01)
+    assert rates[550] == pytest.approx(2e-3 * (MIN_RATE_FRACTION + (1 - MIN_RATE_FRACTION) * 0.5), rel=1e-6)
+    assert rates[-1] == pytest.approx(2e-3 * MIN_RATE_FRACTION, rel=0.01)
 
 
-def test_without_warmup_the_first_step_has_the_highest_rate() -> None:
-    assert rate_at(0, 10, TrainingRecipe(warmup=0.0, schedule="cosine"), []) == TrainingRecipe().lr
+def test_without_warmup_the_first_step_has_the_full_rate() -> None:
+    assert learning_rate_at(0, 10, TrainingRecipe(warmup=0.0, schedule="cosine"), []) == TrainingRecipe().lr
 
 
-def test_plateau_halves_after_patience_and_starts_to_count_again() -> None:
-    assert plateaus([0.1, 0.2, 0.2, 0.2], patience=2) == 1
-    assert plateaus([0.1, 0.2, 0.2, 0.3, 0.2], patience=2) == 0
-    assert plateaus([0.5, 0.1, 0.1, 0.1, 0.1], patience=2) == 2
+def test_the_plateau_schedule_halves_the_rate_after_patience_epochs() -> None:
+    assert count_plateaus([0.1, 0.2, 0.2, 0.2], patience=2) == 1
+    assert count_plateaus([0.1, 0.2, 0.2, 0.3, 0.2], patience=2) == 0
+    assert count_plateaus([0.5, 0.1, 0.1, 0.1, 0.1], patience=2) == 2
     recipe = TrainingRecipe(schedule="plateau", patience=2, warmup=0.0, lr=1e-3)
-    assert rate_at(50, 100, recipe, [0.1, 0.2, 0.2, 0.2]) == pytest.approx(5e-4)
-    assert rate_at(50, 100, recipe, [0.9] + [0.1] * 100) == pytest.approx(1e-3 * FLOOR)
+    assert learning_rate_at(50, 100, recipe, [0.1, 0.2, 0.2, 0.2]) == pytest.approx(5e-4)
+    assert learning_rate_at(50, 100, recipe, [0.9] + [0.1] * 100) == pytest.approx(1e-3 * MIN_RATE_FRACTION)
 
 
-def test_constant_stays() -> None:
+def test_the_constant_schedule_never_changes() -> None:
     recipe = TrainingRecipe(schedule="constant", warmup=0.0)
-    assert {rate_at(step, 10, recipe, [0.1, 0.1]) for step in range(10)} == {recipe.lr}
+    assert {learning_rate_at(step, 10, recipe, [0.1, 0.1]) for step in range(10)} == {recipe.lr}
 
 
-def test_decay_shrinks_matrices_only() -> None:
+def test_weight_decay_applies_to_matrices_only() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer = make_optimizer(model, TrainingRecipe(weight_decay=0.5, lr=0.1))
@@ -50,7 +56,7 @@ def test_decay_shrinks_matrices_only() -> None:
         assert torch.allclose(value, shrunk), name
 
 
-def test_first_step_is_the_published_adamw() -> None:
+def test_the_first_step_is_that_of_the_published_adamw() -> None:
     weight = nn.Parameter(torch.tensor([[1.0, -2.0]]))
     model = nn.ParameterList([weight])
     optimizer = make_optimizer(model, TrainingRecipe(lr=0.01, weight_decay=0.1))
@@ -58,6 +64,6 @@ def test_first_step_is_the_published_adamw() -> None:
     optimizer.step()
     expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([[1.0, -1.0]])
     assert torch.allclose(weight, expected, atol=1e-6)
-    set_rate(optimizer, 0.5)
+    set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
     assert math.isclose(optimizer.param_groups[0]["weight_decay"], 0.1)

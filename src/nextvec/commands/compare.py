@@ -116,7 +116,7 @@ def _latency_of(facts: RunFacts, device: str) -> Latency:
     """Measure the latency of the run's best model on a device."""
     from nextvec.core.device import resolve_device
     from nextvec.evaluation.latency import measure_latency
-    from nextvec.training.checkpoint import read_checkpoint
+    from nextvec.models.checkpoint import read_checkpoint
     from nextvec.training.run import show
 
     chosen, notice = resolve_device(device)

@@ -138,17 +138,17 @@ def _evaluate_run(run: Run) -> TrainedRun:
     evaluation = evaluate_best(run)
     write_json(run.path / EVALUATION_FILE, evaluation.to_dict())
     run.event("evaluated", evaluation=evaluation.to_dict())
-    run.say("", *evaluation_markdown(evaluation).splitlines(), shown=False)
-    success = evaluate_success(run.recipe, run.position.history, read_events(run.path, everything=True))
+    run.log("", *evaluation_markdown(evaluation).splitlines(), shown=False)
+    success = evaluate_success(run.recipe, run.state.history, read_events(run.path, everything=True))
     diagnoses = diagnose(case_of(run.path))
     facts = _report_facts(run, evaluation, success, diagnoses)
     write_report(run.path / REPORT_FILE, ReportContent(**facts, examples=_examples(run)))
     write_text(run.path / MODEL_CARD, model_card(read_run(run.path), evaluation))
     run.event("diagnosed", **diagnoses.to_dict())
-    run.say(*(f"diagnosis: {item.line}" for item in diagnoses.items), shown=False)
+    run.log(*(f"diagnosis: {item.line}" for item in diagnoses.items), shown=False)
     run.event("success", **success.to_dict())
     assert evaluation.verdict is not None
-    run.say("", *success.lines(evaluation.verdict.status), shown=False)
+    run.log("", *success.lines(evaluation.verdict.status), shown=False)
     run.event("finished")
     run.write_history("finished", verdict=evaluation.to_dict()["verdict"], success=success.to_dict())
     return TrainedRun(run.path, evaluation, success, diagnoses)
@@ -157,13 +157,13 @@ def _evaluate_run(run: Run) -> TrainedRun:
 def _examples(run: Run) -> tuple[Example, ...]:
     """Windows of val in words; none where the texts are missing or damaged, which must not cost a run its report."""
     from nextvec.evaluation.examples import nearest_examples
-    from nextvec.training.checkpoint import read_checkpoint
+    from nextvec.models.checkpoint import read_checkpoint
 
     model = read_checkpoint(run.path / BEST_MODEL).model().to(run.device)
     try:
         return nearest_examples(model, run.sets["val"], run.data.store, seed=run.recipe.seed)
     except (NextvecError, OSError, ValueError, KeyError) as error:
-        run.say(f"no examples in the report: the texts of {run.data.store.path} can't be read ({error})")
+        run.log(f"no examples in the report: the texts of {run.data.store.path} can't be read ({error})")
         return ()
 
 
@@ -177,7 +177,7 @@ def _report_facts(
         "title": run.recipe.name,
         "recipe": run.recipe.model_dump(exclude_none=True),
         "evaluation": evaluation,
-        "history": run.position.history,
+        "history": run.state.history,
         "check": run.check.to_dict(),
         "versions": started["versions"],
         "success": success and success.to_dict(),

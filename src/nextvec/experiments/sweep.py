@@ -202,11 +202,11 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
 
     def prune(run: Run) -> None:
         told = trial.study.trials[trial.number].intermediate_values
-        for record in run.position.history:  # a trial that was killed may have finished epochs it did not tell
+        for record in run.state.history:  # a trial that was killed may have finished epochs it did not tell
             if record["epoch"] not in told:
                 trial.report(record["val_gain"], record["epoch"])
         if trial.should_prune():
-            raise _LagsBehindError(f"behind the median of the other trials at epoch {run.position.epoch}")
+            raise _LagsBehindError(f"behind the median of the other trials at epoch {run.state.epoch}")
 
     if (folder / RESUME_STATE).is_file():
         run = resume_run(folder, force=True, quiet=quiet)
@@ -216,10 +216,10 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
     try:
         train_and_evaluate(run, after_epoch=prune)
     except (StoppedError, NotFiniteError, _LagsBehindError) as error:
-        trial.set_user_attr("reason", str(error).partition("; everything is saved")[0])
+        trial.set_user_attr("reason", str(error).partition(" Everything is saved")[0])
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
-        study.tell(trial, max(record["val_gain"] for record in run.position.history))
+        study.tell(trial, max(record["val_gain"] for record in run.state.history))
 
 
 def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]) -> SweepResult:

@@ -38,8 +38,8 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
     blocks += [
         "## Evaluation",
         evaluation_markdown(evaluation).strip(),
-        "## Usage",
-        "```python\nfrom nextvec.training.checkpoint import read_checkpoint\n\n"
+        "## How to use it",
+        "```python\nfrom nextvec.models.checkpoint import read_checkpoint\n\n"
         'model = read_checkpoint("best_model.pt").model()\n'
         "prediction_BD = model.predict(context_BSD)  # unit vectors; the context has the oldest chunk first\n```",
         "## Training",

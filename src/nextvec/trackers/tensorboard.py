@@ -40,15 +40,15 @@ def board(run: Run, *, wanted: bool) -> Iterator[Callable[[Run], None] | None]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    done = len(run.position.history)
+    done = len(run.state.history)
     writer = SummaryWriter(str(run.path / FOLDER), purge_step=done + 1 if done else None)
 
     def write(run: Run) -> None:
         nonlocal done
-        for record in run.position.history[done:]:
+        for record in run.state.history[done:]:
             for name, value in scalars(record).items():
                 writer.add_scalar(name, value, record["epoch"], walltime=None)
-        done = len(run.position.history)
+        done = len(run.state.history)
         writer.flush()
 
     try:
@@ -84,7 +84,7 @@ def _write_hyperparameters(writer: SummaryWriter, run: Run) -> None:
     """The recipe beside the best epoch's figures, in this run's own files: the board's table of runs."""
     from torch.utils.tensorboard.summary import hparams
 
-    best = next((record for record in reversed(run.position.history) if record["best"]), None)
+    best = next((record for record in reversed(run.state.history) if record["best"]), None)
     if best is None:
         return
     figures = {

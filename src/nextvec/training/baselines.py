@@ -1,4 +1,4 @@
-"""The baselines of a run: fitted once on its training windows, kept in its folder, measured on its other splits."""
+"""The baselines of a run: fitted once on its training windows, saved in its folder, scored on its other splits."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import fit_baselines
+from nextvec.models.checkpoint import read_checkpoint
 from nextvec.models.registry import model_from_config
-from nextvec.training.checkpoint import read_checkpoint, save_checkpoint
+from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.run import Run
 
+FIT_BATCH = 512
+"""Windows per batch when baselines are fitted; the result depends on it only by rounding."""
 
-def fit_on(train: WindowSet, most: int, seed: int, *, quiet: bool) -> dict[str, LatentModel]:
-    """All baselines, fitted on a fixed sample of at most `most` training windows, on their device."""
+
+def fit_on(train: WindowSet, max_windows: int, seed: int, *, quiet: bool) -> dict[str, LatentModel]:
+    """Fit all baselines on a fixed sample of at most `max_windows` training windows and return them by name."""
     device = train.vectors.device
-    index = sample(len(train), most, seed).to(device)
-    batches = (train.batch(part) for part in index.split(512))
-    fitted = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
-    give_back_memory()  # what ridge needs is more than a training step ever does
-    return {name: baseline.to(device).eval() for name, baseline in fitted.items()}
+    index_W = sample(len(train), max_windows, seed).to(device)
+    batches = (train.batch(index_B) for index_B in index_W.split(FIT_BATCH))
+    baselines = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
+    give_back_memory()  # ridge needs more memory than any training step
+    return {name: baseline.to(device).eval() for name, baseline in baselines.items()}
 
 
 def fit_and_save(run: Run) -> dict[str, LatentModel]:
-    """Fit the baselines of a run and save them."""
+    """Fit the baselines of a run and write baselines.pt."""
     baselines = fit_on(run.sets["train"], run.recipe.evaluation.ridge_windows, run.recipe.seed, quiet=run.quiet)
     states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
     save_checkpoint(run.path / BASELINES_FILE, {"baselines": states, "model_state_dict": {}, "model_config": {}})
@@ -38,10 +42,9 @@ def fit_and_save(run: Run) -> dict[str, LatentModel]:
 
 
 def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
-    """The baselines that a run saved in its file `path`, on `device`."""
-    states = read_checkpoint(path).values["baselines"]
+    """Return the baselines in a run's file `path`, on `device`."""
     baselines = {}
-    for name, saved in states.items():
+    for name, saved in read_checkpoint(path).values["baselines"].items():
         model = model_from_config(saved["config"])
         model.load_state_dict(saved["state"])
         baselines[name] = model.to(device).eval()
@@ -49,9 +52,9 @@ def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
 
 
 def restore_baselines(run: Run) -> str:
-    """Load the baselines; where their file is damaged fit them again, as the same windows give the same ones.
+    """Load the baselines of a run and return an empty string.
 
-    Returns what to say of it, empty where nothing is.
+    If their file is damaged, fit them again (the same windows give the same baselines) and return a warning.
     """
     try:
         run.baselines = load_baselines(run.path / BASELINES_FILE, run.device)
@@ -64,7 +67,7 @@ def restore_baselines(run: Run) -> str:
 def baseline_cosines(
     baselines: Mapping[str, LatentModel], sets: Mapping[str, WindowSet]
 ) -> dict[str, dict[str, float]]:
-    """The mean cosine of every baseline on the splits that a model is scored on: split → baseline → cosine."""
+    """Return the mean cosine of every baseline on val and ood: split → baseline → cosine."""
     return {
         split: {
             name: score_windows(model, sets[split].vectors, sets[split].windows).mean_cosine

@@ -1,23 +1,24 @@
-"""A run: its folder, what it trains on, and where it stands.
+"""A run in memory: its folder, its data, its networks and its training state.
 
-The folder holds `recipe.toml` (resolved), `events.jsonl` (the truth), `training.log` and `training_history.json` (views
-of it), the checkpoints, and `baselines.pt` (fitted once, so that every later judgement uses the same ones).
+The folder contains `recipe.toml` (resolved), `events.jsonl` (the source of truth), `training.log` and
+`training_history.json` (views of it), the checkpoints, and `baselines.pt` (fitted once, so that every later
+evaluation uses the same baselines).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from nextvec.core.events import EventLog, read_events
+from nextvec.core.events import Event, EventLog, read_events
 from nextvec.core.files import lock, write_json, writing
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, PREVIOUS_STATE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
@@ -26,58 +27,91 @@ from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError, NotFiniteError
 from nextvec.guards.diagnosis import diagnose
-from nextvec.guards.diagnosis.case import Case
+from nextvec.guards.diagnosis.case import Case, Diagnosis
+from nextvec.guards.gates import selection_score
 from nextvec.losses import Objective
+from nextvec.models.checkpoint import Checkpoint
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import LatentModel
 from nextvec.recipe import Recipe
-from nextvec.training.checkpoint import Checkpoint, save_checkpoint
-from nextvec.training.optimizer import Average
+from nextvec.training.checkpoint import save_checkpoint
+from nextvec.training.optimizer import WeightAverage
+from nextvec.training.step import FiniteGuard, Metrics
+
+STEP_EVENTS_PER_EPOCH = 20
+"""Step events per epoch: enough for a live curve, and a GPU waits this rarely for the host."""
+
+EpochMetrics = dict[str, Any]
+"""The metrics of a finished epoch, as in training_history.json."""
 
 
 @dataclass
-class Position:
-    """Where a run stands: everything that changes while it trains, besides weights and optimizer."""
+class TrainingState:
+    """Everything that changes during training, apart from weights, optimizer and random generators."""
 
     epoch: int = 0
     """Finished epochs."""
     step_in_epoch: int = 0
     step: int = 0
-    seconds: float = 0.0
-    """Time spent on the epoch's steps so far."""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sum over the epoch's steps so far of each training figure, 0-dim float64 on the CPU or float32 on a device."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One record for each finished epoch."""
-    done: bool = False
-    """Whether training is over (all epochs, or stopped early)."""
-    stopped: str = ""
-    """Why a gate stopped the run; empty where none did."""
+    epoch_seconds: float = 0.0
+    """Time spent on the current epoch's steps."""
+    metric_sums: Metrics = field(default_factory=dict)
+    """Sum of each training metric over the current epoch's steps: 0-dim, on the device."""
+    history: list[EpochMetrics] = field(default_factory=list)
+    """The metrics of each finished epoch."""
+    is_done: bool = False
+    """Whether training is over: all epochs are finished, or early stopping ended it."""
+    stop_reason: str = ""
+    """Why a gate stopped the run; empty if none did."""
+
+    def add_step(self, metrics: Metrics, seconds: float) -> None:
+        """Count one step and add its metrics to the epoch's sums, on the device, in one fused operation."""
+        for name, value in metrics.items():
+            self.metric_sums.setdefault(name, torch.zeros_like(value))
+        torch._foreach_add_([self.metric_sums[name] for name in metrics], list(metrics.values()))
+        self.step += 1
+        self.step_in_epoch += 1
+        self.epoch_seconds += seconds
+
+    def train_means(self) -> dict[str, float]:
+        """Return the means of the current epoch's training metrics, under their names in logs and history."""
+        # The host waits for the device once for all metrics, not once for each.
+        totals = torch.stack(list(self.metric_sums.values())).tolist()
+        means = {name: total / self.step_in_epoch for name, total in zip(self.metric_sums, totals, strict=True)}
+        return {name if name.startswith(("share", "grad")) else f"train_{name}": mean for name, mean in means.items()}
+
+    def start_next_epoch(self, metrics: EpochMetrics) -> None:
+        """Append the metrics of the finished epoch to the history and reset what is counted per epoch."""
+        self.history.append(metrics)
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self.epoch_seconds = 0.0
+        self.metric_sums = {}
 
 
-class FolderHold:
-    """Keeps the folder of a run for one trainer, from its making until `release`; a killed process lets go of it.
+class RunLock:
+    """Locks a run folder for one trainer until `release`; the system releases the lock of a killed process.
 
-    As a context it releases only if the block fails.
+    As a context manager it releases the lock only if the block fails.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises OutputError if another trainer is at work in the folder."""
+        """Raises OutputError if another trainer has locked the folder."""
         with writing(folder):
             self._descriptor = os.open(folder, os.O_RDONLY)
         try:
-            lock(self._descriptor, f"run {folder}: another trainer is at work there; wait until it is done, or stop it")
+            lock(self._descriptor, f"run {folder}: another process is training it. Wait for it to end, or stop it")
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Let others in; may be called again."""
+        """Release the lock; may be called again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
 
-    def __enter__(self) -> FolderHold:
+    def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
@@ -89,7 +123,7 @@ class FolderHold:
 
 @dataclass
 class Run:
-    """An open run: made by `start_run` or `resume_run`, moved on by `train`."""
+    """An open run: `start_run` or `resume_run` return it, `train` trains it."""
 
     path: Path
     recipe: Recipe
@@ -99,120 +133,145 @@ class Run:
     sets: dict[str, WindowSet]
     """Split → its windows, on the device; splits without windows are left out."""
     train_windows: WindowSet
-    """What the network is trained on: those of train, and shorter ones where the recipe says so; baselines are fitted
-    on those of train alone."""
+    """The windows that the network is trained on: those of train, and shorter ones if the recipe asks for them.
+    Baselines are fitted on the windows of train alone."""
     check: CheckReport
     model: LatentModel
-    """What the optimizer moves."""
-    average: Average | None
-    """What follows the model, where the recipe asks for it."""
+    """The network that the optimizer updates."""
+    ema: WeightAverage | None
+    """The moving average of the weights, if the recipe asks for one."""
     optimizer: torch.optim.AdamW
     objective: Objective
-    baselines: dict[str, LatentModel]
-    baseline_cosines: dict[str, dict[str, float]]
+    baselines: dict[str, LatentModel] = field(default_factory=dict)
+    baseline_cosines: dict[str, dict[str, float]] = field(default_factory=dict)
     """Split → baseline → mean cosine."""
-    position: Position
+    state: TrainingState = field(default_factory=TrainingState)
     quiet: bool = False
-    hold: FolderHold | None = None
-    """Keeps other trainers out of the folder."""
+    lock: RunLock | None = None
+    _events: EventLog | None = None
 
-    @cached_property
-    def log(self) -> EventLog:
+    def __post_init__(self) -> None:
+        """Prepare what every step uses."""
+        self.guard = FiniteGuard(self.optimizer, self.device)
+        self.prediction_parameters: list[nn.Parameter] = self.model.prediction_parameters()
+        self.query_parameters: list[nn.Parameter] = self.model.query_parameters()
+
+    @property
+    def events(self) -> EventLog:
         """The event log, opened on first use."""
-        return EventLog(self.path / EVENTS_FILE)
+        if self._events is None:
+            self._events = EventLog(self.path / EVENTS_FILE)
+        return self._events
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the training windows."""
+        """Full batches in the training windows."""
         return len(self.train_windows) // self.recipe.training.batch_size
-
-    @property
-    def result(self) -> LatentModel:
-        """The network that is validated and saved: the average where there is one, else the model."""
-        return self.model if self.average is None else self.average.model
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.recipe.training.epochs
 
+    @property
+    def is_log_step(self) -> bool:
+        """Whether a step event follows the step that is due."""
+        interval = max(1, self.steps_per_epoch // STEP_EVENTS_PER_EPOCH)
+        return (self.state.step_in_epoch + 1) % interval == 0
+
+    @property
+    def eval_model(self) -> LatentModel:
+        """The network that is validated and saved: the moving average if there is one, else the model."""
+        return self.model if self.ema is None else self.ema.model
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    @property
+    def scores(self) -> list[float]:
+        """The validation score of each finished epoch; higher is better."""
+        return [selection_score(self.recipe, metrics) for metrics in self.state.history]
+
     def best_baseline(self, split: str) -> tuple[str, float]:
-        """Name and mean cosine of the best baseline on a split."""
+        """Return name and mean cosine of the best baseline on a split."""
         cosines = self.baseline_cosines[split]
         name = max(cosines, key=lambda baseline: cosines[baseline])
         return name, cosines[name]
 
-    def say(self, *lines: str, shown: bool = True) -> None:
-        """Append lines to training.log, and show them unless something else does."""
+    def diagnose(self, events: Sequence[Event] = ()) -> tuple[Diagnosis, ...]:
+        """Return the known problems that match the run so far, most severe and most confident first."""
+        case = Case(
+            self.recipe, self.state.history, self.baseline_cosines, check=self.check.to_dict(), events=list(events)
+        )
+        return diagnose(case).items
+
+    def log(self, *lines: str, shown: bool = True) -> None:
+        """Append lines to training.log and, unless `shown` is False, print them on standard error."""
         _append(self.path / TRAINING_LOG, lines)
         show(lines, quiet=self.quiet or not shown)
 
-    def say_sentinel(self, *lines: str) -> None:
+    def log_sentinel(self, *lines: str) -> None:
         """Append lines to ood_sentinel.log."""
         _append(self.path / SENTINEL_LOG, lines)
 
-    def warn(self, text: str) -> None:
-        """Say what a reader of the run must know, in the events too."""
-        self.event("warning", text=text)
-        self.say(f"warning: {text}")
+    def warn(self, message: str) -> None:
+        """Log a warning and record it as an event."""
+        self.event("warning", text=message)
+        self.log(f"warning: {message}")
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append an event with the run's position."""
-        self.log.write(kind, epoch=self.position.epoch, step=self.position.step, **fields)
+        """Append an event with the current epoch and step."""
+        self.events.write(kind, epoch=self.state.epoch, step=self.state.step, **fields)
 
     def fail(self, reason: str, advice: str) -> NoReturn:
-        """End the run because of a number that is none: note it, and raise NotFiniteError."""
+        """Abort the run because of a non-finite value: record it and raise NotFiniteError."""
         self.event("failed", reason=reason)
         self.write_history("failed")
-        found = diagnose(
-            Case(self.recipe, self.position.history, self.baseline_cosines, events=read_events(self.path))
-        ).items
-        named = next(
-            (f"diagnosis: {item.title} ({item.confidence}); " for item in found if item.status == Status.RED), ""
-        )
-        raise NotFiniteError(f"{reason}; {named}the last good weights are kept in {self.path}; {advice}")
+        red = [item for item in self.diagnose(read_events(self.path)) if item.status == Status.RED]
+        diagnosis = f"diagnosis: {red[0].title} ({red[0].confidence}); " if red else ""
+        raise NotFiniteError(f"{reason}; {diagnosis}the last good weights are kept in {self.path}; {advice}")
 
     def require_finite_weights(self) -> None:
-        """Raise NotFiniteError if the last update made a weight NaN or infinite: such weights are never saved."""
+        """Raise NotFiniteError if the last update made a weight non-finite: such weights are never saved."""
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
-                self.fail(f"the weights {name} are not finite after step {self.position.step}", "lower training.lr")
+                self.fail(f"the weights {name} are not finite after step {self.state.step}", "lower training.lr")
 
     def close(self) -> None:
-        """Close the log and let others into the folder; the run can be read further, and its log opens again."""
-        if "log" in self.__dict__:
-            self.__dict__.pop("log").close()
-        if self.hold is not None:
-            self.hold.release()
+        """Close the event log and release the lock. The run stays readable, and its log opens again when needed."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self.lock is not None:
+            self.lock.release()
 
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint says of the run besides the weights: recipe, data, space, context, position."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what a checkpoint contains besides the weights: recipe, data, space, context, progress."""
         return {
             "model_type": self.recipe.model.kind,
             "model_config": self.model.config,
             "recipe": self.recipe.to_toml(),
             "recipe_hash": self.recipe.recipe_hash,
-            "data": self.describe_data(),
+            "data": {
+                "store": self.recipe.data.store,
+                "store_hash": self.data.store_hash,
+                "ood": self.recipe.data.ood,
+                "ood_store_hash": self.data.ood_store_hash,
+                "synthetic": self.data.synthetic,
+            },
             "space": self.data.store.space.to_dict(),
             "context": self.recipe.data.context,
-            "epoch": self.position.epoch,
-            "step": self.position.step,
-            "metrics": self.position.history[-1] if self.position.history else {},
+            "epoch": self.state.epoch,
+            "step": self.state.step,
+            "metrics": self.state.history[-1] if self.state.history else {},
             "version": version("nextvec"),
         }
 
-    def describe_data(self) -> dict[str, Any]:
-        """What a checkpoint says of its data."""
-        return {
-            "store": self.recipe.data.store,
-            "store_hash": self.data.store_hash,
-            "ood": self.recipe.data.ood,
-            "ood_store_hash": self.data.ood_store_hash,
-            "synthetic": self.data.synthetic,
-        }
-
     def write_history(self, status: str, **facts: Any) -> None:
-        """Write training_history.json: status, baselines and one record for each epoch."""
+        """Write training_history.json: status, baselines and the metrics of each epoch."""
         content = {
             "name": self.recipe.name,
             "status": status,
@@ -221,77 +280,93 @@ class Run:
             "synthetic": self.data.synthetic,
             "baselines": self.baseline_cosines,
             **facts,
-            "epochs": self.position.history,
+            "epochs": self.state.history,
         }
         write_json(self.path / HISTORY_FILE, content)
 
 
-def _append(path: Path, lines: tuple[str, ...]) -> None:
+def _append(path: Path, lines: Sequence[str]) -> None:
     with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write("".join(f"{line}\n" for line in lines))
 
 
-def show(lines: tuple[str, ...], *, quiet: bool = False) -> None:
-    """Print lines for people, on standard error."""
+def show(lines: Sequence[str], *, quiet: bool = False) -> None:
+    """Print lines on standard error."""
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def save_position(run: Run) -> None:
-    """Write resume.pt: everything that the rest of the run depends on. What it held is kept as resume_previous.pt.
+def save_state(run: Run) -> None:
+    """Write resume.pt, which contains everything that the rest of the run depends on.
 
-    Raises NotFiniteError, and writes nothing, if the last update made a weight NaN or infinite.
+    The file before it is kept as resume_previous.pt. Raises NotFiniteError, and writes nothing, if the last update made
+    a weight non-finite.
     """
-    position = run.position
     run.require_finite_weights()
-    random = {"cpu": torch.get_rng_state()}
-    if run.device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(run.device)
-    if run.device.type == "mps":
-        random["mps"] = torch.mps.get_rng_state()
+    state = run.state
     training = {
         "optimizer": run.optimizer.state_dict(),
-        "random": random,
-        "epoch": position.epoch,
-        "step_in_epoch": position.step_in_epoch,
-        "step": position.step,
-        "seconds": position.seconds,
-        "sums": position.sums,
-        "history": position.history,
-        "done": position.done,
-        "stopped": position.stopped,
+        "random_state": _random_state(run.device),
+        "epoch": state.epoch,
+        "step_in_epoch": state.step_in_epoch,
+        "step": state.step,
+        "epoch_seconds": state.epoch_seconds,
+        "metric_sums": state.metric_sums,
+        "history": state.history,
+        "is_done": state.is_done,
+        "stop_reason": state.stop_reason,
         "baseline_cosines": run.baseline_cosines,
     }
-    if run.average is not None:
-        training["average"] = run.average.model.state_dict()
-    run.log.sync()
-    save_checkpoint(
-        run.path / RESUME_STATE,
-        {**run.describe(), "model_state_dict": run.model.state_dict(), "training": training},
-        keep=run.path / PREVIOUS_STATE,
-    )
+    if run.ema is not None:
+        training["ema"] = run.ema.model.state_dict()
+    # First the events: after a power cut the log may be ahead of the checkpoint, never behind it.
+    run.events.sync()
+    values = {**run.metadata(), "model_state_dict": run.model.state_dict(), "training": training}
+    save_checkpoint(run.path / RESUME_STATE, values, previous=run.path / PREVIOUS_STATE)
 
 
-def restore(run: Run, saved: Checkpoint) -> None:
-    """Put a run into the state that `save_position` wrote."""
+def restore_state(run: Run, saved: Checkpoint) -> None:
+    """Restore what `save_state` wrote. Raises CheckpointError if the checkpoint lacks a part of it."""
     try:
         training = saved.values["training"]
         load_weights(run.model, saved.weights, strict=True)
-        if run.average is not None:
-            load_weights(run.average.model, training["average"], strict=True)
+        if run.ema is not None:
+            load_weights(run.ema.model, training["ema"], strict=True)
         run.optimizer.load_state_dict(training["optimizer"])
-        run.position = Position(
-            training["epoch"], training["step_in_epoch"], training["step"], training["seconds"],
-            {name: total.to(run.device) for name, total in training["sums"].items()},
-            training["history"], training["done"], training["stopped"],
-        )  # fmt: skip
+        run.state = TrainingState(
+            epoch=training["epoch"],
+            step_in_epoch=training["step_in_epoch"],
+            step=training["step"],
+            epoch_seconds=training["epoch_seconds"],
+            metric_sums={name: total.to(run.device) for name, total in training["metric_sums"].items()},
+            history=training["history"],
+            is_done=training["is_done"],
+            stop_reason=training["stop_reason"],
+        )
         run.baseline_cosines = training["baseline_cosines"]
-        random = training["random"]
+        random_state = training["random_state"]
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {saved.path}: no complete position of a run in it ({error!r})") from error
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and run.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], run.device)
-    if "mps" in random and run.device.type == "mps":
-        torch.mps.set_rng_state(random["mps"])
+        raise CheckpointError(
+            f"checkpoint {saved.path}: the training state is incomplete ({error!r}). Resume from resume.pt"
+        ) from error
+    _restore_random_state(random_state, run.device)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of torch's random generators on the CPU and on the device."""
+    random_state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        random_state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        random_state["mps"] = torch.mps.get_rng_state()
+    return random_state
+
+
+def _restore_random_state(random_state: dict[str, Tensor], device: torch.device) -> None:
+    """Restore what `_random_state` returned; a state of another kind of device is ignored."""
+    torch.set_rng_state(random_state["cpu"])
+    if "cuda" in random_state and device.type == "cuda":
+        torch.cuda.set_rng_state(random_state["cuda"], device)
+    if "mps" in random_state and device.type == "mps":
+        torch.mps.set_rng_state(random_state["mps"])

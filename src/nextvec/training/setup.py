@@ -1,7 +1,7 @@
-"""Starting a run and taking one up again.
+"""Starting and resuming runs.
 
-start_run   checks everything that can be checked before the folder is made, measures the baselines, makes the model
-resume_run  opens a folder again, verifies that the data is the same, and takes up the saved position
+start_run   checks everything before it makes the folder, fits the baselines and builds the model
+resume_run  opens a folder again, verifies that the data is the same, and restores the saved training state
 """
 
 from __future__ import annotations
@@ -28,70 +28,75 @@ from nextvec.core.formatting import Status
 from nextvec.core.run_paths import PREVIOUS_STATE, RECIPE_FILE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
-from nextvec.data.space import require_same
 from nextvec.data.store import Store
 from nextvec.data.store.writer import require_new
-from nextvec.data.windows import index_windows
+from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.evaluation.retrieval_faiss import require_faiss
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
 from nextvec.losses import Objective
-from nextvec.models.base import count_parameters
+from nextvec.models.base import LatentModel, count_parameters
+from nextvec.models.checkpoint import Checkpoint, read_checkpoint
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import create_model
-from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, load_recipe
+from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe, load_recipe
 from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
-from nextvec.training.checkpoint import Checkpoint, read_checkpoint, read_position
-from nextvec.training.optimizer import Average, make_optimizer
-from nextvec.training.run import FolderHold, Position, Run, restore, save_position, show
-from nextvec.training.text_log import epoch_lines, header_lines
+from nextvec.training.checkpoint import read_resume_checkpoint, require_same_space
+from nextvec.training.optimizer import WeightAverage, make_optimizer
+from nextvec.training.run import Run, RunLock, restore_state, save_state, show
+from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
+
+# Starting.
 
 
 def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
-    """Check the data, make the run's folder, measure the baselines and make the model.
+    """Check the data, make the run's folder, fit the baselines and build the model.
 
-    Raises StoreError if the preflight is red and `force` is not given, and other InputErrors for what can't be used;
-    nothing is written before these checks are over.
+    Raises StoreError if the data check is red and `force` is not set, and other InputErrors for unusable input;
+    nothing is written before these checks are done.
     """
     require_new(path)
     if recipe.evaluation.retrieval == "faiss":
         require_faiss()
     data = open_dataset(recipe.data, quiet=quiet)
-    recipe = _with_whole_paths(recipe, data)
-    store = data.store
+    recipe = _with_absolute_paths(recipe, data)
     report = data.check(recipe.data.context, recipe.data.least_context)
     if report.status == Status.RED and not force:
-        raise StoreError(f"store {store.path}: {report.worst.text} See 'nextvec data check', or use --force.")
-    warm = _warm_start(recipe, store)
-    run = _open(path, recipe, data, report, quiet=quiet)
+        raise StoreError(
+            f"store {data.store.path}: {report.worst.text}. See 'nextvec data check', or use --force to train anyway"
+        )
+    warm_start = _read_warm_start(recipe, data.store)
+    run = _build_run(path, recipe, data, report, quiet=quiet)
 
     make_folder(path, new=True)
-    with FolderHold(path) as run.hold:
-        _begin(run, warm, force=force)
+    with RunLock(path) as run.lock:
+        _prepare_folder(run, warm_start, force=force)
     return run
 
 
-def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
-    """Write what a run begins with into its new folder: recipe, findings, baselines, first weights, first position."""
+def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> None:
+    """Write the first content of a new run folder: recipe, data check, baselines, initial weights and state."""
+    facts = _facts(run)
     write_text(run.path / RECIPE_FILE, run.recipe.to_toml())
-    run.event("started", **_facts(run))
+    run.event("started", **facts)
     run.event("checked", **run.check.to_dict())
-    run.say(*header_lines(run.recipe, _facts(run)))
+    run.log(*header_lines(run.recipe, facts))
     for finding in run.check.findings:
         if finding.status != Status.GREEN:
-            run.say(f"data check {finding.status}: {finding.text}")
+            run.log(f"data check {finding.status}: {finding.text}")
     for warning in recipe_warnings(run.recipe, "ood" in run.sets):
         run.warn(warning)
 
+    # Baselines: every later score is compared with theirs on the same windows.
     run.baselines = fit_and_save(run)
     run.baseline_cosines = baseline_cosines(run.baselines, run.sets)
     run.event("baselines", cosines=run.baseline_cosines)
     for split, cosines in run.baseline_cosines.items():
-        line = f"baselines on {split}: " + ", ".join(f"{name} {cosine:.4f}" for name, cosine in cosines.items())
-        run.say(line)
+        run.log(baseline_line(split, cosines))
         if split == "ood":
-            run.say_sentinel(line)
+            run.log_sentinel(baseline_line(split, cosines))
+    # If the ridge baseline fails on ood only, the ood vectors come from another embedding space.
     mismatch = find_space_mismatch(run.baseline_cosines)
     if mismatch and not force:
         run.event("failed", reason=mismatch)
@@ -101,120 +106,124 @@ def _begin(run: Run, warm: Checkpoint | None, *, force: bool) -> None:
             "--force."
         )
 
-    if warm is not None:
-        loaded = load_weights(run.model, warm.weights)
-        run.event("warm_start", file=str(warm.path), **loaded.to_dict())
-        run.say(f"warm start from {warm.path}: {loaded.summary()}")
+    if warm_start is not None:
+        report = load_weights(run.model, warm_start.weights)
+        run.event("warm_start", file=str(warm_start.path), **report.to_dict())
+        run.log(f"warm start from {warm_start.path}: {report.summary()}")
     run.write_history("running")
-    save_position(run)  # from here on the run can be taken up again, whatever happens
+    save_state(run)  # from here on the run can be resumed after any interruption
+
+
+def _read_warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:
+    """Return the checkpoint to start from, after checking that it fits the recipe and the store."""
+    if not recipe.training.init_from:
+        return None
+    checkpoint = read_checkpoint(recipe.training.init_from)
+    kind, variant = checkpoint.config["kind"], checkpoint.config.get("variant", "original")
+    if kind != recipe.model.kind:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: it is of model '{kind}', the recipe's is '{recipe.model.kind}'. "
+            f"Set model.kind={kind}"
+        )
+    if variant != recipe.model.variant:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: it is of the {variant} {kind}, the recipe's is the {recipe.model.variant} "
+            f"one. Set model.variant={variant}"
+        )
+    require_same_space(checkpoint, store)
+    return checkpoint
+
+
+def _with_absolute_paths(recipe: Recipe, data: Dataset) -> Recipe:
+    """Return the recipe with absolute store paths, so that the run does not depend on the working directory."""
+    paths = {"store": str(data.store.path.resolve()), "ood": str(data.ood.path.resolve()) if data.ood else ""}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
+
+
+# Resuming.
 
 
 def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
-    """Open a run's folder and take up its last saved position.
+    """Open a run's folder and restore its last saved training state.
 
-    A position that is damaged gives way to the one saved before it. Raises OutputError if another trainer is at work in
-    the folder, CheckpointError if there is no saved position or one of another recipe, StoreError if the data is not
-    the data it was trained on, StoppedError if a gate stopped the run and `force` is not given.
+    If that state is damaged, the one saved before it is used. Raises OutputError if another process is training in the
+    folder, CheckpointError if there is no saved state or it belongs to another recipe, StoreError if the data has
+    changed, StoppedError if a gate stopped the run and `force` is not set.
     """
     if not (path / RECIPE_FILE).is_file():
-        raise CheckpointError(f"run {path}: no {RECIPE_FILE} there; name the folder of a run")
-    with FolderHold(path) as hold:
-        run, notices = _take_up(path, hold, force=force, quiet=quiet)
-        if run.position.stopped and not force:
-            raise StoppedError(f"run {path} was stopped: {run.position.stopped} To continue anyway, pass --force.")
-        run.position.stopped = ""
+        raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder")
+    with RunLock(path) as run_lock:
+        run, notices = _restore_run(path, run_lock, force=force, quiet=quiet)
+        state = run.state
+        if state.stop_reason and not force:
+            raise StoppedError(f"run {path} was stopped: {state.stop_reason} To continue anyway, pass --force.")
+        state.stop_reason = ""
         run.event("resumed")
-        _rewind_log(run)
+        _rewrite_logs(run)
         for notice in notices:
             run.warn(notice)
-        where = f"epoch {run.position.epoch}, step {run.position.step_in_epoch} of the next one"
-        show((f"resumed after {where}",), quiet=quiet)
+        show((f"resumed after epoch {state.epoch}, step {state.step_in_epoch} of the next epoch",), quiet=quiet)
     return run
 
 
-def _take_up(path: Path, hold: FolderHold, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
-    """The run in its last saved position, once that is known to fit recipe and data; and what is to be said of it."""
+def _restore_run(path: Path, run_lock: RunLock, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
+    """Return the run in its last saved state, after checking recipe and data, and the warnings to log."""
     recipe = load_recipe(str(path / RECIPE_FILE))
     if not (path / RESUME_STATE).is_file() and not (path / PREVIOUS_STATE).is_file():
-        raise CheckpointError(
-            f"run {path}: it ended before its first saved position; start it again with 'nextvec train'"
-        )
-    saved = read_position(path)
+        raise CheckpointError(f"run {path}: it ended before it saved a state. Start it again with 'nextvec train'")
+    saved = read_resume_checkpoint(path)
     if not force:
         _require_same_recipe(recipe, saved)
     data = open_dataset(recipe.data, quiet=quiet)
-    trained_on = saved.values.get("data", {})
-    for home, now, then in (
-        (data.store, data.store_hash, trained_on.get("store_hash")),
-        (data.ood, data.ood_store_hash, trained_on.get("ood_store_hash")),
+    saved_data = saved.values.get("data", {})
+    for store, current, expected in (
+        (data.store, data.store_hash, saved_data.get("store_hash")),
+        (data.ood, data.ood_store_hash, saved_data.get("ood_store_hash")),
     ):
-        if home is not None and now != then:
-            raise StoreError(f"store {home.path}: not the data that run {path} was trained on (SHA-256 differs)")
+        if store is not None and current != expected:
+            raise StoreError(
+                f"store {store.path}: it has changed since run {path} started (SHA-256 mismatch). Restore the store"
+            )
     report = data.check(recipe.data.context, recipe.data.least_context)
-    run = _open(path, recipe, data, report, quiet=quiet)
-    run.hold = hold
+    run = _build_run(path, recipe, data, report, quiet=quiet)
+    run.lock = run_lock
     notices = [saved.notice, restore_baselines(run)]
-    restore(run, saved)
+    restore_state(run, saved)
     remove_leftovers(path)
     return run, [notice for notice in notices if notice]
 
 
 def _require_same_recipe(recipe: Recipe, saved: Checkpoint) -> None:
-    """Raise CheckpointError if a position is of another recipe than the folder's, in what the weights depend on."""
+    """Raise CheckpointError if the saved state belongs to another recipe in a section that the weights depend on."""
     for section in ("seed", "model", "objective", "training"):
-        now, then = getattr(recipe, section), getattr(saved.recipe, section)
-        if now != then:
+        if getattr(recipe, section) != getattr(saved.recipe, section):
             raise CheckpointError(
-                f"checkpoint {saved.path}: saved by another recipe than {RECIPE_FILE} beside it: {section} differs; "
-                "bring back the run's own files, or use --force to go on as that recipe says"
+                f"checkpoint {saved.path}: saved by another recipe than {RECIPE_FILE} beside it: {section} differs. "
+                f"Restore the run's files, or use --force to continue with {RECIPE_FILE}"
             )
 
 
-def _rewind_log(run: Run) -> None:
-    """Write training.log anew up to the position: what stands before the first epoch, and the finished epochs."""
+def _rewrite_logs(run: Run) -> None:
+    """Rewrite training.log and ood_sentinel.log up to the restored state: the header and the finished epochs."""
     file = run.path / TRAINING_LOG
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    opening = text.partition("Epoch 1/")[0]
-    lines = [line for record in run.position.history for line in epoch_lines(record, run.recipe)]
-    write_text(file, opening + "".join(f"{line}\n" for line in lines))
-    baselines = [line for line in opening.splitlines() if line.startswith("baselines on ood")]
-    checks = [line for record in run.position.history for line in sentinel_lines(record)]
+    header = text.partition("Epoch 1/")[0]
+    lines = [line for metrics in run.state.history for line in epoch_lines(metrics, run.recipe)]
+    write_text(file, header + "".join(f"{line}\n" for line in lines))
+    baselines = [line for line in header.splitlines() if line.startswith("baselines on ood")]
+    checks = [line for metrics in run.state.history for line in sentinel_lines(metrics)]
     write_text(run.path / SENTINEL_LOG, "".join(f"{line}\n" for line in baselines + checks))
 
 
-def _with_whole_paths(recipe: Recipe, data: Dataset) -> Recipe:
-    """The recipe with whole paths of stores, so that the run's folder does not depend on the working folder."""
-    places = {"store": str(data.store.path.resolve()), "ood": str(data.ood.path.resolve()) if data.ood else ""}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=places)})
+# Both.
 
 
-def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, quiet: bool) -> Run:
-    """The run in memory, with fresh weights."""
-    device, notice = resolve_device(recipe.runtime.device)
-    if notice:
-        show((notice,), quiet=quiet)
-    give_back_memory()  # the check's samples are larger than anything that comes
-    set_threads(recipe.runtime.threads)
-    sets = data.windows(recipe.data.context, recipe.data.least_context, device)
-    for split in ("train", "val"):
-        if split not in sets:
-            raise StoreError(
-                f"store {data.store.path}: no {split} windows with context {recipe.data.context}; add documents"
-            )
-    train_windows = sets["train"]
-    if recipe.data.train_min_context is not None:
-        least = recipe.data.train_min_context
-        index = index_windows(data.store.documents, "train", recipe.data.context, least)
-        train_windows = replace(train_windows, windows=index.to(device))
-    if len(train_windows) < recipe.training.batch_size:
-        raise RecipeError(
-            f"recipe {recipe.name}: training.batch_size is {recipe.training.batch_size}, but there are only "
-            f"{len(train_windows)} training windows; make the batch smaller"
-        )
-    keep_memory()
-    seed_everything(recipe.seed)
-    model = create_model(recipe.model, data.store.dimensions).to(device)
+def _build_run(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, quiet: bool) -> Run:
+    """Return the run in memory, with freshly initialized weights; nothing is written."""
+    device = setup_device(recipe.runtime, quiet=quiet)
     precision = resolve_precision(recipe.training.precision, device)
+    sets, train_windows = load_windows(recipe, data, device)
+    model = build_model(recipe, data.store.dimensions, device)
     return Run(
         path=path,
         recipe=recipe,
@@ -225,43 +234,57 @@ def _open(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, qui
         train_windows=train_windows,
         check=report,
         model=model,
-        average=Average(model, recipe.training.ema_decay) if recipe.training.ema_decay else None,
+        ema=WeightAverage(model, recipe.training.ema_decay) if recipe.training.ema_decay else None,
         optimizer=make_optimizer(model, recipe.training),
         objective=Objective(recipe.objective, precision),
-        baselines={},
-        baseline_cosines={},
-        position=Position(),
         quiet=quiet,
     )
 
 
-def _warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:
-    """The checkpoint to start from, once it is known to fit the store."""
-    if not recipe.training.init_from:
-        return None
-    checkpoint = read_checkpoint(recipe.training.init_from)
-    dimensions, kind = checkpoint.config["dimensions"], checkpoint.config["kind"]
-    variant = checkpoint.config.get("variant", "original")
-    if kind != recipe.model.kind:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: it is of model '{kind}', the recipe's is '{recipe.model.kind}'"
+def setup_device(runtime: RuntimeRecipe, *, quiet: bool) -> torch.device:
+    """Apply the recipe's runtime settings to this process and return the device."""
+    device, notice = resolve_device(runtime.device)
+    if notice:
+        show((notice,), quiet=quiet)
+    give_back_memory()  # the data check's samples were larger than anything that follows
+    set_threads(runtime.threads)
+    return device
+
+
+def load_windows(recipe: Recipe, data: Dataset, device: torch.device) -> tuple[dict[str, WindowSet], WindowSet]:
+    """Return the windows of each split, and those to train on. Raises StoreError or RecipeError if there are too few.
+
+    The windows to train on are those of train, and shorter ones if `data.train_min_context` asks for them.
+    """
+    sets = data.windows(recipe.data.context, recipe.data.least_context, device)
+    _require_train_and_val(sets, data.store, recipe.data.context)
+    train_windows = sets["train"]
+    if recipe.data.train_min_context is not None:
+        index = index_windows(data.store.documents, "train", recipe.data.context, recipe.data.train_min_context)
+        train_windows = replace(train_windows, windows=index.to(device))
+    if len(train_windows) < recipe.training.batch_size:
+        raise RecipeError(
+            f"recipe {recipe.name}: training.batch_size is {recipe.training.batch_size}, but there are only "
+            f"{len(train_windows)} training windows. Lower training.batch_size"
         )
-    if variant != recipe.model.variant:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: it is of the {variant} {kind}, the recipe's is the {recipe.model.variant} "
-            f"one; set model.variant={variant}"
-        )
-    if dimensions != store.dimensions:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: {dimensions}-D, but store {store.path} is {store.dimensions}-D"
-        )
-    if checkpoint.space is not None:
-        require_same(checkpoint.space, store.space, f"checkpoint {checkpoint.path} and store {store.path}")
-    return checkpoint
+    return sets, train_windows
+
+
+def _require_train_and_val(sets: dict[str, WindowSet], store: Store, context: int) -> None:
+    for split in ("train", "val"):
+        if split not in sets:
+            raise StoreError(f"store {store.path}: no {split} windows with context {context}. Add documents")
+
+
+def build_model(recipe: Recipe, dimensions: int, device: torch.device) -> LatentModel:
+    """Return the recipe's network with weights initialized from the recipe's seed."""
+    keep_memory()
+    seed_everything(recipe.seed)
+    return create_model(recipe.model, dimensions).to(device)
 
 
 def _facts(run: Run) -> Event:
-    """What a run's first event says."""
+    """Return the fields of a run's first event."""
     return {
         "name": run.recipe.name,
         "recipe": run.recipe.model_dump(exclude_none=True),
@@ -284,18 +307,15 @@ def _facts(run: Run) -> Event:
 
 
 def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool) -> dict[str, dict[str, float]]:
-    """What the baselines reach on val and ood of some data: split → baseline → mean cosine.
+    """Return the scores of the baselines on val and ood of a store: split → baseline → mean cosine.
 
-    Raises StoreError if there are no windows to fit them on, or none of val.
+    Raises StoreError if there are no train windows to fit them on, or no val windows.
     """
-    chosen_data = DataRecipe(store=store, ood=ood, context=context)
-    data = open_dataset(chosen_data, quiet=quiet)
-    chosen, notice = resolve_device(device)
+    data_recipe = DataRecipe(store=store, ood=ood, context=context)
+    data = open_dataset(data_recipe, quiet=quiet)
+    torch_device, notice = resolve_device(device)
     if notice:
         show((notice,), quiet=quiet)
-    sets = data.windows(context, chosen_data.least_context, chosen)
-    for split in ("train", "val"):
-        if split not in sets:
-            raise StoreError(f"store {data.store.path}: no {split} windows with context {context}; add documents")
-    evaluation = EvaluationRecipe()
-    return baseline_cosines(fit_on(sets["train"], evaluation.ridge_windows, 0, quiet=quiet), sets)
+    sets = data.windows(context, data_recipe.least_context, torch_device)
+    _require_train_and_val(sets, data.store, context)
+    return baseline_cosines(fit_on(sets["train"], EvaluationRecipe().ridge_windows, 0, quiet=quiet), sets)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it saves first."""
+"""Signals that end a run after it has saved its state."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Let the first SIGINT, SIGTERM or SIGHUP ask the loop to save and end; a second SIGINT ends it at once."""
+    """Yield an event that the first SIGINT, SIGTERM or SIGHUP sets; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
+    # Only the main thread receives signals, and only it may change handlers.
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield stop
         return
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {name: signal.signal(name, ask) for name in names}
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

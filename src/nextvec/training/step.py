@@ -1,36 +1,143 @@
-"""The guard against NaN and infinity: an update that would spoil the weights is never made, and nothing waits to know.
+"""One training step: forward, backward, clipping, optimizer.
 
-Whether a gradient is finite is decided on the device. The fused optimizer reads the answer there (`found_inf`, made for
-gradient scalers) and leaves weights and moments as they are; once bad, it stays bad, so that the first broken step is
-also the last one. The host asks when it has to wait anyway: before a figure is logged and before anything is saved.
+No step waits for the device. Whether a gradient is finite is decided on the device: the fused optimizer reads the
+answer there (`found_inf`, made for gradient scalers) and skips the update. The host asks for the answer only when it
+waits anyway: before metrics are logged and before anything is saved.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nextvec import ops
+from nextvec.core.device import autocast
+from nextvec.data.windows import Batch
+from nextvec.training.optimizer import learning_rate_at, set_learning_rate
+
+if TYPE_CHECKING:
+    from nextvec.training.run import Run
+
+Metrics = dict[str, Tensor]
+"""Name → 0-dim tensor on the device."""
+
+
+def train_step(run: Run, index_B: Tensor) -> Metrics:
+    """Update the weights on the training windows at positions `index_B` (B,) and return the step's metrics.
+
+    The metrics are the losses, `cosine`, the gradient shares and `grad_norm`.
+    Raises NotFiniteError before the update if a loss or gradient is NaN or infinite; on a GPU only at logged steps.
+    """
+    recipe, step = run.recipe.training, run.state.step
+    # Reverse augmentation: in the first steps of the run, half of each batch is read backwards.
+    is_augmented = step < round(recipe.reverse_augmentation * run.total_steps)
+    reversed_count = recipe.batch_size // 2 if is_augmented else 0
+    batch = run.train_windows.batch(index_B, reversed_count)
+
+    # Prediction: forward, then the gradient of the weighted objective.
+    with autocast(run.device, run.precision):
+        prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
+    metrics = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
+    norms = [clip_gradients(run.prediction_parameters, recipe.grad_clip_norm)]
+
+    # Query: an output with its own parameters, clipped separately so that it never shortens the gradient above.
+    if run.model.has_query:
+        metrics |= _backward_query(run, index_B, batch, recipe.batch_size - reversed_count)
+        norms.append(clip_gradients(run.query_parameters, recipe.grad_clip_norm))
+    metrics["grad_norm"] = norms[0]
+
+    # Non-finite guard: after the first non-finite step, no update is applied.
+    losses = [value for name, value in metrics.items() if name.startswith("loss")]
+    run.guard.check([*losses, *norms], step)
+    require_finite_step(run, wait=run.is_log_step, outputs=StepOutputs(batch, prediction_BD, metrics))
+
+    # Update.
+    set_learning_rate(run.optimizer, learning_rate_at(step, run.total_steps, recipe, run.scores))
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.ema is not None:
+        run.ema.update(step + 1)
+    return metrics
+
+
+def _backward_query(run: Run, index_B: Tensor, batch: Batch, forward_count: int) -> Metrics:
+    """Add the gradient of the query loss to the query's parameters and return the loss.
+
+    The query learns from the first `query_batch_fraction` of the batch. The query always looks for the next chunk, so
+    only the first `forward_count` windows can be used; the others are read backwards.
+    """
+    count = round(run.recipe.objective.query_batch_fraction * len(index_B))
+    chosen = slice(max(1, min(forward_count, count)))
+    mask_QS = None if batch.mask_BS is None else batch.mask_BS[chosen]
+    with autocast(run.device, run.precision):
+        query_QD = run.model.raw_query(batch.context_BSD[chosen], mask_QS)
+    # Hard negatives: chunks of the same document outside the window.
+    negatives_QKD, has_negatives_Q = run.train_windows.sample_document_negatives(
+        index_B[chosen], run.objective.query_negatives
+    )
+    return run.objective.backward_query(query_QD, batch.target_BD, negatives_QKD, has_negatives_Q, batch.group_B)
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradient down to `max_norm` (0: no clipping) and return the norm before, 0-dim, on the device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = ops.norm(gradients).detach()
+    # On the CPU reading the norm is free, so a short gradient is not multiplied by 1.
+    if max_norm and (norm.device.type != "cpu" or norm + 1e-6 > max_norm):
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 class FiniteGuard:
-    """Watches the gradients of one optimizer, which must be fused."""
+    """Stops all updates of one fused optimizer after the first non-finite loss or gradient."""
 
     def __init__(self, optimizer: torch.optim.AdamW, device: torch.device) -> None:
-        self._bad = torch.zeros((), device=device)
-        self._step = torch.zeros((), device=device)
-        self._waits = device.type != "cpu"
-        optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+        self._is_broken = torch.zeros((), device=device)
+        self._broken_step = torch.zeros((), device=device)
+        self._reading_waits = device.type != "cpu"
+        optimizer.found_inf = self._is_broken  # type: ignore[attr-defined]
 
-    def look(self, numbers: list[Tensor], step: int) -> None:
-        """Take note of the losses and gradient norms (0-dim) of step `step`, before its update."""
-        good = torch.stack(numbers).isfinite().all()
-        self._step += torch.where(good | (self._bad > 0), 0.0, float(step))
-        self._bad.copy_(torch.where(good, self._bad, 1.0))
+    def check(self, values: list[Tensor], step: int) -> None:
+        """Record whether the losses and gradient norms (0-dim) of step `step` are finite; call before its update."""
+        is_finite = torch.stack(values).isfinite().all()
+        # Only the first non-finite step is recorded.
+        self._broken_step += torch.where(is_finite | (self._is_broken > 0), 0.0, float(step))
+        self._is_broken.copy_(torch.where(is_finite, self._is_broken, 1.0))
 
-    def broken_at(self, *, logged: bool) -> int | None:
-        """The step whose gradient was not finite; None where none was, or while asking would make the host wait.
+    def broken_step(self, *, wait: bool) -> int | None:
+        """Return the first non-finite step; None if there is none, or if the answer needs a wait and `wait` is False.
 
-        `logged` says that the host waits for the device now anyway. On a processor nothing ever waits.
+        Reading a value on a GPU waits for all work queued there; on the CPU nothing waits.
         """
-        if self._waits and not logged:
+        if self._reading_waits and not wait:
             return None
-        return int(self._step) if self._bad else None
+        return int(self._broken_step) if self._is_broken else None
+
+
+class StepOutputs(NamedTuple):
+    """The tensors of a step that can contain its first non-finite value."""
+
+    batch: Batch
+    prediction_BD: Tensor
+    metrics: Metrics
+
+
+def require_finite_step(run: Run, *, wait: bool = True, outputs: StepOutputs | None = None) -> None:
+    """Raise NotFiniteError if a loss or gradient was NaN or infinite; `outputs` helps to name the cause."""
+    broken_step = run.guard.broken_step(wait=wait)
+    if broken_step is None:
+        return
+    where = f"not finite at epoch {run.state.epoch + 1}, step {broken_step}"
+    if outputs is not None:
+        # In the order of computation, so that the first cause is named.
+        for vectors in (outputs.batch.context_BSD, outputs.batch.target_BD):
+            if not torch.isfinite(vectors).all():
+                run.fail(f"a vector of the data is {where}", "run 'nextvec data check'")
+        if not torch.isfinite(outputs.prediction_BD).all():
+            run.fail(f"a prediction is {where}", "lower training.lr")
+        for name, value in outputs.metrics.items():
+            if name.startswith("loss") and not torch.isfinite(value):
+                run.fail(f"{name} is {where}", "lower training.lr or check the data")
+    run.fail(f"the gradient is {where}", "lower training.lr or check the data")
