@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import arguments, finish, in_turns
 
-from nextvec.core.device import keep_memory
+from nextvec.core.process import keep_memory
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import epoch_order, gather, index_windows
 

@@ -18,8 +18,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 import nextvec
 from nextvec.commands.usage import HelpFormatter, describe_usage_error
 from nextvec.commands.views import show
-from nextvec.core.device import prepare_process
 from nextvec.core.formatting import Status
+from nextvec.core.process import prepare_process
 from nextvec.errors import InputError, Interrupted, NextvecError
 
 COMMANDS = {

@@ -6,15 +6,9 @@ import sys
 import pytest
 import torch
 
-from nextvec.core import device as runtime
-from nextvec.core.device import (
-    autocast,
-    prepare_process,
-    resolve_device,
-    resolve_precision,
-    seed_everything,
-    set_threads,
-)
+from nextvec.core import device as device_module
+from nextvec.core import process
+from nextvec.core.device import autocast, resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.errors import InputError
 
 
@@ -75,7 +69,7 @@ def test_precision():
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_precision_asks_the_processor(monkeypatch, fast, dtype):
-    monkeypatch.setattr(runtime, "_has_fast_bfloat16", lambda device: fast)
+    monkeypatch.setattr(device_module, "_has_fast_bfloat16", lambda device: fast)
     assert resolve_precision("auto", torch.device("cpu")) == dtype
 
 
@@ -109,16 +103,16 @@ def test_a_seed_decides_the_numbers():
     ("platform", "before", "after"), [("darwin", None, "TRUE"), ("darwin", "FALSE", "FALSE"), ("linux", None, None)]
 )
 def test_two_openmp_runtimes_on_macos_do_not_end_the_process(monkeypatch, platform, before, after):
-    monkeypatch.setattr(runtime.sys, "platform", platform)
+    monkeypatch.setattr(process.sys, "platform", platform)
     monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
     if before is not None:
         monkeypatch.setenv("KMP_DUPLICATE_LIB_OK", before)
-    prepare_process()
-    assert runtime.os.environ.get("KMP_DUPLICATE_LIB_OK") == after
+    process.prepare_process()
+    assert process.os.environ.get("KMP_DUPLICATE_LIB_OK") == after
     monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
 
 
-def test_torch_is_loaded_only_when_it_is_needed():
-    code = "import sys, nextvec.core.device; print('torch' in sys.modules)"
+def test_preparing_the_process_does_not_load_torch():
+    code = "import sys, nextvec.core.process; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

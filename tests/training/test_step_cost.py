@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nextvec import ops
-from nextvec.core.device import keep_memory
+from nextvec.core.process import keep_memory
 from nextvec.data import windows
 from nextvec.data.windows import WindowSet
 from nextvec.recipe import Recipe, make_recipe

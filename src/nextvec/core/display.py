@@ -31,7 +31,7 @@ class Displayable:
             cls._view = view
 
     def view(self) -> Any:
-        """Return the result as tables and lines (`nextvec.reports.table.View`)."""
+        """Return the result as tables and lines (`nextvec.core.table.View`)."""
         module, _, function = self._view.partition(":")
         return getattr(import_module(module), function)(self)
 

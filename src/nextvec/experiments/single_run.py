@@ -15,12 +15,12 @@ from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPO
 from nextvec.errors import NextvecError
 
 if TYPE_CHECKING:
+    from nextvec.core.table import View
     from nextvec.evaluation.examples import Example
     from nextvec.evaluation.results import Evaluation
     from nextvec.guards.diagnosis.case import Diagnoses
     from nextvec.guards.success import Success
     from nextvec.recipe import RecipeLike
-    from nextvec.reports.table import View
     from nextvec.training.run import Run
 
 
@@ -45,7 +45,7 @@ class TrainedRun(Displayable, view=f"{__name__}:trained_run_view"):
 
 def trained_run_view(run: TrainedRun) -> View:
     """Return the evaluation, diagnoses and success criteria of a finished run, and its files."""
-    from nextvec.reports.table import Line, View
+    from nextvec.core.table import Line, View
     from nextvec.reports.tables import diagnoses_view, evaluation_view
 
     verdict = run.evaluation.verdict

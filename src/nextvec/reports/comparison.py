@@ -12,11 +12,11 @@ from typing import Any
 
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import ABSENT, Status, format_interval, format_number
+from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.evaluation.results import Estimate
 from nextvec.evaluation.verdict import gain_status
 from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.run_summary import EvaluatedRun
-from nextvec.reports.table import Cell, Column, Line, Row, Table, View
 from nextvec.reports.tables import describe_split
 
 PUBLISHED_584K = "584k"

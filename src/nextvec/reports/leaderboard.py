@@ -16,9 +16,9 @@ from nextvec.core.display import Displayable
 from nextvec.core.files import make_folder, write_json, write_text
 from nextvec.core.formatting import ABSENT, Status, format_count, format_interval, format_number
 from nextvec.core.loss_terms import LOSS_TERMS, requested_shares
+from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError
 from nextvec.evaluation.results import Estimate
-from nextvec.reports.table import Cell, Column, Line, Row, Table, View
 
 FORMAT_VERSION = 2
 """Version of leaderboard.json; raised when a field changes its name or its meaning."""

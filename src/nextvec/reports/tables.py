@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nextvec.core.formatting import Status, format_interval, format_number
-from nextvec.reports.table import Cell, Column, Line, Row, Table, View, columns_of
+from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nextvec.core.device import give_back_memory
+from nextvec.core.process import give_back_memory
 from nextvec.core.run_paths import BASELINES_FILE
 from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import DamagedCheckpointError

@@ -14,17 +14,11 @@ from pathlib import Path
 import torch
 
 from nextvec import ops
-from nextvec.core.device import (
-    give_back_memory,
-    keep_memory,
-    resolve_device,
-    resolve_precision,
-    seed_everything,
-    set_threads,
-)
+from nextvec.core.device import resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.core.events import Event
 from nextvec.core.files import make_folder, remove_leftovers, write_text
 from nextvec.core.formatting import Status
+from nextvec.core.process import give_back_memory, keep_memory
 from nextvec.core.run_paths import PREVIOUS_STATE, RECIPE_FILE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset

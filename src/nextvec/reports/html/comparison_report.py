@@ -9,6 +9,7 @@ from typing import Any
 
 from nextvec.core.files import write_text
 from nextvec.core.formatting import ABSENT, Status
+from nextvec.core.table import Column, Table, text_row
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case
 from nextvec.reports.comparison import Comparison
@@ -17,7 +18,6 @@ from nextvec.reports.html.page import charts, finding, findings, note, render, s
 from nextvec.reports.html.panels import OFFSETS_NOTE, OFFSETS_TITLE, RUN_STYLES, SPLIT_NAMES, Panel, overlay_panels
 from nextvec.reports.html.run_report import SYNTHETIC_CARD, curve_source, verdict_card
 from nextvec.reports.run_summary import RunFacts
-from nextvec.reports.table import Column, Table, text_row
 
 MAX_CURVES = len(RUN_STYLES)
 """Runs in one chart: more would have equal styles."""

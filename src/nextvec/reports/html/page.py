@@ -14,8 +14,8 @@ from importlib.resources import files
 from typing import Any
 
 from nextvec.core.formatting import Status
+from nextvec.core.table import Table, html_status
 from nextvec.reports.html.panels import Panel
-from nextvec.reports.table import Table, html_status
 
 
 def render(title: str, body: Iterable[str]) -> str:

@@ -14,9 +14,9 @@ import tomli_w
 from nextvec.core.files import write_text
 from nextvec.core.formatting import Status, format_number
 from nextvec.core.loss_terms import requested_shares
+from nextvec.core.table import Column, Table, html_status, text_row
 from nextvec.reports.html.page import card, charts, facts_line, finding, findings, note, render, section, table_card
 from nextvec.reports.html.panels import CurveSource, evaluated_panels, run_panels
-from nextvec.reports.table import Column, Table, html_status, text_row
 from nextvec.reports.tables import (
     GEOMETRY_LEGEND,
     ablation_table,

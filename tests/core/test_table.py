@@ -8,8 +8,8 @@ from rich.console import Console
 
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import Status
+from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of, text_row
 from nextvec.errors import MissingExtraError
-from nextvec.reports.table import Cell, Column, Line, Row, Table, View, columns_of, text_row
 
 EVIL = "[red]a|b\n<img src=x>[/red] *c*"
 
