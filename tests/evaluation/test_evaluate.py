@@ -191,9 +191,10 @@ def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorResult:
 
 def split(gain, *, groups=50, **model_scores) -> SplitResult:
     predictors = {
-        "amn": scores(0.5, **model_scores), "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
+        "amn": scores(0.5, **model_scores),
+        "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
         "copy-last": scores(0.3, gain=gain),
-    }  # fmt: skip
+    }
     return SplitResult(100, groups, groups, 200, 100, predictors, "ridge", gain)
 
 

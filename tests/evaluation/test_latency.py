@@ -93,9 +93,12 @@ def test_inputs_have_the_given_shape_and_unit_length_and_are_reproducible(clock)
 def test_the_result_contains_what_was_measured(clock):
     result = measure_latency(Slow(clock.pass_ms, lambda call: 1), 7, CPU, repeats=5)
     assert asdict(result) == {
-        "device": "cpu", "context": 7, "parameters": 12, "repeats": 5,
+        "device": "cpu",
+        "context": 7,
+        "parameters": 12,
+        "repeats": 5,
         "batches": ({"batch": 1, "p50": 1.0, "p95": 1.0},),
-    }  # fmt: skip
+    }
 
 
 def test_the_device_is_synchronized_around_each_call(clock, monkeypatch):

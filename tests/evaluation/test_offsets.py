@@ -159,11 +159,11 @@ def synthetic(request, tmp_path_factory):
     """(forward signal, its val windows, predictors) of a process with and without an arrow of time."""
     spec = dataclasses.replace(SPEC, forward=request.param)
     store = synthesize(tmp_path_factory.mktemp("synthetic") / "store", spec, quiet=True)
+    vectors = torch.from_numpy(store.vectors.astype(np.float32))
     sets = {
-        split: WindowSet(split, torch.from_numpy(store.vectors.astype(np.float32)), store.documents,
-                         index_windows(store.documents, split, 5))
+        split: WindowSet(split, vectors, store.documents, index_windows(store.documents, split, 5))
         for split in ("train", "val")
-    }  # fmt: skip
+    }
     return request.param, sets["val"], fit_baselines([sets["train"].batch()], 16, 5, quiet=True)
 
 

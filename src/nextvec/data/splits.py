@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from nextvec.errors import StoreError
 
 SPLITS = ("train", "val", "ood")
+MIN_GROUPS = 20
+"""Number of independent documents in a split below which a bootstrap interval is unreliable."""
 
 
 @dataclass(frozen=True)

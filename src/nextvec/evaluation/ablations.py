@@ -52,10 +52,12 @@ def measure_ablations(predictor: Predictor, evaluated: WindowSet, resamples: int
     keys_WS = torch.from_numpy(random.random((len(windows), windows.context), dtype=np.float32)).to(vectors.device)
     foreign_W = draw_foreign_windows(groups_W, random)
     foreign = None if foreign_W is None else windows.take(torch.from_numpy(foreign_W).to(vectors.device))
+    # An ablation that is not measured stays NaN, and is left out of the result.
     drops_AW = torch.full((len(ABLATIONS), len(windows)), torch.nan, device=vectors.device)
 
     for start in range(0, len(windows), BLOCK):
         positions = slice(start, start + BLOCK)
+        # Predict the windows once intact and once per ablation, and compare both cosines to the target.
         batch, intact_BD = predict_block(predictor, vectors, windows, positions)
         predictions = {
             name: predict_context(predictor, context_BSD, mask_BS)
@@ -70,7 +72,7 @@ def measure_ablations(predictor: Predictor, evaluated: WindowSet, resamples: int
 
     # Windows to which an ablation does not apply do not count.
     counts_AW = np.ones(drops_AW.shape, bool)
-    counts_AW[ABLATIONS.index("oldest removed")] = _context_lengths(evaluated) > 1
+    counts_AW[ABLATIONS.index("oldest removed")] = windows.available is None or (windows.available > 1).cpu().numpy()
     counts_AW[ABLATIONS.index("other document")] = foreign is not None
     return {
         name: paired_estimates(drops_W[None, counts_W], groups_W[counts_W], resamples, seed, bound=2)[0]
@@ -91,6 +93,7 @@ def draw_foreign_windows(groups_W: NDArray[np.integer], random: np.random.Genera
 
     Windows are drawn with replacement, because a group may have more than half of all windows.
     """
+    # Sort the windows by group, so that each group is one run: `starts` and `sizes` are those of the runs.
     order = np.argsort(groups_W, kind="stable")
     _, starts, sizes = np.unique(groups_W[order], return_index=True, return_counts=True)
     if len(sizes) < 2:
@@ -98,6 +101,7 @@ def draw_foreign_windows(groups_W: NDArray[np.integer], random: np.random.Genera
     # Sorted by group and seen as a ring, the foreign windows run from the end of a window's group to its start.
     end_W, size_W = np.repeat(starts + sizes, sizes), np.repeat(sizes, sizes)
     drawn_W = (end_W + random.integers(len(order) - size_W)) % len(order)
+    # Undo the sort: the k-th sorted window got the k-th draw.
     foreign_W = np.empty_like(order)
     foreign_W[order] = order[drawn_W]
     return foreign_W
@@ -107,12 +111,14 @@ def _perturb(batch: Batch, keys_BS: Tensor) -> dict[str, tuple[Tensor, Tensor | 
     """Return context and mask of each ablation within a window; `keys_BS` in [0, 1) decide the random order."""
     context_BSD, mask_BS = batch.context_BSD, batch.mask_BS
     present_BS = torch.ones_like(keys_BS, dtype=torch.bool) if mask_BS is None else mask_BS
+    # The mask of `last only`: the newest place alone.
     last_BS = present_BS.clone()
     last_BS[:, :-1] = False
     # Present vectors fill the newest places, so every vector but the oldest has a present one before it.
     newer_BS = present_BS.clone()
     newer_BS[:, 0] = False
     newer_BS[:, 1:] &= present_BS[:, :-1]
+    # Sorted by age, the newest vector (age 0) comes first.
     ages_S = torch.arange(keys_BS.shape[1] - 1, -1, -1, device=keys_BS.device)
     return {
         "shuffled": (_reorder(context_BSD, present_BS, keys_BS), mask_BS),
@@ -124,14 +130,6 @@ def _perturb(batch: Batch, keys_BS: Tensor) -> dict[str, tuple[Tensor, Tensor | 
 
 def _reorder(context_BSD: Tensor, present_BS: Tensor, keys_BS: Tensor) -> Tensor:
     """Sort the present vectors by their keys ≥ 0; masked ones stay at the oldest places."""
+    # Key −1 is below all others, so masked places sort to the front, where the oldest vectors are.
     order_BS = keys_BS.masked_fill(~present_BS, -1).argsort(dim=1, stable=True)
     return context_BSD.take_along_dim(order_BS[:, :, None], dim=1)
-
-
-def _context_lengths(evaluated: WindowSet) -> NDArray[np.int32]:
-    """Return (W,) the number of context vectors of each window."""
-    windows = evaluated.windows
-    if windows.available is None:
-        return np.full(len(windows), windows.context, np.int32)
-    lengths: NDArray[np.int32] = windows.available.cpu().numpy()
-    return lengths

@@ -12,10 +12,13 @@ Letters in names: P quantities, W windows, G groups, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from nextvec.evaluation.results import Estimate
 
 _STREAM = 2**63 + 1  # separates these random draws from those of windows.py under the same seed
 
@@ -32,6 +35,7 @@ def bootstrap_means(
     rows give equal means, and a row of zeros gives exact zeros. A pure function of its arguments.
     """
     assert values.ndim == 2 and values.shape[1] == len(groups) > 0, (values.shape, groups.shape)
+    # A group enters a resample only by its number of windows and its sum of each quantity.
     _, group_W = np.unique(groups, return_inverse=True)
     counts_G = np.bincount(group_W).astype(np.float64)
     sums_PG = np.stack([np.bincount(group_W, weights=row) for row in values])
@@ -43,6 +47,26 @@ def bootstrap_means(
         times_drawn_G = np.bincount(rng.integers(count, size=count), minlength=count)
         means_RP[resample] = (sums_PG * times_drawn_G).sum(axis=1) / (counts_G * times_drawn_G).sum()
     return means_RP.T
+
+
+def estimate_means(
+    values_PW: NDArray[np.floating],
+    groups_W: NDArray[np.integer],
+    resamples: int,
+    seed: int,
+    *,
+    bounds: Sequence[tuple[float, float]],
+) -> list[Estimate]:
+    """Return the mean of each of P quantities over W windows, with the interval of `bootstrap_means`.
+
+    `bounds` are the lowest and highest possible value of each quantity.
+    """
+    means_PR = bootstrap_means(values_PW, groups_W, resamples, seed)
+    groups = len(np.unique(groups_W))
+    return [
+        Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=limits))
+        for row, means, limits in zip(values_PW, means_PR, bounds, strict=True)
+    ]
 
 
 def assign_blocks(groups: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -90,6 +114,7 @@ def interval(
     # Imported here: scipy takes 0.2 s, and training needs no interval before the first evaluation.
     from scipy.special import stdtrit
 
+    # Stretch both quantiles away from the mean by the factor for few groups.
     samples = np.asarray(samples, dtype=np.float64)
     tail = (1 - level) / 2
     stretch = stdtrit(groups - 1, 1 - tail) / NormalDist().inv_cdf(1 - tail) * np.sqrt(groups / (groups - 1))

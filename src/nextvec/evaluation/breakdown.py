@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from nextvec.data.windows import WindowSet
-from nextvec.evaluation.bootstrap import bootstrap_means, interval
+from nextvec.evaluation.bootstrap import bootstrap_means, estimate_means, interval
 from nextvec.evaluation.metrics import BLOCK
 from nextvec.evaluation.results import Breakdown, Estimate, Subset
 from nextvec.evaluation.retrieval import documents_of
@@ -33,6 +33,7 @@ def measure_breakdown(
     Intervals come from resampling groups of documents, within each subset.
     """
     assert len(model_W) == len(baseline_W) == len(evaluated) > 0, (len(model_W), len(baseline_W), len(evaluated))
+    # Each window has two quantities: the model's cosine, and its gain over the baseline.
     rows_PW = np.stack([model_W, model_W - baseline_W])
     groups_W = evaluated.windows.groups.cpu().numpy()
 
@@ -56,12 +57,14 @@ def win_rate(gain_W: NDArray[np.floating], groups_W: NDArray[np.integer], resamp
     equal and the interval would have no width. Its open end is then that of Wilson's interval (1927, "Probable
     Inference"): n / (n + z²) from the other end, for n groups.
     """
+    # Count 1 for a group that the model wins, ½ for a tie, and 0 for a loss.
     _, group_W = np.unique(groups_W, return_inverse=True)
     mean_G = np.bincount(group_W, weights=gain_W) / np.bincount(group_W)
     won_G = (np.sign(mean_G) + 1) / 2
     value, count = float(won_G.mean()), len(won_G)
     means_R = bootstrap_means(won_G[None], np.arange(count), resamples, seed)[0]
     low, high = interval(means_R, count, bounds=(0.0, 1.0))
+    # All groups agree, so no resample differs: take the open end from Wilson's interval.
     if count > 1 and value in (0.0, 1.0):
         wilson = count / (count + NormalDist().inv_cdf(0.975) ** 2)
         low, high = (wilson, 1.0) if value else (0.0, 1 - wilson)
@@ -76,14 +79,16 @@ def context_coherence(evaluated: WindowSet) -> NDArray[np.float32]:
     for index in torch.arange(len(windows), device=evaluated.vectors.device).split(BLOCK):
         batch = evaluated.batch(index)
         context_BSD = F.normalize(batch.context_BSD.float(), dim=2)  # masked vectors are zero and add nothing
+        # n present vectors are adjacent in n − 1 pairs, so one vector gives 0 / 0, which is NaN.
         total_B = (context_BSD[:, 1:] * context_BSD[:, :-1]).sum(dim=(1, 2))
         length_B = windows.context if batch.mask_BS is None else batch.mask_BS.sum(dim=1)
-        coherence_W[index] = total_B / (length_B - 1)  # 0 / 0 is NaN
+        coherence_W[index] = total_B / (length_B - 1)
     return coherence_W.cpu().numpy()
 
 
 def _select_sources(evaluated: WindowSet) -> list[tuple[str, NDArray[np.bool_]]]:
     """Return the windows (W,) of each source, the largest first, then by name; the smallest sources together."""
+    # Number the sources in the order of their names, and count the windows of each.
     names, source_M = np.unique(np.array(evaluated.documents.sources, dtype=object), return_inverse=True)
     source_W = source_M[documents_of(evaluated.windows, evaluated.documents)]
     counts = np.bincount(source_W, minlength=len(names))
@@ -104,6 +109,7 @@ def _select_quartiles(coherence_W: NDArray[np.float32]) -> list[tuple[str, NDArr
     if len(known) == 0:
         return []
     edges = np.quantile(known, [0, 0.25, 0.5, 0.75, 1])
+    # The three inner edges divide the windows into quartiles 0 to 3; −1 is for windows without a coherence.
     quartile_W = np.where(np.isnan(coherence_W), -1, np.searchsorted(edges[1:4], coherence_W))
     # Two digits, unless two edges would then look the same.
     digits = 2 if len({f"{edge:.2f}" for edge in edges}) == len(edges) else 4
@@ -118,10 +124,5 @@ def _measure_subset(
     name: str, rows_PW: NDArray[np.floating], groups_W: NDArray[np.integer], resamples: int, seed: int
 ) -> Subset:
     """Return cosine and gain, the two rows, on the windows of a subset, with intervals from the same resamples."""
-    groups = len(np.unique(groups_W))
-    means_PR = bootstrap_means(rows_PW, groups_W, resamples, seed)
-    cosine, gain = (
-        Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=bounds))
-        for row, means, bounds in zip(rows_PW, means_PR, [(-1.0, 1.0), (-2.0, 2.0)], strict=True)
-    )
-    return Subset(name, len(groups_W), groups, cosine, gain)
+    cosine, gain = estimate_means(rows_PW, groups_W, resamples, seed, bounds=[(-1, 1), (-2, 2)])
+    return Subset(name, len(groups_W), len(np.unique(groups_W)), cosine, gain)

@@ -18,7 +18,7 @@ from nextvec.core.console import progress
 from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.ablations import measure_ablations
-from nextvec.evaluation.bootstrap import bootstrap_means, interval
+from nextvec.evaluation.bootstrap import estimate_means
 from nextvec.evaluation.breakdown import measure_breakdown
 from nextvec.evaluation.geometry import measure_geometry, measure_target_geometry
 from nextvec.evaluation.metrics import Predictor, QueryPredictor, WindowScores, score_windows
@@ -84,6 +84,8 @@ def evaluate_predictors(
             if len(windows) == 0:
                 all_notes.append(f"{split}: not evaluated, no document is long enough for a window")
                 continue
+            # Every predictor is measured on the same windows. All offset profiles are measured together, because
+            # a direction compares a predictor with the context mean.
             samples = draw_samples(windows, recipe, seed)
             profiles = measure_offset_profiles(ordered, samples.queries, recipe.resamples, seed)
             measured = {}
@@ -113,6 +115,7 @@ class Samples:
 def draw_samples(windows: WindowSet, recipe: EvaluationRecipe, seed: int) -> Samples:
     """Draw the samples of a split; a pure function of its arguments."""
     device = windows.vectors.device
+    # Draw the queries from the split, and from these the windows for rollouts and ablations.
     queries = windows.windows.take(sample(len(windows), recipe.queries, seed).to(device))
     repeated = queries.take(sample(len(queries), MAX_REPEATED_WINDOWS, seed).to(device))
     candidates = candidates_of(windows.vectors, windows.documents, windows.split)
@@ -132,9 +135,11 @@ def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile
     """Measure one predictor on one split. Raises NotFiniteError if a prediction is NaN or infinite."""
     windows, queries = samples.windows, samples.queries
     scores = score_windows(predictor, windows.vectors, windows.windows)
+    # A single NaN would make every mean NaN, so report it before the slower metrics.
     if not scores.is_finite:
         count = int((~np.isfinite(scores.cosine)).sum())
         raise NotFiniteError(f"{name} on {windows.split}: {count:,} of {len(windows):,} predictions are not finite")
+    # A query head is measured like a second predictor, but for retrieval only.
     query = query_in_document = None
     if isinstance(predictor, LatentModel) and predictor.has_query:
         query, query_in_document = _measure_retrieval(QueryPredictor(predictor), samples)
@@ -162,10 +167,12 @@ def compare(
     """Compare a model with the baselines on one split: intervals, gains, ablations and the breakdown."""
     windows, recipe, seed = samples.windows, samples.recipe, samples.seed
     groups_W = windows.windows.groups.cpu().numpy()
+    # Intervals of all cosines, and of the model's gain over each baseline.
     cosines = {name: item.scores.cosine for name, item in measured.items()}
     estimates, gains = _estimate(cosines, groups_W, recipe.resamples, seed, model)
     baselines = [name for name in measured if name != model]
     best = max(baselines, key=lambda name: estimates[name].value, default=None)
+    # Ablations need a model; the breakdown needs a baseline as well.
     ablations, breakdown = {}, None
     if model is not None:
         ablations = measure_ablations(predictors[model], samples.repeated, recipe.resamples, seed)
@@ -207,14 +214,10 @@ def _estimate(
 
     All intervals come from the same resamples of documents, so that a gain is a paired difference.
     """
+    # One row for each cosine, then one for each gain, in one bootstrap.
     gains = {} if model is None else {name: cosines[model] - cosines[name] for name in cosines if name != model}
     rows_PW = np.stack([*cosines.values(), *gains.values()])
-    means_PR = bootstrap_means(rows_PW, groups_W, resamples, seed)
-    groups = len(np.unique(groups_W))
-    bounds = [(-1.0, 1.0)] * len(cosines) + [(-2.0, 2.0)] * len(gains)
-    estimates = [
-        Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=bound))
-        for row, means, bound in zip(rows_PW, means_PR, bounds, strict=True)
-    ]
-    count = len(cosines)
-    return dict(zip(cosines, estimates[:count], strict=True)), dict(zip(gains, estimates[count:], strict=True))
+    bounds = [(-1, 1)] * len(cosines) + [(-2, 2)] * len(gains)
+    estimates = iter(estimate_means(rows_PW, groups_W, resamples, seed, bounds=bounds))
+    # The first dict takes the estimates of the cosines, and the second those of the gains that remain.
+    return dict(zip(cosines, estimates, strict=False)), dict(zip(gains, estimates, strict=True))

@@ -53,6 +53,7 @@ def nearest_examples(
     """
     if not store.has_texts or not len(evaluated):
         return ()
+    # Draw the windows, predict them, and rank their targets as retrieval does.
     index_E = sample(len(evaluated), count, seed).to(evaluated.vectors.device)
     windows = evaluated.windows.take(index_E)
     candidates = candidates_of(evaluated.vectors, evaluated.documents, evaluated.split)
@@ -68,6 +69,7 @@ def nearest_examples(
     cosines_EC.scatter_(1, target_E[:, None], target_cosine_E[:, None])
     nearest = cosines_EC.max(dim=1)
 
+    # Read all texts at once: those of the contexts, of the nearest chunks and of the targets.
     rows_ES = candidates.rows[context_ES].cpu().tolist()
     nearest_rows, target_rows = (candidates.rows[at].cpu().tolist() for at in (nearest.indices, target_E))
     texts = _read_texts(store, [*nearest_rows, *target_rows, *(row for rows in rows_ES for row in rows)])
@@ -75,6 +77,7 @@ def nearest_examples(
     return tuple(
         Example(
             title=titles[number],
+            # A masked place repeats the oldest row: keep each row once, in order.
             context=tuple(texts[row] for row in dict.fromkeys(rows_ES[number])),
             nearest=texts[nearest_rows[number]],
             target=texts[target_rows[number]],

@@ -44,6 +44,7 @@ def measure_geometry(predictor: Predictor, evaluated: WindowSet) -> Geometry:
 
     def read(positions: slice) -> tuple[Tensor, Tensor, Tensor]:
         batch, prediction_BD = predict_block(predictor, evaluated.vectors, evaluated.windows, positions)
+        # A baseline has no raw output: its predictions have norm 1.
         norm_B = torch.ones(len(prediction_BD))
         if isinstance(predictor, nn.Module):
             with torch.autocast(evaluated.vectors.device.type, enabled=False):
@@ -67,6 +68,7 @@ def measure_target_geometry(evaluated: WindowSet) -> Geometry:
 def _measure_blocks(read: Callable[[slice], tuple[Tensor, Tensor, Tensor]], count: int) -> Geometry:
     """Return the geometry of `count` vectors, read in blocks: unit vectors (B, D), targets (B, D), raw norms (B,)."""
     assert count > 0, "at least one window is needed"
+    # Mark the sample of vectors whose pairs are compared for uniformity.
     is_paired_W = torch.zeros(count, dtype=torch.bool)
     is_paired_W[sample(count, MAX_PAIRED, seed=0)] = True
     norms, distances, paired = [], [], []
@@ -84,6 +86,7 @@ def _measure_blocks(read: Callable[[slice], tuple[Tensor, Tensor, Tensor]], coun
         exact_BD -= origin_D
         sum_D = sum_D + exact_BD.sum(dim=0)
         squares_DD = squares_DD + exact_BD.T @ exact_BD
+    # Covariance = mean of x xᵀ − mean x · mean xᵀ, here in float64 and about the first vector.
     mean_D = sum_D / count
     covariance_DD = squares_DD / count - mean_D.outer(mean_D)
     norm_W = np.concatenate(norms)
@@ -105,6 +108,7 @@ def effective_rank(covariance_DD: Tensor) -> float:
     """
     if covariance_DD.trace() <= ROUNDING_VARIANCE:
         return 1.0
+    # entr(q) is −q ln q. Rounding may leave tiny negative eigenvalues, which count as 0.
     variances_D = torch.linalg.eigvalsh(covariance_DD.double()).clamp(min=0)
     return float(torch.special.entr(variances_D / variances_D.sum()).sum().exp())
 
@@ -132,6 +136,7 @@ def eigenvalue_shares(
     a collapsed model falls steeply. Memory: 8·D² bytes per spectrum, and 4·W·D for the sampled windows.
     """
     index_W = sample(len(evaluated), MAX_SPECTRUM_WINDOWS, seed).to(evaluated.vectors.device)
+    # The blocks are generators, so that only one predictor's sample is in memory.
     targets = (evaluated.batch(index_B).target_BD.float() for index_B in index_W.split(BLOCK))
     shares = {TARGETS: _eigenvalue_shares(targets)}
     for name, predictor in predictors.items():
@@ -148,6 +153,7 @@ def _eigenvalue_shares(blocks: Iterator[Tensor]) -> list[float]:
     """Return the eigenvalue shares of vectors that are read in blocks (B, D)."""
     vectors_WD = torch.cat([F.normalize(block_BD).cpu() for block_BD in blocks])
     covariance_DD = torch.cov(vectors_WD.double().T, correction=0).reshape(vectors_WD.shape[1], -1)
+    # eigvalsh returns ascending eigenvalues, and tiny negative ones by rounding.
     variances_D = torch.linalg.eigvalsh(covariance_DD).clamp(min=0).flip(0)
     total = float(variances_D.sum())
     shares: list[float] = (variances_D / total if total > 1e-9 else torch.zeros_like(variances_D)).tolist()

@@ -32,6 +32,7 @@ def measure_latency(
     assert repeats > 0 and batches and min(batches) > 0, (repeats, batches)
     results = []
     for batch in batches:
+        # Draw the input on the CPU with a fixed seed, so that it is the same for every device.
         generator = torch.Generator().manual_seed(0)
         context_BSD = unit(torch.randn(batch, context, model.dimensions, generator=generator)).to(device)
         times = sorted(_time_calls(model, context_BSD, device, repeats))

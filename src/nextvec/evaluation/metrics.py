@@ -126,6 +126,7 @@ def predict_block(
     assert not getattr(predictor, "training", False), "call eval() before evaluating a model"
     if isinstance(positions, slice):
         positions = torch.arange(*positions.indices(len(windows)), device=vectors.device)
+    # A store may hold float16, but every score is computed in float32.
     stored = gather(vectors, windows, positions)
     batch = Batch(stored.context_BSD.float(), stored.target_BD.float(), stored.group_B, stored.mask_BS)
     # A caller's autocast must not change a score.

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.windows import WindowSet
-from nextvec.evaluation.bootstrap import bootstrap_means, interval
+from nextvec.evaluation.bootstrap import estimate_means
 from nextvec.evaluation.metrics import BLOCK, Predictor, cosine, predict_block
 from nextvec.evaluation.results import Estimate, OffsetProfile
+from nextvec.evaluation.retrieval import documents_of
 from nextvec.models.baselines import ContextMean
 
 OFFSETS = tuple(range(-8, 5))
@@ -59,6 +60,8 @@ def measure_offset_profiles(
     margins: list[Estimate | None] = [None] * len(predictors)
     directions: list[Estimate | None] = [None] * len(predictors)
     if count and predictors:
+        # Forward margins of all predictors on the windows with a vector before the context; the last row is the
+        # context mean's, which every direction subtracts.
         pair_P2W = cosines_PKW[:, [offsets.index(0), offsets.index(before)]][:, :, has_before_W].astype(float)
         margin_PW = pair_P2W[:, 0] - pair_P2W[:, 1]
         groups_W = evaluated.windows.groups.cpu().numpy()[has_before_W]
@@ -83,20 +86,17 @@ def paired_estimates(
 
     No difference exceeds ± `bound`. A difference that is 0 on every window is exactly 0, even with a single group.
     """
-    means_PR = bootstrap_means(values_PW, groups_W, resamples, seed)
-    groups = len(np.unique(groups_W))
+    estimates = estimate_means(values_PW, groups_W, resamples, seed, bounds=[(-bound, bound)] * len(values_PW))
+    # A single group would give a zero row the interval ± bound, although nothing differs on any window.
     return [
-        Estimate(float(row.mean()), *interval(means, groups, bounds=(-bound, bound)))
-        if row.any()
-        else Estimate(0.0, 0.0, 0.0)
-        for row, means in zip(values_PW, means_PR, strict=True)
+        estimate if row.any() else Estimate(0.0, 0.0, 0.0) for row, estimate in zip(values_PW, estimates, strict=True)
     ]
 
 
 def document_bounds(evaluated: WindowSet) -> tuple[Tensor, Tensor]:
     """Return first row and end row of each window's document: two (W,) int64 tensors on the windows' device."""
     documents, targets = evaluated.documents, evaluated.windows.targets
-    number_W = np.searchsorted(documents.first_row, targets.cpu().numpy(), side="right") - 1
+    number_W = documents_of(evaluated.windows, documents)
     first_W = torch.from_numpy(documents.first_row[number_W].astype(np.int64))
     rows_W = torch.from_numpy(documents.rows[number_W].astype(np.int64))
     return first_W.to(targets.device), (first_W + rows_W).to(targets.device)
@@ -104,6 +104,7 @@ def document_bounds(evaluated: WindowSet) -> tuple[Tensor, Tensor]:
 
 def _rows_at(evaluated: WindowSet, offsets: Sequence[int]) -> tuple[Tensor, NDArray[np.bool_]]:
     """Return (K, W) int64 rows at target + offset, and whether the document has them; else the target's row."""
+    # A row outside the document belongs to another one: read the target's row instead, and mark it as missing.
     first_W, end_W = document_bounds(evaluated)
     target_W = evaluated.windows.targets.long()
     rows_KW = target_W + torch.tensor(offsets, device=target_W.device)[:, None]
@@ -119,6 +120,7 @@ def _measure_cosines(predictors: Sequence[Predictor], evaluated: WindowSet, rows
     for start in range(0, len(windows), BLOCK):
         positions = slice(start, start + BLOCK)
         predictions = [predict_block(predictor, vectors, windows, positions)[1] for predictor in predictors]
+        # Read the vectors at an offset once for all predictors.
         for offset, rows_W in enumerate(rows_KW):
             vector_BD = F.normalize(vectors.index_select(0, rows_W[positions]).float())
             for number, prediction_BD in enumerate(predictions):

@@ -65,6 +65,7 @@ class Candidates:
 
 def candidates_of(vectors: Tensor, documents: DocumentTable, split: str) -> Candidates:
     """Return every chunk of a split as a candidate, on the device of `vectors` (N, D)."""
+    # Rows are stored document after document, so a document's flag is repeated for each of its rows.
     is_in_split = np.repeat(documents.splits == SPLITS.index(split), documents.rows)
     return candidates_at(vectors, torch.from_numpy(np.flatnonzero(is_in_split).astype(np.int32)))
 
@@ -100,6 +101,7 @@ def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candid
         batch = windows.take(index)
         target_B = candidates.positions(batch.targets)
         context_BS = context_positions(batch, target_B)
+        # Rank fewer windows at a time than are predicted, so that their scores fit the matrix.
         for first in range(0, len(index), block):
             rows = slice(first, min(first + block, len(index)))
             memory = scores[: rows.stop - first]
@@ -115,6 +117,7 @@ def in_document_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, d
     rank is 1, so short documents raise every predictor's score: compare it with the baselines, and with
     `mean_in_document_candidates`.
     """
+    # Sort the windows by their targets, so that those of a document are adjacent.
     order = torch.argsort(windows.targets, stable=True)
     ordered = windows.take(order)
     document_W = documents_of(ordered, documents)
@@ -145,6 +148,7 @@ def context_positions(windows: Windows, target_B: Tensor) -> Tensor:
 
     Adjacent rows of a document are adjacent candidates. A masked place repeats the oldest context row.
     """
+    # Context places are −S … −1 from the target. Places before the document are set to its first row.
     steps_BS = torch.arange(-windows.context, 0, device=target_B.device, dtype=torch.int32).expand(len(windows), -1)
     if windows.available is not None:
         steps_BS = torch.maximum(steps_BS, -windows.available[:, None])
@@ -166,9 +170,11 @@ def mid_ranks(
     # same reason the target's score comes from the same product as all others.
     if len(candidates.repeats):
         scores_QC[:, candidates.repeats] = scores_QC[:, candidates.originals]
+    # Excluded candidates score −∞. Then restore the target's score, in case the target was excluded.
     target_score_Q1 = scores_QC.gather(1, target_Q[:, None])
     scores_QC.scatter_(1, excluded_QX, -torch.inf)
     scores_QC.scatter_(1, target_Q[:, None], target_score_Q1)
+    # The target ties with itself once.
     higher = _count(scores_QC > target_score_Q1)
     equal = _count(scores_QC == target_score_Q1) - 1
     return 1 + higher + equal / 2
@@ -224,6 +230,7 @@ def _bundle_documents(document_B: NDArray[np.int64], rows_M: NDArray[np.int64]) 
 
     `document_B` are the windows' documents, ascending; `rows_M` the rows of each document of the table.
     """
+    # Number the bundles by windows and by rows. A bundle starts at a document where either number changes.
     documents_U, first_U = np.unique(document_B, return_index=True)
     rows_before_U = np.cumsum(rows_M[documents_U]) - rows_M[documents_U]
     bundle_U = np.stack([first_U // BUNDLE_WINDOWS, rows_before_U // BUNDLE_ROWS])
@@ -236,6 +243,7 @@ def _rank_bundle(
     prediction_BD: Tensor, vectors: Tensor, windows: Windows, document_B: NDArray[np.int64], documents: DocumentTable
 ) -> Tensor:
     """Return (B,) ranks of the windows of a bundle of documents, each among the chunks of its own document."""
+    # Candidates are all rows of the bundle's documents.
     documents_U = np.unique(document_B)
     first_U, rows_U = documents.first_row[documents_U], documents.rows[documents_U]
     rows = np.concatenate([np.arange(first, first + count) for first, count in zip(first_U, rows_U, strict=True)])
@@ -248,6 +256,7 @@ def _rank_bundle(
         foreign_BC = document_C != torch.from_numpy(document_B).to(vectors.device)[:, None]
         position_C = torch.arange(len(candidates), device=vectors.device)
         excluded_BX = torch.cat([excluded_BX, torch.where(foreign_BC, position_C, target_B[:, None])], dim=1)
+    # Rank at most MAX_SCORES scores at a time.
     block = max(1, MAX_SCORES // len(candidates))
     splits = zip(*(values.split(block) for values in (prediction_BD, target_B, excluded_BX)), strict=True)
     return torch.cat([mid_ranks(query, candidates, target, excluded) for query, target, excluded in splits])
@@ -267,6 +276,7 @@ def find_repeats(vectors_CD: NDArray[np.generic]) -> tuple[NDArray[np.int64], ND
     # Nearly all rows already differ in their first few numbers. Only the others are hashed.
     _, prefix_C, count_K = np.unique(vectors_CD[:, :4], axis=0, return_inverse=True, return_counts=True)
     for position in np.flatnonzero(count_K[prefix_C.reshape(-1)] > 1).tolist():
+        # The first row with a digest is the original of all later rows with it.
         digest = hashlib.blake2b(vectors_CD[position].tobytes(), digest_size=16).digest()
         original = first.setdefault(digest, position)
         if original != position:

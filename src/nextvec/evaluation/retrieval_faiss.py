@@ -49,7 +49,9 @@ def approximate_ranks(
     """
     if index is None:
         index = flat_index(candidates)
-    original_C = _originals(candidates)
+    # Map every candidate to the first one that equals it: most are their own original.
+    original_C = np.arange(len(candidates))
+    original_C[candidates.repeats.cpu().numpy()] = candidates.originals.cpu().numpy()
     # Enough to reach the target at the last rank that counts, even if the whole context is nearer.
     count = min(neighbors + windows.context + 1, len(candidates))
     ranks = []
@@ -82,13 +84,6 @@ def flat_index(candidates: Candidates) -> Any:
     return index
 
 
-def _originals(candidates: Candidates) -> NDArray[np.int64]:
-    """Return (C,) the first candidate that equals each candidate; most are their own."""
-    original_C = np.arange(len(candidates))
-    original_C[candidates.repeats.cpu().numpy()] = candidates.originals.cpu().numpy()
-    return original_C
-
-
 def _mid_ranks(
     scores_QK: NDArray[np.float32],
     neighbor_QK: NDArray[np.int64],
@@ -100,11 +95,14 @@ def _mid_ranks(
 
     An index fills missing neighbors with −1. Candidates that repeat the target tie with it, whatever the rounding.
     """
+    # The target's score; −∞ if the target is not among the neighbors.
     is_target_QK = neighbor_QK == target_Q[:, None]
     target_score_Q1 = np.where(is_target_QK, scores_QK, -np.inf).max(axis=1, keepdims=True)
+    # A neighbor ties with the target if its score or its vector is equal.
     exists_QK = neighbor_QK >= 0
     repeats_target_QK = original_C[neighbor_QK] == original_C[target_Q][:, None]
     is_tied_QK = exists_QK & ((scores_QK == target_score_Q1) | repeats_target_QK)
+    # Rivals are all neighbors but the target and the context. Those that score higher add 1 to the rank, ties add ½.
     in_context_QK = (neighbor_QK[:, :, None] == context_QS[:, None, :]).any(axis=2)
     is_rival_QK = exists_QK & ~is_target_QK & ~in_context_QK
     higher_Q = (is_rival_QK & ~is_tied_QK & (scores_QK > target_score_Q1)).sum(axis=1)

@@ -28,11 +28,13 @@ def measure_rollout(predictor: Predictor, evaluated: WindowSet, steps: int = 8) 
     """
     assert steps >= 1, steps
     vectors = evaluated.vectors
+    # The last step is compared with row target + steps − 1, which the document must still have.
     _, end_W = document_bounds(evaluated)
     windows = evaluated.windows.take((end_W - evaluated.windows.targets >= steps).nonzero()[:, 0])
     if len(windows) == 0:
         return (None,) * steps
     cosines_JW = torch.empty((steps, len(windows)), device=vectors.device)
+    # Roll a block out to its last step before the next one starts, so that one block of contexts is in memory.
     for start in range(0, len(windows), BLOCK):
         positions = slice(start, start + BLOCK)
         batch, prediction_BD = predict_block(predictor, vectors, windows, positions)
@@ -41,6 +43,7 @@ def measure_rollout(predictor: Predictor, evaluated: WindowSet, steps: int = 8) 
             if step:
                 # Shift the context by one: the last prediction becomes the newest vector.
                 context_BSD = torch.cat([context_BSD[:, 1:], prediction_BD[:, None]], dim=1)
+                # A prediction is never masked.
                 if mask_BS is not None:
                     mask_BS = torch.cat([mask_BS[:, 1:], torch.ones_like(mask_BS[:, :1])], dim=1)
                 prediction_BD = predict_context(predictor, context_BSD, mask_BS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nextvec.core.formatting import STATUSES, Status, worst
-from nextvec.data.checks.rules_integrity import MIN_GROUPS
+from nextvec.data.splits import MIN_GROUPS
 from nextvec.evaluation.results import Estimate, PredictorResult, SplitResult, Verdict
 
 _OUTCOMES: dict[Status, str] = {
@@ -25,13 +25,15 @@ def make_verdict(model: str, splits: Mapping[str, SplitResult]) -> Verdict:
     reasons = {name: tuple(_reasons(model, split)) for name, split in splits.items()}
     gains = {name: split.gain for name, split in splits.items() if name != "train" and split.gain is not None}
     statuses = {name: gain_status(gain) for name, gain in gains.items()}
+    # Without a gain on val the verdict is amber at best, whatever the other splits show.
     if "val" not in gains:
         status = worst([*statuses.values(), Status.AMBER])
         sentence = f"{model} was not compared with a baseline on val, so nothing is proved."
         for name, gain in gains.items():
             sentence += f" It {_OUTCOMES[statuses[name]]} on {name} ({gain.signed}, 95 % CI)."
         return Verdict(status, sentence, reasons)
-    # Losing on unseen documents of the training sources is a failure. Losing on other sources only is a known limit.
+    # Losing on unseen documents of the training sources is a failure, and red. Losing on other sources only is a known
+    # limit, and amber at worst.
     status = statuses["val"]
     if status != Status.RED:
         status = min(worst(statuses.values()), Status.AMBER, key=STATUSES.index)
@@ -78,6 +80,7 @@ def _reasons(model: str, split: SplitResult) -> Iterator[str]:
 
 def _compare_retrieval(model: str, split: SplitResult, result: PredictorResult) -> Iterator[str]:
     """Compare the MRR of the model, or of its query head, with the best MRR of the other predictors."""
+    # The rival is the predictor with the best MRR. The query head, if there is one, competes for the model.
     name, rival = max(
         ((name, score.retrieval.mrr) for name, score in split.predictors.items() if name != model),
         key=lambda item: item[1],

@@ -77,6 +77,7 @@ def _evaluate_gate(
     gate: GateRecipe, recipe: Recipe, history: Sequence[EpochMetrics], baselines: BaselineCosines
 ) -> GateVerdict:
     metrics = history[-1]
+    # A derived metric is computed from all epochs; any other one is in the last epoch's record.
     derive = DERIVED_METRICS.get(gate.metric)
     value = derive(recipe, history, baselines) if derive else metrics.get(gate.metric)
     name = gate.metric.replace("_", " ")
@@ -85,6 +86,7 @@ def _evaluate_gate(
     else:
         status, comparison = _compare(value, gate)
         reason = f"{name} {value if isinstance(value, int) else f'{value:.4f}'} is {comparison}"
+    # A cosine means little alone: name the best baseline of its split.
     split = gate.metric.partition("_")[0]
     if gate.metric.endswith("_cosine") and f"{split}_best_baseline" in metrics:
         reason += f" (best baseline: {metrics[f'{split}_best_baseline']})"
@@ -104,6 +106,7 @@ def _compare(value: float, gate: GateRecipe) -> tuple[Status, str]:
         return Status.GREEN, f"{at_best} {gate.green:g}"
     if gate.red is not None and not reaches(value, gate.red):
         return Status.RED, f"{beyond} {gate.red:g}"
+    # Neither green nor red was reached. Without a green threshold, not red is green; otherwise it is amber.
     if gate.green is None:
         return Status.GREEN, f"{at_best} {gate.red:g}"
     red = "" if gate.red is None else f", red {beyond} {gate.red:g}"
@@ -135,6 +138,7 @@ def _baseline_gap_closed(recipe: Recipe, history: Sequence[EpochMetrics], baseli
     if mean is None:
         return None
     first, last = float(history[0]["val_cosine"]), float(history[-1]["val_cosine"])
+    # Close to the context mean the gap is too small to divide by: such a run has closed it.
     is_level = max(first, last) >= mean - CONTEXT_MEAN_TOLERANCE
     return 1.0 if is_level else (last - first) / (mean - first)
 
@@ -142,6 +146,7 @@ def _baseline_gap_closed(recipe: Recipe, history: Sequence[EpochMetrics], baseli
 def _min_gradient_share_ratio(
     recipe: Recipe, history: Sequence[EpochMetrics], baselines: BaselineCosines
 ) -> float | None:
+    # A ratio far below 1 means that a term gets less of the gradient than its weight requests.
     ratios = [
         float(history[-1][f"share_{term}"]) / requested
         for term, requested in recipe.objective.requested_shares.items()

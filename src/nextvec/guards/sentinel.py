@@ -34,6 +34,7 @@ def recipe_warnings(recipe: Recipe, has_ood: bool) -> list[str]:
             "objective.loss_weighting is raw, so weights are not gradient shares: the raw InfoNCE gradient is about "
             "1,000 times as large as that of MSE. Set objective.loss_weighting=gradient_norm."
         )
+    # These two rules of the diagnosis also work with the recipe alone.
     case = Case(recipe)
     for rule in (temperature_out_of_range, unmasked_near_duplicates):
         if evidence := rule(case):

@@ -85,9 +85,10 @@ _CLEAN_ENDS = ("interrupted", "stopped", "failed", "trained")
 def _check_aborts(events: Sequence[Event]) -> Criterion:
     """Count crashes, failures and aborts. A run that was interrupted and resumed did not crash."""
     kinds = [event["kind"] for event in events]
+    # A run is running from `started` or `resumed` to a clean end. If it resumes while running, it crashed.
     crashes, is_running = 0, False
     for kind in kinds:
-        crashes += kind == "resumed" and is_running  # resumed without a clean end before: it crashed
+        crashes += kind == "resumed" and is_running
         is_running = kind in ("started", "resumed") or (is_running and kind not in _CLEAN_ENDS)
     counts = {"crash": crashes, "failure": kinds.count("failed"), "abort": kinds.count("stopped")}
     plurals = {"crash": "crashes", "failure": "failures", "abort": "aborts"}
@@ -103,6 +104,7 @@ def _check_losses(recipe: Recipe, history: Sequence[EpochMetrics]) -> Criterion:
     # Moment and variance may rise while the supervised terms fall; they count only if there is no other term.
     main = [term for term in terms if term in ("mse", "info")] or terms
     losses = {term: (float(first[f"train_loss_{term}"]), float(last[f"train_loss_{term}"])) for term in main}
+    # A single epoch has no trend, so its losses count as falling.
     is_falling = len(history) == 1 or all(end <= start for start, end in losses.values())
     measured = ", ".join(f"{term} {start:.3g} → {end:.3g}" for term, (start, end) in losses.items())
     return Criterion("losses converge, none NaN or infinite", measured, "falling, finite", is_finite and is_falling)

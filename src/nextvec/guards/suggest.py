@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import tomli_w
+
 from nextvec.guards.gates import BaselineCosines
 
 VAL_STEPS = {3: (-0.2, -0.4), 6: (-0.1, -0.2), 10: (-0.05, -0.15), 20: (0.0, -0.1), 30: (0.0, -0.05)}
@@ -29,14 +31,12 @@ class GateSuggestion:
     @property
     def toml(self) -> str:
         """The gates as recipe text, with the absolute scores in comments."""
-        # Imported here: monitors import this package and never write TOML.
-        import tomli_w
-
         lines = [f"# Gates suggested for {line}" for line in self.data.splitlines()]
         for split, cosines in self.baselines.items():
             scores = ", ".join(f"{name} {cosine:.4f}" for name, cosine in cosines.items())
             lines.append(f"# baselines on {split}: {scores}")
         for gate in self.gates:
+            # The thresholds are on the gain: add the best baseline to show them as cosines.
             split = gate["metric"].partition("_")[0]
             best = max(self.baselines[split].values())
             green, red = best + gate["green"], best + gate["red"]
@@ -66,6 +66,7 @@ def suggest_gates(data: str, baselines: BaselineCosines) -> GateSuggestion:
 def _make_gates(
     split: str, baselines: BaselineCosines, steps: dict[int, tuple[float, float]], action: str, advice: str
 ) -> list[dict[str, Any]]:
+    # The unit of the thresholds. Without a train-mean, collapse is taken as cosine 0.
     cosines = baselines[split]
     gap = max(cosines.values()) - cosines.get("train-mean", 0.0)
     return [

@@ -9,10 +9,9 @@ import pytest
 
 from nextvec.data.checks import CheckReport, check_statistics, check_store, duplicates
 from nextvec.data.checks.findings import Finding
-from nextvec.data.checks.rules_integrity import MIN_GROUPS
 from nextvec.data.checks.sampling import sample_documents
 from nextvec.data.space import Space
-from nextvec.data.splits import SPLITS
+from nextvec.data.splits import MIN_GROUPS, SPLITS
 from nextvec.data.store import DocumentTable, Store, open_store
 from nextvec.data.store.writer import finish_store, write_documents
 

@@ -13,7 +13,7 @@ from nextvec.data.checks.duplicates import NEAR_COSINE
 from nextvec.data.checks.findings import Finding, Statistics, make_finding
 from nextvec.data.checks.statistics import NORM_TOLERANCE
 from nextvec.data.space import SAME_SPACE_COSINE
-from nextvec.data.splits import SPLITS
+from nextvec.data.splits import MIN_GROUPS, SPLITS
 
 MAX_LEAK_SHARE = 0.01
 """Fraction of a split's rows that may also be in train before its scores are meaningless (red)."""
@@ -27,8 +27,6 @@ MAX_RANDOM_COSINE = 0.9
 """Mean cosine of vectors of different documents above which all vectors are near duplicates of each other."""
 MIN_EFFECTIVE_RANK = 8
 """Effective rank below which unrelated vectors are near each other by chance."""
-MIN_GROUPS = 20
-"""Number of independent documents below which a bootstrap interval is unreliable."""
 
 
 def check_values(statistics: Statistics) -> Iterator[Finding]:

@@ -43,9 +43,13 @@ class Case:
         return self.history[-1] if self.history else {}
 
     @property
-    def evaluated_splits(self) -> list[str]:
-        """The splits, of val and ood, on which a model was evaluated."""
-        return [split for split in ("val", "ood") if self.split_result(split) is not None]
+    def evaluated_splits(self) -> list[tuple[str, SplitResult, PredictorResult]]:
+        """Name, all results and the model's result of val and ood, as far as a model was evaluated on them."""
+        return [
+            (split, result, self.model_result(split))
+            for split in ("val", "ood")
+            if (result := self.split_result(split)) is not None
+        ]
 
     def epoch_values(self, name: str) -> list[float]:
         """Return a metric of every epoch that has it."""
@@ -53,6 +57,7 @@ class Case:
 
     def metric(self, name: str) -> float | None:
         """Return val_cosine, ood_gain or the like: of the evaluation if there is one, else of the last epoch."""
+        # The evaluation describes the weights that were selected, so it takes precedence over the last epoch.
         split, _, metric = name.partition("_")
         result = self.split_result(split)
         if result is None:
@@ -67,12 +72,13 @@ class Case:
         return self.evaluation.splits.get(split) if self.evaluation and self.evaluation.model else None
 
     def model_result(self, split: str) -> PredictorResult:
-        """Return the result of the model on one of `evaluated_splits`."""
+        """Return the result of the model on a split on which it was evaluated."""
         assert self.evaluation is not None and self.evaluation.model is not None
         return self.evaluation.splits[split].predictors[self.evaluation.model]
 
     def baseline_cosine(self, split: str, name: str | None = None) -> float | None:
         """Return the cosine of a baseline on a split (None: the best baseline); None if it is unknown."""
+        # The evaluation's baselines take precedence, because they are scored on the model's windows.
         cosines = dict(self.baselines.get(split, {}))
         result = self.split_result(split)
         if result is not None and self.evaluation is not None:

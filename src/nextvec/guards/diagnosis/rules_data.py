@@ -18,8 +18,10 @@ _CONTEXT_MEANS = ("context-mean", "decayed-mean")
 
 def space_mismatch(case: Case) -> Evidence | None:
     """The OOD vectors come from another encoder than the training vectors."""
+    # The data check compares the vectors themselves, so its findings come first.
     for text in case.red_findings("ood space", "encoder fingerprint"):
         return Evidence(Status.RED, "certain", text)
+    # Then compare ridge with the context means, on both splits.
     predictors = (*_CONTEXT_MEANS, "ridge")
     cosines = {
         split: {name: cosine for name in predictors if (cosine := case.baseline_cosine(split, name)) is not None}
@@ -46,6 +48,7 @@ def find_space_mismatch(baselines: BaselineCosines) -> str:
     Means of the context work in any space. Ridge regression learns the directions of the training space. If ridge is
     as good as the means on val and far below them on ood, those directions have another meaning there.
     """
+    # A context mean that was not measured counts as −1, the lowest cosine.
     val, ood = baselines.get("val", {}), baselines.get("ood", {})
     if "ridge" not in val or "ridge" not in ood:
         return ""
@@ -63,6 +66,7 @@ def data_leakage(case: Case) -> Evidence | None:
     """Rows or documents of val or OOD are in train."""
     for text in case.red_findings("groups", "val in train", "ood in train", "near duplicates in train"):
         return Evidence(Status.RED, "certain", text)
+    # Unseen documents that score far above seen ones are suspicious, but may just be easier.
     train, val = case.last_epoch.get("train_cosine"), case.last_epoch.get("val_cosine")
     if train is not None and val is not None and val - train > 2 * FAR_BELOW_BASELINE:
         return Evidence(Status.AMBER, "possible", f"Val cosine {val:.3f} is far above train cosine {train:.3f}.")
@@ -72,6 +76,7 @@ def data_leakage(case: Case) -> Evidence | None:
 def shuffled_targets(case: Case) -> Evidence | None:
     """On a split no predictor that reads the context beats a constant: contexts carry no information about targets."""
     for split in ("val", "ood"):
+        # If the text continues, its newest vector or the mean of its context beats a constant.
         constant = case.baseline_cosine(split, "train-mean")
         cosines = [case.baseline_cosine(split, name) for name in ("copy-last", "context-mean")]
         best = max((cosine for cosine in cosines if cosine is not None), default=None)
@@ -97,6 +102,7 @@ def unreachable_gate(case: Case) -> Evidence | None:
     """A gate is red for every baseline: its threshold was chosen for other data."""
     epoch = case.last_epoch.get("epoch")
     for gate in case.recipe.gates:
+        # Only gates on a cosine are compared: a gain is relative to the baselines.
         split, _, metric = gate.metric.partition("_")
         best = case.baseline_cosine(split) if metric == "cosine" else None
         if epoch in gate.epoch and gate.red is not None and best is not None and best < gate.red:

@@ -20,8 +20,8 @@ MAX_CONTEXT_DROP = 0.01
 
 def copy_last(case: Case) -> Evidence | None:
     """The prediction is the last context vector."""
-    for split in case.evaluated_splits:
-        profile = case.model_result(split).offset_profile
+    for split, _, model in case.evaluated_splits:
+        profile = model.offset_profile
         cosine = profile.curve.get(-1) if profile else None
         if cosine is not None and cosine > MIN_COPY_COSINE:
             text = f"On {split} the mean cosine from the prediction to the last context vector is {cosine:.3f}."
@@ -31,8 +31,8 @@ def copy_last(case: Case) -> Evidence | None:
 
 def backward_predictions(case: Case) -> Evidence | None:
     """Predictions point to the text before the context, more than the mean of the context does."""
-    for split in case.evaluated_splits:
-        profile = case.model_result(split).offset_profile
+    for split, _, model in case.evaluated_splits:
+        profile = model.offset_profile
         direction = profile.direction if profile else None
         if direction and direction.is_significantly_below(MAX_BACKWARD_DIRECTION):
             text = f"On {split} the direction is {direction}, and below 0 is backward."
@@ -42,10 +42,9 @@ def backward_predictions(case: Case) -> Evidence | None:
 
 def order_ignored(case: Case) -> Evidence | None:
     """Shuffling or reversing the context does not change the score."""
-    for split in case.evaluated_splits:
-        result = case.split_result(split)
-        drops = result.ablations if result else {}
-        shuffled, reversed_ = drops.get("shuffled"), drops.get("reversed")
+    for split, result, _ in case.evaluated_splits:
+        # Both must leave the score unchanged: a model may use order and still be symmetric in time.
+        shuffled, reversed_ = result.ablations.get("shuffled"), result.ablations.get("reversed")
         if shuffled and reversed_ and max(abs(shuffled.value), abs(reversed_.value)) < MAX_ORDER_DROP:
             return Evidence(
                 Status.AMBER,
@@ -58,9 +57,8 @@ def order_ignored(case: Case) -> Evidence | None:
 
 def context_ignored(case: Case) -> Evidence | None:
     """The context of another document gives the same score."""
-    for split in case.evaluated_splits:
-        result = case.split_result(split)
-        drop = result.ablations.get("other document") if result else None
+    for split, result, _ in case.evaluated_splits:
+        drop = result.ablations.get("other document")
         if drop and abs(drop.value) < MAX_CONTEXT_DROP:
             text = f"On {split} the cosine drops by only {drop.value:+.4f} with the context of another document."
             return Evidence(Status.RED, "certain", text)
@@ -69,10 +67,9 @@ def context_ignored(case: Case) -> Evidence | None:
 
 def collapse_to_mean(case: Case) -> Evidence | None:
     """Predictions are alike: their dispersion is far below that of the targets and of the context mean."""
-    for split in case.evaluated_splits:
-        result, geometry = case.split_result(split), case.model_result(split).geometry
-        targets = result.target_geometry if result else None
-        if result is None or geometry is None or targets is None or not targets.dispersion:
+    for split, result, model in case.evaluated_splits:
+        geometry, targets = model.geometry, result.target_geometry
+        if geometry is None or targets is None or not targets.dispersion:
             continue
         # Averaging a context narrows the predictions as well, so the context mean is the fair reference.
         ratio = geometry.dispersion / targets.dispersion
@@ -93,9 +90,11 @@ def collapse_to_mean(case: Case) -> Evidence | None:
 
 def orthogonal_collapse(case: Case) -> Evidence | None:
     """Predictions are unrelated to the document."""
+    # If the baselines are unrelated to the targets as well, the fault is in the data and not in the model.
     cosine, best = case.metric("val_cosine"), case.baseline_cosine("val")
     if cosine is None or best is None or abs(cosine) > UNRELATED_COSINE or best < 2 * UNRELATED_COSINE:
         return None
+    # A prediction close to any vector around the target is misplaced, not orthogonal.
     profile = case.model_result("val").offset_profile if case.split_result("val") else None
     curve = profile.curve if profile else {}
     if any(abs(value) >= UNRELATED_COSINE for value in curve.values() if value is not None):
@@ -123,9 +122,8 @@ def poor_ood_generalization(case: Case) -> Evidence | None:
 
 def no_gain_over_baseline(case: Case) -> Evidence | None:
     """A baseline scores as high as the model."""
-    for split in case.evaluated_splits:
-        result = case.split_result(split)
-        if result is None or result.gain is None or result.gain.is_significantly_above(0):
+    for split, result, _ in case.evaluated_splits:
+        if result.gain is None or result.gain.is_significantly_above(0):
             continue
         is_red = result.gain.is_significantly_below(-FAR_BELOW_BASELINE)
         return Evidence(

@@ -21,6 +21,7 @@ MIN_COHERENCE = 0.2
 
 def not_finite(case: Case) -> Evidence | None:
     """A loss, gradient or prediction was NaN or infinite."""
+    # The run's own message is the most precise; then come the last epoch's metrics, and the data check.
     for event in case.events:
         if event["kind"] == "failed" and "finite" in (reason := str(event.get("reason", ""))):
             return Evidence(Status.RED, "certain", f"{reason[:1].upper()}{reason[1:].rstrip('.')}.")
@@ -49,6 +50,8 @@ def dominates(term: str) -> Callable[[Case], Evidence | None]:
         share = case.last_epoch.get(f"share_{term}")
         if term not in requested or share is None or len(requested) < 2:
             return None
+        # Any term dominates with over 90 % of the gradient, if its weight asks for clearly less. A term that never uses
+        # the target dominates from half of it.
         text = f"Its gradient share is {share:.1%}; its weight asks for {requested[term]:.1%}."
         if share > max(0.9, 1.5 * requested[term]):
             return Evidence(Status.RED, "certain", text)
@@ -62,6 +65,7 @@ def dominates(term: str) -> Callable[[Case], Evidence | None]:
 def inactive_info_nce(case: Case) -> Evidence | None:
     """InfoNCE has no weight, or its loss stays at chance level: 2 · ln(batch size), summed over both directions."""
     if "info" not in case.recipe.objective.weights:
+        # A model without InfoNCE may be healthy: only one below the baselines is suspicious.
         gain = case.metric("val_gain")
         if gain is not None and gain < -NEAR_BASELINE:
             return Evidence(Status.AMBER, "possible", f"`objective.info_nce` is 0, and val gain is {gain:+.4f}.")
@@ -69,6 +73,7 @@ def inactive_info_nce(case: Case) -> Evidence | None:
     loss = case.last_epoch.get("train_loss_info")
     if loss is None:
         return None
+    # At chance level every chunk of the batch is equally likely, in both directions.
     chance = 2 * math.log(case.recipe.training.batch_size)
     if len(case.history) >= 3 and loss > 0.98 * chance:
         text = f"InfoNCE is {loss:.2f} nats after epoch {len(case.history)}; chance level is {chance:.2f} nats."
@@ -93,6 +98,7 @@ def unmasked_near_duplicates(case: Case) -> Evidence | None:
     objective = case.recipe.objective
     if "info" not in objective.weights or objective.mask_same_document:
         return None
+    # The first known value of the coherence is that of the nearest chunks.
     train = case.check.get("statistics", {}).get("splits", {}).get("train", {})
     coherence = next((cosine for cosine in train.get("coherence", ()) if cosine is not None), None)
     text = "mask_same_document is off, so a document's own chunks are negatives."
@@ -117,6 +123,7 @@ def learning_rate_too_low(case: Case) -> Evidence | None:
     cosines = case.epoch_values("train_cosine")
     if len(cosines) < 3 or case.last_epoch.get("val_gain", 0.0) > -NEAR_BASELINE:
         return None
+    # Steady means that every epoch improves, and none by 5 times as much as another.
     rises = [after - before for before, after in pairwise(cosines)]
     is_steady = min(rises) > 0 and max(rises) < 5 * min(rises)
     if not is_steady or max(rises) >= 0.002:
@@ -147,12 +154,14 @@ def overfitting(case: Case) -> Evidence | None:
     if len(case.history) < 3:
         return None
     vals, oods = case.epoch_values("val_cosine"), case.epoch_values("ood_cosine")
+    # Train far above val, and val past its best, is overfitting to the training documents.
     gap = float(case.last_epoch["train_cosine"]) - vals[-1]
     drop = max(vals) - vals[-1]
     if gap > NEAR_BASELINE and drop > 0.005:
         best_epoch = 1 + vals.index(max(vals))
         text = f"Val cosine fell by {drop:.4f} since epoch {best_epoch}, and train cosine is {gap:.4f} above it."
         return Evidence(Status.AMBER, "certain", text)
+    # Val still rises but OOD falls: the model overfits to the training sources.
     if "ood_cosine" in case.last_epoch and vals[-1] > vals[0] + 0.005 and max(oods) - oods[-1] > 0.02:
         text = f"Val cosine rose to {vals[-1]:.4f} while OOD cosine fell from {max(oods):.4f} to {oods[-1]:.4f}."
         return Evidence(Status.AMBER, "likely", text)
@@ -164,6 +173,7 @@ def underfitting(case: Case) -> Evidence | None:
     if len(case.history) < 4:
         return None
     vals, gain = case.epoch_values("val_cosine"), case.last_epoch["val_gain"]
+    # Mean rise of the last two epochs. A small gap to train means that more training still helps val.
     rise = (vals[-1] - vals[-3]) / 2
     gap = float(case.last_epoch["train_cosine"]) - vals[-1]
     if vals[-1] < max(vals) or rise <= 0.002 or gain >= 0 or gap >= NEAR_BASELINE:
