@@ -82,6 +82,12 @@ class Interrupted(NextvecError):  # noqa: N818 - not an error, hence no `Error` 
     exit_code = 130
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of another package's error in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a sentence with the closest known word, ``" Did you mean 'lstm'?"``, or with all of them."""
     choices = sorted(known)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from sentencex import segment
+
 from nextvec.data.documents import Document
 from nextvec.errors import InputError, did_you_mean
 
@@ -96,8 +98,6 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
     The space between two sentences is usually at the end of the first, but may be elsewhere. Text in which no sentence
     ends (Thai, for example, has no mark for it) is cut at a space at least once every `_WINDOW_CHARS` characters.
     """
-    from sentencex import segment
-
     text = collapse_whitespace(text)  # also required by sentencex, which panics on some text with U+3000 or U+00A0
     sentences: list[str] = []
     start = 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nextvec.data import encoders
 from nextvec.data.encoders import ENCODERS, Encoder, full_name, open_encoder, store_encoder
-from nextvec.data.encoders import sentence_transformers as sentence
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.data.store import ENCODER, Store
@@ -101,7 +101,7 @@ def test_the_encoder_of_another_store_is_opened_by_the_name_in_its_manifest(
         opened.append(name)
         return Named(space, name)
 
-    monkeypatch.setattr(sentence, "open_sentence_encoder", fake)
+    monkeypatch.setattr(encoders, "open_sentence_encoder", fake)
     store_encoder(a_store(tmp_path, space, encoder={"name": "owner/mine"}))
     store_encoder(a_store(tmp_path, Space("gtr-t5-base", "", 3)))  # imported vectors: a short name, no revision
     assert opened == ["owner/mine", "sentence-transformers/gtr-t5-base"]

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.data.encoders.lsa import LsaEncoder
+from nextvec.data.encoders.sentence_transformers import open_sentence_encoder
 from nextvec.data.space import UNKNOWN, Space, require_same
 from nextvec.data.store import ENCODER, Store
 from nextvec.errors import InputError, StoreError, did_you_mean
@@ -83,8 +85,6 @@ def open_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
         raise InputError("encoder 'lsa' is fitted on a corpus. Build a store with it, then use the store's encoder.")
     if precision not in PRECISIONS:
         raise InputError(f"precision '{precision}' is unknown.{did_you_mean(precision, PRECISIONS)}")
-    from nextvec.data.encoders.sentence_transformers import open_sentence_encoder
-
     return open_sentence_encoder(name, device=device, precision=precision)
 
 
@@ -96,8 +96,6 @@ def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto"
     """
     encoder: Encoder
     if store.space.encoder == LSA:
-        from nextvec.data.encoders.lsa import LsaEncoder
-
         encoder = LsaEncoder.load(store.path / ENCODER)
     elif store.space.encoder in (UNKNOWN, SYNTHETIC):
         raise StoreError(

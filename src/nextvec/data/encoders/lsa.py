@@ -19,10 +19,11 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from nextvec.core.files import make_folder, write_atomic, write_json
 from nextvec.data.space import PROBE_TEXTS, Space
-from nextvec.errors import CorpusError, StoreError
+from nextvec.errors import CorpusError, StoreError, one_line
 
 MAX_FIT_TEXTS = 100_000
 """Maximum number of training texts: more add memory and time, not quality. An evenly spaced sample is used."""
@@ -136,8 +137,9 @@ class LsaEncoder:
                 raise ValueError(f"{len(terms)} terms, components {components_VD.shape}, idf {idf_V.shape}")
             return cls(terms, idf_V, components_VD, mean_D)
         except (OSError, ValueError, TypeError, EOFError) as error:
-            reason = " ".join(str(error).split())
-            raise StoreError(f"encoder {folder}: is missing or damaged ({reason}). Build the store again.") from error
+            raise StoreError(
+                f"encoder {folder}: is missing or damaged ({one_line(error)}). Build the store again."
+            ) from error
 
 
 def _write_npy(array: NDArray[Any], file: IO[bytes]) -> None:
@@ -166,7 +168,6 @@ def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]
 
     Raises CorpusError if there is none.
     """
-    from scipy.linalg import eigh
     from sklearn.utils.extmath import randomized_range_finder
 
     count = min(max(dimensions + _OVERSAMPLING, _MIN_SKETCH), *tfidf_NV.shape)

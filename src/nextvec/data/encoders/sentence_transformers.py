@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nextvec.core.device import autocast, resolve_device, resolve_precision
 from nextvec.data.space import PROBE_TEXTS, Space
-from nextvec.errors import InputError, MissingExtraError
+from nextvec.errors import InputError, MissingExtraError, one_line
 
 MINILM_TOKENS = 128
 """Maximum number of tokens of a text for minilm, which was trained with it; its package's 256 take twice the time."""
@@ -38,8 +38,6 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
 
     Raises MissingExtraError if a package is missing, InputError if the model cannot be loaded.
     """
-    import torch
-
     try:
         import sentence_transformers  # noqa: F401 - check that it is installed
     except ImportError as error:
@@ -55,7 +53,7 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
             model = _load(name, Path(name))
         else:
             model = _load_from_hub(name)
-    model.to(device=chosen, dtype=torch.float32).eval()
+    model.to(chosen).float().eval()
     return SentenceEncoder(model, name, chosen, dtype, max_tokens)
 
 
@@ -149,7 +147,7 @@ def _require_known_modules(name: str, folder: Path) -> None:
         kinds = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"encoder '{name}': {_MODULES} in {folder} is damaged ({_line(error)}). Download it again."
+            f"encoder '{name}': {_MODULES} in {folder} is damaged ({one_line(error)}). Download it again."
         ) from error
     foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
     if foreign:
@@ -172,7 +170,7 @@ def _load_from_hub(name: str) -> Any:
     except hub.errors.RepositoryNotFoundError as error:
         raise InputError(f"encoder '{name}': the hub has no such public model. Check the name.") from error
     except Exception as error:  # the client raises the errors of its network library, which varies
-        raise InputError(f"encoder '{name}': the hub can't be reached ({_line(error)}). {remedy}") from error
+        raise InputError(f"encoder '{name}': the hub can't be reached ({one_line(error)}). {remedy}") from error
     if not any(file.rfilename == _MODULES for file in info.siblings or ()):
         raise InputError(f"encoder '{name}': the model has no {_MODULES}. Name a sentence-transformers model.")
     return _sentence_transformer(name, name, local=False)
@@ -184,7 +182,9 @@ def _sentence_transformer(name: str, path: str, *, local: bool) -> Any:
     try:
         return SentenceTransformer(path, device="cpu", local_files_only=local)
     except Exception as error:  # libraries raise different errors for damaged files
-        raise InputError(f"encoder '{name}': the model can't be loaded ({_line(error)}). Download it again.") from error
+        raise InputError(
+            f"encoder '{name}': the model can't be loaded ({one_line(error)}). Download it again."
+        ) from error
 
 
 def _revision(model: Any) -> str:
@@ -220,8 +220,3 @@ def _silence() -> Iterator[None]:
             transformers.enable_progress_bar()
         if hub_bars:
             hub.enable_progress_bars()
-
-
-def _line(error: BaseException) -> str:
-    """Return an error's message in one line of at most 200 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

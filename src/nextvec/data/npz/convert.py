@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from nextvec.core.console import Task, progress
 from nextvec.data.npz.format import (
@@ -81,56 +81,31 @@ def import_npz(
     require_new(out)
     plan = SplitPlan(val=0.0 if "val" in files else val)
     opened = open_files(files, documents)
-    windows_F = [file.windows for file in opened.values()]
-    stored_dtype = np.result_type(
-        *(member.dtype for file in opened.values() for member in (file.contexts, file.targets))
-    )
-    first = next(iter(opened.values()))
-    with progress("reading windows", sum(windows_F) * (first.context + 1), unit="vectors", quiet=quiet) as task:
-        digests = np.concatenate([_digest_file(file, stored_dtype, task) for file in opened.values()])
-    numbers, digest_V = number_vectors(digests.reshape(-1, DIGEST_BYTES))
-    index = _Index(
-        vectors_WT=numbers.reshape(digests.shape[:2]),
-        file_W=np.repeat(np.arange(len(opened)), windows_F),
-        document_W=_number_documents(opened.values()),
-        digest_V=digest_V,
-    )
+    members = [member for file in opened.values() for member in (file.contexts, file.targets)]
+    stored_dtype = np.result_type(*(member.dtype for member in members))
+    # Recover the documents: windows that overlap form chains, and chains that share a vector form groups.
+    index = _index_vectors(opened, stored_dtype, quiet)
     shared = _count_shared(index, opened, allow_shared)
     chains = link_windows(index.vectors_WT, np.where(index.document_W >= 0, index.document_W, -1 - index.file_W))
     group_C, documents_sharing = group_chains(index.vectors_WT, chains, index.file_W, index.document_W)
     table = _document_table(opened, index, chains, group_C, plan)
-
-    rows = int(table.rows.sum())
+    # Read the files again to copy the vectors.
     with unfinished_store(out) as folder:
-        with (
-            create_vectors(folder, rows, first.dimensions, dtype or stored_dtype) as writer,
-            progress("writing vectors", len(index), unit="windows", quiet=quiet) as task,
-        ):
-            scaled = _write_vectors(opened.values(), chains, table.first_row, writer, task)
+        scaled = _write_vectors(folder, opened.values(), chains, table, dtype or stored_dtype, quiet)
         write_documents(folder, table)
         counts = {
             "windows": len(index),
-            "context": first.context,
-            "vectors": rows,
-            "distinct_vectors": len(digest_V),
+            "context": opened[next(iter(opened))].context,
+            "vectors": int(table.rows.sum()),
+            "distinct_vectors": len(index.digest_V),
             "documents": len(chains),
             "groups": int(group_C.max()) + 1,
             "scaled_to_unit_length": scaled,
         }
         notices = [notice for file in opened.values() for notice in file.notices]
         notices += _notices(table, chains, scaled, documents_sharing, shared)
-        return finish_store(
-            folder,
-            out,
-            _space(opened, encoder),
-            counts,
-            origin="npz",
-            split=plan.to_dict(),
-            sources={split: file.path.name for split, file in opened.items()},
-            npz={split: npz_hash(file.path) for split, file in opened.items()},
-            notices=notices,
-            has_documents=all(file.documents is not None for file in opened.values()),
-        )
+        facts = {"split": plan.to_dict(), "notices": notices, **_origin(opened)}
+        return finish_store(folder, out, _space(opened, encoder), counts, **facts)
 
 
 def export_npz(
@@ -179,10 +154,10 @@ def export_npz(
 
 def _space(files: Mapping[str, WindowFile], encoder: str) -> Space:
     """Return the space that the files name; if the user names an encoder or no file names a space, the user's."""
-    first, *others = files.values()
-    for other in others:
-        if first.space is not None and other.space is not None:
-            require_same(first.space, other.space, f"{first.path.name} and {other.path.name}")
+    first, *rest = files.values()
+    for file in rest:
+        if first.space is not None and file.space is not None:
+            require_same(first.space, file.space, f"{first.path.name} and {file.path.name}")
     space = next((file.space for file in files.values() if file.space is not None), None)
     return space if space is not None and encoder == UNKNOWN else Space(encoder, "", first.dimensions)
 
@@ -199,6 +174,30 @@ class _Index:
 
     def __len__(self) -> int:
         return len(self.vectors_WT)
+
+
+def _origin(files: Mapping[str, WindowFile]) -> dict[str, Any]:
+    """Return the manifest's entries about the files, by which `open_data` recognizes an earlier import."""
+    return {
+        "origin": "npz",
+        "sources": {split: file.path.name for split, file in files.items()},
+        "npz": {split: npz_hash(file.path) for split, file in files.items()},
+        "has_documents": all(file.documents is not None for file in files.values()),
+    }
+
+
+def _index_vectors(files: Mapping[str, WindowFile], dtype: np.dtype[Any], quiet: bool) -> _Index:
+    """Read all vectors as `dtype`, and number the distinct ones."""
+    vectors = sum(file.windows * (file.context + 1) for file in files.values())
+    with progress("reading windows", vectors, unit="vectors", quiet=quiet) as task:
+        digests = np.concatenate([_digest_file(file, dtype, task) for file in files.values()])
+    numbers, digest_V = number_vectors(digests.reshape(-1, DIGEST_BYTES))
+    return _Index(
+        vectors_WT=numbers.reshape(digests.shape[:2]),
+        file_W=np.repeat(np.arange(len(files)), [file.windows for file in files.values()]),
+        document_W=_number_documents(files.values()),
+        digest_V=digest_V,
+    )
 
 
 def _number_documents(files: Iterable[WindowFile]) -> Ints:
@@ -271,33 +270,46 @@ def _document_table(
 
 
 def _write_vectors(
-    files: Iterable[WindowFile], chains: Chains, first_row_C: Ints, writer: VectorWriter, task: Task
+    folder: Path, files: Iterable[WindowFile], chains: Chains, table: DocumentTable, dtype: DTypeLike, quiet: bool
 ) -> int:
-    """Write every vector to its row; return how many were scaled to unit length.
-
-    A chain's first window contributes its S context vectors, and every window its target.
-    """
+    """Write vectors.npy; return how many vectors were scaled to unit length."""
+    dimensions, windows = next(iter(files)).dimensions, len(chains.chain_W)
     scaled, start = 0, 0
-    for file in files:
-        file_windows = slice(start, start + file.windows)
-        first_row_W = first_row_C[chains.chain_W[file_windows]]
-        position_W = chains.position_W[file_windows]
-        offsets_S = np.arange(file.context)
-        for begin, block in file.contexts.blocks():
-            heads = begin + np.flatnonzero(position_W[begin : begin + len(block)] == 0)
-            if not len(heads):
-                continue
-            values, count = _to_unit_length(block[heads - begin], file.contexts, heads)
-            writer.write((first_row_W[heads, None] + offsets_S).ravel(), values)
-            scaled += count
-        target_row_W = first_row_W + file.context + position_W
-        for begin, block in file.targets.blocks():
-            windows = np.arange(begin, begin + len(block))
-            values, count = _to_unit_length(block, file.targets, windows)
-            writer.write(target_row_W[windows], values)
-            scaled += count
-            task.advance(len(block))
-        start = file_windows.stop
+    with (
+        create_vectors(folder, int(table.rows.sum()), dimensions, dtype) as writer,
+        progress("writing vectors", windows, unit="windows", quiet=quiet) as task,
+    ):
+        for file in files:
+            file_windows = slice(start, start + file.windows)
+            first_row_W = table.first_row[chains.chain_W[file_windows]]
+            scaled += _write_file(file, first_row_W, chains.position_W[file_windows], writer, task)
+            start = file_windows.stop
+    return scaled
+
+
+def _write_file(file: WindowFile, first_row_W: Ints, position_W: Ints, writer: VectorWriter, task: Task) -> int:
+    """Write the vectors of a file's windows; return how many were scaled to unit length.
+
+    `first_row_W` is the first row of the window's chain, `position_W` the window's position in it.
+    """
+    scaled = 0
+    # The first window of a chain contributes its S context vectors.
+    offsets_S = np.arange(file.context)
+    for begin, block in file.contexts.blocks():
+        heads = begin + np.flatnonzero(position_W[begin : begin + len(block)] == 0)
+        if not len(heads):
+            continue
+        values, count = _to_unit_length(block[heads - begin], file.contexts, heads)
+        writer.write((first_row_W[heads, None] + offsets_S).ravel(), values)
+        scaled += count
+    # Every window contributes its target, which follows the S vectors and the targets of the windows before it.
+    target_row_W = first_row_W + file.context + position_W
+    for begin, block in file.targets.blocks():
+        windows = np.arange(begin, begin + len(block))
+        values, count = _to_unit_length(block, file.targets, windows)
+        writer.write(target_row_W[windows], values)
+        scaled += count
+        task.advance(len(block))
     return scaled
 
 

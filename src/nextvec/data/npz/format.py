@@ -31,7 +31,7 @@ from nextvec.core.files import write_atomic
 from nextvec.data.readers._common import bomb_message, is_bomb
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
-from nextvec.errors import SpaceError, StoreError, did_you_mean
+from nextvec.errors import SpaceError, StoreError, did_you_mean, one_line
 
 CONTEXTS, TARGETS, ARTICLES, SPACE = "context_sequences", "target_vectors", "article_index", "space"
 BLOCK_BYTES = 32 * 2**20
@@ -84,7 +84,8 @@ class Member:
                     block = np.memmap(self.path, self.dtype, "r", self.offset + start * row_bytes, shape)
                 yield start, block
             return
-        with _reading(self.path, self.name), zipfile.ZipFile(self.path) as archive, archive.open(_file(self)) as stream:
+        file = f"{self.name}.npy"
+        with _reading(self.path, self.name), zipfile.ZipFile(self.path) as archive, archive.open(file) as stream:
             stream.read(self.header_bytes)
             for start in range(0, self.shape[0], step):
                 rows = min(step, self.shape[0] - start)
@@ -193,11 +194,11 @@ def open_files(files: Mapping[str, Path], documents: Path | Mapping[str, Path] |
         for split in SPLITS
         if split in files
     }
-    first, *others = opened.values()
-    for other in others:
-        if (other.context, other.dimensions) != (first.context, first.dimensions):
+    first, *rest = opened.values()
+    for file in rest:
+        if (file.context, file.dimensions) != (first.context, first.dimensions):
             raise StoreError(
-                f"{other.path.name}: has context {other.context} and {other.dimensions} dimensions, but "
+                f"{file.path.name}: has context {file.context} and {file.dimensions} dimensions, but "
                 f"{first.path.name} has {first.context} and {first.dimensions}. Import files of the same shape."
             )
     return opened
@@ -224,10 +225,6 @@ def write_members(
                         stream.write(np.ascontiguousarray(block, dtype=dtype).data.cast("B"))
 
     write_atomic(path, write)
-
-
-def _file(member: Member) -> str:
-    return f"{member.name}.npy"
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
@@ -304,7 +301,7 @@ def _reading(path: Path, name: str) -> Iterator[None]:
     except StoreError:
         raise
     except _READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
             reason = "empty" if path.stat().st_size == 0 else "truncated, or not an npz file"
         raise StoreError(f"{path}: {name} can't be read: {reason}. Copy or make the file again.") from error

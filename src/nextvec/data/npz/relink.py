@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Ints = NDArray[np.int64]
 DIGEST_BYTES = 16
@@ -80,9 +82,6 @@ def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, do
     Chains of one file that share a vector, or a document (`document_W`, -1 if unknown), are one group. Groups are
     numbered in the order of their first chain.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     # Connected components of a graph whose nodes are chains, vectors of each file, and documents; each chain has an
     # edge to its vectors and its documents.
     vectors = int(vectors_WT.max()) + 1
@@ -112,9 +111,6 @@ def _overlaps(vectors_WT: NDArray[np.int32], label_W: Ints) -> tuple[Ints, Ints]
 
 def _predecessors(begin_W: Ints, end_W: Ints) -> Ints:
     """Return the predecessor of each window (W,), -1 for none: its end equals the window's begin; no rings."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     windows = len(begin_W)
     predecessor_W = np.full(windows, -1)
     # Prefer windows that are adjacent in the file.

@@ -15,6 +15,11 @@ from itertools import islice
 from pathlib import Path
 
 from nextvec.data.documents import Columns, Document
+from nextvec.data.readers.huggingface import read_hub
+from nextvec.data.readers.python_docs import read_builtin
+from nextvec.data.readers.tabular import read_jsonl, read_parquet
+from nextvec.data.readers.text import ENDINGS, read_file, read_folder
+from nextvec.data.readers.wikipedia import read_dump
 from nextvec.errors import CorpusError, InputError
 
 SOURCES = {
@@ -47,38 +52,24 @@ def read_documents(source: str, columns: Columns = Columns(), *, limit: int | No
 
 
 def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
-    """Return the reader of a source. Readers are imported here, because some import large packages."""
+    """Return the reader of a source, by the form of its name."""
     if source.startswith("hf:"):
-        from nextvec.data.readers.huggingface import read_hub
-
         return read_hub(source, columns)
     if source.startswith("builtin:"):
-        from nextvec.data.readers.python_docs import read_builtin
-
         return read_builtin(source)
     path = Path(source)
     name = path.name.lower()
     if path.is_dir():
-        from nextvec.data.readers.text import read_folder
-
         return read_folder(path)
     if not path.is_file():
         reason = "not a file or folder" if path.exists() else "no such file or folder"
         raise CorpusError(f"{source}: {reason}. Check the name.")
-    if name.endswith((".txt", ".md")):
-        from nextvec.data.readers.text import read_file
-
+    if name.endswith(ENDINGS):
         return read_file(path)
     if name.endswith((".jsonl", ".jsonl.gz")):
-        from nextvec.data.readers.tabular import read_jsonl
-
         return read_jsonl(path, columns)
     if name.endswith(".parquet"):
-        from nextvec.data.readers.tabular import read_parquet
-
         return read_parquet(path, columns)
     if name.endswith((".xml", ".xml.bz2")):
-        from nextvec.data.readers.wikipedia import read_dump
-
         return read_dump(path)
     raise CorpusError(f"{source}: unknown kind of source. Known kinds: {'; '.join(SOURCES)}.")

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nextvec.errors import CorpusError
+from nextvec.errors import CorpusError, one_line
 
 MAX_DOCUMENT_BYTES = 32 * 2**20
 """Maximum size of a document in its file, and so of a line."""
@@ -40,9 +40,3 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CorpusError(f"{path}: can't be read: {error.strerror or one_line(error)}.") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of another package's error in one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}…"

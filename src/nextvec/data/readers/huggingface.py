@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nextvec.data.documents import Columns, Document
-from nextvec.data.readers._common import one_line
 from nextvec.data.readers.tabular import RowReader
-from nextvec.errors import CorpusError, MissingExtraError, NextvecError
+from nextvec.errors import CorpusError, MissingExtraError, NextvecError, one_line
 
 
 def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:

@@ -2,14 +2,14 @@
 
     builtin:python-docs      torch, numpy and scikit-learn if installed, and the standard library
 
-Each module is a document: its docstring, then those of its classes and functions in the order of the source. Each topic
-of `pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and
-never executed; packages are located without importing them.
+Each module is a document: its docstring, then those of its classes and functions in source order. Each topic of
+`pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and never
+executed; packages are located without importing them.
 
 Only prose is kept: whole sentences, without code, tables, headings and markup. Docstrings mix prose with doctests,
-literal blocks, reStructuredText directives and lists of parameters in NumPy, Google and Sphinx style. A block (the
-lines between blank lines) is divided into pieces by the indentation of its lines and the marks at their start. Of a
-parameter, the description is kept. Wrapped lines are joined. A piece is prose if most of its words are made of letters.
+literal blocks, reStructuredText directives and lists of parameters in NumPy, Google and Sphinx style. Indentation and
+the marks at the start of lines divide a block (the lines between blank lines) into pieces, whose wrapped lines are
+joined. A piece is prose if most of its words consist of letters. The descriptions of parameters are kept.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BLOCK_FIELDS = ("finalbody", "orelse", "handlers", "cases", "body")
 
 
 def read_builtin(source: str) -> Generator[Document, None, None]:
-    """Read the documents of BUILTIN: each package sorted by module name, the standard library last.
+    """Yield the documents of BUILTIN: each package in order of its module names, then the standard library.
 
     A module without a paragraph of prose is skipped. Raises CorpusError for another name.
     """
@@ -59,7 +59,7 @@ def read_builtin(source: str) -> Generator[Document, None, None]:
 
 
 def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
-    """Read each module with prose in `folder`, which contains the package of that name ("": not a package)."""
+    """Yield a document for each module with prose below `folder`; `package` is its dotted name, or empty."""
     modules = dict(_find_modules(folder, package))
     for name in sorted(modules):
         tree = _parse(modules[name])
@@ -74,7 +74,7 @@ def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
 
 
 def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
-    """Find the modules that can be imported from `folder` and its subfolders: dotted name and file of each."""
+    """Yield the dotted name and the file of every importable module below `folder`."""
     for parent, folders, files in os.walk(folder):
         below = Path(parent).relative_to(folder).parts
         folders[:] = [name for name in folders if name.isidentifier() and not _is_excluded((*below, name))]
@@ -92,10 +92,10 @@ def _is_excluded(parts: tuple[str, ...]) -> bool:
 def _parse(file: Path) -> ast.Module | None:
     """Return the syntax tree of a source file; None if this version of Python cannot parse it."""
     was_enabled = gc.isenabled()
-    gc.disable()  # a tree has no cycles, and searching its many nodes for them takes a quarter of the time
+    gc.disable()  # a syntax tree has no cycles, and searching its nodes for them takes a quarter of the time
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's code
+            warnings.simplefilter("ignore")  # invalid escapes in third-party code
             return ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
@@ -105,7 +105,7 @@ def _parse(file: Path) -> ast.Module | None:
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """Yield the docstrings of a module and of all its definitions, nested ones included, in the order of the source."""
+    """Yield the docstrings of a module and of all its definitions, including nested ones, in source order."""
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -123,23 +123,22 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
 
 
 def _added_docstrings(node: ast.expr) -> Iterator[str]:
-    """Yield the strings in the arguments of a call of one of _DOCSTRING_FUNCTIONS."""
-    if not isinstance(node, ast.Call):
-        return
-    called = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-    if called in _DOCSTRING_FUNCTIONS:
-        for argument in ast.walk(node):
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                yield argument.value
+    """Yield the string arguments of a call of one of _DOCSTRING_FUNCTIONS."""
+    if isinstance(node, ast.Call):
+        function = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+        if function in _DOCSTRING_FUNCTIONS:
+            for argument in ast.walk(node):
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value
 
 
 def _topics(tree: ast.Module, source: str) -> Iterator[Document]:
-    """Read the entries of the dictionary `topics`, sorted by name."""
-    tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    """Yield a document for each entry of the dictionary `topics`, sorted by name."""
+    literals = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     texts = {
         str(key.value): str(value.value)
-        for table in tables
-        for key, value in zip(table.keys, table.values, strict=True)
+        for literal in literals
+        for key, value in zip(literal.keys, literal.values, strict=True)
         if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
     }
     for topic in sorted(texts):
@@ -152,7 +151,7 @@ MIN_CHARS, MIN_WORDS = 60, 10
 """Minimum size of a paragraph: a shorter one has too little content to be predicted, or to predict from."""
 
 _MIN_WORD_FRACTION = 0.65
-"""Minimum fraction of a paragraph's words that are made of letters; code and tables have fewer."""
+"""Minimum fraction of a paragraph's words that consist of letters; code and tables have fewer."""
 _CAPITALS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 _UNDERLINE = re.compile(r"([-=~^*#+\"'.])\1{2,}$")
@@ -173,12 +172,12 @@ _NUMPY_ITEM = re.compile(r"\*{0,2}[`\w.]+(?:, ?\*{0,2}[`\w.]+)* :(?: +(?P<rest>.
 
 _ROLE = re.compile(r"(?::[a-zA-Z][\w:+.-]*:)?`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`_{0,2}")
 _WORD = re.compile(r"(?<!\S)[(\[\"'“‘]*[A-Za-z][A-Za-z'’/-]*[)\]\"'”’.,;:!?]*(?!\S)")
-"""A word made of letters, with the brackets, quotation marks and punctuation around it."""
+"""A word of letters, with the brackets, quotation marks and punctuation around it."""
 
 
 def docstring_paragraphs(text: str) -> list[str]:
     """Return the paragraphs of prose in a docstring in order, each on one line."""
-    # Most pieces are short. Removing markup never makes them longer, so those are dropped before the costly steps.
+    # Most pieces are short. Removing markup never makes text longer, so drop short pieces before the costly steps.
     pieces = (piece for piece in _pieces(inspect.cleandoc(text)) if len(piece) >= MIN_CHARS)
     return [paragraph for paragraph in map(_without_markup, pieces) if is_prose(paragraph)]
 
@@ -189,8 +188,8 @@ def is_prose(text: str) -> bool:
         return False
     if not text.lstrip("(\"'").startswith(_CAPITALS) or not text.rstrip(")\"'").endswith((".", ":", "!", "?")):
         return False
-    words = len(text.split())
-    return words >= MIN_WORDS and len(_WORD.findall(text)) >= _MIN_WORD_FRACTION * words
+    count = len(text.split())
+    return count >= MIN_WORDS and len(_WORD.findall(text)) >= _MIN_WORD_FRACTION * count
 
 
 def _without_markup(text: str) -> str:
@@ -203,7 +202,7 @@ def _without_markup(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield the lines of each paragraph, list item or description, joined; code and headings are dropped."""
+    """Yield each paragraph, list item and description on one line; drop code and headings."""
     code_below: int | None = None  # lines indented deeper than this are code; None: no code follows
     for block in re.split(r"\n\s*\n", text):
         lines = [(len(line) - len(line.lstrip()), line.strip()) for line in block.split("\n") if line.strip()]

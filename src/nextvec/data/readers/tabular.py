@@ -10,10 +10,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from nextvec.data.documents import Columns, Document
-from nextvec.data.readers._common import MAX_DOCUMENT_BYTES, bomb_message, is_bomb, one_line, reading
+from nextvec.data.readers._common import MAX_DOCUMENT_BYTES, bomb_message, is_bomb, reading
 from nextvec.data.readers.text import split_paragraphs
-from nextvec.errors import CorpusError
+from nextvec.errors import CorpusError, one_line
 
 _BATCH_ROWS = 256
 
@@ -71,9 +74,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def read_parquet(path: Path, columns: Columns) -> Generator[Document, None, None]:
     """Read the documents of a .parquet file, one per row. Raises CorpusError like `read_jsonl`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     reader = RowReader(path.stem, columns)
     number = 0
     try:

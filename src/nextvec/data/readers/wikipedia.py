@@ -50,13 +50,14 @@ _INLINE_TEMPLATES = {
     "lang": 2, "nowrap": 1, "nobr": 1, "abbr": 1, "nihongo": 1, "transliteration": 2, "transl": 2, "ill": 1, "val": 1,
     "interlanguage link": 1, "convert": 0, "cvt": 0,
 }  # fmt: skip
-"""Templates that render as words of a sentence, with the number of the parameter that holds the words.
+"""Templates that are part of a sentence, and the number of the parameter that holds their text.
 
 0: the parameters are a number (or a range of numbers) and its unit."""
 _NUMBER = re.compile(r"[-−+]?\.?\d")
 _RANGE_WORDS = frozenset(("to", "and", "or", "by", "x", "×", "-", "–", "to(-)", "+/-", "±"))
 
-_FILE, _CATEGORY, _MEDIA = "6", "14", "-2"
+_HIDDEN_NAMESPACES = frozenset(("-2", "6", "14"))
+"""Keys of the namespaces of media, files and categories in the header of every dump."""
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Page:
     id: str = ""
     title: str = ""
     namespace: str = "0"
-    redirect: bool = False
+    is_redirect: bool = False
     model: str = "wikitext"
     text: str = ""
 
@@ -76,15 +77,25 @@ class Page:
         return (
             self.namespace == "0"
             and self.model == "wikitext"
-            and not self.redirect
+            and not self.is_redirect
             and not _REDIRECT.match(self.text)
             and not _EXCLUDED_TITLE.match(self.title)
             and not _EXCLUDED_TEMPLATE.search(self.text)
         )
 
 
+_PAGE_FIELDS = {
+    ("page", "id"): "id",
+    ("page", "title"): "title",
+    ("page", "ns"): "namespace",
+    ("revision", "text"): "text",
+    ("revision", "model"): "model",
+}
+"""Fields of a Page by the names of the parent element and the element that holds their value."""
+
+
 def read_dump(path: Path) -> Generator[Document, None, None]:
-    """Read the articles of a dump in its order; a document's id is the page id, its source "wikipedia".
+    """Yield the articles of a dump in order; a document's id is the page id, its source "wikipedia".
 
     Raises CorpusError if the file is truncated, damaged, not a MediaWiki export, or has a DOCTYPE; MissingExtraError
     if mwparserfromhell is not installed.
@@ -99,14 +110,14 @@ def read_dump(path: Path) -> Generator[Document, None, None]:
             continue
         try:
             paragraphs = article_paragraphs(page.text, dump.hidden_prefixes)
-        except ParserError:  # a bug of the parser that rare pages trigger; the article is skipped
+        except ParserError:  # a bug in the parser, triggered by few pages: skip the article
             continue
         if paragraphs:
             yield Document(page.id, page.title, "wikipedia", tuple(paragraphs))
 
 
 class DumpReader:
-    """Parser of a dump's XML that yields pages while it reads."""
+    """Parse a dump's XML and yield its pages while reading."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -147,9 +158,9 @@ class DumpReader:
             ) from error
 
     def _bytes(self) -> Iterator[bytes]:
-        """Yield the XML in blocks, then one empty block."""
-        packed = self.path.name.lower().endswith(".bz2")
-        with reading(self.path), bz2.open(self.path, "rb") if packed else self.path.open("rb") as file:
+        """Yield the XML in blocks, then an empty block, which ends the parse."""
+        is_compressed = self.path.name.lower().endswith(".bz2")
+        with reading(self.path), bz2.open(self.path, "rb") if is_compressed else self.path.open("rb") as file:
             while chunk := file.read(_READ_BYTES):
                 yield chunk
         yield b""
@@ -157,9 +168,9 @@ class DumpReader:
     def _require_bounds(self, parser: expat.XMLParserType, size: int) -> None:
         """Raise CorpusError if an element, a tag or the nesting of elements exceeds the limits of memory."""
         self._bytes_read += size
-        waiting = self._bytes_read - parser.CurrentByteIndex  # bytes of a tag or comment that has not ended
-        length = sum(map(len, self._value))
-        if max(length, waiting) > _MAX_ELEMENT_BYTES or len(self._elements) > _MAX_DEPTH:
+        unparsed_bytes = self._bytes_read - parser.CurrentByteIndex  # of a tag or comment that has not ended
+        value_length = sum(map(len, self._value))
+        if max(value_length, unparsed_bytes) > _MAX_ELEMENT_BYTES or len(self._elements) > _MAX_DEPTH:
             raise CorpusError(
                 f"{self.path}: an element at line {parser.CurrentLineNumber:,} exceeds {_MAX_ELEMENT_BYTES:,} bytes or "
                 f"{_MAX_DEPTH} levels, unlike any page of a dump. It is unsafe to read; download the dump again."
@@ -180,7 +191,7 @@ class DumpReader:
         if name == "page":
             self._page = Page()
         elif name == "redirect":
-            self._page.redirect = True
+            self._page.is_redirect = True
         elif name == "namespace":
             self._namespace_key = attributes.get("key", "")
 
@@ -189,21 +200,11 @@ class DumpReader:
         self._value.clear()
         self._elements.pop()
         parent = self._elements[-1] if self._elements else ""
-        if parent == "page":
-            if name == "id":
-                self._page.id = value
-            elif name == "title":
-                self._page.title = value
-            elif name == "ns":
-                self._page.namespace = value
-        elif parent == "revision":
-            if name == "text":
-                self._page.text = value
-            elif name == "model":
-                self._page.model = value
-        elif name == "page":
+        if field := _PAGE_FIELDS.get((parent, name)):
+            setattr(self._page, field, value)
+        elif name == "page" and parent == "mediawiki":
             self._ready.append(self._page)
-        elif name == "namespace" and self._namespace_key in (_FILE, _CATEGORY, _MEDIA) and value:
+        elif name == "namespace" and self._namespace_key in _HIDDEN_NAMESPACES and value:
             self.hidden_prefixes.add(value.lower())
 
 
@@ -213,10 +214,10 @@ def article_paragraphs(wikitext: str, hidden_prefixes: Set[str]) -> list[str]:
 
     # `_tidy` removes the style marks ('' and '''): the parser is slow and wrong if they are unbalanced.
     nodes = mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes
-    renderer = _Renderer(hidden_prefixes)
+    renderer = _Renderer(mwparserfromhell.nodes, hidden_prefixes)
     dropped_level = 0  # level of the back-matter heading that contains the current node; 0: none
     for node in nodes:
-        if isinstance(node, renderer.kinds.Heading):
+        if isinstance(node, mwparserfromhell.nodes.Heading):
             if not dropped_level or node.level <= dropped_level:
                 title = node.title.strip_code().strip(" '=:").lower()
                 dropped_level = node.level if title in _BACK_MATTER else 0
@@ -227,33 +228,31 @@ def article_paragraphs(wikitext: str, hidden_prefixes: Set[str]) -> list[str]:
 
 
 class _Renderer:
-    """Collector of the text that a reader sees of wikitext nodes, in `text`."""
+    """Append the visible text of wikitext nodes to `text`."""
 
-    def __init__(self, hidden_prefixes: Set[str]) -> None:
-        from mwparserfromhell import nodes
-
-        self.kinds = nodes
+    def __init__(self, nodes: Any, hidden_prefixes: Set[str]) -> None:
+        self._nodes = nodes
         self.text: list[str] = []
         self._hidden_prefixes = hidden_prefixes
 
     def add(self, node: Any) -> None:
         """Append the visible text of a node; comments, references, tables and most templates have none."""
-        if isinstance(node, self.kinds.Text):
+        if isinstance(node, self._nodes.Text):
             self.text.append(node.value)
-        elif isinstance(node, self.kinds.Wikilink):
+        elif isinstance(node, self._nodes.Wikilink):
             if self._is_hidden(str(node.title), node.text):
                 return
             if node.text:
                 self._add_all(node.text)
             else:
                 self.text.append(node.title.strip_code().removeprefix(":"))
-        elif isinstance(node, self.kinds.ExternalLink):
+        elif isinstance(node, self._nodes.ExternalLink):
             self._add_all(node.title)
-        elif isinstance(node, self.kinds.Template):
+        elif isinstance(node, self._nodes.Template):
             self._add_template(node)
-        elif isinstance(node, self.kinds.HTMLEntity):
+        elif isinstance(node, self._nodes.HTMLEntity):
             self.text.append(node.normalize())
-        elif isinstance(node, self.kinds.Tag):
+        elif isinstance(node, self._nodes.Tag):
             name = str(node.tag).strip().lower()
             if name in _LIST_ITEM_TAGS:
                 self.text.append(_LIST_ITEM)
@@ -267,25 +266,26 @@ class _Renderer:
             self.add(node)
 
     def _is_hidden(self, title: str, text: Any) -> bool:
-        """Return whether a link is to a file, a category or another language's article, so not part of the prose."""
+        """Return whether a link points to a file, a category or another language: such links are not prose."""
         prefix, colon, _ = title.partition(":")
         prefix = prefix.strip()
         is_language = text is None and re.fullmatch(r"[a-z]{2,3}(-[a-z-]+)?", prefix) is not None
         return bool(colon) and (is_language or prefix.lower().replace("_", " ") in self._hidden_prefixes)
 
     def _add_template(self, node: Any) -> None:
-        """Append the words of a template in `_INLINE_TEMPLATES`; others have no text."""
+        """Append the text of a template in `_INLINE_TEMPLATES`; other templates are dropped."""
         position = _INLINE_TEMPLATES.get(str(node.name).strip().lower())
         if position is None:
             return
         values = [parameter.value for parameter in node.params if not parameter.showkey]
         if position:
             values = values[position - 1 : position]
+        # For `convert`, numbers and range words come first, then the unit; the parameters after it are options.
         for value in values:
             self._add_all(value)
-            word = str(value).strip()
-            if position or not (word in _RANGE_WORDS or _NUMBER.match(word)):
-                break  # the unit; the parameters after it are options
+            text = str(value).strip()
+            if position or not (text in _RANGE_WORDS or _NUMBER.match(text)):
+                break
             self.text.append(" ")
 
 

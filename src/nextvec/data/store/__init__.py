@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from nextvec.core.files import json_text, sha256_of
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
-from nextvec.errors import StoreError
+from nextvec.errors import StoreError, one_line
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -109,11 +109,9 @@ class Store:
 
     def texts(self, rows: Sequence[int]) -> list[str]:
         """Return the texts of the rows. Raises StoreError if the store has no texts."""
-        import pyarrow.parquet as pq
-
         if not self.has_texts:
             raise StoreError(f"store {self.path}: has no texts, because it was imported or synthesized.")
-        column = pq.read_table(self.path / CHUNKS, columns=["text"])["text"]
+        column = _parquet().read_table(self.path / CHUNKS, columns=["text"])["text"]
         return [str(column[int(row)]) for row in rows]
 
     def summary(self) -> Iterator[str]:
@@ -136,9 +134,7 @@ class ChunkTexts:
     """The texts in a chunks.parquet, read one block of rows at a time."""
 
     def __init__(self, file: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = pq.ParquetFile(file)
+        self._file = _parquet().ParquetFile(file)
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
         self.blocks = [(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
@@ -173,7 +169,7 @@ def open_store(path: str | Path) -> Store:
             space_values, rows = manifest["space"], manifest["rows"]
             manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}). Build the store again.") from error
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). Build the store again.") from error
     if version != FORMAT_VERSION:
         raise StoreError(
             f"store {path}: has format {version!r:.20}, but this nextvec reads format {FORMAT_VERSION}. "
@@ -191,15 +187,13 @@ def open_store(path: str | Path) -> Store:
 
 def _read_documents(file: Path, vectors: int) -> DocumentTable:
     """Read documents.parquet of a store with that many vectors. Raises StoreError if it is damaged."""
-    import pyarrow.parquet as pq
-
     where = f"store {file.parent}: {file.name}"
     try:
-        table = pq.read_table(file)
+        table = _parquet().read_table(file)
         splits = np.array([SPLITS.index(split) for split in table["split"].to_pylist()], dtype=np.int8)
         first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
     except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{where} can't be read ({_line(error)}). Build the store again.") from error
+        raise StoreError(f"{where} can't be read ({one_line(error)}). Build the store again.") from error
     if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
         raise StoreError(f"{where} does not cover the rows in order. Build the store again.")
     if int(rows.sum()) != vectors:
@@ -222,7 +216,7 @@ def verify_store(path: Path) -> int:
         checksum = manifest["checksum"]
         is_intact = checksum == manifest_checksum(manifest) and content == json_text(manifest).encode()
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({_line(error)}). {remedy}") from error
+        raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). {remedy}") from error
     if not is_intact:
         raise StoreError(f"store {path}: {MANIFEST} has changed since it was written. {remedy}")
     for name, expected in files.items():
@@ -247,7 +241,7 @@ def map_vectors(path: Path) -> NDArray[Any]:
         # Copy-on-write: torch requires writable memory, and a stray write cannot reach the file.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"vectors {path}: not a readable .npy file ({_line(error)}).") from error
+        raise StoreError(f"vectors {path}: not a readable .npy file ({one_line(error)}).") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
         shape, dtype = getattr(vectors, "shape", "?"), getattr(vectors, "dtype", "?")
         raise StoreError(f"vectors {path}: {shape} {dtype} is not (N, D) float16 or float32. Convert the array.")
@@ -259,5 +253,8 @@ def unfinished_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished")
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _parquet() -> Any:
+    """Return `pyarrow.parquet`, imported on first use: a report opens no store and need not load it."""
+    import pyarrow.parquet as pq
+
+    return pq

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nextvec.core.console import progress
@@ -230,8 +231,6 @@ def _encoded_vectors(encoder: Encoder, texts: ChunkTexts) -> _VectorSource:
 
 def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, quiet: bool) -> LsaEncoder:
     """Fit lsa on the training documents and save it, or load it if that is done."""
-    import pyarrow.parquet as pq
-
     folder = directory.store / ENCODER
     if "fitted" not in directory.done:
         table = pq.read_table(directory.store / DOCUMENTS, columns=["split", "rows"])

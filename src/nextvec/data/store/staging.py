@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nextvec.core.console import progress
 from nextvec.core.files import write_atomic, writing
@@ -84,9 +86,6 @@ def staged_files(folder: Path) -> list[Path]:
 
 def read_staged_chunks(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
     """Yield the columns of each staged file in order. Raises StoreError if a file cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for file in staged_files(folder):
         try:
             yield pq.read_table(file, columns=list(columns)).to_pydict()
@@ -127,9 +126,6 @@ def _stage_document(
 
 
 def _write_staged(file: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     schema = pa.schema(
         [(name, pa.string()) for name in _TEXT_COLUMNS]
         + [(name, pa.int64()) for name in _NUMBER_COLUMNS]

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
 from nextvec.core.files import make_folder, sha256_of, sync_folder, write_json, writing
@@ -124,9 +126,6 @@ def require_new(path: Path) -> None:
 
 def write_documents(folder: Path, documents: DocumentTable) -> None:
     """Write documents.parquet into a store's folder."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pa.table(
         {
             "id": pa.array(documents.ids, pa.string()),
@@ -144,9 +143,6 @@ def write_documents(folder: Path, documents: DocumentTable) -> None:
 
 def write_texts(folder: Path, batches: Iterable[Sequence[str]]) -> None:
     """Write chunks.parquet into a store's folder from batches of texts in row order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     schema = pa.schema([("text", pa.string())])
     with writing(folder / CHUNKS), pq.ParquetWriter(folder / CHUNKS, schema, compression="zstd") as writer:
         for batch in batches:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from nextvec.core.console import progress
 from nextvec.core.files import write_atomic
@@ -32,7 +33,6 @@ from nextvec.data.windows import index_windows, sample
 from nextvec.errors import InputError, StoreError
 
 Lengths = NDArray[np.int64]
-
 
 CONTEXT = 5
 """Context length for which the numbers of windows are specified."""
@@ -68,8 +68,6 @@ def solve_lengths(documents: int, vectors: int, windows: int | None) -> Lengths:
 
 def long_lengths(documents: int, windows: int) -> Lengths:
     """Return the lengths (M,) of documents with exactly that many windows, at least one each: log-normal quantiles."""
-    from scipy.special import ndtri
-
     require(
         0 <= documents <= windows,
         f"{documents} documents can't make {windows} windows, at least one each. Use fewer documents.",
@@ -187,27 +185,12 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_PRODUCTION = SyntheticSpec(15_192, 790_391, 726_014, dimensions=768, topics=64, ood_documents=150, ood_windows=7_140)
 PRESETS = {
     "small": SyntheticSpec(documents=300, vectors=9_000, ood_documents=20, ood_windows=500),
     "linear": SyntheticSpec(documents=1_200, vectors=48_000, dimensions=32, topics=8, forward=0.3),
-    "production": SyntheticSpec(
-        documents=15_192,
-        vectors=790_391,
-        windows=726_014,
-        dimensions=768,
-        topics=64,
-        ood_documents=150,
-        ood_windows=7_140,
-    ),
-    "production-584k": SyntheticSpec(
-        documents=9_493,
-        vectors=584_000,
-        windows=543_773,
-        dimensions=768,
-        topics=64,
-        ood_documents=150,
-        ood_windows=7_140,
-    ),
+    "production": _PRODUCTION,
+    "production-584k": dataclasses.replace(_PRODUCTION, documents=9_493, vectors=584_000, windows=543_773),
 }
 """small: for tests. linear: ridge comes within 0.01 of the ceiling. production and production-584k: sizes and
 statistics of the production sets (both have the same fraction of short documents)."""

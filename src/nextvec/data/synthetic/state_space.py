@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from nextvec.errors import InputError
 
@@ -69,9 +70,8 @@ class StateSpace:
             if share > 0:
                 component = random.standard_normal(drawn.shape, np.float32)
                 component *= np.float32(np.sqrt(share))
-                component[:, 1:] *= np.float32(
-                    np.sqrt(1 - rho**2)
-                )  # the first vector is stationary, the others are innovations
+                # The first vector is drawn from the stationary distribution; the others are innovations.
+                component[:, 1:] *= np.float32(np.sqrt(1 - rho**2))
                 for step in range(1, vectors):
                     component[:, step] += np.float32(rho) * component[:, step - 1]
                 drawn += component
@@ -181,8 +181,6 @@ def _solve(space: StateSpace, products: Floats, mean: float) -> tuple[Shares, Fl
 
     Non-negative least squares; distance 0, where all shares sum to 1, is one more equation.
     """
-    from scipy.optimize import nnls
-
     distances = np.arange(len(products) + 1)
     rho_K = np.array(MEMORIES)
     white, topic = distances == 0, np.ones(len(distances))
