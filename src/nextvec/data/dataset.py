@@ -98,6 +98,7 @@ class Dataset:
 
     def windows(self, context: int, min_context: int | None, device: torch.device) -> dict[str, WindowSet]:
         """Return the windows of each split that has any, on a device."""
+        # Move each store to the device once; the splits in it share the tensor.
         tensors = {store.path: torch.from_numpy(store.vectors).to(device) for store in self._stores}
         sets = {}
         for split in SPLITS:
@@ -128,6 +129,7 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
     """
     findings = []
     for name in filter(None, (data.store, data.ood)):
+        # Of an .npz file, verify the store that it was imported as, if there is one.
         path = Path(name) if Path(name).suffix != NPZ else Path(name).with_suffix(".store")
         if Path(name).suffix != NPZ or path.exists():
             findings.append(make_finding("files verified", Status.GREEN, count=verify_store(path), store=str(path)))
@@ -139,6 +141,7 @@ def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:
     path = Path(name)
     if path.suffix != NPZ:
         return open_store(path)
+    # A file of windows is imported once, into a store beside it; the hash shows whether the file has changed since.
     store_path = path.with_suffix(".store")
     if not path.is_file():
         raise StoreError(f"data {path}: no such file. {MISSING}")
@@ -166,6 +169,7 @@ def open_ood(name: str, store: Store, *, quiet: bool = False) -> Store:
     Raises SpaceError if it is in another embedding space than `store`.
     """
     ood = open_data(name, "ood", quiet=quiet)
+    # Scores of a model on vectors of another space are meaningless, so refuse a known difference.
     if ood.dimensions != store.dimensions:
         raise SpaceError(
             f"ood set {name}: is {ood.dimensions}-D, but store {store.path} is {store.dimensions}-D. "
@@ -177,6 +181,7 @@ def open_ood(name: str, store: Store, *, quiet: bool = False) -> Store:
             f"ood set {name}: is in another embedding space than store {store.path} ({reason}). "
             "Make the ood set with the encoder of the training set."
         )
+    # A separate set without an ood split was probably built with the default splits: use all of it.
     number, documents = SPLITS.index("ood"), ood.documents
     if (documents.splits == number).any():
         return ood

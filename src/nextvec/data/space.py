@@ -64,6 +64,7 @@ class Space:
             encoded = values["probes"]
             probes = None
             if encoded is not None:
+                # Stored as little-endian float16; a wrong length fails to reshape.
                 content = base64.b64decode(encoded, validate=True)
                 probes = np.frombuffer(content, dtype="<f2").reshape(-1, dimensions)
             encoder, revision = str(values["encoder"]), str(values["revision"])
@@ -82,10 +83,12 @@ def difference(first: Space, second: Space) -> str | None:
     if first.dimensions != second.dimensions:
         return f"{first.dimensions} dimensions vs {second.dimensions}"
     if first.probes is not None and second.probes is not None and first.probes.shape == second.probes.shape:
+        # Vectors of the same texts are the strongest evidence, whatever the names of the encoders are.
         cosine = float(probe_cosines(first.probes, second.probes).min())
         if cosine < SAME_SPACE_COSINE:
             return f"the same text gets different vectors (cosine {cosine:.3f}): {first} vs {second}"
         return None
+    # Without probes, names and revisions decide; an unknown one proves no difference.
     if UNKNOWN in (first.encoder, second.encoder):
         return None
     revisions_differ = bool(first.revision and second.revision) and first.revision != second.revision

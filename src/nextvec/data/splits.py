@@ -57,6 +57,7 @@ class SplitPlan:
 
     def split_of(self, key: str, source: str) -> str:
         """Return the split of the document (or group) with the id `key`."""
+        # From the most specific rule to the most general.
         if key in self.val_ids:
             return "val"
         if key in self.ood_ids:
@@ -69,6 +70,7 @@ class SplitPlan:
             return "val"
         if source in self.ood_sources:
             return "ood"
+        # val takes the low end of [0, 1), ood what follows: raising `val` never moves a document out of val.
         share = hash_share(key)
         return "val" if share < self.val else "ood" if share < self.val + self.ood else "train"
 
@@ -92,6 +94,7 @@ def assign_splits(keys: Sequence[str], sources: Sequence[str], plan: SplitPlan) 
     Raises StoreError if the documents of a group would be in different splits, because they have different sources.
     """
     splits = [plan.split_of(key, source) for key, source in zip(keys, sources, strict=True)]
+    # All documents of a group have its key, but rules by source may still separate them.
     split_by_key: dict[str, str] = {}
     for key, split in zip(keys, splits, strict=True):
         if split_by_key.setdefault(key, split) != split:

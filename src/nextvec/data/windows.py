@@ -72,6 +72,7 @@ class WindowSet:
         For each window at the positions `index` (B,), `count` chunks are drawn uniformly with replacement from torch's
         random generator. Returns the vectors (B, K, D), and (B,) False if the document has no chunk outside the window.
         """
+        # Find the document of each target, and how many of its rows are before and inside the window.
         first_M, rows_M = self._document_bounds
         target_B = self.windows.targets[index].long()
         document_B = torch.searchsorted(first_M, target_B, right=True) - 1
@@ -86,6 +87,7 @@ class WindowSet:
         drawn_BK = (torch.rand(len(index), count, device=index.device) * outside_B[:, None]).long()
         drawn_BK += window_B[:, None] * (drawn_BK >= (target_B - before_B - start_B)[:, None])
         drawn_BK = torch.where(outside_B[:, None] > 0, start_B[:, None] + drawn_BK, target_B[:, None])
+        # One gather for all negatives; a document without a chunk outside gets its target, which the caller masks.
         vectors_KD = self.vectors.index_select(0, drawn_BK.flatten())
         return vectors_KD.view(len(index), count, -1), outside_B > 0
 
@@ -119,6 +121,7 @@ def index_windows(documents: DocumentTable, split: str | None, context: int, min
     """
     min_context = context if min_context is None else min_context
     assert int(documents.rows.sum()) < 2**31, "row numbers are int32"
+    # A document of n rows has the targets min_context … n - 1. Expand documents to targets without a loop.
     is_split_M = np.ones(len(documents), bool) if split is None else documents.splits == SPLITS.index(split)
     first, rows, group = (
         column[is_split_M].astype(np.int32) for column in (documents.first_row, documents.rows, documents.group)
@@ -142,11 +145,13 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     reversed: their oldest vector is the target, and the vectors after it, including the true target, are its context,
     nearest last.
     """
+    # Rows of the context, oldest first: the target's row minus S … 1.
     selected = windows if index is None else windows.take(index)
     steps_S = torch.arange(windows.context, 0, -1, device=vectors.device, dtype=torch.int32)
     mask_BS = None if selected.available is None else steps_S <= selected.available[:, None]
     target_B, rows_BS = selected.targets, selected.targets[:, None] - steps_S
     if reversed_count:
+        # Reversed: the target is the oldest row of the window, and the context follows it in the store.
         length_B = windows.context if selected.available is None else selected.available
         is_reversed_B = torch.arange(len(selected), device=vectors.device) >= len(selected) - reversed_count
         target_B = torch.where(is_reversed_B, target_B - length_B, target_B)
@@ -154,6 +159,7 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     # Masked positions read the target's row, so that every row exists, and are zeroed after the gather.
     if mask_BS is not None:
         rows_BS = torch.where(mask_BS, rows_BS, target_B[:, None])
+    # Gather contexts and targets together, then divide the result.
     rows = torch.cat([rows_BS, target_B[:, None]], dim=1)
     gathered = vectors.index_select(0, rows.flatten())
     gathered = gathered.view(len(selected), windows.context + 1, vectors.shape[1])
@@ -173,5 +179,6 @@ def sample(count: int, size: int, seed: int) -> Tensor:
     """Return at most `size` of `count` positions in ascending order, int64: a pure function of the arguments."""
     if size >= count:
         return torch.arange(count)
+    # Epochs use keys below 2^63, so a sample never repeats the order of an epoch.
     selected = np.random.Generator(np.random.Philox(key=[seed, 2**63])).choice(count, size, replace=False)
     return torch.from_numpy(np.sort(selected))

@@ -66,6 +66,7 @@ class CheckReport(Displayable, view="nextvec.reports.tables:check_view"):
     @property
     def worst(self) -> Finding:
         """The first finding with the worst status."""
+        # `max` returns the first of equal maxima, so the order of RULES decides between findings of equal status.
         return max(self.findings, key=lambda finding: STATUSES.index(finding.status))
 
     @property
@@ -101,6 +102,7 @@ def check_store(
     cannot be read.
     """
     statistics = measure_store(store, context, context if min_context is None else min_context, sample, ood)
+    # Compare the encoder with each store that the run reads; the rule reports one finding for each.
     if encoder is not None:
         stores = {"store": store, "ood set": ood}
         statistics["encoder_fingerprint"] = {

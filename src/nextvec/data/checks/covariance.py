@@ -77,11 +77,13 @@ def measure_moments(sample: Sample) -> Moments:
 
 def measure_spectrum(covariance_DD: Singles) -> dict[str, float]:
     """Return the effective rank, and the fraction of the variance in the first direction; 0 if nothing varies."""
+    # Eigenvalues of a covariance are variances; rounding can make the smallest negative.
     variance_D = np.maximum(np.linalg.eigvalsh(covariance_DD), 0).astype(np.float64)
     total = variance_D.sum()
     if total <= _MIN_RELATIVE_VARIANCE:
         return {"effective_rank": 0.0, "first_share": 0.0}
     shares = variance_D[variance_D > 0] / total
+    # The exponential of the entropy: k equal shares give exactly k.
     rank = float(np.exp(-(shares * np.log(shares)).sum()))
     return {"effective_rank": round(rank, 2), "first_share": round(float(shares.max()), 4)}
 
@@ -89,6 +91,7 @@ def measure_spectrum(covariance_DD: Singles) -> dict[str, float]:
 def make_coordinates(moments: Moments) -> PrincipalCoordinates | None:
     """Return the strongest principal directions, at most MAX_DIRECTIONS and D / 2; None if nothing varies."""
     variance_D, directions_DD = np.linalg.eigh(moments.covariance_DD)  # ascending
+    # Keep the strongest directions that are not rounding error, and divide each by its standard deviation.
     count = min(MAX_DIRECTIONS, max(len(variance_D) // 2, 1))
     variance_K = variance_D[-count:]
     is_kept_K = variance_K > max(_MIN_RELATIVE_VARIANCE * variance_D[-1], 1e-12)
@@ -107,6 +110,7 @@ def strongest_directions(moments: Moments) -> Singles:
 
 def measure_alignment(moments: Moments, train_directions_DK: Singles) -> float | None:
     """Return a split's energy in train's strongest directions over that in its own; None if it has no energy."""
+    # The strongest K eigenvalues are the most energy that any K directions can hold, so the ratio is at most 1.
     own_energy = np.linalg.eigvalsh(moments.second_moment_DD)[-train_directions_DK.shape[1] :].sum()
     energy = np.vdot(train_directions_DK, moments.second_moment_DD @ train_directions_DK)
     return round(float(energy / own_energy), 4) if own_energy > 0 else None
@@ -121,6 +125,8 @@ def measure_train_distance(
     """
     if train.units < MIN_UNITS or not split.usable_R.any():
         return None
+    # Distances are differences of means of features: each unit contributes the sums of its coordinates and of their
+    # products, so that the moments of any set of units are one matrix product.
     features_UF, rows_U = _features(train_RK, train)
     split_features_UF, split_rows_U = _features(split_RK, split)
     total_F, rows = features_UF.sum(axis=0), rows_U.sum()
@@ -136,6 +142,7 @@ def measure_train_distance(
     rest_PF = (total_F - part_PF) / np.maximum(rows - part_rows_P1, 1)
     chance = _distances(part_PF / np.maximum(part_rows_P1, 1), rest_PF, directions)
     return {
+        # A distance of 1 is one that 99 of 100 random parts of train stay below.
         name: round(float(distance[0] / max(np.quantile(chance_P, 0.99), 1e-12)), 3)
         for name, distance, chance_P in zip(("mean", "covariance"), distances, chance, strict=True)
     }
@@ -143,6 +150,7 @@ def measure_train_distance(
 
 def _features(coordinates_RK: NDArray[np.float32], sample: Sample) -> tuple[Floats, Floats]:
     """Return the sums of each unit's coordinates and their outer products (U, K + K²), and its usable rows (U,)."""
+    # Sort the rows by unit, so that each unit is a slice.
     order_R = np.argsort(sample.unit_R, kind="stable")
     ends_U = np.cumsum(np.bincount(sample.unit_R, minlength=sample.units))
     sums = []
@@ -158,6 +166,7 @@ def _distances(first_PF: Floats, second_PF: Floats, directions: int) -> tuple[Fl
     moments = []
     for features_PF in (first_PF, second_PF):
         mean_PK = features_PF[:, :directions]
+        # Covariance: mean outer product minus outer product of the mean.
         outer_PKK = mean_PK[:, :, None] * mean_PK[:, None, :]
         moments.append((mean_PK, features_PF[:, directions:] - outer_PKK.reshape(len(mean_PK), -1)))
     (first_mean_PK, first_covariance_PF), (second_mean_PK, second_covariance_PF) = moments

@@ -68,6 +68,7 @@ class SplitRows:
 
     def count(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return how many rows of this split have each of the hashes."""
+        # In the sorted hashes, equal rows are adjacent: their number is the distance between the two ends.
         first, last = (np.searchsorted(self._sorted_R, hashes, side) for side in ("left", "right"))
         counts: NDArray[np.int64] = last - first
         return counts
@@ -82,6 +83,7 @@ def count_duplicates(split_rows: SplitRows, train: SplitRows | None) -> Statisti
     """Count the rows that duplicate another row of their split and, unless `train` is None, the rows also in train."""
     statistics: Statistics = {"duplicates": split_rows.duplicates}
     if train is not None:
+        # A row of val or ood whose hash occurs in train is a leak; the first becomes the example of the message.
         is_leaked_R = train.count(split_rows.hash_R) > 0
         statistics.update(in_train=int(is_leaked_R.sum()), in_train_example=None)
         if is_leaked_R.any():
@@ -94,6 +96,7 @@ def count_duplicates(split_rows: SplitRows, train: SplitRows | None) -> Statisti
 
 def describe_row(documents: DocumentTable, row: int) -> str:
     """Return a row's number and document for a message."""
+    # The row's document is the last that starts at or before it.
     document = int(np.searchsorted(documents.first_row, row, side="right")) - 1
     return f"row {row} (document '{documents.ids[document]}')"
 
@@ -117,6 +120,8 @@ def measure_near_duplicates(
     ends = np.cumsum([len(search.group_Q) for search in searches.values()])
     statistics: dict[str, Statistics] = {}
     for (split, search), match_Q in zip(searches.items(), np.split(in_train_Q, ends[:-1]), strict=True):
+        # Near duplicates within the split. Exact duplicates are marked as unmatched, because they are counted
+        # elsewhere.
         inside_Q = match_Q if split == "train" else search.find(search.queries_QD, search.group_Q)
         is_copy_Q = search.split_rows.count(search.hash_Q) > 1
         statistics[split] = {
@@ -135,6 +140,7 @@ class _Search:
     def __init__(self, store: Store, scan: RowScan, split: str) -> None:
         self.store, self.split_rows = store, SplitRows(store.documents, scan, split)
         group_N = np.repeat(store.documents.group, store.documents.rows)
+        # Few queries, because each is compared with all candidates; evenly spaced, so that every source contributes.
         self.query_rows_Q = _evenly_spaced(self.split_rows.rows_R, MAX_QUERIES)
         self.queries_QD, _ = unit_rows(store.vectors[self.query_rows_Q])
         self.group_Q, self.hash_Q = group_N[self.query_rows_Q], scan.hash_N[self.query_rows_Q]
@@ -174,12 +180,14 @@ def find_near_duplicates(
     """
     match_Q = np.full(len(queries_QD), -1, np.int64)
     for start in range(0, len(candidates), BLOCK_ROWS):
+        # Only queries without a match so far are compared with this block.
         open_Q = np.flatnonzero(match_Q < 0)
         block_BD, _ = unit_rows(vectors[candidates[start : start + BLOCK_ROWS]])
         is_near_QB = queries_QD[open_Q] @ block_BD.T > NEAR_COSINE
         # flatnonzero and divmod are many times faster than nonzero on a large matrix with few hits.
         query, row = np.divmod(np.flatnonzero(is_near_QB), len(block_BD))
         query = open_Q[query]
+        # Chunks of one document may well repeat each other; only another group counts.
         is_other = group_Q[query] != candidate_groups[start + row]
         match_Q[query[is_other]] = candidates[start + row[is_other]]
     return match_Q

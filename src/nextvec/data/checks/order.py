@@ -54,18 +54,22 @@ class TimeAsymmetry:
 def measure_asymmetry(coordinates_RK: NDArray[np.float32], sample: Sample) -> TimeAsymmetry | None:
     """Return the time asymmetry of a sample with coordinates (R, K); None without two directions or adjacent rows."""
     directions = coordinates_RK.shape[1]
+    # Pairs of adjacent rows: both are usable and in the same document.
     later_N = 1 + np.flatnonzero(sample.document_R[1:] == sample.document_R[:-1])
     later_N = later_N[sample.usable_R[later_N] & sample.usable_R[later_N - 1]]
     if directions < 2 or not len(later_N):
         return None
+    # Sort the pairs by unit, and sum over the pairs of each unit.
     unit_N = sample.unit_R[later_N]
     order_N = np.argsort(unit_N, kind="stable")
     ends_U = np.cumsum(np.bincount(unit_N, minlength=sample.units))
     above_diagonal = np.triu_indices(directions, 1)
     antisymmetric, change_KK = [], np.zeros((directions, directions))
     for rows in np.split(later_N[order_N], ends_U[:-1]):
+        # The antisymmetric part of the sum of z(t) z(t-1)ᵀ: reversing the unit would change its sign.
         product_KK = (coordinates_RK[rows].T @ coordinates_RK[rows - 1]).astype(np.float64)
         antisymmetric.append(((product_KK - product_KK.T) / 2)[above_diagonal])
+        # The size of the changes from row to row, by which the signal is divided.
         difference_NK = coordinates_RK[rows] - coordinates_RK[rows - 1]
         change_KK += difference_NK.T @ difference_NK / 2
     return TimeAsymmetry(np.array(antisymmetric), float(np.linalg.norm(change_KK)), len(later_N))
@@ -77,6 +81,7 @@ def measure_forward_signal(asymmetry: TimeAsymmetry) -> dict[str, float]:
     # Factor 2: an antisymmetric matrix has each value twice.
     squared = 2 * float(total_F @ total_F)
     noise = 2 * float(np.square(asymmetry.antisymmetric_UF).sum())
+    # The norm of the sum under random signs: what documents without a direction of time give by chance.
     signs_SU = np.random.default_rng(0).choice([-1.0, 1.0], (SIGN_DRAWS, len(asymmetry.antisymmetric_UF)))
     chance_S = 2 * np.square(signs_SU @ asymmetry.antisymmetric_UF).sum(axis=1)
     scale = max(asymmetry.change, 1e-12)
@@ -91,11 +96,13 @@ def measure_direction(asymmetry: TimeAsymmetry, train: TimeAsymmetry) -> dict[st
 
     None if the split has fewer than two units, or train's asymmetry does not exceed its noise.
     """
+    # ‖A‖² of train without its expected noise, and the inner product of each of the split's units with train's A.
     train_F = train.antisymmetric_UF.sum(axis=0)
     squared = float(train_F @ train_F - np.square(train.antisymmetric_UF).sum())
     product_U = asymmetry.antisymmetric_UF @ train_F
     if squared <= 0 or len(product_U) < 2:
         return None
+    # Standard error of the sum over units. The ratio of pairs makes samples of different size comparable.
     error = float(product_U.std(ddof=1) * np.sqrt(len(product_U)))
     projection = float(product_U.sum()) / squared * train.pairs / asymmetry.pairs
     return {
@@ -114,6 +121,7 @@ def measure_coherence(sample: Sample) -> tuple[list[float | None], dict[str, flo
     coherence: list[float | None] = []
     near, far = _DocumentSums(sample), _DocumentSums(sample)
     for distance in DISTANCES:
+        # Compare the sample with itself shifted by `distance` rows; only pairs within a document count.
         is_pair_R = sample.document_R[:-distance] == sample.document_R[distance:]
         is_pair_R &= sample.usable_R[:-distance] & sample.usable_R[distance:]
         cosines_R = np.einsum("rd,rd->r", sample.vectors_RD[:-distance], sample.vectors_RD[distance:])
@@ -127,6 +135,7 @@ class _DocumentSums:
     """Sum and number of cosines of each document."""
 
     def __init__(self, sample: Sample) -> None:
+        # Number the documents from 0, and find the unit of each by its first row.
         _, first_M, self._number_R = np.unique(sample.document_R, return_index=True, return_inverse=True)
         self.unit_M = sample.unit_R[first_M]
         self.total_M, self.count_M = np.zeros(len(first_M)), np.zeros(len(first_M))
@@ -141,10 +150,12 @@ def _coherence_drop(near: _DocumentSums, far: _DocumentSums) -> dict[str, float]
     has_both_M = (near.count_M > 0) & (far.count_M > 0)
     if len(np.unique(near.unit_M[has_both_M])) < 2:
         return None
+    # The drop of each document: mean cosine of adjacent chunks minus that of chunks farther apart.
     near_M, far_M = (sums.total_M[has_both_M] / sums.count_M[has_both_M] for sums in (near, far))
     drop_M = near_M - far_M
     weight_M = near.count_M[has_both_M] / near.count_M[has_both_M].sum()
     drop = float(weight_M @ drop_M)
+    # Documents of a unit are not independent, so deviations are summed by unit before they are squared.
     deviation_U = np.bincount(near.unit_M[has_both_M], weight_M * (drop_M - drop))
     return {"drop": round(drop, 4), "error": round(float(np.sqrt(np.square(deviation_U).sum())), 5)}
 

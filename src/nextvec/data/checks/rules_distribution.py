@@ -34,6 +34,7 @@ standard errors."""
 def check_coherence(statistics: Statistics) -> Iterator[Finding]:
     """Check that adjacent chunks are not nearly equal."""
     adjacent = {name: split["coherence"][0] for name, split in statistics["splits"].items()}
+    # A split whose documents all have a single chunk has no adjacent chunks.
     adjacent = {name: cosine for name, cosine in adjacent.items() if cosine is not None}
     cosines = ", ".join(f"{name} {cosine:.2f}" for name, cosine in adjacent.items())
     if not adjacent:
@@ -49,6 +50,7 @@ def check_forward_signal(statistics: Statistics) -> Iterator[Finding]:
     order = statistics.get("order", {}).get("train")
     if order is None:
         return
+    # A signal below the noise floor shows that order carries no information only if the floor itself is low.
     if order["signal"] > order["noise"]:
         yield make_finding("forward signal", Status.GREEN, **order)
     elif order["noise"] <= MAX_CLEAR_NOISE:
@@ -78,6 +80,8 @@ def check_shuffled(statistics: Statistics) -> Iterator[Finding]:
         reference = "val" if name == "train" else "train"
         if reference not in drops:
             continue
+        # Compare the upper confidence bound of this split's drop with the lower bound of the reference's: both must
+        # agree that the difference is large before a split counts as shuffled.
         highest = abs(drop["drop"]) + SHUFFLED_ERRORS * drop["error"]
         lowest = drops[reference]["drop"] - SHUFFLED_ERRORS * drops[reference]["error"]
         if highest < SHUFFLED_DROP_SHARE * lowest:  # implies that lowest is positive: the reference is in order
@@ -120,17 +124,21 @@ def check_ood_space(statistics: Statistics) -> Iterator[Finding]:
 
 def check_ood(statistics: Statistics) -> Iterator[Finding]:
     """Check whether ood is easier or harder than val, and whether their mean vectors point the same way."""
+    # Scores of another embedding space cannot be compared at all; `check_ood_space` reports that.
     val, ood = (statistics["splits"].get(name) for name in ("val", "ood"))
     if val is None or ood is None or _is_foreign(statistics):
         return
     val_cosine, ood_cosine = val["coherence"][0], ood["coherence"][0]
     if val_cosine is not None and ood_cosine is not None:
         measured = {"cosines": _describe_cosines(val, ood), "distance": _describe_distance(statistics)}
+        # Adjacent chunks that are much more alike make prediction easier, whatever the model.
         if abs(ood_cosine - val_cosine) > MAX_COHERENCE_GAP:
             level = "easier" if ood_cosine > val_cosine else "harder"
             yield make_finding("ood unlike val", Status.AMBER, level=level, **measured)
         else:
             yield make_finding("ood like val", Status.GREEN, **measured)
+    # All texts of a space share a mean direction. Compare it only if both means exceed what few documents give by
+    # chance.
     cosine = statistics["mean_direction_cosine"]["val-ood"]
     if _has_direction(val) and _has_direction(ood) and cosine < MIN_MEAN_COSINE:
         yield make_finding("foreign mean direction", Status.AMBER, cosine=cosine)

@@ -54,6 +54,7 @@ def _check_values(statistics: Statistics, where: str, rows: int) -> Iterator[Fin
 def check_fingerprint(statistics: Statistics) -> Iterator[Finding]:
     """Check that the encoder that the user named made the vectors."""
     for where, measured in statistics.get("encoder_fingerprint", {}).items():
+        # Vectors of different length cannot be compared; equal length alone proves nothing without the probe vectors.
         store_dimensions, encoder_dimensions = measured["dimensions"]
         if store_dimensions != encoder_dimensions:
             outcome, status = "encoder of other dimensions", Status.RED
@@ -78,6 +79,7 @@ def check_duplicates(statistics: Statistics) -> Iterator[Finding]:
 
 def check_leaks(statistics: Statistics) -> Iterator[Finding]:
     """Check that no group of documents is divided between splits, and no row of val or ood is in train."""
+    # A divided group is always red: its chunks are in train and in an evaluated split.
     divided = statistics["divided_groups"]
     if divided["count"]:
         yield make_finding("groups divided", Status.RED, **divided)
@@ -90,6 +92,7 @@ def check_leaks(statistics: Statistics) -> Iterator[Finding]:
         if not count:
             yield make_finding("no leak", Status.GREEN, split=name)
             continue
+        # A few common sentences are amber. Above MAX_LEAK_SHARE, scores measure memory.
         share = count / split["rows"]
         status = Status.RED if share > MAX_LEAK_SHARE else Status.AMBER
         measured = {"count": count, "rows": split["rows"], "share": share, "example": split["in_train_example"]}
@@ -101,6 +104,7 @@ def check_near_duplicates(statistics: Statistics) -> Iterator[Finding]:
     splits = {name: split for name, split in statistics["splits"].items() if "near_duplicates" in split}
     if not splits:
         return
+    # If unrelated vectors are near each other anyway, a high cosine is no evidence of a copy.
     cosine = max(split["random_cosine"] for split in splits.values())
     rank = min(split["spectrum"]["effective_rank"] for split in splits.values())
     if cosine > MAX_RANDOM_COSINE:
@@ -117,6 +121,7 @@ def check_near_duplicates(statistics: Statistics) -> Iterator[Finding]:
     in_train = {name: split["near_in_train"] for name, split in splits.items() if "near_in_train" in split}
     if not in_train:
         return
+    # Test the worse status first.
     share, measured = _near_share(in_train)
     for status in (Status.RED, Status.AMBER):
         if share > MAX_NEAR_IN_TRAIN_SHARE[status]:
@@ -128,6 +133,7 @@ def check_near_duplicates(statistics: Statistics) -> Iterator[Finding]:
 def _near_share(splits: dict[str, Statistics]) -> tuple[float, dict[str, Any]]:
     """Return the highest share of rows with a near duplicate, 0 if it is a single row, and the measured values."""
     counts = ", ".join(f"{split['count']:,} of {split['queries']:,} of {name}" for name, split in splits.items())
+    # A single near duplicate may be a coincidence, so it counts as none.
     worst = max(splits.values(), key=lambda split: float(split["count"] / split["queries"]))
     share = worst["count"] / worst["queries"] if worst["count"] > 1 else 0.0
     return share, {"near": NEAR_COSINE, "counts": counts, "example": worst["example"]}
@@ -143,6 +149,7 @@ def check_windows(statistics: Statistics) -> Iterator[Finding]:
             "documents": split["documents"] - split["short"],
             "short": f" ({split['short']:,} more are too short)" if split["short"] else "",
         }
+        # Training needs train and val; without ood, only the claim about other sources is lost.
         status_if_missing = Status.AMBER if name == "ood" else Status.RED
         if not split["documents"]:
             if name == "ood":

@@ -47,8 +47,10 @@ class Sample:
 
 def draw_sample(vectors: NDArray[Any], documents: DocumentTable, split: str, size: int) -> Sample:
     """Return a fixed sample of at most `size` rows of a split, and of at most 256 MiB."""
+    # Whole documents, because order and coherence are measured between neighbors.
     rows_R, document_R = sample_documents(documents, split, min(size, _MAX_SAMPLE_VALUES // vectors.shape[1]))
     sampled_RD, usable_R = unit_rows(vectors[rows_R])
+    # Number the groups from 0. If there are more than MAX_UNITS, several share a unit.
     unit_R = np.unique(documents.group[document_R], return_inverse=True)[1] % MAX_UNITS
     return Sample(sampled_RD, usable_R, document_R, unit_R.astype(np.int64))
 
@@ -58,11 +60,13 @@ def sample_documents(documents: DocumentTable, split: str, size: int) -> tuple[N
 
     The last document is cut to reach `size`.
     """
+    # Shuffle the split's documents with a fixed key, so that every check of a store measures the same rows.
     split_M = np.flatnonzero(documents.splits == SPLITS.index(split))
     order_M = np.random.Generator(np.random.Philox(key=np.array([0, 2**63 + 2], np.uint64))).permutation(split_M)
     # Rows of the documents before each one; documents that start beyond `size` are left out.
     before_M = np.cumsum(documents.rows[order_M]) - documents.rows[order_M]
     order_M, before_M = order_M[before_M < size], before_M[before_M < size]
+    # Expand documents to rows: the first row of each plus 0, 1, 2 …
     rows_M = np.minimum(documents.rows[order_M], size - before_M)
     offset_R = np.arange(int(rows_M.sum())) - np.repeat(before_M, rows_M)
     return np.repeat(documents.first_row[order_M], rows_M) + offset_R, np.repeat(order_M, rows_M)

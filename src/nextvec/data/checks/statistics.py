@@ -52,12 +52,14 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
     distance, `coherence_drop`, `context_mean` (cosine of a context's mean and its target), `spectrum` and `mean_norm`.
     `alignment`, `train_distance` and `order` compare the splits with train.
     """
+    # Scan each store once, even if several splits are in it.
     stores = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
     scans = {each.path: scan_rows(each.vectors) for each in stores.values()}
     train_rows = SplitRows(store.documents, scans[store.path], "train")
     splits: dict[str, Statistics] = {}
     samples: dict[str, Sample] = {}
     moments: dict[str, Moments] = {}
+    # Measure each split by itself; duplicates also against train.
     for split, home in stores.items():
         counts = _count_split(home.documents, split, min_context)
         if not counts["documents"]:
@@ -70,6 +72,7 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
         splits[split] = counts | _measure_split(samples[split], moments[split], context) | duplicates
     comparison: Statistics = {}
     if "train" in moments:
+        # What only a comparison with train shows: near duplicates, spaces, distances and order.
         means = {split: split_moments.mean_D for split, split_moments in moments.items()}
         for split, near in measure_near_duplicates(stores, scans, means).items():
             splits[split].update(near)
@@ -109,6 +112,7 @@ def shared_rows(train: Store, other: Store, split: str) -> float:
 
 def _measure_lengths(scan: RowScan, documents: DocumentTable) -> Statistics:
     """Count the rows that are NaN or infinite, zero, or not of unit length; and find the shortest and longest row."""
+    # Each row has at most one of the three faults.
     is_finite, is_zero = np.isfinite(scan.norm_N), scan.norm_N == 0
     usable = scan.norm_N[is_finite & ~is_zero]
     is_off = np.abs(scan.norm_N - 1) > NORM_TOLERANCE
@@ -128,6 +132,7 @@ def _count_rows(selected_N: NDArray[np.bool_], documents: DocumentTable) -> Stat
 
 def _count_split(documents: DocumentTable, split: str, min_context: int) -> Statistics:
     """Count documents, rows, windows and short documents of a split; `groups` counts the groups with windows."""
+    # A document of n rows has n - min_context windows; only groups with a window are independent evidence.
     is_split_M = documents.splits == SPLITS.index(split)
     rows = documents.rows[is_split_M]
     return {
@@ -182,6 +187,7 @@ def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments])
     coordinates = make_coordinates(moments["train"])
     if coordinates is None:
         return statistics
+    # All splits are measured in train's directions, so that their numbers can be compared.
     strongest_DK = strongest_directions(moments["train"])
     train_RK = coordinates.transform(samples["train"])
     train_asymmetry = measure_asymmetry(train_RK, samples["train"])
@@ -192,6 +198,7 @@ def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments])
             statistics["order"][split] = measure_forward_signal(asymmetry)
         if split == "train":
             continue
+        # val and ood only: does their time run in the direction of train's, are they in its space, and how far away?
         if asymmetry is not None and train_asymmetry is not None:
             statistics["order"][split]["against_train"] = measure_direction(asymmetry, train_asymmetry)
         alignment = measure_alignment(moments[split], strongest_DK)

@@ -63,6 +63,7 @@ def full_name(name: str) -> str:
 
     Raises InputError with a suggestion if it is neither a known name, a folder, nor a possible model of the hub.
     """
+    # Order matters: a short name wins over a folder of that name, a folder over a model of the hub.
     if name in ENCODERS:
         return _HUB_NAMES.get(name, name)
     if name and Path(name).is_dir():

@@ -69,6 +69,7 @@ class LsaEncoder:
         Texts without any known term get `mean`, the direction of the training texts' mean vector. Raises CorpusError if
         the texts have no words.
         """
+        # In a large corpus, a term of a single text is mostly a name or a typing error.
         texts = list(texts)
         vectorizer = _vectorizer(max_features=_MAX_TERMS, min_df=1 if len(texts) < _KEEP_RARE_BELOW else 2)
         try:
@@ -77,8 +78,11 @@ class LsaEncoder:
             raise CorpusError(
                 f"the {len(texts):,} training texts have no words that lsa can use. Choose another encoder."
             ) from error
+        # Round to float16 before anything else uses the components: a saved encoder then encodes exactly like the
+        # fitted one.
         components_VD = _strongest_directions(tfidf_NV, dimensions).astype(np.float16)
         directions_ND, _ = _directions(tfidf_NV, components_VD.astype(np.float32))
+        # The mean direction, which texts without a known term get. If directions cancel out, take the first axis.
         mean_D = directions_ND.mean(axis=0, dtype=np.float64)
         if np.linalg.norm(mean_D) < _MIN_LENGTH:
             mean_D = np.eye(1, len(mean_D))[0]
@@ -89,6 +93,7 @@ class LsaEncoder:
     @cached_property
     def space(self) -> Space:
         """Embedding space; its revision is a hash of all fitted values."""
+        # Every fitted value changes the hash, so another corpus makes another revision.
         digest = hashlib.sha256(json.dumps(self.terms).encode())
         for array in (self.idf, self.components, self.mean):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -110,6 +115,7 @@ class LsaEncoder:
         return vectors_ND
 
     def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        # Encode in blocks, because the matrix of terms of all texts may exceed the memory.
         vectors_ND = np.empty((len(texts), self.components.shape[1]), np.float32)
         known_N = np.empty(len(texts), np.bool_)
         for start in range(0, len(texts), _BLOCK):
@@ -133,6 +139,7 @@ class LsaEncoder:
             idf_V, components_VD, mean_D = (
                 np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
             )
+            # The shapes must agree; a file of another encoder would fail much later, or not at all.
             if components_VD.shape != (len(terms), len(mean_D)) or idf_V.shape != (len(terms),):
                 raise ValueError(f"{len(terms)} terms, components {components_VD.shape}, idf {idf_V.shape}")
             return cls(terms, idf_V, components_VD, mean_D)
@@ -170,6 +177,7 @@ def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]
     """
     from sklearn.utils.extmath import randomized_range_finder
 
+    # Find a basis of K directions that contains the strongest D, and project the texts onto it.
     count = min(max(dimensions + _OVERSAMPLING, _MIN_SKETCH), *tfidf_NV.shape)
     basis_NK = randomized_range_finder(
         tfidf_NV, size=count, n_iter=_POWER_ITERATIONS, power_iteration_normalizer="LU", random_state=0
@@ -179,11 +187,13 @@ def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]
     # _MIN_RELATIVE_VALUE, because squares keep 7 digits.
     squares_K, rotation_KK = eigh((reduced_VK.T @ reduced_VK).astype(np.float64), check_finite=False)
     values_K = np.sqrt(np.maximum(squares_K[::-1], 0))
+    # Directions of rounding error would get large weights, because weights grow as singular values fall.
     kept = min(dimensions, int((values_K > _MIN_RELATIVE_VALUE * values_K[0]).sum()))
     if not kept:
         raise CorpusError("the training texts have no words that lsa can use. Choose another encoder.")
     values_D = values_K[:kept]
     components_VD = reduced_VK @ (rotation_KK[:, ::-1][:, :kept] / values_D).astype(np.float32)
+    # A singular vector has no sign of its own. Fix it, so that the same corpus gives the same vectors everywhere.
     signs_D = np.where(components_VD.max(axis=0) >= -components_VD.min(axis=0), 1.0, -1.0)
     weights_D = signs_D * (values_D / values_D[0]) ** _WEIGHT_POWER
     weighted_VD: NDArray[np.float32] = components_VD * weights_D.astype(np.float32)

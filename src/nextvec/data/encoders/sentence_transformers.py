@@ -47,6 +47,7 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
     dtype = resolve_precision(precision, chosen)
     max_tokens: int | None = None
     with _silence():
+        # A name is minilm, a folder on this machine, or else a model of the hub.
         if name == "minilm":
             model, max_tokens = _load(name, _minilm_folder()), MINILM_TOKENS
         elif Path(name).is_dir():
@@ -72,6 +73,7 @@ class SentenceEncoder:
     @cached_property
     def space(self) -> Space:
         """Embedding space; its revision is a hash of the layers, their weights and the maximum number of tokens."""
+        # The name of a folder without its path, so that a store can be used on another machine.
         probes = self.encode(PROBE_TEXTS).astype(np.float16)
         name = Path(self.name).name if Path(self.name).is_absolute() else self.name
         return Space(name, _revision(self._model), probes.shape[1], probes=probes)
@@ -92,12 +94,14 @@ class SentenceEncoder:
             lengths_N = self._token_counts(texts)
             # Longest first, so that a batch that exceeds the memory fails at once.
             order_N = np.argsort(-lengths_N, kind="stable")
+            # The longest text of the rest decides how many fit into the budget of tokens.
             while start < len(order_N):
                 batch = order_N[start : start + max(1, budget // int(lengths_N[order_N[start]]))]
                 parts.append(self._forward([texts[int(index)] for index in batch]))
                 start += len(batch)
         if not parts:
             return np.empty((0, self.space.dimensions), np.float32)
+        # Put the vectors back into the order of the texts.
         vectors_ND = np.empty((len(texts), parts[0].shape[1]), np.float32)
         vectors_ND[order_N] = np.concatenate(parts)
         return vectors_ND
@@ -144,6 +148,7 @@ def _require_known_modules(name: str, folder: Path) -> None:
     The library also loads classes from the folder or from any installed package, which would run their code.
     """
     try:
+        # modules.json names the Python class of each layer.
         kinds = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
@@ -160,12 +165,14 @@ def _require_known_modules(name: str, folder: Path) -> None:
 def _load_from_hub(name: str) -> Any:
     """Load a model of the hub from the cache, so that it stays the same, or download it."""
     hub: Any = importlib.import_module("huggingface_hub")
+    # A cached model is used without a network, and is not replaced by a newer one.
     if isinstance(hub.try_to_load_from_cache(name, _MODULES), str):
         # If the cached download is incomplete, the hub completes it.
         with contextlib.suppress(InputError):
             return _sentence_transformer(name, name, local=True)
     remedy = "Name the folder of a downloaded model, or use lsa or minilm, which need no hub."
     try:
+        # Ask the hub first, with a timeout, to distinguish a wrong name from a missing network.
         info = hub.model_info(name, timeout=_HUB_SECONDS)
     except hub.errors.RepositoryNotFoundError as error:
         raise InputError(f"encoder '{name}': the hub has no such public model. Check the name.") from error
@@ -203,6 +210,7 @@ def _silence() -> Iterator[None]:
     hub: Any = importlib.import_module("huggingface_hub.utils")
     transformers: Any = importlib.import_module("transformers.utils.logging")
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "sentence_transformers", "transformers")]
+    # Remember the state of the libraries, and restore it afterwards: the user's program may use them too.
     levels = [logger.level for logger in loggers]
     bars, hub_bars = transformers.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
     for logger in loggers:

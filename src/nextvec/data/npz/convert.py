@@ -129,6 +129,8 @@ def export_npz(
     windows = index_windows(store.documents, split, context)
     if not len(windows):
         raise StoreError(f"store {store.path}: {split} has no window of context {context}. Choose another split.")
+    # A window is a target row and the `context` rows before it; blocks are gathered from the store as they are
+    # written.
     targets, groups = windows.targets.numpy().astype(np.int64), windows.groups.numpy().astype(np.int64)
     shape, file_dtype = (len(windows), store.dimensions), np.dtype(dtype).newbyteorder("<")
     space = np.array([json.dumps(store.space.to_dict())])
@@ -136,6 +138,7 @@ def export_npz(
 
         def blocks(offsets: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
             """Yield the vectors at the offsets from each target, a block of windows at a time."""
+            # Broadcast the target rows with the offsets: (B, S) rows for contexts, (B,) for targets.
             step = max(1, BLOCK_BYTES // (offsets.size * store.dimensions * file_dtype.itemsize))
             for start in range(0, len(targets), step):
                 rows = targets[start : start + step].reshape(-1, *[1] * offsets.ndim) + offsets
@@ -207,6 +210,7 @@ def _number_documents(files: Iterable[WindowFile]) -> Ints:
         if file.documents is None:
             numbers.append(np.full(file.windows, -1))
         else:
+            # Labels of different files may be equal by chance, so each file's numbers continue after the last's.
             distinct, inverse = np.unique(file.documents, return_inverse=True)
             numbers.append(inverse.astype(np.int64) + count)
             count += len(distinct)
@@ -216,6 +220,7 @@ def _number_documents(files: Iterable[WindowFile]) -> Ints:
 def _digest_file(file: WindowFile, dtype: np.dtype[Any], task: Task) -> NDArray[np.uint8]:
     """Return the digests (W, S + 1, 16) of a file's vectors as `dtype`; the target's is last."""
     digests = np.empty((file.windows, file.context + 1, DIGEST_BYTES), np.uint8)
+    # Digest the vectors as the common dtype, so that equal values match across float16 and float32 files.
     for start, block in file.contexts.blocks():
         digests[start : start + len(block), :-1] = digest_rows(block.astype(dtype, copy=False))
         task.advance(len(block) * file.context)
@@ -227,6 +232,7 @@ def _digest_file(file: WindowFile, dtype: np.dtype[Any], task: Task) -> NDArray[
 
 def _count_shared(index: _Index, files: Mapping[str, WindowFile], allowed: bool) -> int:
     """Count the windows with a vector that another file has too. Raises StoreError if that is not allowed."""
+    # Count the files in which each distinct vector occurs; one in two files is a leak between splits.
     files_with_V = np.zeros(len(index.digest_V), np.int64)
     for number in range(len(files)):
         files_with_V[np.unique(index.vectors_WT[index.file_W == number])] += 1
@@ -246,13 +252,16 @@ def _document_table(
     files: Mapping[str, WindowFile], index: _Index, chains: Chains, group_C: Ints, plan: SplitPlan
 ) -> DocumentTable:
     """Make a document of each chain. The split of a group depends on its smallest digest, not on the file's order."""
+    # Vectors are numbered in the order of their digests, so the smallest number names a group by its content.
     smallest_G = np.full(int(group_C.max()) + 1, len(index.digest_V))
     np.minimum.at(smallest_G, group_C[chains.chain_W], index.vectors_WT.min(axis=1))
     split_G = [plan.split_of(index.digest_V[number].tobytes().hex(), "") for number in smallest_G]
+    # Name the documents of each file in the order of their first windows.
     first_window_C = np.unique(chains.chain_W, return_index=True)[1]
     ids, titles, sources, splits = [], [], [], []
     for number, (split, file) in enumerate(files.items()):
         start = int(np.searchsorted(index.file_W, number))
+        # Groups of the train file are divided by the plan; the other files have their split by name.
         for position, chain in enumerate(np.flatnonzero(index.file_W[first_window_C] == number).tolist()):
             ids.append(f"npz-{split}-{position}")
             label = "" if file.documents is None else f"document {file.documents[first_window_C[chain] - start]}"
@@ -264,6 +273,7 @@ def _document_table(
             f"{files['train'].path}: its {len(split_G)} groups of linked windows are too few for train and "
             f"{plan.val:.0%} val. Name a val file, or change the fraction val."
         )
+    # A chain of L windows has L + S vectors.
     rows = chains.windows_C + index.vectors_WT.shape[1] - 1
     split_numbers = np.array([SPLITS.index(split) for split in splits], np.int8)
     return DocumentTable(ids, titles, sources, split_numbers, np.cumsum(rows) - rows, rows, group_C)
@@ -316,6 +326,7 @@ def _write_file(file: WindowFile, first_row_W: Ints, position_W: Ints, writer: V
 def _to_unit_length(values: NDArray[Any], member: Member, windows: Ints) -> tuple[NDArray[Any], int]:
     """Return vectors (B, …, D) as (B·…, D), scaled if they deviate more than UNIT_TOLERANCE, and how many were."""
     vectors = values.reshape(-1, values.shape[-1])
+    # Refuse vectors that cannot be scaled, and name the window of the first.
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
     is_bad: NDArray[np.bool_] = ~(np.isfinite(lengths) & (lengths > 0))
     if is_bad.any():
@@ -323,6 +334,7 @@ def _to_unit_length(values: NDArray[Any], member: Member, windows: Ints) -> tupl
         window = int(windows[position * len(windows) // len(vectors)])
         fault = "a zero vector" if lengths[position] == 0 else "a value that is not finite"
         raise StoreError(f"{member.path}: {member.name} of window {window} has {fault}. Remove that window.")
+    # Scale only what is clearly off, so that all other vectors stay equal bit for bit.
     is_off = np.abs(lengths - 1) > UNIT_TOLERANCE
     if is_off.any():
         vectors = vectors.astype(np.float32)
@@ -341,6 +353,7 @@ def _notices(table: DocumentTable, chains: Chains, scaled: int, sharing: int, sh
         notices.append(
             f"{shared:,} windows share identical vectors with another split (--allow-shared): scores are too high"
         )
+    # A repeated text links many documents, whose group then cannot be divided: warn if it is large.
     chains_G = np.bincount(table.group)
     windows_G = np.bincount(table.group, weights=chains.windows_C)
     largest, windows = int(windows_G.argmax()), int(chains.windows_C.sum())

@@ -77,6 +77,7 @@ class Member:
         """
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         step = max(1, BLOCK_BYTES // row_bytes)
+        # Uncompressed: map each block directly in the archive.
         if self.offset is not None:
             for start in range(0, self.shape[0], step):
                 shape = (min(step, self.shape[0] - start), *self.shape[1:])
@@ -85,6 +86,7 @@ class Member:
                 yield start, block
             return
         file = f"{self.name}.npy"
+        # Compressed: decompress as a stream, after the array's header.
         with _reading(self.path, self.name), zipfile.ZipFile(self.path) as archive, archive.open(file) as stream:
             stream.read(self.header_bytes)
             for start in range(0, self.shape[0], step):
@@ -149,6 +151,7 @@ def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
     if missing:
         present = ", ".join(sorted(members)) or "none"
         raise StoreError(f"{path}: has no member {' and '.join(missing)} (members: {present}). Name a file of windows.")
+    # Everything is checked from the headers, before any vector is read.
     contexts = _require_vectors(members.pop(CONTEXTS), 3)
     targets = _require_vectors(members.pop(TARGETS), 2)
     windows, _, dimensions = contexts.shape
@@ -163,6 +166,7 @@ def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
         )
     if 0 in contexts.shape:
         raise StoreError(f"{path}: has no windows ({CONTEXTS} is {contexts.shape}). Name a file of windows.")
+    # Documents: the file that the user named, else the member of the archive.
     labels = None
     if documents is not None:
         labels = _require_labels(_load(documents), windows, f"documents {documents}")
@@ -181,6 +185,7 @@ def open_files(files: Mapping[str, Path], documents: Path | Mapping[str, Path] |
 
     `documents` belongs to the train file, or is a mapping by split. Raises StoreError if the files differ in S or D.
     """
+    # Check the names of the splits before any file is opened.
     document_files = documents if isinstance(documents, Mapping) else {"train": documents} if documents else {}
     for split in [*files, *document_files]:
         if split not in SPLITS:
@@ -231,6 +236,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Memb
     """Read the two headers of a member: the zip file's and the array's."""
     name = info.filename.removesuffix(".npy")
     with _reading(path, name):
+        # The sizes come from the zip directory, so a bomb is refused before it is decompressed.
         if is_bomb(info.compress_size, info.file_size):
             raise ValueError(bomb_message(info.compress_size, info.file_size))
         with archive.open(info) as stream:
@@ -239,6 +245,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Memb
                 raise ValueError(f"unknown npy version {version}")
             shape, fortran_order, dtype = _HEADER_READERS[version](stream)
             header_bytes = stream.tell()
+        # Objects are pickles, which `_require_vectors` refuses; of numbers, size and order must be as expected.
         if not dtype.hasobject:
             if info.file_size != header_bytes + math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"its length does not match its header ({shape} {dtype})")
@@ -246,6 +253,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Memb
                 raise ValueError("it is in Fortran order; save np.ascontiguousarray of it")
         offset = None
         if info.compress_type == zipfile.ZIP_STORED:
+            # The zip directory has only the position of the member's local header, whose length varies.
             with path.open("rb") as file:
                 file.seek(info.header_offset)
                 signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
@@ -301,6 +309,8 @@ def _reading(path: Path, name: str) -> Iterator[None]:
     except StoreError:
         raise
     except _READ_ERRORS as error:
+        # zipfile reports any file that is not an archive as "not a zip file"; an empty or truncated one is more
+        # likely.
         reason = one_line(error)
         if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
             reason = "empty" if path.stat().st_size == 0 else "truncated, or not an npz file"

@@ -41,6 +41,7 @@ class Chains:
 
 def digest_rows(block: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a digest of each vector's bytes: (…, D) → (…, 16)."""
+    # Hash slices of one buffer, without making an array for each vector.
     row_bytes = block.shape[-1] * block.itemsize
     content = block.data.cast("B")
     digests = [
@@ -55,6 +56,7 @@ def number_vectors(digests: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArr
 
     Numbers are in the order of the digests, so they depend on the content alone, not on its order in the file.
     """
+    # Sort digests as two big-endian integers, which have the order of their bytes; equal ones are then adjacent.
     high, low = np.ascontiguousarray(digests).view(">u8").T
     order = np.lexsort((low, high))
     is_new = np.ones(len(order), bool)
@@ -87,12 +89,14 @@ def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, do
     vectors = int(vectors_WT.max()) + 1
     vector_WT = vectors_WT + (len(chains) + file_W * vectors)[:, None]
     first_document = len(chains) + (int(file_W.max()) + 1) * vectors
+    # Edges from a chain to the vectors of its windows, and to its documents if known.
     is_known_W = document_W >= 0
     start = np.concatenate([np.repeat(chains.chain_W, vectors_WT.shape[1]), chains.chain_W[is_known_W]])
     end = np.concatenate([vector_WT.ravel(), first_document + document_W[is_known_W]])
     nodes = first_document + int(document_W.max(initial=-1)) + 1
     graph = coo_array((np.ones(len(start), np.int8), (start, end)), shape=(nodes, nodes))
     component = connected_components(graph, directed=False)[1].astype(np.int64)
+    # Components with two or more documents: these share a vector.
     documents_of = np.bincount(component[first_document:], minlength=int(component.max()) + 1)
     sharing = int(documents_of[documents_of > 1].sum())
     return _number_by_first(component[: len(chains)])[1], sharing
@@ -101,6 +105,7 @@ def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, do
 def _overlaps(vectors_WT: NDArray[np.int32], label_W: Ints) -> tuple[Ints, Ints]:
     """Number (W,) each window's S first and S last vectors: equal where label and vectors are equal."""
     windows, vectors = len(vectors_WT), int(vectors_WT.max()) + 1
+    # Number the first and the last S vectors together, column by column, so that equal sequences get equal numbers.
     overlaps = np.vstack([vectors_WT[:, :-1], vectors_WT[:, 1:]])
     numbers = np.concatenate([label_W, label_W])
     for column in overlaps.T:  # renumbering after each column keeps the products within 64 bits
@@ -138,6 +143,7 @@ def _predecessors(begin_W: Ints, end_W: Ints) -> Ints:
 def _with_rank(keys: Ints, limit: int) -> Ints:
     """Make keys distinct: key · limit + number of equal keys before it, which is below `limit`."""
     order = np.argsort(keys, kind="stable")
+    # A stable sort keeps equal keys in order; the rank is the distance from the first of them.
     sorted_keys = keys[order]
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
     ranks = np.empty_like(keys)
@@ -147,6 +153,7 @@ def _with_rank(keys: Ints, limit: int) -> Ints:
 
 def _walk_back(predecessor_W: Ints) -> tuple[Ints, Ints]:
     """Return the first window of each window's chain (W,) and the distance to it (W,), by pointer doubling."""
+    # Each round doubles the distance to the known ancestor, so chains of L windows take log2(L) rounds.
     has_predecessor = predecessor_W >= 0
     ancestor = np.where(has_predecessor, predecessor_W, np.arange(len(predecessor_W)))
     distance = has_predecessor.astype(np.int64)

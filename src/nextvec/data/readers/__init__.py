@@ -61,6 +61,7 @@ def _open(source: str, columns: Columns) -> Generator[Document, None, None]:
     name = path.name.lower()
     if path.is_dir():
         return read_folder(path)
+    # Endings are checked last, because a folder may be called `texts.md`.
     if not path.is_file():
         reason = "not a file or folder" if path.exists() else "no such file or folder"
         raise CorpusError(f"{source}: {reason}. Check the name.")

@@ -30,6 +30,7 @@ def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
     reader = RowReader(Path(name).name or name, columns)
     for number, row in enumerate(rows, start=1):
         where = f"{source}, row {number}"
+        # The first row decides whether the named fields exist.
         if not reader.checked:
             reader.check(row, where)
         yield reader.document(row, number, where)
@@ -50,6 +51,7 @@ def _rows(datasets: Any, source: str, name: str, config: str | None, split: str 
     """Yield the rows of the dataset; any error of the hub becomes a CorpusError."""
     try:
         if split is None:
+            # Prefer train; a dataset with a single split needs no choice either.
             splits = datasets.load_dataset(name, config, streaming=True)
             split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
             if split is None:

@@ -77,6 +77,7 @@ def _find_modules(folder: Path, package: str) -> Iterator[tuple[str, Path]]:
     """Yield the dotted name and the file of every importable module below `folder`."""
     for parent, folders, files in os.walk(folder):
         below = Path(parent).relative_to(folder).parts
+        # `os.walk` descends only into the folders that stay in the list.
         folders[:] = [name for name in folders if name.isidentifier() and not _is_excluded((*below, name))]
         for file in files:
             name = file.removesuffix(".py")

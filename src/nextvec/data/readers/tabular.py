@@ -32,6 +32,7 @@ def read_jsonl(path: Path, columns: Columns) -> Generator[Document, None, None]:
             continue
         where = f"{path}, line {number}"
         try:
+            # Only the first line may start with a byte order mark.
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip())
         except UnicodeDecodeError as error:
             raise CorpusError(
@@ -77,6 +78,7 @@ def read_parquet(path: Path, columns: Columns) -> Generator[Document, None, None
     reader = RowReader(path.stem, columns)
     number = 0
     try:
+        # Check names and sizes in the footer, before any data is decompressed.
         metadata = pq.read_metadata(path)
         names = metadata.schema.to_arrow_schema().names
         reader.check(names, str(path))
@@ -87,6 +89,7 @@ def read_parquet(path: Path, columns: Columns) -> Generator[Document, None, None
         # Read texts as dictionaries, so that a text that is equal in all rows is in memory once.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+                # Convert one row at a time, because a text that is equal in all rows becomes a separate string in each.
                 for offset in range(batch.num_rows):
                     (values,) = batch.slice(offset, 1).to_pylist()
                     number += 1
@@ -137,6 +140,7 @@ class RowReader:
                 f"{where}: has no field '{self.columns.text}' or '{self.columns.paragraphs}' (fields: {field_names}). "
                 "Name the field of the text with --columns text=NAME, or paragraphs=NAME for a list."
             )
+        # A field that the user renamed must exist; default names are optional.
         for role in ("id", "title", "text", "paragraphs", "source", "group"):
             name = getattr(self.columns, role)
             if name != getattr(standard, role) and name not in present:
@@ -146,6 +150,7 @@ class RowReader:
         """Return the document of a row; `number` counts rows from 1 and names a document without an id."""
         columns = self.columns
         document_id = self._label(row, columns.id, where) or f"{self.default_source}-{number}"
+        # Remember 8 bytes of each id instead of the id.
         digest = hashlib.blake2b(document_id.encode(), digest_size=8).digest()
         if digest in self._ids:
             raise CorpusError(f"{where}: duplicate id '{document_id}'. Make the ids unique.")
@@ -163,6 +168,7 @@ class RowReader:
     def _paragraphs(self, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
         """Return the paragraphs of a row; empty ones of a list are kept, to align with precomputed embeddings."""
         columns = self.columns
+        # A list of paragraphs wins over a text, unless the user named only the text's field.
         listed = None if self._prefers_text else row.get(columns.paragraphs)
         text = row.get(columns.text)
         if isinstance(listed, list) and all(isinstance(paragraph, str) for paragraph in listed):

@@ -105,6 +105,7 @@ def markdown_prose(text: str) -> tuple[str, list[str]]:
     # An inline token holds the text of the block that the token before it opens.
     for block, token in pairwise([Token("", "", 0), *tokens]):
         if token.type in _LIST_BOUNDARIES:
+            # The outermost list's end separates paragraphs; nested lists belong to the same paragraph.
             list_depth += token.nesting
             is_in_list = is_in_list and list_depth > 0
         elif token.type == "html_block":
@@ -131,6 +132,7 @@ def _inline_text(token: Token) -> str:
     """Return the words of an inline token on one line; links and emphasis lose their markup, images are dropped."""
     pieces = []
     for child in token.children or ():
+        # Images and inline HTML other than <br> have no words.
         if child.type in ("text", "code_inline"):
             pieces.append(child.content)
         elif child.type in ("softbreak", "hardbreak") or child.content.startswith("<br"):

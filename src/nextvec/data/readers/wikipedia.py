@@ -132,6 +132,7 @@ class DumpReader:
 
     def pages(self) -> Iterator[Page]:
         """Yield every page in order. Raises CorpusError if the file is not a complete dump."""
+        # Handlers collect complete pages in `_ready`, which are yielded after each block.
         parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler = self._start
@@ -141,6 +142,7 @@ class DumpReader:
         count = 0
         try:
             for chunk in self._bytes():
+                # The empty block is the last: expat then reports elements that have no end.
                 parser.Parse(chunk, not chunk)
                 self._require_bounds(parser, len(chunk))
                 count += len(self._ready)
@@ -196,6 +198,7 @@ class DumpReader:
             self._namespace_key = attributes.get("key", "")
 
     def _end(self, name: str) -> None:
+        # The text since the last tag is the value of this element.
         value = "".join(self._value)
         self._value.clear()
         self._elements.pop()
@@ -218,6 +221,7 @@ def article_paragraphs(wikitext: str, hidden_prefixes: Set[str]) -> list[str]:
     dropped_level = 0  # level of the back-matter heading that contains the current node; 0: none
     for node in nodes:
         if isinstance(node, mwparserfromhell.nodes.Heading):
+            # A heading of the same or a higher level ends the back matter.
             if not dropped_level or node.level <= dropped_level:
                 title = node.title.strip_code().strip(" '=:").lower()
                 dropped_level = node.level if title in _BACK_MATTER else 0
@@ -254,6 +258,7 @@ class _Renderer:
             self.text.append(node.normalize())
         elif isinstance(node, self._nodes.Tag):
             name = str(node.tag).strip().lower()
+            # The tag of a list item does not contain the item's text, so mark where the item starts.
             if name in _LIST_ITEM_TAGS:
                 self.text.append(_LIST_ITEM)
             elif name == "br":
@@ -267,6 +272,7 @@ class _Renderer:
 
     def _is_hidden(self, title: str, text: Any) -> bool:
         """Return whether a link points to a file, a category or another language: such links are not prose."""
+        # `[[fr:Titre]]` is a link to another language only without a text; with one, it is part of a sentence.
         prefix, colon, _ = title.partition(":")
         prefix = prefix.strip()
         is_language = text is None and re.fullmatch(r"[a-z]{2,3}(-[a-z-]+)?", prefix) is not None
@@ -306,6 +312,7 @@ def _paragraphs(text: str) -> list[str]:
 
 def _tidy(text: str) -> str:
     """Remove style marks, magic words, and the empty brackets and spaces that dropped templates leave."""
+    # Dropped templates leave empty brackets, and separators at the edges of brackets.
     text = " ".join(re.sub(r"'{2,5}|__[A-Z]+__", "", text).split())
     text = re.sub(r"\([ ;,:]+", "(", text)
     text = re.sub(r"[ ;,:]+\)", ")", text)

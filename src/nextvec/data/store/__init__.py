@@ -135,6 +135,7 @@ class ChunkTexts:
 
     def __init__(self, file: Path) -> None:
         self._file = _parquet().ParquetFile(file)
+        # Row groups are the blocks that the writer made.
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
         self.blocks = [(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
@@ -164,6 +165,7 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"store {path}: has no {MANIFEST}. {hint}")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        # Read the other entries only from a manifest of this version; another may lack them.
         version = manifest["format"]
         if version == FORMAT_VERSION:
             space_values, rows = manifest["space"], manifest["rows"]
@@ -176,6 +178,7 @@ def open_store(path: str | Path) -> Store:
             "Build the store again, or upgrade nextvec."
         )
     space = Space.from_dict(space_values)
+    # The two files must agree, or row numbers would be wrong.
     vectors = map_vectors(path / VECTORS)
     if vectors.shape != (rows, space.dimensions):
         raise StoreError(
@@ -194,6 +197,7 @@ def _read_documents(file: Path, vectors: int) -> DocumentTable:
         first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{where} can't be read ({one_line(error)}). Build the store again.") from error
+    # Documents must cover the rows 0 … N - 1 in order: windows are found by arithmetic on these columns.
     if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
         raise StoreError(f"{where} does not cover the rows in order. Build the store again.")
     if int(rows.sum()) != vectors:
@@ -210,6 +214,7 @@ def verify_store(path: Path) -> int:
     """
     remedy = "Build the store again, or copy it again."
     try:
+        # The manifest has its own checksum, and must be written exactly as `json_text` writes it.
         content = (path / MANIFEST).read_bytes()
         manifest = json.loads(content)
         files = dict(manifest["files"])

@@ -72,6 +72,7 @@ class BuildConfig:
     """Precision of its matrix products."""
 
     def __post_init__(self) -> None:
+        # Accept a single name as well as a sequence, and store canonical values: they identify the build.
         for name in ("sources", "vectors"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
@@ -155,6 +156,7 @@ def _open_encoder(config: BuildConfig) -> Encoder | None:
 
 def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Path, quiet: bool) -> None:
     """Build. If the input is refused, remove the build directory unless it contains work worth keeping."""
+    # A new folder has nothing to keep if the encoder is missing.
     is_new = not directory.done and not staged_files(directory.staged)
     try:
         encoder = _open_encoder(config)
@@ -236,6 +238,7 @@ def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkText
         table = pq.read_table(directory.store / DOCUMENTS, columns=["split", "rows"])
         is_train_M = np.array(table["split"].to_pylist()) == "train"
         train_rows = np.flatnonzero(np.repeat(is_train_M, table["rows"].to_numpy()))
+        # Fit on the training documents alone, on an evenly spaced sample if there are many.
         count = min(len(train_rows), MAX_FIT_TEXTS)
         sample = train_rows[np.arange(count) * len(train_rows) // count]
         with progress("fitting lsa", count, unit="chunks", quiet=quiet) as task:
@@ -256,6 +259,7 @@ def _precomputed_vectors(
     verified = "not verified: the encoder is not available here"
     if encoder is not None:
         count = min(_VERIFIED_TEXTS, len(embeddings))
+        # Encode an evenly spaced sample of the texts again, and compare.
         rows = np.arange(count) * len(embeddings) // count
         verified = embeddings.verify_encoder(encoder, rows, list(texts.read(rows)))
         space = encoder.space
@@ -267,6 +271,7 @@ def _write_vectors(
     directory: BuildDirectory, texts: ChunkTexts, vectors: _VectorSource, dtype: str, quiet: bool
 ) -> None:
     """Write vectors.npy block by block; each is on disk before the journal records it."""
+    # Two encoders must never write into one file of vectors, so the journal names the one that started.
     encoder = {"space": str(vectors.space), **vectors.settings}
     if directory.done.setdefault("encoder", encoder) != encoder:
         raise StoreError(
@@ -274,6 +279,7 @@ def _write_vectors(
             f"{encoder}. Continue on the machine where the build started, or remove the folder."
         )
     rows = texts.blocks[-1][1]
+    # Continue after the last block in the journal.
     finished, unknown = directory.done.get("blocks", 0), directory.done.get("unknown_texts", 0)
     remaining = rows - (texts.blocks[finished][0] if finished < len(texts.blocks) else rows)
     with (
@@ -282,6 +288,7 @@ def _write_vectors(
     ):
         for block in range(finished, len(texts.blocks)):
             start, stop = texts.blocks[block]
+            # Flush before the journal records the block: after a kill, no recorded block is missing.
             writer.write(np.arange(start, stop), _to_unit_length(vectors.read_block(block), start, dtype))
             writer.flush()
             directory.record(encoder=encoder, blocks=block + 1, unknown_texts=unknown + vectors.count_unknown())

@@ -69,6 +69,7 @@ def open_build_directory(path: Path, arguments: dict[str, Any]) -> Iterator[Buil
         require_new(path)
     make_folder(folder)
     with _locked(folder):
+        # Under the lock: a journal means an interrupted build, no journal a new folder.
         directory = _resume(folder, arguments) if (folder / _JOURNAL).is_file() else _begin(folder, path, arguments)
         if not directory.is_finished:
             require_new(path)
@@ -114,8 +115,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> BuildDirectory:
     """Start a journal in a new folder. Raises OutputError if the folder has other files or the store exists."""
+    # Only a lock and the leftover of a first journal may exist; anything else is the user's.
     if any(entry.name not in (_LOCK, f".{_JOURNAL}.tmp") for entry in folder.iterdir()):
         raise OutputError(f"{folder}: already exists and was not created by a build. Remove it.")
+    # Another build may have finished between the first check and the lock. Leave no empty folder behind.
     if path.exists():
         (folder / _LOCK).unlink()
         with contextlib.suppress(OSError):
@@ -134,6 +137,7 @@ def _resume(folder: Path, arguments: dict[str, Any]) -> BuildDirectory:
         earlier, done = dict(journal["arguments"]), dict(journal["done"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / _JOURNAL}: is damaged. Remove {folder} to start again.") from error
+    # Compare the arguments as JSON stores them, tuples as lists, and name the first that differs.
     for name, value in json.loads(json.dumps(arguments)).items():
         earlier_value = earlier.get(name)
         if earlier_value == value:

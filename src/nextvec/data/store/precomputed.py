@@ -53,9 +53,11 @@ class PrecomputedEmbeddings:
         """
         origin_B, paragraph_B = self._origin_N[rows_B], self._paragraph_N[rows_B]
         vectors_BD = np.empty((len(rows_B), self.dimensions), np.float32)
+        # Gather the rows of each file; the rows of a block may come from several.
         for origin, array in enumerate(self._arrays):
             is_origin_B = origin_B == origin
             vectors_BD[is_origin_B] = array[paragraph_B[is_origin_B]]
+        # Compute lengths in float64: squares of very large or small float32 values would overflow or vanish.
         lengths_B = np.linalg.norm(vectors_BD.astype(np.float64), axis=1)
         unusable = np.flatnonzero(~(np.isfinite(lengths_B) & (lengths_B > 0)))
         if len(unusable):
@@ -107,6 +109,7 @@ def align_precomputed(
     paragraphs_read = [0] * len(sources)
     origins: list[NDArray[np.int64]] = []
     paragraphs: list[NDArray[np.int64]] = []
+    # Count all paragraphs of each source, and note origin and paragraph of every kept chunk, in row order.
     for columns in read_staged_chunks(staged, ["origin", "paragraphs", "paragraphs_read"]):
         for origin, count in zip(columns["origin"], columns["paragraphs_read"], strict=True):
             paragraphs_read[origin] += count
@@ -114,6 +117,7 @@ def align_precomputed(
             document_paragraphs = np.array(columns["paragraphs"][index], np.int64)
             origins.append(np.full(len(document_paragraphs), columns["origin"][index]))
             paragraphs.append(document_paragraphs)
+    # Rows and paragraphs correspond by position alone, so their numbers must be equal.
     for file, array, source, count in zip(files, arrays, sources, paragraphs_read, strict=True):
         if len(array) != count and not (allow_extra_rows and len(array) > count):
             raise StoreError(

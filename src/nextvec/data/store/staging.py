@@ -72,6 +72,7 @@ def stage_chunks(
             rows.append(_stage_document(origin, first, document, keep_short, chunker.min_chars, repeats))
             characters += sum(map(len, document.paragraphs))
             task.advance()
+            # A staged file is complete at either limit; the next starts empty.
             if len(rows) == DOCUMENTS_PER_FILE or characters >= CHARACTERS_PER_FILE:
                 _write_staged(folder / f"{number:06d}.parquet", rows)
                 number, rows, characters = number + 1, [], 0
@@ -109,6 +110,7 @@ def _stage_document(
 ) -> dict[str, Any]:
     """Return a document's row of a staged file."""
     chunks = chunk_document(document, chunker)
+    # First short chunks are dropped, then repeats; both are counted for the manifest.
     long_enough = [chunk for chunk in chunks if len(chunk.text) >= min_chars]
     new = [chunk for chunk in long_enough if repeats.is_new(chunk.text)]
     return {
@@ -144,6 +146,7 @@ def write_tables(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -
     counts: Counter[str] = Counter()
     documents: list[tuple[str, str, str, str, int]] = []  # id, title, source, key for splits, rows
     columns = ["id", "title", "source", "group", "paragraphs", "too_short", "repeats"]
+    # Pass 1: counts and one entry per document, without the texts.
     for part in read_staged_chunks(staged, columns):
         counts["documents_read"] += len(part["id"])
         counts["too_short_dropped"] += sum(part["too_short"])
@@ -157,13 +160,16 @@ def write_tables(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -
             "Lower min_chunks or min_chars, or provide longer documents."
         )
     ids, titles, sources, keys, rows = map(list, zip(*documents, strict=True))
+    # Documents of a group share a key, and so a split and a group number.
     splits = assign_splits(keys, sources, plan)
     _require_splits(plan, splits, sources)
+    # The table: documents cover the rows in order, so first rows are sums of the lengths before.
     rows_M, splits_M = np.array(rows, np.int64), np.array([SPLITS.index(split) for split in splits], np.int8)
     number_of_key = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group_M = np.array([number_of_key[key] for key in keys], np.int64)
     table = DocumentTable(ids, titles, sources, splits_M, np.cumsum(rows_M) - rows_M, rows_M, group_M)
     write_documents(folder, table)
+    # Pass 2: the texts, block by block. Both files are on disk before the journal records this stage.
     write_texts(folder, _blocks_of_texts(staged, min_chunks))
     for name in (DOCUMENTS, CHUNKS):
         _flush(folder / name)
@@ -204,6 +210,7 @@ def _require_splits(plan: SplitPlan, splits: list[str], sources: list[str]) -> N
     for source in (*plan.val_sources, *plan.ood_sources):
         if source not in sources:
             raise StoreError(f"split: no document has the source '{source}'.{did_you_mean(source, set(sources))}")
+    # A split is required if any rule of the plan asks for it.
     is_required = {
         "train": True,
         "val": bool(plan.val or plan.val_ids or plan.val_range or plan.val_sources),

@@ -67,6 +67,7 @@ class VectorWriter:
 
     def write(self, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> None:
         """Write `values` (B, D) to `rows` (B,); each run of consecutive rows is one write."""
+        # Bytes of the rows in file order; a wrong shape would shift all rows that follow.
         assert values.shape == (len(rows), self._dimensions), (values.shape, len(rows), self._dimensions)
         content = np.ascontiguousarray(values, dtype=self._dtype).data.cast("B")
         row_bytes = self._dimensions * self._dtype.itemsize
@@ -93,6 +94,7 @@ def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -
     too small raises an error before the work starts.
     """
     path, kind = folder / VECTORS, np.dtype(dtype).newbyteorder("<")
+    # The header of a .npy file with all rows, whether or not they are written yet.
     header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
     with writing(path):
         file = path.open("rb+" if path.exists() else "wb", buffering=0)
@@ -112,6 +114,7 @@ def _reserve(file: IO[bytes], size: int) -> None:
     if not hasattr(os, "posix_fallocate"):
         return
     try:
+        # A filesystem without support raises another error; the build then continues without a reservation.
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -154,6 +157,7 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
 
     `counts` and `facts` (chunker, split plan, origin …) are plain values that the manifest stores unchanged.
     """
+    # Every file has a checksum in the manifest, which is written last and has its own.
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     vectors = map_vectors(folder / VECTORS)
     manifest = {
@@ -170,6 +174,7 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
     write_json(folder / MANIFEST, manifest)
     require_new(path)
     with writing(path):
+        # The store appears in one step, or not at all.
         folder.rename(path)
     sync_folder(path.parent)
     return open_store(path)

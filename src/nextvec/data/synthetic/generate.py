@@ -48,9 +48,11 @@ def solve_lengths(documents: int, vectors: int, windows: int | None) -> Lengths:
     follows from the three numbers. Their number is chosen such that they miss 2.5 on average, if possible.
     """
     require(documents >= 1, f"documents is {documents}, but must be at least 1.")
-    if windows is None:  # every tenth document is short
+    # By default every tenth document is short, missing 1, 2, 3, 4, 1 … vectors.
+    if windows is None:
         missing = int((1 + np.arange(documents // 10) % 4).sum())
         windows = vectors - CONTEXT * documents + missing
+    # A document of n vectors has n - 5 windows, a short one none: `missing` is the sum of 5 - n over short documents.
     missing = windows - vectors + CONTEXT * documents
     min_short, max_short = max(-(-missing // 4), documents - windows), documents - 1
     require(
@@ -72,6 +74,7 @@ def long_lengths(documents: int, windows: int) -> Lengths:
         0 <= documents <= windows,
         f"{documents} documents can't make {windows} windows, at least one each. Use fewer documents.",
     )
+    # Quantiles of a log-normal distribution, scaled to the wanted number of windows beyond one each.
     weights = np.exp(LENGTH_SPREAD * ndtri((np.arange(documents) + 0.5) / max(documents, 1)))
     exact = weights * ((windows - documents) / max(weights.sum(), 1e-12))
     lengths: Lengths = np.floor(exact).astype(np.int64)
@@ -163,6 +166,7 @@ class SyntheticSpec:
 
     def lengths(self) -> tuple[Lengths, Lengths]:
         """Return the documents' lengths: of train and val, and of ood. Raises InputError for impossible totals."""
+        # The lengths have their own random stream, independent of the vectors.
         random = np.random.default_rng([self.seed, 2])
         return (
             random.permutation(solve_lengths(self.documents, self.vectors, self.windows)),
@@ -206,6 +210,7 @@ REHEARSAL_OOD = (20, 150)
 
 def rehearsal_spec(preset: str, scale: float) -> SyntheticSpec:
     """Return the spec of a rehearsal of a preset's run, at `scale` times its size."""
+    # A scaled ood split may become too small to be measured.
     spec = scaled(PRESETS[preset], scale)
     documents, windows = REHEARSAL_OOD
     return dataclasses.replace(
@@ -251,6 +256,7 @@ def synthesize(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
         write_documents(folder, table)
         write_atomic(folder / PARAMETERS, lambda file: np.savez(file, **dataclasses.asdict(space)))
         vectors = map_vectors(folder / VECTORS)
+        # The manifest describes only splits that exist.
         used = [split for number, split in enumerate(SPLITS) if (table.splits == number).any()]
         synthetic = {
             "spec": dataclasses.asdict(spec),
@@ -273,6 +279,7 @@ def _draw_vectors(
         create_vectors(folder, rows, spec.dimensions, spec.dtype) as writer,
         progress("drawing vectors", rows, unit="vectors", quiet=quiet) as task,
     ):
+        # Each document has its own random stream: blocks of any size give the same vectors.
         for documents in np.split(np.arange(len(table)), np.flatnonzero(np.diff(block_M)) + 1):
             drawn = [
                 space.draw(
@@ -318,6 +325,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure a sample of windows: ceiling, scores of predictors without training, and coherence by distance."""
     targets = index_windows(table, split, context).targets.numpy()
+    # A fixed sample of windows, in blocks, so that memory stays small at any size.
     targets = targets[sample(len(targets), MEASURED_WINDOWS, 0).numpy()]
     if not len(targets):
         return {"windows": 0, "context": context}
@@ -326,6 +334,7 @@ def _measure(
         rows = targets[start : start + MEASURED_BLOCK, None] + np.arange(-context, 1)
         gathered = vectors[rows].astype(np.float32)
         context_BSD, target_BD = gathered[:, :-1], gathered[:, -1]
+        # Candidates for the target: the best possible prediction, the mean of the context, and each context vector.
         predictions = (space.conditional_mean(context_BSD, shares), context_BSD.mean(axis=1))
         # The last columns are the context vectors themselves, from distance 1 on.
         candidates = (*predictions, *np.moveaxis(context_BSD, 1, 0)[::-1])
@@ -352,6 +361,7 @@ def document_table(spec: SyntheticSpec, plan: SplitPlan) -> DocumentTable:
     rows = np.concatenate([lengths, ood_lengths])
     ids = [f"synthetic-{number}" for number in range(len(lengths))]
     ids += [f"synthetic-ood-{number}" for number in range(len(ood_lengths))]
+    # The source of the ood documents makes them ood; the others are divided by the hash of their id.
     sources = ["synthetic"] * len(lengths) + ["synthetic-ood"] * len(ood_lengths)
     splits = [SPLITS.index(split) for split in assign_splits(ids, sources, plan)]
     return DocumentTable(
@@ -364,6 +374,7 @@ def _extend_coherence(coherence: tuple[float, ...], mean: float) -> NDArray[np.f
     published = np.array(PUBLISHED_COHERENCE)
     if len(coherence) > 1:
         return np.array(coherence)
+    # Mix the published curve with a constant, so that it passes through the wanted value at distance 1.
     end = 1.0 if coherence[0] > published[0] else mean
     mixed: NDArray[np.float64] = end + (published - end) * (coherence[0] - end) / (published[0] - end)
     return mixed

@@ -72,6 +72,7 @@ class StateSpace:
                 component *= np.float32(np.sqrt(share))
                 # The first vector is drawn from the stationary distribution; the others are innovations.
                 component[:, 1:] *= np.float32(np.sqrt(1 - rho**2))
+                # x(t) = rho x(t-1) + innovation, for all documents at once.
                 for step in range(1, vectors):
                     component[:, step] += np.float32(rho) * component[:, step - 1]
                 drawn += component
@@ -81,6 +82,7 @@ class StateSpace:
         frame_LP.real, frame_LP.imag = np.cos(angle_LP), np.sin(angle_LP)
         pairs = drawn.view(np.complex64)
         pairs *= frame_LP * np.sqrt(self.variance_P / 2).astype(np.float32)
+        # The topic is constant in a document; the mean is the same for all.
         topic_D = np.sqrt(np.repeat(shares.topic * self.topic_P / 2, 2)).astype(np.float32)
         drawn += random.standard_normal((documents, 1, dimensions), np.float32) * topic_D
         drawn += (np.sqrt(shares.mean) * self.direction_D).astype(np.float32)
@@ -93,6 +95,7 @@ class StateSpace:
 
     def predictor(self, context: int, shares: Shares) -> NDArray[np.complex128]:
         """Return the weights (S, P) of the conditional mean of a pair given the S before it, oldest first."""
+        # Covariance of a pair at each lag: topic, memory of the components, and rotation.
         lags = np.arange(context + 1)
         memory = np.array([sum(share * rho**lag for rho, share in shares.components) for lag in lags])
         memory[0] += shares.white
@@ -100,6 +103,7 @@ class StateSpace:
         covariance_KP = shares.topic * self.topic_P + self.variance_P * (
             memory[:, None] * np.exp(1j * np.outer(lags, self.turn_P))
         )
+        # The normal equations of the S context vectors: a Hermitian Toeplitz matrix for each pair.
         distance_SS = lags[:context, None] - lags[:context]  # row − column
         matrix_PSS = np.moveaxis(covariance_KP[np.abs(distance_SS)], -1, 0)
         matrix_PSS = np.where(distance_SS >= 0, matrix_PSS, matrix_PSS.conj())
@@ -113,6 +117,7 @@ class StateSpace:
         """
         mean_D = (np.sqrt(shares.mean) * self.direction_D).astype(np.float32)
         weights_SP = self.predictor(context_BSD.shape[1], shares).astype(np.complex64)
+        # The mean plus the weighted deviations from it, pair by pair.
         predicted = np.zeros((len(context_BSD), len(weights_SP[0])), np.complex64)
         for place, weights_P in enumerate(weights_SP):
             coordinates = context_BSD[:, place].astype(np.float32) @ self.basis_DD.T - mean_D
@@ -133,10 +138,12 @@ def make_state_space(dimensions: int, topics: int, spectrum: float, forward: flo
     basis *= np.sign(np.diagonal(triangle))
     direction = random.standard_normal(dimensions)
     pairs = np.arange(1, dimensions // 2 + 1)
+    # Power law of the variances; topics use the strongest pairs.
     variance = pairs ** -float(spectrum)
     topic = np.where(pairs <= topics // 2, variance, 0.0)
     # The golden ratio distributes the angles evenly over strong and weak pairs.
     order = np.argsort(pairs * (np.sqrt(5) - 1) / 2 % 1)
+    # Quantiles of the exponential distribution over the cumulative variance.
     shares = variance[order] / variance.sum()
     turns = np.empty(len(pairs))
     turns[order] = -np.log1p(shares / 2 - np.cumsum(shares))
@@ -156,6 +163,7 @@ def fit_shares(space: StateSpace, coherence: Floats, mean: float, seed: int) -> 
     documents and corrected. Raises InputError if no shares give these cosines.
     """
     products = coherence
+    # Find shares for the wanted inner products, measure how far cosines differ from products, and correct.
     for _ in range(2):
         shares, error = _solve(space, products, mean)
         drawn = space.draw(np.random.default_rng([seed, 1]), (2000, len(coherence) + 1), shares)
@@ -182,6 +190,7 @@ def _solve(space: StateSpace, products: Floats, mean: float) -> tuple[Shares, Fl
     Non-negative least squares; distance 0, where all shares sum to 1, is one more equation.
     """
     distances = np.arange(len(products) + 1)
+    # Columns are what one unit of white noise, topic and each component contributes at each distance.
     rho_K = np.array(MEMORIES)
     white, topic = distances == 0, np.ones(len(distances))
     components = rho_K ** distances[:, None] * space.rotation_factor(distances)[:, None]
