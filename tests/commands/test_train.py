@@ -58,7 +58,7 @@ def test_a_run_that_is_not_finite_leaves_a_report(
     assert "the gradient is not finite" in capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert f"<p>the gradient is not finite at epoch {epoch}, step" in page
-    assert "<h2>Diagnosis</h2>" in page and "Non-finite values" in page and "Lower `training.lr`" in page
+    assert "<h2>Diagnosis</h2>" in page and "Non-finite values" in page and "Lower <code>training.lr</code>" in page
     assert ("Cosine · Validation" in page) == (epoch > 1)
 
 

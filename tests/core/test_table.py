@@ -102,3 +102,16 @@ def test_a_displayable_result_shows_its_view():
 def test_a_table_is_as_wide_in_markdown_as_it_has_columns():
     table = Table("", columns_of("a", "b"), (text_row(("|", "\\|")),))
     assert {len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) for line in table.markdown().splitlines()} == {3}
+
+
+def test_code_in_advice_is_code_in_html_and_has_no_backticks_in_a_terminal():
+    line = Line("→ Set `objective.tau=0.07`. Run `nextvec data check`. `<b>`", style="item", has_code=True)
+    assert show(line) == "  → Set objective.tau=0.07. Run nextvec data check. `<b>`"
+    code = "<code>objective.tau=0.07</code>. Run <code>nextvec data check</code>"
+    assert line.html() == f'<p class="item">→ Set {code}. `&lt;b&gt;`</p>'
+    assert line.markdown() == "- → Set `objective.tau=0.07`. Run `nextvec data check`. \\`\\<b\\>\\`"
+
+
+def test_backticks_in_the_name_of_a_run_are_shown():
+    line = Line("`amn` beats ridge.")
+    assert show(line) == "`amn` beats ridge." and "`amn`" in line.html() and "\\`amn\\`" in line.markdown()

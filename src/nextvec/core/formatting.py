@@ -67,3 +67,12 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)_|_(?!\w)")
 def escape_markdown(text: str) -> str:
     """Return text on one line that Markdown and HTML show as it is; it cannot end a table cell."""
     return _MARKUP.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
+
+
+CODE = re.compile(r"`([\w.= -]+)`")
+"""A field, value or command in a message of nextvec, such as `training.lr`."""
+
+
+def plain_text(text: str) -> str:
+    """Return a message without the backticks around code, for terminals and logs."""
+    return CODE.sub(r"\1", text)

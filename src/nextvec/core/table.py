@@ -1,11 +1,13 @@
 """One table, four ways to show it: in a terminal, as Markdown, as HTML and as a pandas DataFrame.
 
 A `View` is a sequence of tables and lines. Everything that nextvec shows of a result is a view, so that the terminal,
-the reports and a notebook show the same numbers. Texts are never read as markup.
+the reports and a notebook show the same numbers. Texts are never read as markup, apart from the code in a line that
+allows it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,7 +19,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nextvec.core.formatting import COLORS, SYMBOLS, Status, escape_markdown
+from nextvec.core.formatting import CODE, COLORS, SYMBOLS, Status, escape_markdown
 from nextvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -157,10 +159,13 @@ class Line:
     status: Status | None = None
     style: Literal["", "heading", "note", "item", "path"] = ""
     """A heading is bold, a note is dimmed, an item is indented, and a path is never broken into lines."""
+    has_code: bool = False
+    """Whether text between backticks is code. Names from a run can contain backticks that are not."""
 
     def rich(self) -> RenderableType:
         """Return the line for a terminal."""
-        text = Text(self.text, style={"heading": "bold", "note": "dim"}.get(self.style, ""))
+        style = {"heading": "bold", "note": "dim"}.get(self.style, "")
+        text = rich_code(self.text, style) if self.has_code else Text(self.text, style)
         if self.style == "path":
             text.no_wrap, text.overflow = True, "ignore"
         if self.status is not None:
@@ -172,6 +177,9 @@ class Line:
     def markdown(self) -> str:
         """Return the line as Markdown."""
         text = escape_markdown(self.text)
+        if self.has_code:
+            # Only simple code becomes code again: nothing in it needed a backslash.
+            text = re.sub(r"\\`([\w.= -]+)\\`", r"`\1`", text)
         if self.status is not None:
             return f"{SYMBOLS[self.status]} **{self.status}**: {text}"
         prefix = {"heading": "## ", "item": "- "}.get(self.style, "")
@@ -179,7 +187,8 @@ class Line:
 
     def html(self) -> str:
         """Return the line as HTML; classes are those of page.css."""
-        text = f"<b>{escape(self.text)}</b>" if self.style == "heading" else escape(self.text)
+        text = html_code(self.text) if self.has_code else escape(self.text)
+        text = f"<b>{text}</b>" if self.style == "heading" else text
         attributes = f' class="{self.style}"' if self.style in ("note", "item") else ""
         return f"<p{attributes}>{html_status(self.status)}{text}</p>"
 
@@ -242,6 +251,18 @@ def html_status(status: Status | str | None) -> str:
     symbol = next((symbol for known, symbol in SYMBOLS.items() if known == status), "")
     name = escape(str(status))
     return f'<span class="status {name}" role="img" aria-label="{name}">{symbol}</span> '
+
+
+def html_code(text: str) -> str:
+    """Return a message as HTML, with the code between backticks as such."""
+    return CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def rich_code(text: str, style: str = "") -> Text:
+    """Return a message for a terminal, with the code between backticks in bold."""
+    # The pattern has one group, so every second part is code.
+    parts = [(part, "bold" if index % 2 else "") for index, part in enumerate(CODE.split(text))]
+    return Text.assemble(*parts, style=style)
 
 
 def _rich_cell(cell: Cell) -> Text:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from nextvec.core.events import Event, count, finite, number, words
 from nextvec.core.formatting import COLORS, SYMBOLS, Status, format_number, format_percent
+from nextvec.core.table import rich_code
 from nextvec.monitor.gates import GateVerdict, UpcomingGate
 from nextvec.monitor.state import RunState
 from nextvec.monitor.text import bar, bounds, run_name, sparkline, status_text
@@ -131,7 +132,7 @@ def _heading(state: RunState) -> Iterator[RenderableType]:
         is_red = state.progress.status in ("stopped", "failed")
         yield _marked_line(SYMBOLS[Status.RED] if is_red else " ", "red", state.outcome.reason)
     if state.outcome.diagnosis:
-        yield _marked_line(" ", "", f"diagnosis: {state.outcome.diagnosis}")
+        yield _marked_line(" ", "", rich_code(f"diagnosis: {state.outcome.diagnosis}"))
     if state.progress.status == "interrupted":
         yield Text(f"To resume: nextvec resume {path}", style="dim")
     elif state.progress.silent_seconds is not None:
@@ -191,7 +192,7 @@ def _verdicts(title: str, verdicts: Sequence[GateVerdict]) -> Group:
         symbol, color = SYMBOLS[verdict.status], COLORS[verdict.status]
         lines.append(_marked_line(symbol, color, f"epoch {verdict.epoch}", verdict.reason))
         if verdict.advice and verdict.status != Status.GREEN:
-            lines.append(_marked_line(" ", "", "", f"→ {verdict.advice}"))
+            lines.append(_marked_line(" ", "", "", rich_code(f"→ {verdict.advice}")))
     return Group(*lines)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from nextvec.core.events import Event, count, number, words
-from nextvec.core.formatting import SYMBOLS, Status, format_number
+from nextvec.core.formatting import SYMBOLS, Status, format_number, plain_text
 from nextvec.monitor.state import RunState
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -115,7 +115,7 @@ def _outcome_lines(before: RunState | None, now: RunState) -> Iterator[str]:
     if before is None or _status_key(before) != _status_key(now):
         text, status = status_text(now)
         marked = f"{SYMBOLS[status]} {text}" if status else text
-        yield " · ".join(filter(None, (marked, now.outcome.reason, now.outcome.diagnosis)))
+        yield " · ".join(filter(None, (marked, now.outcome.reason, plain_text(now.outcome.diagnosis))))
     if now.outcome.verdict and (before is None or before.outcome.verdict is None):
         status, sentence = now.outcome.verdict
         yield f"{SYMBOLS[status]} verdict{' on synthetic data' if now.info.is_synthetic else ''}: {sentence}"

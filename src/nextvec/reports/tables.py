@@ -175,7 +175,7 @@ def diagnoses_view(diagnoses: Diagnoses) -> View:
     blocks = []
     for item in diagnoses.items:
         blocks.append(Line(f"{item.title} ({item.confidence})", item.status, "heading"))
-        blocks += [Line(item.evidence, style="item"), Line(f"→ {item.advice}", style="item")]
+        blocks += [Line(text, style="item", has_code=True) for text in (item.evidence, f"→ {item.advice}")]
     return View(tuple(blocks))
 
 

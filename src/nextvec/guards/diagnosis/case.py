@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from nextvec.core.display import Displayable
 from nextvec.core.events import Event
-from nextvec.core.formatting import Status, worst
+from nextvec.core.formatting import Status, plain_text, worst
 from nextvec.evaluation.results import Evaluation, PredictorResult, SplitResult
 from nextvec.guards.gates import BaselineCosines, EpochMetrics
 from nextvec.recipe import Recipe
@@ -131,7 +131,7 @@ class Diagnosis:
     @property
     def line(self) -> str:
         """The diagnosis as one line of text."""
-        return f"{self.title} ({self.confidence}): {self.evidence} {self.advice}"
+        return plain_text(f"{self.title} ({self.confidence}): {self.evidence} {self.advice}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -23,7 +23,8 @@ PAGE_POLICY = (
 )
 """Allows the page's own scripts, styles, images and requests only.
 
-plotly adds an empty style element, which it fills by script, and sets styles on its elements."""
+plotly adds an empty style element, which it fills by script, and sets styles on its elements. Its second style element,
+for maps, is refused: the browser logs that once, and nextvec draws no maps."""
 HEADERS = {
     "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",

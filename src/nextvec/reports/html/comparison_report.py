@@ -94,7 +94,10 @@ def _problems(runs: Sequence[RunCase]) -> list[str]:
             for verdict in metrics.get("gates", ()):
                 if verdict["status"] != Status.GREEN:
                     gates.append(finding(verdict["status"], name, f"epoch {verdict['epoch']}: {verdict['reason']}"))
-        diagnoses += [finding(item.status, name, item.line) for item in diagnose(case).items]
+        diagnoses += [
+            finding(item.status, name, f"{item.title} ({item.confidence}): {item.evidence} {item.advice}")
+            for item in diagnose(case).items
+        ]
     return [findings("Diagnosis", diagnoses), findings("Gates that are not green", gates)]
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from nextvec.core.formatting import Status
-from nextvec.core.table import Table, html_status
+from nextvec.core.table import Table, html_code, html_status
 from nextvec.reports.html.panels import Panel
 
 
@@ -69,7 +69,7 @@ def findings(heading: str, items: Sequence[str]) -> str:
 
 def finding(status: Status | str, name: str, text: str) -> str:
     """Return a line of a list of findings."""
-    return f"<li>{html_status(status)}<b>{escape(name)}</b><span>{escape(text)}</span></li>"
+    return f"<li>{html_status(status)}<b>{escape(name)}</b><span>{html_code(text)}</span></li>"
 
 
 def table_card(table: Table, *content: str) -> str:

@@ -19,6 +19,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// A message with its code, which is between backticks.
+export function withCode(text) {
+  return text.split(/`([\w.= -]+)`/).map((part, index) => (index % 2 ? el("code", {}, part) : part));
+}
+
 let symbols = {};
 
 export function setSymbols(values) {

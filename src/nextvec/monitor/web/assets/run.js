@@ -1,5 +1,5 @@
 // One run in detail, or several in one chart. Parts that have not changed are not touched.
-import { el, percent, statusSymbol, syntheticTag, table } from "/assets/dom.js";
+import { el, percent, statusSymbol, syntheticTag, table, withCode } from "/assets/dom.js";
 
 const MAX_LINES = 5; // lines of a list before the rest is folded
 let plotly = null;
@@ -166,7 +166,7 @@ function heading(run, id) {
     progress,
     rates.length ? el("p", { class: "note" }, rates.join(" · ")) : "",
     run.reason ? el("p", {}, statusSymbol("red"), " ", run.reason) : "",
-    run.diagnosis ? el("p", {}, el("b", {}, "Diagnosis: "), run.diagnosis) : "",
+    run.diagnosis ? el("p", {}, el("b", {}, "Diagnosis: "), withCode(run.diagnosis)) : "",
     run.report ? el("p", {}, el("a", { href: `/report?id=${id}`, target: "_blank", rel: "noopener" }, "Report")) : "",
   ].flat();
 }
@@ -208,7 +208,7 @@ function lists(gates, upcoming, warnings) {
 // The latest lines; older ones are folded.
 function findings(title, items) {
   const lines = (part) => el("ul", { class: "findings" },
-    part.map(([status, label, text]) => el("li", {}, statusSymbol(status), el("b", {}, label), el("span", {}, text))));
+    part.map(([status, label, text]) => el("li", {}, statusSymbol(status), el("b", {}, label), el("span", {}, withCode(text)))));
   const rest = items.slice(MAX_LINES);
   return el("section", { class: "card" }, el("h3", {}, title), lines(items.slice(0, MAX_LINES)),
     rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), lines(rest)) : "");
