@@ -1,4 +1,4 @@
-"""Ridge against its closed form, its choice of penalty against fitting every penalty by hand."""
+"""Ridge equals its closed form, and its penalty is the best of all penalties on the held-out groups."""
 
 import math
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from nextvec.models import ridge
 from nextvec.models.base import read_context
-from nextvec.models.ridge import Ridge, RidgeFit, count_slots, fill_slots, hold_out, walk_down
+from nextvec.models.ridge import Ridge, RidgeFit, count_slots, find_minimum, is_held_out, select_slots
 
 WINDOWS, CONTEXT, DIMENSIONS = 300, 3, 6
 Array = NDArray[np.float64]
 
 
 def problem(*, noise: float = 0.5, masked: bool = False, seed: int = 0) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Contexts, targets that a linear rule makes of them, masks, and groups of 6 windows."""
+    """Return contexts, targets that are a linear map of them plus noise, masks, and groups of 6 windows."""
     generator = torch.Generator().manual_seed(seed)
     context_BSD = torch.randn(WINDOWS, CONTEXT, DIMENSIONS, generator=generator) * 0.3 + 0.4
-    rule = torch.randn(CONTEXT * DIMENSIONS, DIMENSIONS, generator=generator) / 4
+    linear_map = torch.randn(CONTEXT * DIMENSIONS, DIMENSIONS, generator=generator) / 4
     mask_BS = None
     if masked:
         present = torch.randint(1, CONTEXT + 1, (WINDOWS,), generator=generator)
         mask_BS = torch.arange(CONTEXT) >= CONTEXT - present[:, None]
         context_BSD *= mask_BS[:, :, None]
-    target_BD = context_BSD.flatten(1) @ rule + noise * torch.randn(WINDOWS, DIMENSIONS, generator=generator) + 1
+    target_BD = context_BSD.flatten(1) @ linear_map + noise * torch.randn(WINDOWS, DIMENSIONS, generator=generator) + 1
     return context_BSD, target_BD, mask_BS, torch.arange(WINDOWS) // 6
 
 
@@ -39,31 +39,31 @@ def fit(data: tuple[Tensor, Tensor, Tensor | None, Tensor]) -> Ridge:
     return fitting.solve()[0]
 
 
-def by_hand(
+def reference_ridge(
     data: tuple[Tensor, Tensor, Tensor | None, Tensor], penalty: float, rows: NDArray[np.bool_]
 ) -> Callable[[NDArray[np.bool_]], Array]:
-    """Ridge with that penalty, fitted on some rows; predicts others. Absent vectors are zero when centred."""
-    slots, present = (part.numpy() for part in fill_slots(read_context(data[0], data[2]), data[2], CONTEXT))
+    """Fit ridge on `rows` by its formula; return the function that predicts other rows. Absent vectors count as 0."""
+    slots, present = (tensor.numpy() for tensor in select_slots(read_context(data[0], data[2]), data[2], CONTEXT))
     features, targets = slots.astype(np.float64), data[1].numpy().astype(np.float64)
     means = np.stack([features[rows, s][present[rows, s]].mean(0) for s in range(CONTEXT)])
-    centred = ((features - means) * present[:, :, None]).reshape(WINDOWS, -1)
-    x, y = centred[rows], targets[rows] - targets[rows].mean(0)
+    centered = ((features - means) * present[:, :, None]).reshape(WINDOWS, -1)
+    x, y = centered[rows], targets[rows] - targets[rows].mean(0)
     weights = np.linalg.solve(x.T @ x + penalty * np.mean(np.diag(x.T @ x)) * np.eye(x.shape[1]), x.T @ y)
-    return lambda others: centred[others] @ weights + targets[rows].mean(0)
+    return lambda rows_to_predict: centered[rows_to_predict] @ weights + targets[rows].mean(0)
 
 
-EVERYTHING = np.ones(WINDOWS, bool)
+ALL_ROWS = np.ones(WINDOWS, bool)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_closed_form(masked: bool) -> None:
+def test_ridge_equals_its_closed_form(masked: bool) -> None:
     data = problem(masked=masked)
     model = fit(data)
-    expected = by_hand(data, float(model.penalty), EVERYTHING)(EVERYTHING)
+    expected = reference_ridge(data, float(model.penalty), ALL_ROWS)(ALL_ROWS)
     np.testing.assert_allclose(model(data[0], data[2]).numpy(), expected, atol=1e-5)
 
 
-def test_equals_scikit_learns_ridge() -> None:
+def test_ridge_equals_scikit_learn() -> None:
     from sklearn.linear_model import Ridge as Reference
 
     data = problem()
@@ -72,7 +72,7 @@ def test_equals_scikit_learns_ridge() -> None:
     np.testing.assert_allclose(model(data[0]).numpy(), Reference(alpha=alpha).fit(x, y).predict(x), atol=1e-5)
 
 
-def test_equals_least_squares_where_a_rule_makes_the_targets() -> None:
+def test_ridge_equals_least_squares_if_the_targets_have_no_noise() -> None:
     data = problem(noise=0.0)
     model = fit(data)
     assert float(model.penalty) == pytest.approx(1e-4)
@@ -83,84 +83,84 @@ def test_equals_least_squares_where_a_rule_makes_the_targets() -> None:
 
 @pytest.mark.parametrize("noise", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_penalty_is_the_best_on_held_out_groups(noise: float, masked: bool) -> None:
+def test_the_penalty_has_the_least_error_on_the_held_out_groups(noise: float, masked: bool) -> None:
     data = problem(noise=noise, masked=masked, seed=3)
-    held_out = hold_out(data[3]).numpy()
+    held_out = is_held_out(data[3]).numpy()
     errors = {}
-    for half_decades in range(ridge.LEAST_PENALTY, ridge.MOST_PENALTY + 1):
-        prediction = by_hand(data, 10 ** (half_decades / 2), ~held_out)(held_out)
+    for half_decades in range(ridge.MIN_HALF_DECADES, ridge.MAX_HALF_DECADES + 1):
+        prediction = reference_ridge(data, 10 ** (half_decades / 2), ~held_out)(held_out)
         errors[half_decades] = float(((data[1].numpy()[held_out] - prediction) ** 2).sum())
     best = min(errors, key=lambda key: errors[key])
     assert float(fit(data).penalty) == pytest.approx(10 ** (best / 2))
 
 
-def test_more_noise_needs_more_penalty() -> None:
+def test_noisier_targets_get_a_larger_penalty() -> None:
     penalties = [float(fit(problem(noise=noise, seed=1)).penalty) for noise in (0.01, 1.0, 30.0)]
     assert penalties[0] < penalties[1] < penalties[2]
 
 
-def test_one_group_alone_gets_the_middle_penalty() -> None:
+def test_a_single_group_gets_the_initial_penalty() -> None:
     context_BSD, target_BD, mask_BS, group_B = problem()
     model = fit((context_BSD, target_BD, mask_BS, torch.zeros_like(group_B)))
     assert float(model.penalty) == 1.0
     assert torch.isfinite(model(context_BSD)).all()
 
 
-def test_held_out_groups_are_about_a_fifth_and_whole() -> None:
+def test_about_a_fifth_of_the_groups_is_held_out_and_no_group_is_split() -> None:
     for groups in (torch.arange(1000), torch.arange(1000) * 64, torch.arange(-500, 500), torch.arange(1000) + 2**30):
-        assert 150 < int(hold_out(groups).sum()) < 250
-        assert torch.equal(hold_out(groups), hold_out(groups.int()))
+        assert 150 < int(is_held_out(groups).sum()) < 250
+        assert torch.equal(is_held_out(groups), is_held_out(groups.int()))
     repeated = torch.arange(100).repeat_interleave(7)
-    assert torch.equal(hold_out(repeated), hold_out(torch.arange(100)).repeat_interleave(7))
+    assert torch.equal(is_held_out(repeated), is_held_out(torch.arange(100)).repeat_interleave(7))
 
 
-def test_products_of_float32_lose_nothing_that_matters() -> None:
+def test_moments_of_float32_vectors_are_accurate() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(9000, 64, generator=generator) * 0.05 + 0.3, dim=-1)
     context_BSD, target_BD = vectors.view(3000, 3, 64), vectors.roll(1, 0)[:3000]  # cosine of two vectors: 0.97
     fitting = RidgeFit(64, 3)
     for rows in range(0, 3000, 500):
-        part = slice(rows, rows + 500)
-        fitting.add(context_BSD[part], target_BD[part], None, torch.ones(500))
-    moments = fitting._fitted
+        batch = slice(rows, rows + 500)
+        fitting.add(context_BSD[batch], target_BD[batch], None, torch.ones(500))
+    moments = fitting.fit_moments
     moments.finish()
-    before = moments.among.clone()
-    moments.centre(*moments.means())
-    among, to_target = moments.among.clone(), moments.to_target
+    before = moments.gram.clone()
+    moments.center(*moments.means())
+    gram, target_products = moments.gram.clone(), moments.target_products
     x, y = context_BSD.flatten(1).double(), target_BD.double()
     x, y = x - x.mean(0), y - y.mean(0)
-    torch.testing.assert_close(among, x.T @ x, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
-    torch.testing.assert_close(to_target, x.T @ y, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
-    torch.testing.assert_close(among, among.T, atol=1e-5, rtol=0)
-    moments.put_back()
-    torch.testing.assert_close(moments.among, before, atol=1e-9, rtol=1e-12)
+    torch.testing.assert_close(gram, x.T @ x, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
+    torch.testing.assert_close(target_products, x.T @ y, atol=2e-6 * float((x.T @ x).diagonal().mean()), rtol=0)
+    torch.testing.assert_close(gram, gram.T, atol=1e-5, rtol=0)
+    moments.uncenter()
+    torch.testing.assert_close(moments.gram, before, atol=1e-9, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("dimensions", "context", "slots"),
     [(768, 5, 5), (768, 7, 7), (768, 20, 8), (384, 20, 16), (4096, 5, 1), (9000, 5, 1), (8, 1, 1)],
 )
-def test_features_are_limited(dimensions: int, context: int, slots: int) -> None:
+def test_the_number_of_features_is_limited(dimensions: int, context: int, slots: int) -> None:
     assert count_slots(dimensions, context) == slots
     assert slots * dimensions <= ridge.MAX_FEATURES or slots == 1
 
 
-def test_a_long_context_is_its_newest_vectors_and_the_mean_of_the_rest() -> None:
+def test_a_long_context_becomes_its_newest_vectors_and_the_mean_of_the_older_ones() -> None:
     context_BSD = torch.arange(12.0).view(2, 6, 1)
     mask_BS = torch.tensor([[True] * 6, [False, False, True, True, True, True]])
-    slots, present = fill_slots(read_context(context_BSD, mask_BS), mask_BS, 3)
+    slots, present = select_slots(read_context(context_BSD, mask_BS), mask_BS, 3)
     assert slots[:, :, 0].tolist() == [[1.5, 4.0, 5.0], [8.5, 10.0, 11.0]]
     assert present.all()
     mask_BS[1, :5] = False
-    slots, present = fill_slots(read_context(context_BSD, mask_BS), mask_BS, 3)
+    slots, present = select_slots(read_context(context_BSD, mask_BS), mask_BS, 3)
     assert present.tolist() == [[True] * 3, [False, False, True]]
     assert slots[1, :, 0].tolist() == [0.0, 0.0, 11.0]
-    assert fill_slots(context_BSD, None, 1)[0][:, :, 0].tolist() == [[5.0], [11.0]]
-    assert torch.equal(fill_slots(context_BSD, None, 6)[0], context_BSD)
+    assert select_slots(context_BSD, None, 1)[0][:, :, 0].tolist() == [[5.0], [11.0]]
+    assert torch.equal(select_slots(context_BSD, None, 6)[0], context_BSD)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_the_shortened_context_is_fitted_and_read_alike(monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+def test_fit_and_prediction_shorten_a_context_in_the_same_way(monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
     monkeypatch.setattr(ridge, "MAX_FEATURES", slots * DIMENSIONS)
     data = problem()
     model = fit(data)
@@ -168,15 +168,15 @@ def test_the_shortened_context_is_fitted_and_read_alike(monkeypatch: pytest.Monk
     older, newest = data[0][:, :-1].mean(dim=1), data[0][:, -1]
     x = (newest if slots == 1 else torch.cat([older, newest], dim=1)).double().numpy()
     y = data[1].double().numpy()
-    centred = x - x.mean(0)
-    among = centred.T @ centred
+    centered = x - x.mean(0)
+    gram = centered.T @ centered
     weights = np.linalg.solve(
-        among + float(model.penalty) * np.diag(among).mean() * np.eye(len(among)), centred.T @ (y - y.mean(0))
+        gram + float(model.penalty) * np.diag(gram).mean() * np.eye(len(gram)), centered.T @ (y - y.mean(0))
     )
-    np.testing.assert_allclose(model(data[0]).numpy(), centred @ weights + y.mean(0), atol=3e-5)
+    np.testing.assert_allclose(model(data[0]).numpy(), centered @ weights + y.mean(0), atol=3e-5)
 
 
-def test_reads_contexts_of_other_lengths() -> None:
+def test_ridge_predicts_from_longer_and_shorter_contexts() -> None:
     data = problem(masked=True)
     model = fit(data)
     longer = torch.cat([torch.randn(WINDOWS, 2, DIMENSIONS), data[0]], dim=1)
@@ -186,14 +186,14 @@ def test_reads_contexts_of_other_lengths() -> None:
     torch.testing.assert_close(model(data[0][:, -1:]), model(data[0], newest_only))
 
 
-@given(lowest=st.integers(ridge.LEAST_PENALTY - 3, ridge.MOST_PENALTY + 3), failing=st.integers(-12, -6))
-def test_the_walk_ends_at_the_lowest_point(lowest: int, failing: int) -> None:
-    asked = []
+@given(lowest=st.integers(ridge.MIN_HALF_DECADES - 3, ridge.MAX_HALF_DECADES + 3), first_solvable=st.integers(-12, -6))
+def test_the_search_returns_the_minimum_and_evaluates_no_penalty_twice(lowest: int, first_solvable: int) -> None:
+    evaluated = []
 
     def error(half_decades: int) -> float:
-        asked.append(half_decades)
-        return math.inf if half_decades < failing else abs(half_decades - lowest) ** 1.5
+        evaluated.append(half_decades)
+        return math.inf if half_decades < first_solvable else abs(half_decades - lowest) ** 1.5
 
-    expected = min(max(lowest, ridge.LEAST_PENALTY, failing), ridge.MOST_PENALTY)
-    assert walk_down(error) == expected
-    assert len(asked) == len(set(asked)) <= abs(expected) + 3
+    expected = min(max(lowest, ridge.MIN_HALF_DECADES, first_solvable), ridge.MAX_HALF_DECADES)
+    assert find_minimum(error) == expected
+    assert len(evaluated) == len(set(evaluated)) <= abs(expected) + 3
