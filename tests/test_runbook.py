@@ -304,7 +304,10 @@ def test_the_mse_only_failure_demo_is_explained_before_the_first_step(train, tmp
     run = train("amn-790k-broken-mse-only")
     log = (run.path / "training.log").read_text()
     assert "warning: InfoNCE has no weight" in log.partition("Epoch 1/")[0]
-    assert "does not significantly beat the best baseline" in log or not run.success.passed
+    verdict = run.evaluation.verdict
+    assert verdict is not None and verdict.status != "green"
+    assert "is not significantly different from the best baseline on val" in verdict.sentence
+    assert verdict.sentence in log
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_interrupted_anywhere_it_goes_on(
     with pytest.raises(Interrupted) as stop:
         run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
     command = f"nextvec suite {' '.join(recipes)} --out '{out}' --overrides training.grad_clip_norm=2"
-    assert str(stop.value) == f"suite interrupted; go on with: {command}"
+    assert str(stop.value) == f"suite interrupted; to continue: {command}"
     assert "[x] train one" in log_of(out) and "[~] train two" in log_of(out) and "interrupted" in log_of(out)
     result = run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
     assert set(states(result).values()) == {"complete"}
@@ -370,7 +370,6 @@ def test_a_real_gate_stops_one_run_and_not_the_suite(
 
 
 def test_the_real_comparison_ends_a_suite(write: Write, tmp_path: Path):
-    pytest.importorskip("nextvec.experiments.compare_runs")
     out = tmp_path / "suite"
     result = run_suite((write("one"), write("two", lr=1e-3)), out=str(out), device="cpu", quiet=True)
     assert states(result)["compare"] == "complete"

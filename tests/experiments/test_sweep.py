@@ -1,4 +1,4 @@
-"""A sweep chooses on val, prunes what gates stop, goes on after an interruption, and refuses what it can't do."""
+"""A sweep chooses on val, prunes what gates stop, resumes after an interruption, and refuses what it can't do."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_an_interrupted_trial_is_taken_up_to_the_end_it_would_have_had(
         if len(calls) == 3:  # the second trial's first epoch
             raise Interrupted("interrupted")
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"go on with: nextvec sweep .*toy\.toml"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"to continue: nextvec sweep .*toy\.toml"):
         patch.setattr(loop, "save_state", cut)
         swept(recipe, tmp_path / "cut")
     assert len(calls) == 3

@@ -82,7 +82,7 @@ def run_suite(
             command += ["--overrides", *overrides] if overrides else []
             command += ["--device", device] if device else []
             command += ["--force"] if force else []
-            raise Interrupted(f"suite interrupted; go on with: {shlex.join(command)}") from error
+            raise Interrupted(f"suite interrupted; to continue: {shlex.join(command)}") from error
         finally:
             log.say_checklist("checklist")
         return SuiteResult(folder, tuple(log.steps))

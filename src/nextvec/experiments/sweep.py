@@ -119,7 +119,7 @@ def run_sweep(
     except (Interrupted, KeyboardInterrupt) as error:
         named = str(recipe) if isinstance(recipe, str | Path) else loaded.name
         words = ["nextvec", "sweep", named, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
-        raise Interrupted(f"sweep interrupted; go on with: {shlex.join(words)}") from error
+        raise Interrupted(f"sweep interrupted; to continue: {shlex.join(words)}") from error
     return _conclude(study, folder, dimensions)
 
 
