@@ -76,6 +76,7 @@ def _count_lines(console: Console, options: ConsoleOptions, blocks: Sequence[Blo
 
 def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:
     """Return a view of several runs: all of each or, in `height` lines, the most important blocks of those that fit."""
+    # Every run gets the same share of the lines; runs that do not fit are counted in the last line.
     fitting = len(states) if height is None else max(1, min(len(states), height // MIN_RUN_LINES))
     height_per_run = None if height is None else height // fitting - 1
     parts: list[RenderableType] = []
@@ -89,6 +90,7 @@ def runs_view(states: Sequence[RunState], height: int | None = None) -> Group:
 
 def run_blocks(state: RunState, width: int = WIDTH) -> Iterator[Block]:
     """Yield the blocks of a run's view from top to bottom, without empty ones."""
+    # Ranks: status and progress, scores and outcome, gates, then losses, warnings and what is ahead.
     yield Block(0, Group(*_heading(state)))
     if state.progress.fraction is not None and not state.progress.has_ended:
         yield Block(0, Group(*_progress(state)))
@@ -119,6 +121,7 @@ def _heading(state: RunState) -> Iterator[RenderableType]:
     title = _one_line(run_name(state), "bold")
     if state.info.is_synthetic:
         title = Text.assemble(("SYNTHETIC DATA", "reverse"), "  ", title, overflow="ellipsis", no_wrap=True)
+    # The name is cut before the status, which is right-aligned and always complete.
     top = Table.grid(expand=True, padding=(0, 2, 0, 0))
     top.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     top.add_column(justify="right", no_wrap=True)
@@ -142,6 +145,7 @@ def _heading(state: RunState) -> Iterator[RenderableType]:
 def _progress(state: RunState) -> Iterator[Text]:
     """Yield the progress bar, then learning rate, throughput and memory."""
     progress = state.progress
+    # The bar is 40 cells; the epoch shown is the one in progress.
     fraction = progress.fraction or 0.0
     epoch = min(progress.epochs + 1, progress.total_epochs or progress.epochs + 1)
     filled = round(40 * fraction)
@@ -182,6 +186,7 @@ def _marked_line(symbol: str, style: str, *cells: str | Text) -> Table:
 
 def _verdicts(title: str, verdicts: Sequence[GateVerdict]) -> Group:
     """Return the gates' verdicts, the latest last, with advice for those that are not green."""
+    # Old verdicts shrink to a count per status.
     recent, earlier = verdicts[-MAX_VERDICTS:], verdicts[:-MAX_VERDICTS]
     lines: list[RenderableType] = [Text(title, style="bold")]
     if earlier:
@@ -205,6 +210,7 @@ def _upcoming(gates: Sequence[UpcomingGate]) -> Group:
             text.append("  ").append(SYMBOLS[status], COLORS[status]).append(f" {threshold}")
         text.append("  stops the run" if gate.stops_run else "")
         lines.append(_marked_line(UPCOMING_SYMBOL, "dim", f"epoch {gate.epoch}", text))
+    # The rest is one line with its range of epochs.
     later = sorted({gate.epoch for gate in gates[MAX_UPCOMING:]})
     if later:
         epochs = f"epochs {later[0]} to {later[-1]}" if len(later) > 1 else f"epoch {later[0]}"
@@ -234,6 +240,7 @@ def _outcome(state: RunState) -> Iterator[RenderableType]:
                 result, Text(item.name), Text(item.measured), Text(item.required), Text(item.note, style="dim")
             )
         yield table
+        # Criteria that pass beside a verdict that is not green look like a contradiction, so explain it.
         if outcome.success and outcome.verdict is not None and outcome.verdict[0] != Status.GREEN:
             yield Text(
                 "All criteria are met, but the model does not significantly beat the best baseline. See the verdict.",

@@ -61,6 +61,7 @@ def find_runs(paths: Sequence[str]) -> list[WatchedRun]:
         if not folders:
             raise InputError(f"no run in {', '.join(RUN_FOLDERS)}. Pass the folder of a run: nextvec watch PATH.")
         return [WatchedRun(max(folders, key=_last_change))]
+    # A run that is named twice, or by a link, appears once.
     folders_by_place = {folder.resolve(): folder for path in paths for folder in _run_folders(path)}
     return [WatchedRun(folder) for folder in newest_first(folders_by_place.values())]
 
@@ -87,6 +88,7 @@ def _run_folders(path: str) -> list[Path]:
     places = [Path(path)] if Path(path).exists() else [Path(match) for match in sorted(glob.glob(path))]  # noqa: PTH207
     if not places:
         raise InputError(f"{path}: no such path. Pass the folder of a run, or a file in it such as training.log.")
+    # A file in a run, such as training.log, stands for its folder.
     folders = [place if place.is_dir() else place.parent for place in places]
     for place, folder in zip(places, folders, strict=True):
         if not _is_run(folder):

@@ -20,6 +20,7 @@ def seconds_per_epoch(
     events: Sequence[Event], records: Sequence[Event], steps: Sequence[Event], steps_per_epoch: int
 ) -> float | None:
     """Return the duration of an epoch with its validation: the median of recent epochs, else by the steps."""
+    # Durations between the ends of epochs include validation, which `seconds` of an epoch does not.
     resumed = [at for event in events if event["kind"] == "resumed" and (at := finite(event.get("time"))) is not None]
     durations = []
     recent = records[-PACE_EPOCHS - 1 :]
@@ -51,6 +52,7 @@ def silence(events: Sequence[Event], now: float, pace: float | None) -> float | 
 
     A training run logs twenty step reports per epoch, so a whole epoch (`pace` seconds) without one is suspicious.
     """
+    # A damaged log may have no times at all; then nothing can be reported.
     last = max((at for event in events if (at := finite(event.get("time"))) is not None), default=None)
     limit = SETUP_SILENCE_SECONDS if pace is None else max(MIN_SILENCE_SECONDS, pace)
     return now - last if last is not None and now - last > limit else None

@@ -85,6 +85,7 @@ def upcoming_gates(recipe: dict[str, Any], epochs: int, total_epochs: int | None
     """Return the recipe's gates at epochs that have not finished, in the order of epochs."""
     gates = []
     for gate in objects(recipe.get("gates")):
+        # A recipe may give one epoch or a list of them.
         epoch_field = gate.get("epoch")
         gate_epochs = epoch_field if isinstance(epoch_field, list | tuple) else [epoch_field]
         for epoch in sorted({count(item) for item in gate_epochs}):

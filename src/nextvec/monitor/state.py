@@ -254,6 +254,7 @@ def last_record(records: Sequence[Event]) -> Event:
 
 def epoch_records(events: Iterable[Event]) -> tuple[Event, ...]:
     """Return one record per epoch, in order; the latest one if an epoch was logged twice."""
+    # A resumed run can train an epoch again; the later record replaces the earlier one.
     by_epoch = {count(event.get("epoch")): event for event in events if event["kind"] == "epoch"}
     return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
@@ -263,6 +264,7 @@ def run_status(events: Iterable[Event]) -> tuple[RunStatus, Event]:
 
     A stopped or failed run keeps its status until it is resumed: its best model is evaluated after the stop.
     """
+    # Replay the events in order: each kind leads to one status.
     status: RunStatus = "waiting"
     cause: Event = {}
     for event in events:
@@ -302,6 +304,7 @@ def _data_summary(started: Event, recipe: dict[str, Any]) -> str:
 
 def _best_record(records: Sequence[Event]) -> Event:
     """Return the last record that was marked as best; if none is marked, the one with the highest val cosine."""
+    # Training marks the epoch whose weights it keeps, by the metric of the recipe.
     marked = [record for record in records if record.get("best") is True]
     if marked:
         return marked[-1]
@@ -350,6 +353,7 @@ def _status_and_text(item: dict[str, Any], *keys: str) -> tuple[Status, str] | N
 
 
 def _warnings(events: Sequence[Event]) -> tuple[tuple[Status, str], ...]:
+    # Green findings are not warnings. Warnings of the run come after those of its data.
     checked = objects(last_event(events, "checked").get("findings"))
     findings = [_status_and_text(item, "message", "remedy") for item in checked]
     texts = [words(event.get("text")) for event in events if event["kind"] == "warning"]

@@ -47,6 +47,7 @@ def _changes(
     """Yield the states whenever there is something to show, until all runs have ended."""
     last_shown, size = -math.inf, console.size
     while True:
+        # Redraw on a change of a log or of the terminal's size, and regularly for the times.
         changed = [run for run in runs if run.poll()]
         for run in changed:
             if run.is_gone:

@@ -17,6 +17,7 @@ NON_FINITE = "×"
 
 def bar(value: float, low: float, high: float) -> str:
     """Return the height of a value between `low` and `high` as one character."""
+    # The highest value has a fraction of 1 and falls into the last bar.
     fraction = (value - low) / (high - low) if high > low else 0.5
     return BARS[min(len(BARS) - 1, max(0, int(fraction * len(BARS))))]
 
@@ -46,6 +47,7 @@ def _cell(values: Sequence[float | None], low: float, high: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a duration in its two largest units: "45 s", "12 min", "2 h 05 min", "3 d 4 h"."""
+    # The limit of 59.5 prevents "60 s".
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 59.5:
         return f"{seconds:.0f} s"
@@ -99,6 +101,7 @@ def _epoch_lines(before: RunState | None, now: RunState) -> Iterator[str]:
 
 
 def _gate_lines(before: RunState | None, now: RunState) -> Iterator[str]:
+    # A new observer sees the verdicts of the last epoch, not the whole history.
     if before is None:
         known = tuple(verdict for verdict in now.outcome.verdicts if verdict.epoch < now.progress.epochs)
     else:

@@ -111,6 +111,7 @@ class Comparison(Displayable, view="nextvec.reports.comparison:comparison_view")
 
     def reference_table(self, compared: ComparedSet) -> Table:
         """Return the comparison of a set's runs with the reference."""
+        # Published results have no baselines except the context mean, so it replaces the best baseline.
         is_published = self.reference == PUBLISHED_584K
         columns = (
             Column("model", "left", "fold"),
@@ -145,6 +146,7 @@ def compare_evaluated(
 
 def comparison_view(comparison: Comparison) -> View:
     """Return the comparison as tables and lines."""
+    # Each set has its heading and tables; caveats about all sets follow at the end.
     blocks: list[Table | Line] = []
     for compared in comparison.sets:
         blocks.append(Line(compared.title, style="heading"))
@@ -178,6 +180,7 @@ def _compared_set(group: Sequence[EvaluatedRun], reference: str, reference_run: 
     )
     if not reference:
         return ComparedSet(title, first.synthetic, tables)
+    # Without a reference run, the reference is the published table.
     rows = _published_rows(group) if reference_run is None else _run_rows(group, reference_run)
     rows.sort(key=_gain_value, reverse=True)
     return ComparedSet(title, first.synthetic, tables, tuple(rows))
@@ -192,6 +195,7 @@ def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
     for item in group:
         result = item.evaluation.splits[split]
         for name, scores in result.predictors.items():
+            # Only the model has a gain and a name of its own; baselines are shared by all runs of the set.
             is_model = name == item.evaluation.model
             gain = result.gain if is_model else None
             row = Score(
@@ -218,6 +222,7 @@ def _published_rows(group: Sequence[EvaluatedRun]) -> list[ReferenceRow]:
         ReferenceRow(f"{kind.upper()} {PUBLISHED_584K} (published)", val, ood, gains[kind], None)
         for kind, (val, ood) in PUBLISHED.items()
     ]
+    # The gain over the context mean is a predictor's field: the model minus that predictor.
     for item in group:
         val_result = item.evaluation.splits.get("val")
         context_mean = val_result.predictors.get("context-mean") if val_result else None
@@ -243,6 +248,7 @@ def _gain_value(row: ReferenceRow) -> float:
 
 
 def _reference_row(item: EvaluatedRun, gain: Estimate | None, reference_gain: float | None) -> ReferenceRow:
+    # Missing splits leave a dash. The difference needs both gains.
     model, splits = item.evaluation.model, item.evaluation.splits
     cosines = [
         splits[split].predictors[model].cosine.value if split in splits and model else None for split in ("val", "ood")
@@ -264,6 +270,7 @@ def _notes(
         )
     elif reference:
         yield f"The difference from {reference} is between gains over the best baseline. It has no interval."
+    # The note about synthetic vectors appears once, wherever it comes from.
     is_reported = any(SYNTHETIC in note.lower() for note in evaluation_notes)
     if any(compared.is_synthetic for compared in sets) and not is_reported:
         yield f"The vectors are {SYNTHETIC}. The results do not transfer to real text."
@@ -271,6 +278,7 @@ def _notes(
 
 def _evaluation_notes(evaluated: Sequence[EvaluatedRun]) -> Iterable[str]:
     """Return the notes of the evaluations, such as a leak: each once, with the names of its runs."""
+    # A dict of names keeps their order and drops repetitions; the first word of the data's label tells sets apart.
     runs_by_note: dict[str, dict[str, None]] = {}
     for item in evaluated:
         for note in item.evaluation.notes:

@@ -100,6 +100,7 @@ class Entry:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Entry:
         """Load an entry from the values of `to_dict`. Raises KeyError, TypeError or ValueError for other values."""
+        # JSON has plain values only: restore the types of the nested fields.
         gains = {split: Estimate(**gain) for split, gain in values["gains"].items()}
         baseline = BestBaseline(**values["baseline"])
         return cls(**{**values, "status": Status(values["status"]), "gains": gains, "baseline": baseline})
@@ -141,6 +142,7 @@ class BoardRow:
     def sort_values(self) -> dict[str, float | str | None]:
         """Sort key → value; None if the row has none, which sorts last."""
         entry, baseline = self.entry, self.entry.baseline
+        # A run without an evaluation on val has no gain; a baseline's gain over itself is 0.
         gain = entry.gains["val"].value if "val" in entry.gains else None
         return {
             "val": baseline.val if self.is_baseline else entry.val,
@@ -155,6 +157,7 @@ class BoardRow:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The seven cells of the Markdown table, in the runbook's form."""
+        # Cosines have three digits, as in the runbook's rows. A closed form has no latency and no parameters.
         values = self.sort_values
         cosines = [Cell(format_number(self._number(split), ".3f"), values[split]) for split in ("val", "ood")]
         if self.is_baseline:
@@ -203,6 +206,7 @@ def leaderboard_view(board: Leaderboard) -> View:
             gain = Cell(text, estimate.value if estimate else None, row.entry.status)
         # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
         rows.append(Row((Cell(row.name), *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
+    # The notes explain only what the table contains.
     notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]
     devices = ", ".join(sorted({entry.device for entry in board.entries}))
     if devices:
@@ -223,10 +227,12 @@ def read_leaderboard(path: Path, sort: Sort = "val") -> Leaderboard:
     if path.suffix != ".md":
         raise InputError(f"leaderboard {path}: the name does not end in .md. Pass a Markdown file.")
     file = path.with_suffix(".json")
+    # Damaged markers must stop a command before it measures anything, so insert an empty table as a test.
     if path.exists():
         insert_table(_read_text(path), "", path)
     if not file.exists():
         return Leaderboard(str(path), sort=sort)
+    # Check the version before the fields: entries of another format may fail to load with a puzzling error.
     try:
         values = json.loads(_read_text(file))
         version = values["format"]
@@ -281,6 +287,7 @@ def data_label(vectors: int, *, synthetic: bool) -> str:
 
 def loss_label(objective: Mapping[str, Any]) -> str:
     """Return the loss terms with a gradient share of at least 5 %, such as MSE+InfoNCE."""
+    # Terms below 5 % are left out, so that labels stay short.
     shares = requested_shares(objective)
     return "+".join(term.label for term in LOSS_TERMS if shares.get(term.name, 0.0) >= 0.05)
 

@@ -25,6 +25,7 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
     recipe, started = facts.recipe, facts.started
     space = escape_markdown(str(started.get("space", "see recipe.toml")))
     store = escape_markdown(Path(recipe["data"]["store"]).name)
+    # Blocks are separated by empty lines: metadata, what the model is, scores, use, and how it was trained.
     blocks = [
         "\n".join(["---", *_yaml(metadata(facts, evaluation)), "---"]),
         f"# {escape_markdown(recipe['name'])}",
@@ -56,6 +57,7 @@ def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     recipe = facts.recipe
     data = Path(recipe["data"]["store"]).name
     tags = ["nextvec", "latent-vector-model", "next-embedding-prediction", recipe["model"]["kind"]]
+    # The hub reads scores from model-index: one result per split, each with its metrics.
     results = [
         {
             "task": {"type": "feature-extraction", "name": "next-embedding prediction"},
@@ -76,6 +78,7 @@ def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
 def _metrics(model: str, figures: SplitResult) -> Iterator[dict[str, Any]]:
     scores = figures.predictors[model]
     best = figures.best_baseline or ""
+    # The gain follows the cosine, so that no score stands without its baseline.
     yield {
         "type": "cosine_similarity",
         "name": "mean cosine of prediction and next chunk",

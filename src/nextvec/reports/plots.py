@@ -76,6 +76,7 @@ def evaluation_charts(run: CurveSource, kind: str) -> list[Panel]:
 
 def spectrum_panel(shares: dict[str, list[float]], model: str, best_baseline: str) -> Panel:
     """Return the chart of variance shares per principal direction, from the strongest direction down."""
+    # The model and the best baseline stand out; other predictors are dotted and gray.
     styles = {model: ("$model", "solid"), best_baseline: ("$best", "dash")}
     lines = [
         Line(name, list(range(1, len(spectrum) + 1)), _logarithms(spectrum), *styles.get(name, ("$muted", "dot")))
@@ -99,6 +100,7 @@ def draw(panels: Sequence[Panel], out: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
+    # The Agg canvas needs no display, and rc_context keeps the user's matplotlib settings unchanged.
     colors = _colors()
     with mpl.rc_context(_STYLE):
         canvas = Canvas(figsize=(WIDTH * len(panels), HEIGHT), layout="constrained")
@@ -115,18 +117,21 @@ def draw(panels: Sequence[Panel], out: Path) -> None:
 
 def _colors() -> dict[str, str]:
     """Return name → color, from the light mode of the pages."""
+    # The dark colors follow in a media query; paper is white.
     light = asset("page.css").partition("@media")[0]
     return {f"${name}": color for name, color in re.findall(r"--(\w+): (#\w{6})", light)}
 
 
 def _draw_chart(plot: PlotAxes, figure: Figure, colors: dict[str, str]) -> None:
     layout = figure["layout"]
+    # plotly gives the range of a logarithmic axis as exponents of ten.
     x_axis = layout["xaxis"]
     if x_axis.get("type") == "log":
         plot.set_xscale("log")
         plot.set_xlim(*(10**edge for edge in x_axis["range"]))
     else:
         plot.set_xlim(*x_axis["range"])
+    # Ticks: the named ones if there are any, else plain numbers, and whole numbers for epochs.
     if x_axis.get("tickvals"):
         plot.set_xticks(x_axis["tickvals"], [unescape(text) for text in x_axis["ticktext"]])
         plot.minorticks_off()
@@ -136,6 +141,7 @@ def _draw_chart(plot: PlotAxes, figure: Figure, colors: dict[str, str]) -> None:
         plot.locator_params(axis="x", integer=True)
     plot.set_ylim(*layout["yaxis"]["range"])
     plot.set_xlabel(x_axis["title"]["text"])
+    # Back to front: shaded areas and levels, curves, then labels at the right edge.
     for shape in layout.get("shapes", ()):
         _draw_shape(plot, shape, colors)
     for trace in figure["data"]:
@@ -150,6 +156,7 @@ def _draw_shape(plot: PlotAxes, shape: dict[str, Any], colors: dict[str, str]) -
     if shape["type"] == "line":
         plot.axhline(shape["y0"], color=colors[shape["line"]["color"]], linewidth=0.9, linestyle="--", zorder=1)
         return
+    # Any other shape is a band.
     span_x = (shape["x0"], shape["x1"])
     color = colors[shape["fillcolor"]]
     plot.fill_between(span_x, shape["y0"], shape["y1"], color=color, alpha=shape["opacity"], linewidth=0, zorder=0)
@@ -157,10 +164,12 @@ def _draw_shape(plot: PlotAxes, shape: dict[str, Any], colors: dict[str, str]) -
 
 def _draw_trace(plot: PlotAxes, trace: dict[str, Any], colors: dict[str, str]) -> None:
     values = [float("nan") if value is None else value for value in trace["y"]]
+    # Only the ring around the best epoch has markers without a line.
     if trace["mode"] == "markers":
         edge = colors[trace["marker"]["line"]["color"]]
         plot.plot(trace["x"], values, "o", color="white", markeredgecolor=edge, markersize=5, zorder=4)
         return
+    # A single point has no line to draw, so it needs a marker.
     line = trace["line"]
     marker = "o" if sum(value is not None for value in trace["y"]) == 1 else None
     plot.plot(

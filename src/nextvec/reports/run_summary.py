@@ -77,6 +77,7 @@ def read_run(path: Path) -> RunFacts:
     started = next((event for event in events if event["kind"] == "started"), None)
     if started is None or not {"recipe", "store_hash"} <= set(started):
         raise InputError(f"run {path}: its event log does not contain how it started. Pass the folder of a run.")
+    # A run that ended early has no evaluation, which is fine; a damaged one is an error.
     evaluation = None
     if (path / EVALUATION_FILE).is_file():
         try:
@@ -91,6 +92,7 @@ def read_run(path: Path) -> RunFacts:
 def case_of(path: Path) -> Case:
     """Load the case of a run folder for a diagnosis. Raises InputError as `read_run` does."""
     facts, events = read_run(path), read_events(path)
+    # The log and the evaluation contain all that the rules need: no checkpoint or store is opened.
     history = [event for event in events if event["kind"] == "epoch"]
     baselines: BaselineCosines = next((event["cosines"] for event in events if event["kind"] == "baselines"), {})
     check = next((event for event in events if event["kind"] == "checked"), {})
@@ -111,11 +113,13 @@ def _state(path: Path, events: Sequence[Event], evaluation: Evaluation | None) -
 
 def names_of(facts: Sequence[RunFacts]) -> list[str]:
     """Return names of runs for tables: recipe names if they are unique, else folder names or paths."""
+    # From the most readable to the only one that is certainly unique.
     choices = (
         [run.recipe["name"] for run in facts],
         [run.path.resolve().name for run in facts],
         [str(run.path) for run in facts],
     )
     names = next((names for names in choices if len(set(names)) == len(names)), choices[-1])
+    # Runs of one recipe family differ by architecture, so a name without it gets it.
     kinds = [run.recipe["model"]["kind"] for run in facts]
     return [name if kind in name.lower() else f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)]

@@ -38,6 +38,7 @@ class Metric:
     def cell(self, scores: PredictorResult) -> Cell:
         """Return the metric of a predictor."""
         value = self.value(scores)
+        # Estimates are shown with their confidence interval, plain numbers without.
         if value is None or isinstance(value, int | float):
             return Cell(format_number(None if value is None else self.scale * value, self.spec), value)
         sign = "+" if self.spec.startswith("+") else ""
@@ -129,6 +130,7 @@ def ablation_table(result: SplitResult, split: str) -> Table:
 
 def _predictor_table(evaluation: Evaluation, split: str, title: str, metrics: Sequence[Metric]) -> Table:
     """Return a table with a row per predictor; a model with a query output has a second row."""
+    # The query's scores take the place of the prediction's, so that the same metrics read both.
     predictors: list[tuple[str, PredictorResult, bool]] = []
     for name, scores in evaluation.splits[split].ranked(evaluation.model):
         predictors.append((name, scores, False))

@@ -128,6 +128,7 @@ def _report(request: Request) -> Response:
     if run is not None:
         with contextlib.suppress(OSError):
             file = (run.path / REPORT_FILE).resolve()
+            # The resolved file of a link to elsewhere has another parent.
             if file.parent == run.path.resolve():
                 return Response(
                     file.read_bytes(), media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
@@ -140,6 +141,7 @@ def _stream(request: Request) -> Response:
     broker: Broker = request.app.state.broker
 
     async def messages() -> AsyncIterator[str]:
+        # A new page starts at version 0 and gets everything. Heartbeats detect pages that are gone.
         version = 0
         yield f"retry: 1000\n{_message('hello', {'symbols': SYMBOLS})}"
         while not broker.is_closing:
@@ -190,6 +192,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port < 2**16:
         raise InputError(f"--port {port}: not a port. Pass a number from 0 to {2**16 - 1}.")
+    # Resolve the name once: the first address decides between IPv4 and IPv6.
     try:
         family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
@@ -217,6 +220,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def address_of(host: str, port: int, token: str) -> str:
     """Return the URL to open in a browser."""
+    # A wildcard address cannot be opened, and IPv6 addresses need brackets.
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

@@ -75,6 +75,7 @@ class AccessControl:
         cookie = f"nextvec_{connection.url.port or 0}"
         if secrets.compare_digest(connection.cookies.get(cookie, "").encode(), self._token.encode()):
             return None
+        # The first visit has the token in the URL; compare_digest takes the same time for every wrong token.
         token = parse_qs(connection.url.query).get("token", [""])[0]
         if connection.scope["method"] == "GET" and secrets.compare_digest(token.encode(), self._token.encode()):
             # The redirect removes the token from the address bar and the history.
@@ -89,6 +90,7 @@ class AccessControl:
             name = urlsplit(f"//{header}").hostname or ""
         except ValueError:
             return False
+        # With a token, addresses and this machine's own names are safe as well.
         if name in LOOPBACK_NAMES or name == self._host:
             return True
         if not self._token:

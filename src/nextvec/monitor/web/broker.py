@@ -50,6 +50,7 @@ class Broker:
 
     def changes_since(self, version: int) -> tuple[int, dict[str, Any]]:
         """Return the present version and what changed after `version`; version 0 gets everything."""
+        # The latest change comes first, so that a page fills with the active runs.
         runs = [
             {"id": id, "version": changed_at, **self._summaries[id]}
             for id, changed_at in sorted(self._versions.items(), key=lambda item: -item[1])
@@ -99,6 +100,7 @@ class Broker:
 
     async def _publish(self, changed: Sequence[WatchedRun]) -> None:
         """Update the summaries of some runs and notify the pages."""
+        # Reading states takes a while for long logs, so it happens in a thread and outside of the lock.
         states = await asyncio.to_thread(lambda: [run.state(time.time()) for run in changed])
         async with self._changed:
             self._version += 1

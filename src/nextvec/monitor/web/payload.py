@@ -24,6 +24,7 @@ TREND_POINTS = 40
 
 def summary(state: RunState) -> Values:
     """Return a run for the list of runs."""
+    # Only what the list shows: a stream sends this for every changed run.
     text, status = status_text(state)
     progress = state.progress
     return {
@@ -119,6 +120,7 @@ def _scores(state: RunState) -> Iterator[Values]:
         if f"{split}_cosine" not in scores.latest and split not in scores.best_baselines:
             continue
         name, baseline = scores.best_baselines.get(split, ("", None))
+        # Numbers are formatted here, so that the page shows the digits of the terminal.
         gain = number(scores.latest.get(f"{split}_gain"))
         yield {
             "split": split,
@@ -129,6 +131,7 @@ def _scores(state: RunState) -> Iterator[Values]:
             "baseline": "not measured" if baseline is None else f"{baseline:.4f} {name}",
         }
     if "train_cosine" in scores.latest:
+        # Train cosines are means over batches: no baseline, no gain.
         now, best = (_cosine(record, "train_cosine") for record in (scores.latest, scores.best))
         yield {"split": "train", "now": now, "gain": "", "is_gain": False, "best": best, "baseline": ""}
 

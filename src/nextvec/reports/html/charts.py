@@ -98,6 +98,7 @@ def span(values: Sequence[float | None], min_padding: float = 0.0) -> tuple[floa
     """Return the padded range of the values that are not None. At least one value is not None."""
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
+    # Constant curves get some room as well, so that they are not drawn on the border.
     pad = max(0.08 * (high - low), min_padding) or 0.05 * abs(high) or 1.0
     return low - pad, high + pad
 
@@ -134,6 +135,7 @@ def space_labels(positions: Sequence[float], gap: float, low: float = -math.inf,
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     blocks: list[list[int]] = []
 
+    # The position of the lowest label of a block.
     def bottom(block: Sequence[int]) -> float:
         height = gap * (len(block) - 1)
         centered = sum(positions[index] for index in block) / len(block) - height / 2
@@ -153,6 +155,7 @@ def space_labels(positions: Sequence[float], gap: float, low: float = -math.inf,
 
 def _trace(line: Line) -> Figure:
     x, y = thinned(line.x, line.y)
+    # Solid lines are the subject of a chart: thicker, and with larger markers. Long lines have none.
     solid = line.dash == "solid"
     return {
         "type": "scatter",
@@ -192,6 +195,7 @@ def _level(level: Level) -> Figure:
 
 def _band(band: Band, axes: Axes) -> Figure:
     low, high = axes.y
+    # An open side extends to the edge; the other is cut there.
     y0 = low if band.y0 is None else min(high, max(low, band.y0))
     y1 = high if band.y1 is None else min(high, max(low, band.y1))
     return {
@@ -233,6 +237,7 @@ def _layout(axes: Axes, x: Sequence[float], marks: Sequence[Level]) -> Figure:
     ]
     # The right margin fits the longest label at about 7 pixels per character.
     right = 24 + 7 * max((len(_cut(mark.name)) for mark in marks), default=0)
+    # Transparent backgrounds show the card in light and dark mode. Zoom is off, so that a phone scrolls past a chart.
     axis = {"gridcolor": "$grid", "linecolor": "$grid", "zeroline": False, "fixedrange": True}
     return {
         "height": HEIGHT,
@@ -255,6 +260,7 @@ def _x_scale(axes: Axes, x: Sequence[float]) -> Figure:
         first, last = math.log10(min(x)), math.log10(max(x))
         edge = 0.03 * (last - first) or 0.1
         return {"type": "log", "range": [first - edge, last + edge], **ticks}
+    # At most eight ticks, and no more than there are distinct epochs, which would repeat labels.
     edge = max(0.4, 0.02 * (max(x) - min(x)))
     scale = {"range": [min(x) - edge, max(x) + edge], "tickformat": "d", "nticks": min(8, len(set(x)) + 1)}
     return scale | (ticks if axes.ticks else {})

@@ -28,6 +28,7 @@ RunCase = tuple[str, RunFacts, Case]
 
 def write_comparison(path: Path, comparison: Comparison, runs: Sequence[RunCase]) -> None:
     """Write the page of a comparison in one atomic step. Raises OutputError if the file cannot be written."""
+    # Many names would not fit into a heading.
     names = [name for name, _, _ in runs]
     title = " · ".join(names) if len(names) <= 3 else f"Comparison of {len(names)} runs"
     body = [
@@ -59,6 +60,7 @@ def _tables(comparison: Comparison) -> list[str]:
 
 def _curves(runs: Sequence[RunCase]) -> str:
     """Return the overlaid curves of at most `MAX_CURVES` runs."""
+    # Each style belongs to one run, so further runs are left out and counted.
     shown = runs[:MAX_CURVES]
     sources = [curve_source(name, facts.recipe, case.history, case.baselines) for name, facts, case in shown]
     left_out = len(runs) - len(shown)
@@ -71,6 +73,7 @@ def _offset_panels(runs: Sequence[RunCase]) -> list[Panel]:
     panels = []
     for split in ("val", "ood"):
         lines = []
+        # The number picks the style, so a run has the same one in all charts.
         for number, (name, facts, _) in enumerate(runs):
             result = facts.evaluation.splits.get(split) if facts.evaluation else None
             model = facts.evaluation.model if facts.evaluation else None
@@ -103,6 +106,7 @@ def _problems(runs: Sequence[RunCase]) -> list[str]:
 
 def _recipe_differences(runs: Sequence[RunCase]) -> str:
     """Return a table of the recipe fields and versions in which the runs differ."""
+    # Versions count as fields: a difference between two runs can come from a library.
     flat = [{**_flat(facts.recipe), **_flat(facts.started.get("versions", {}), "version ")} for _, facts, _ in runs]
     fields = dict.fromkeys(field for values in flat for field in values)
     rows = [

@@ -86,6 +86,7 @@ def charts(panels: Sequence[Panel]) -> str:
 
 def _chart(panel: Panel) -> str:
     """Return a chart's container and its data, in which `<` is escaped, so that no text ends the script."""
+    # page.js draws every JSON script into the element before it.
     data = json.dumps(panel.figure, allow_nan=False).replace("<", "\\u003c")
     name = escape(panel.title)
     caption = f"<figcaption>{escape(panel.note)}</figcaption>" if panel.note else ""

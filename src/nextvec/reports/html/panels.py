@@ -71,6 +71,7 @@ class CurveSource:
 
 def run_panels(run: CurveSource) -> list[Panel]:
     """Return every chart of a run that has data."""
+    # The order is that of the page: cosines, gain, losses, shares, evaluation, then learning rate and speed.
     panels = []
     for split in ("val", "ood"):
         figure = cosine_chart(
@@ -119,6 +120,7 @@ def cosine_chart(
     # A ring marks the last epoch that was the best: the one of best_model.pt.
     best = [number for number, record in enumerate(history) if record.get("best")]
     ring = (epochs[best[-1]], value) if best and (value := curve[best[-1]]) is not None else None
+    # The axis reaches the best baseline, which the curve has to pass.
     best_baseline = max(baselines, key=lambda name: baselines[name], default=None)
     if best_baseline is not None:
         known.append(baselines[best_baseline])
@@ -142,11 +144,13 @@ def gate_bands(
         metric = gate.get("metric")
         if metric not in (f"{split}_cosine", f"{split}_gain"):
             continue
+        # A gain of 0 is the best baseline on the cosine's axis.
         zero = 0.0 if metric == f"{split}_cosine" else best_baseline
         epoch_field = gate.get("epoch")
         for epoch in map(count, epoch_field if isinstance(epoch_field, list | tuple) else [epoch_field]):
             if zero is None or not 0 < epoch <= last_epoch:
                 continue
+            # Each band is one epoch wide: green from its threshold up, red from its threshold down.
             green, red = finite(gate.get("green")), finite(gate.get("red"))
             if green is not None:
                 bands.append(Band(epoch - 0.4, epoch + 0.4, zero + green, None, "$green"))
@@ -157,6 +161,7 @@ def gate_bands(
 
 def loss_charts(history: Sequence[Record]) -> dict[str, Figure]:
     """Return loss term → chart, for the terms in the history (`train_loss_mse`, `val_loss_mse` …)."""
+    # Group the metrics of a term, so that train and val share a chart: `val_loss_mse` belongs to mse.
     keys_by_term: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(key for record in history for key in record):
         match = re.fullmatch(r"(?:(train|val)_)?loss(?:_(\w+))?", key)
@@ -194,6 +199,7 @@ def _gain_panel(run: CurveSource) -> Panel | None:
 
 def _share_panel(run: CurveSource) -> Panel | None:
     """Return the gradient share of each loss term, with the requested shares as dashed lines."""
+    # A term can start later in the run, so collect the names from all epochs, in order.
     terms = dict.fromkeys(key for record in run.records for key in record if key.startswith("share_"))
     lines = []
     for number, key in enumerate(terms):
@@ -214,6 +220,7 @@ def evaluated_panels(evaluation: Mapping[str, Any]) -> list[Panel]:
     """Return the offset curves and retrieval of an evaluation, a chart per split."""
     panels = []
     for split, figures in mapping(evaluation.get("splits")).items():
+        # The evaluation comes from a log, so every level of it may be missing.
         predictors = mapping(mapping(figures).get("predictors"))
         highlighted = (evaluation.get("model"), mapping(figures).get("best_baseline"))
         name = SPLIT_NAMES.get(split, split)
@@ -242,6 +249,7 @@ def _predictor_lines(
     """Return a line per predictor; `highlighted` are the names of the model and the best baseline."""
     lines = []
     for name, scores in predictors.items():
+        # The model is solid, the best baseline dashed, its query long-dashed, and all others dotted and gray.
         points = read(mapping(scores))
         model, best = highlighted
         styles = {model: ("$model", "solid"), best: ("$best", "dash"), f"{model}, query": ("$run3", "longdash")}
@@ -304,5 +312,6 @@ def _overlay_levels(key: str, runs: Sequence[CurveSource]) -> list[Level]:
         return [Level("best baseline", 0.0, "$muted", "$muted")]
     if metric != "cosine" or split == "train":
         return []
+    # Runs on the same windows have equal baselines, so a set keeps one line for each data set.
     best = {max(run.baselines[split].items(), key=lambda item: item[1]) for run in runs if run.baselines.get(split)}
     return [Level(name, level, "$muted", "$muted") for name, level in sorted(best)]

@@ -111,6 +111,7 @@ def curve_source(
 
 
 def _header(title: str, recipe: Mapping[str, Any]) -> str:
+    # The recipe may be that of a run that failed early, so any field can be missing.
     model, data = recipe.get("model", {}), recipe.get("data", {})
     facts = [recipe.get("description"), model.get("kind"), data.get("store")]
     if "context" in data:
@@ -141,6 +142,7 @@ def _status_card(status: Status, heading: str, sentence: str, details: Sequence[
 def _criteria(success: Mapping[str, Any] | None) -> str:
     items = []
     for criterion in (success or {}).get("criteria", ()):
+        # A measurement always stands next to what was required.
         suffix = f" ({criterion['note']})" if criterion["note"] else ""
         text = f"{criterion['measured']}, required {criterion['required']}{suffix}"
         items.append(finding(Status.GREEN if criterion["passed"] else Status.RED, criterion["name"], text))
@@ -170,6 +172,7 @@ def _gates(history: Sequence[Mapping[str, Any]]) -> str:
 
 def _scores(evaluation: Evaluation) -> str:
     """Return the scores of the model and the baselines, a card per split."""
+    # The tables first; latency and the caveats of the evaluation explain them.
     parts = [table_card(split_table(evaluation, split)) for split in evaluation.splits]
     if evaluation.latency is not None:
         parts.append(note(describe_latency(evaluation.latency)))
@@ -198,6 +201,7 @@ def _examples(examples: Sequence[Example]) -> str:
         context = "".join(f"<li>{escape(text)}</li>" for text in example.context)
         rank = f"rank {example.rank:,.0f} of {example.candidates:,}"
         parts = [f'<h4>Context</h4><ol class="texts">{context}</ol>']
+        # If the nearest text is the true next one, it is shown once.
         if example.hit:
             parts.append(f"<h4>{html_status(Status.GREEN)}Nearest text, which is the true next text</h4>")
         else:
@@ -212,6 +216,7 @@ def _examples(examples: Sequence[Example]) -> str:
 def _curves(source: CurveSource, *, is_evaluated: bool) -> str:
     if not source.records:
         return ""
+    # The metrics of every epoch are folded: they are for copying, not for reading.
     ring = "Ring: the best epoch" + (", whose weights were evaluated." if is_evaluated else ".")
     legend = f"Dashed lines: the baselines on the same windows. {ring} Shaded areas: gates, green or red."
     metrics = f"<details><summary>Metrics of every epoch</summary>{_history_table(source.records).html()}</details>"
@@ -240,6 +245,7 @@ def _check(check: Mapping[str, Any]) -> str:
         finding(item["status"], item["name"], f"{item['message']} {item['remedy']}") for item in check["findings"]
     )
     splits = check["statistics"]["splits"]
+    # Show the coherence at every measured distance; splits of short documents have fewer.
     longest = max((len(statistics["coherence"]) for statistics in splits.values()), default=0)
     table = splits_table(splits, range(1, longest + 1))
     about = note("cos +k: mean cosine of two chunks of a document at distance k.")
