@@ -1,4 +1,4 @@
-"""What train and eval do beyond the loop: reports of runs that ended early, faiss, files without documents."""
+"""train and eval beyond the loop: reports of runs that ended early, faiss, files without documents."""
 
 import sys
 from pathlib import Path
@@ -30,30 +30,38 @@ def test_a_run_that_the_sentinel_stops_leaves_a_report(recipe_file: str, tmp_pat
     with pytest.raises(StoppedError):
         nextvec.train(recipe_file, (STOP,), out=str(tmp_path / "run"), quiet=True)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    for words in (
+    for text in (
         "<p>stopped by the sentinel after epoch 2: ood cosine 0.",
         f"<li>To continue anyway: nextvec resume {tmp_path / 'run'} --force</li>",
-        "<h2>Diagnosis</h2>", "Unreachable gate", "The gate is red below ood cosine 0.99; the best baseline has",
-        "<h2>Training</h2>", "Cosine · Validation", "ridge", "Ring: the best epoch.",
-        "<h2>Gates and sentinel</h2>", "<b>epoch 1</b>", "<b>epoch 2</b>", "<h2>Data check</h2>",
-    ):  # fmt: skip
-        assert words in page, words
+        "<h2>Diagnosis</h2>",
+        "Unreachable gate",
+        "The gate is red below ood cosine 0.99; the best baseline has",
+        "<h2>Training</h2>",
+        "Cosine · Validation",
+        "ridge",
+        "Ring: the best epoch.",
+        "<h2>Gates and sentinel</h2>",
+        "<b>epoch 1</b>",
+        "<b>epoch 2</b>",
+        "<h2>Data check</h2>",
+    ):
+        assert text in page, text
     assert "whose weights were judged" not in page and "Success criteria" not in page
-    assert read_events(tmp_path / "run")[-1]["kind"] == "stopped", "the report is no event"
+    assert read_events(tmp_path / "run")[-1]["kind"] == "stopped", "writing the report adds no event"
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_that_is_not_finite_leaves_a_report(
     recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: int
 ):
-    """Also before there is any epoch to show."""
+    """Also if no epoch has ended."""
     clip, calls = training_step.clip_gradients, []
 
-    def spoilt(*words):
-        calls.append(clip(*words))
+    def clip_to_nan(*arguments):
+        calls.append(clip(*arguments))
         return calls[-1] * (torch.nan if len(calls) > 15 * (epoch - 1) else 1)
 
-    monkeypatch.setattr(training_step, "clip_gradients", spoilt)
+    monkeypatch.setattr(training_step, "clip_gradients", clip_to_nan)
     assert main(["train", recipe_file, "--out", str(tmp_path / "run"), "--quiet"]) == NotFiniteError.exit_code
     assert "the gradient is not finite" in capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -72,8 +80,8 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_ended(
 
 def test_a_model_is_evaluated_with_faiss(recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("faiss")
-    words = ("evaluation.retrieval=faiss", "training.epochs=1")
-    trained = nextvec.train(recipe_file, words, out=str(tmp_path / "run"), quiet=True).evaluation
+    overrides = ("evaluation.retrieval=faiss", "training.epochs=1")
+    trained = nextvec.train(recipe_file, overrides, out=str(tmp_path / "run"), quiet=True).evaluation
     note = "retrieval: ranks beyond 1,000 count as 1,001 (faiss)"
     assert note in trained.notes and note in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     exact = nextvec.eval(str(tmp_path / "run"), retrieval="exact", quiet=True)
@@ -85,7 +93,7 @@ def test_a_model_is_evaluated_with_faiss(recipe_file: str, tmp_path: Path, capsy
     assert note in capsys.readouterr().out
 
 
-def test_missing_faiss_is_told_before_anything_is_done(
+def test_missing_faiss_is_reported_before_the_run_starts(
     recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     nextvec.train(recipe_file, ("training.epochs=1",), out=str(tmp_path / "run"), quiet=True)
@@ -98,7 +106,7 @@ def test_missing_faiss_is_told_before_anything_is_done(
 
 
 def test_a_single_run_of_windows_without_documents_is_evaluated_in_blocks(recipe_file: str, tmp_path: Path):
-    """2,000 windows that nobody divided: an interval that says something, a note beside it, and groups as they were."""
+    """2,000 windows of unknown documents: a useful interval, a note on blocks, and unchanged groups for InfoNCE."""
     rng, vectors = np.random.default_rng(0), np.empty((2005, 16), np.float32)
     state = rng.normal(size=16)
     for row in vectors:
@@ -114,12 +122,12 @@ def test_a_single_run_of_windows_without_documents_is_evaluated_in_blocks(recipe
     cosine = evaluated.predictors["copy-last"].cosine
     assert cosine.low < cosine.value < cosine.high and 0.01 < cosine.high - cosine.low < 0.1
     assert evaluated.gain.low < evaluated.gain.value < evaluated.gain.high < evaluated.gain.low + 0.1
-    assert any("does not say which documents" in note and "blocks" in note for note in evaluation.notes)
-    assert len(evaluated.ablations) == 5 and all(fall.high - fall.low < 1 for fall in evaluated.ablations.values())
+    assert any("does not name the documents of its windows" in note and "blocks" in note for note in evaluation.notes)
+    assert len(evaluated.ablations) == 5 and all(drop.high - drop.low < 1 for drop in evaluated.ablations.values())
 
     data = DataRecipe(store=recipe_store(recipe_file), ood=str(tmp_path / "bare.npz"))
-    kept = open_dataset(data, quiet=True).windows(5, 5, torch.device("cpu"))["ood"].windows.groups
-    assert len(kept.unique()) == 1, "what InfoNCE's mask reads is no block"
+    dataset_groups = open_dataset(data, quiet=True).windows(5, 5, torch.device("cpu"))["ood"].windows.groups
+    assert len(dataset_groups.unique()) == 1, "InfoNCE masks by the groups of the file, not by blocks"
 
 
 def recipe_store(recipe_file: str) -> str:

@@ -72,7 +72,9 @@ def measure_ablations(predictor: Predictor, evaluated: WindowSet, resamples: int
 
     # Windows to which an ablation does not apply do not count.
     counts_AW = np.ones(drops_AW.shape, bool)
-    counts_AW[ABLATIONS.index("oldest removed")] = windows.available is None or (windows.available > 1).cpu().numpy()
+    counts_AW[ABLATIONS.index("oldest removed")] = (
+        windows.context > 1 if windows.available is None else (windows.available > 1).cpu().numpy()
+    )
     counts_AW[ABLATIONS.index("other document")] = foreign is not None
     return {
         name: paired_estimates(drops_W[None, counts_W], groups_W[counts_W], resamples, seed, bound=2)[0]
