@@ -1,4 +1,4 @@
-"""Baselines against their definitions, computed the slow way."""
+"""Baselines equal their definitions, computed one window at a time."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ WINDOWS, CONTEXT, DIMENSIONS = 400, 4, 8
 
 
 def windows(*, masked: bool = False, seed: int = 0, offset: float = 0.5) -> Batch:
-    """Documents of 10 windows whose next vector is the last one, turned a little, around a common mean."""
+    """Return documents of 10 windows whose target is the newest vector, slightly rotated, around a common mean."""
     generator = torch.Generator().manual_seed(seed)
     turn = torch.linalg.qr(torch.randn(DIMENSIONS, DIMENSIONS, generator=generator))[0]
     noise = torch.randn(WINDOWS, CONTEXT + 1, DIMENSIONS, generator=generator)
@@ -50,12 +50,12 @@ def mean_cosine(model: LatentModel, batch: Batch) -> float:
     return float((model.predict(batch.context_BSD, batch.mask_BS) * unit(batch.target_BD)).sum(dim=1).mean())
 
 
-def test_all_are_fitted_in_their_order() -> None:
+def test_all_baselines_are_fitted_in_order() -> None:
     assert tuple(fit(windows())) == BASELINES
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_simple_baselines_are_what_they_say(masked: bool) -> None:
+def test_simple_baselines_equal_their_definitions(masked: bool) -> None:
     batch = windows(masked=masked)
     fitted = fit(batch)
     decay = float(fitted["decayed-mean"].decay)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_simple_baselines_are_what_they_say(masked: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_decay_is_the_best_of_all_candidates(masked: bool) -> None:
+def test_the_fitted_decay_has_the_highest_mean_cosine(masked: bool) -> None:
     batch = windows(masked=masked)
     fitted = fit(*split(batch, 1, 150, 249))["decayed-mean"]
     cosines = []
@@ -90,7 +90,7 @@ def test_the_decay_is_the_best_of_all_candidates(masked: bool) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.37, 1.0])
-def test_a_decay_that_made_the_targets_is_found(decay: float) -> None:
+def test_the_fit_recovers_the_decay_that_generated_the_targets(decay: float) -> None:
     context_BSD = windows(offset=0.0).context_BSD
     ages = torch.arange(CONTEXT - 1, -1, -1)
     target_BD = unit((decay ** ages[:, None] * context_BSD).sum(dim=1))
@@ -98,7 +98,7 @@ def test_a_decay_that_made_the_targets_is_found(decay: float) -> None:
     assert float(fitted["decayed-mean"].decay) == pytest.approx(decay)  # type: ignore[arg-type]
 
 
-def test_learning_pays_where_there_is_something_to_learn() -> None:
+def test_fitted_baselines_beat_fixed_ones_on_learnable_targets() -> None:
     fitted, unseen = fit(windows()), windows()
     cosines = {name: mean_cosine(model, unseen) for name, model in fitted.items()}
     assert max(cosines, key=lambda name: cosines[name]) == "ridge"
@@ -107,26 +107,26 @@ def test_learning_pays_where_there_is_something_to_learn() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_how_windows_are_batched_changes_nothing(masked: bool) -> None:
+def test_the_batch_size_does_not_change_the_fit(masked: bool) -> None:
     batch = windows(masked=masked)
-    whole, parts = fit(batch), fit(*split(batch, 1, 7, 192, 200))
+    one_batch, four_batches = fit(batch), fit(*split(batch, 1, 7, 192, 200))
     for name in BASELINES:
         torch.testing.assert_close(
-            whole[name].predict(batch.context_BSD), parts[name].predict(batch.context_BSD), atol=5e-5, rtol=0
+            one_batch[name].predict(batch.context_BSD), four_batches[name].predict(batch.context_BSD), atol=5e-5, rtol=0
         )
 
 
-def test_a_mask_that_hides_nothing_changes_nothing() -> None:
+def test_a_mask_without_absent_vectors_equals_no_mask() -> None:
     batch = windows()
     masked = Batch(batch.context_BSD, batch.target_BD, batch.group_B, torch.ones(WINDOWS, CONTEXT, dtype=torch.bool))
-    one, other = fit(batch), fit(masked)
+    without_mask, with_mask = fit(batch), fit(masked)
     for name in BASELINES:
-        for key, tensor in one[name].state_dict().items():
-            torch.testing.assert_close(tensor, other[name].state_dict()[key], atol=1e-5, rtol=1e-4)
+        for key, tensor in without_mask[name].state_dict().items():
+            torch.testing.assert_close(tensor, with_mask[name].state_dict()[key], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_float_type_is_read(dtype: torch.dtype) -> None:
+def test_any_float_type_gives_float32_baselines(dtype: torch.dtype) -> None:
     batch = windows()
     typed = Batch(batch.context_BSD.to(dtype), batch.target_BD.to(dtype), batch.group_B, None)
     exact, fitted = fit(batch), fit(typed)
@@ -135,14 +135,14 @@ def test_any_float_type_is_read(dtype: torch.dtype) -> None:
         assert mean_cosine(fitted[name], batch) == pytest.approx(mean_cosine(exact[name], batch), abs=5e-3)
 
 
-def test_no_windows_is_an_error() -> None:
+def test_fitting_without_windows_fails() -> None:
     with pytest.raises(InputError, match="no training windows"):
         fit()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("where", ["context", "target"])
-def test_vectors_that_are_not_finite_are_an_error(bad: float, where: str) -> None:
+def test_fitting_nonfinite_vectors_fails(bad: float, where: str) -> None:
     batch = windows()
     (batch.context_BSD if where == "context" else batch.target_BD)[5, ..., 3] = bad
     with pytest.raises(InputError, match="NaN or infinity"):
@@ -150,13 +150,13 @@ def test_vectors_that_are_not_finite_are_an_error(bad: float, where: str) -> Non
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_vectors_that_are_all_the_same_give_finite_baselines(value: float) -> None:
+def test_identical_vectors_give_finite_baselines(value: float) -> None:
     context_BSD, target_BD = torch.full((50, CONTEXT, DIMENSIONS), value), torch.full((50, DIMENSIONS), value)
     for baseline in fit(Batch(context_BSD, target_BD, torch.arange(50), None)).values():
         assert torch.isfinite(baseline.predict(context_BSD)).all()
 
 
-def test_nothing_fitted_holds_a_graph_or_forbids_one() -> None:
+def test_gradients_flow_through_predictions_but_buffers_have_none() -> None:
     context_BSD = windows().context_BSD.requires_grad_()
     for name, baseline in fit(windows()).items():
         prediction = baseline.predict(context_BSD)

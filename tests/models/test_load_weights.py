@@ -1,6 +1,6 @@
-"""Checkpoints of the original trainer load, under its names and with its deviations, and predict what they did.
+"""Checkpoints of the original trainer load, also with other layer names, and give the same predictions.
 
-The references are written from the formulas, in plain tensor operations, and share no code with the models.
+The references implement the formulas in plain tensor operations and share no code with the models.
 """
 
 import math
@@ -37,9 +37,9 @@ def linear(state: State, name: str, x: Tensor) -> Tensor:
 
 
 def norm(state: State, name: str, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
+    centered = x - x.mean(-1, keepdim=True)
     return (
-        centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
+        centered / (centered.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
         + state[f"{name}.bias"]
     )
 
@@ -54,8 +54,8 @@ def amn_reference(state: State, context_BSD: Tensor) -> Tensor:
         base = sum(context_SD) / len(context_SD)
         query = linear(state, "query_encoder", base)
         scores = torch.stack([linear(state, "context_encoder", vector) @ query for vector in context_SD]) / 16
-        shares = scores.exp() / scores.exp().sum()
-        weighted = sum(share * vector for share, vector in zip(shares, context_SD, strict=True))
+        weights = scores.exp() / scores.exp().sum()
+        weighted = sum(weight * vector for weight, vector in zip(weights, context_SD, strict=True))
         hidden = norm(state, "residual_net.2", gelu(linear(state, "residual_net.0", torch.cat([base, weighted]))))
         hidden = norm(state, "residual_net.5", gelu(linear(state, "residual_net.3", hidden)))
         predictions.append(base + linear(state, "residual_net.6", hidden))
@@ -100,9 +100,9 @@ def attention(state: State, name: str, queries: Tensor, memory: Tensor) -> Tenso
     for step in range(len(queries)):
         heads = []
         for head in range(8):
-            part = slice(64 * head, 64 * head + 64)
-            shares = torch.softmax(k[: step + 1, part] @ q[step, part] / 8, dim=0)
-            heads.append(shares @ v[: step + 1, part])
+            columns = slice(64 * head, 64 * head + 64)
+            probabilities = torch.softmax(k[: step + 1, columns] @ q[step, columns] / 8, dim=0)
+            heads.append(probabilities @ v[: step + 1, columns])
         rows.append(torch.cat(heads))
     return linear(state, f"{name}.out_proj", torch.stack(rows))
 
@@ -134,7 +134,7 @@ REFERENCES: dict[str, Callable[[State, Tensor], Tensor]] = {
 
 
 def renamed(state: State, *changes: tuple[str, str]) -> State:
-    """The state with each name changed by the first pattern that it matches."""
+    """Return the state dict with each name changed by the first pattern that it matches."""
     names = {}
     for name in state:
         names[name] = next((re.sub(old, new, name) for old, new in changes if re.search(old, name)), name)
@@ -147,7 +147,7 @@ def wrapped(prefix: str) -> Callable[[State], State]:
 
 
 def dropout_layers(state: State) -> State:
-    """As if a Dropout stood behind each LayerNorm of AMN's residual_net, and each encoder were a Sequential."""
+    """Rename as if AMN's residual_net had a Dropout after each LayerNorm, and each encoder were a Sequential."""
     return renamed(
         state,
         (r"^(context|query)_encoder\.", r"\1_encoder.0."),
@@ -157,7 +157,7 @@ def dropout_layers(state: State) -> State:
     )
 
 
-def other_parts(state: State) -> State:
+def renamed_submodules(state: State) -> State:
     return renamed(state, (r"\.gru\.", ".rnn."), (r"\.norm\.", ".layer_norm."))
 
 
@@ -165,7 +165,7 @@ def without_positions(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name != "pos_encoder.pe"}
 
 
-def other_positions(rows: int) -> Callable[[State], State]:
+def resized_positions(rows: int) -> Callable[[State], State]:
     return lambda state: {**state, "pos_encoder.pe": sinusoids(0, rows)[None]}
 
 
@@ -173,16 +173,16 @@ DEVIATIONS: list[tuple[str, str, Callable[[State], State]]] = [
     *((kind, "none", lambda state: state) for kind in MODELS),
     *((kind, "data parallel and compiled", wrapped("module._orig_mod.")) for kind in MODELS),
     ("amn", "dropout layers", dropout_layers),
-    ("gru", "parts of blocks", other_parts),
+    ("gru", "renamed submodules", renamed_submodules),
     ("transformer", "no position table", without_positions),
-    ("transformer", "short position table", other_positions(7)),
-    ("transformer", "long position table", other_positions(512)),
+    ("transformer", "short position table", resized_positions(7)),
+    ("transformer", "long position table", resized_positions(512)),
     ("transformer", "head in a Sequential", lambda state: renamed(state, (r"^head\.", "head.net."))),
 ]
 
 
 @pytest.mark.parametrize(("kind", "deviation", "change"), DEVIATIONS, ids=[f"{k}-{d}" for k, d, _ in DEVIATIONS])
-def test_original_checkpoints_predict_what_they_did(
+def test_original_checkpoints_give_the_predictions_of_their_formulas(
     kind: str, deviation: str, change: Callable[[State], State]
 ) -> None:
     state = fresh(kind).state_dict()
@@ -201,20 +201,20 @@ def test_original_checkpoints_predict_what_they_did(
     assert model.config["dropout"] == 0.3
 
 
-def test_a_transformer_reads_contexts_beyond_its_table() -> None:
+def test_a_transformer_accepts_a_context_longer_than_its_position_table() -> None:
     model, long = fresh("transformer", 8), contexts(8, TABLE_LENGTH + 3)[:1]
     with torch.no_grad():
         torch.testing.assert_close(model(long), transformer_reference(model.state_dict(), long), atol=2e-5, rtol=1e-4)
 
 
-def test_shifted_layers_are_not_mistaken_where_shapes_coincide() -> None:
+def test_shifted_layers_are_matched_by_order_if_shapes_coincide() -> None:
     # At D = 256 the checkpoint's residual_net.6, a LayerNorm, has a bias of the same shape as the model's last layer.
     source, model = fresh("amn", 256), fresh("amn", 256, seed=1)
     load_weights(model, dropout_layers(source.state_dict()), strict=True)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in source.state_dict().items())
 
 
-def test_half_precision_weights_are_widened() -> None:
+def test_half_precision_weights_are_converted_to_float32() -> None:
     model, source = fresh("amn"), fresh("amn", seed=1)
     load_weights(model, {name: tensor.half() for name, tensor in source.state_dict().items()}, strict=True)
     for name, tensor in source.state_dict().items():
@@ -222,7 +222,7 @@ def test_half_precision_weights_are_widened() -> None:
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_a_warm_start_takes_what_fits_and_says_what_does_not() -> None:
+def test_a_warm_start_loads_matching_layers_and_reports_the_others() -> None:
     model, source = fresh("amn", 32), fresh("amn", 48, seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = load_weights(model, {**source.state_dict(), "extra.table": torch.zeros(3)})
@@ -233,12 +233,12 @@ def test_a_warm_start_takes_what_fits_and_says_what_does_not() -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name] if name in fitting else before[name])
     summary = report.summary()
-    assert summary.startswith("6 of 14 tensors loaded; 8 not in the checkpoint")
+    assert summary.startswith("6 of 14 tensors loaded; 8 missing in the checkpoint, unchanged in the model")
     assert "extra.table" in str(report.to_dict())
     assert "\n" not in summary
 
 
-def test_a_layer_is_loaded_whole_or_not_at_all() -> None:
+def test_an_incomplete_layer_is_skipped() -> None:
     model = fresh("amn")
     before = model.state_dict()["query_encoder.bias"].clone()
     report = load_weights(model, {"query_encoder.bias": torch.ones(256)})
@@ -246,7 +246,7 @@ def test_a_layer_is_loaded_whole_or_not_at_all() -> None:
     assert torch.equal(model.state_dict()["query_encoder.bias"], before)
 
 
-def test_layers_in_another_order_are_left_out() -> None:
+def test_layers_in_a_different_order_are_skipped() -> None:
     state = fresh("amn", seed=1).state_dict()
     moved = renamed(state, (r"^residual_net\.0\.", "residual_net.9."))
     moved = {**{k: v for k, v in moved.items() if "9" not in k}, **{k: v for k, v in moved.items() if "9" in k}}
@@ -258,7 +258,7 @@ def test_layers_in_another_order_are_left_out() -> None:
 
 
 def blocks(count: int) -> State:
-    """A GRU's weights with another number of blocks."""
+    """Return the weights of a GRU with `count` blocks."""
     state = fresh("gru", seed=1).state_dict()
     kept = {
         name: tensor for name, tensor in state.items() if int((re.findall(r"blocks\.(\d)", name) or ["0"])[0]) < count
@@ -268,27 +268,30 @@ def blocks(count: int) -> State:
     return kept
 
 
-def test_strict_loading_refuses_gaps_and_leftovers_and_changes_nothing() -> None:
-    for count, words in ((2, "it lacks blocks.2.gru.weight_ih_l0"), (5, "blocks.4.gru.weight_ih_l0, .* has no place")):
+def test_strict_loading_rejects_missing_and_unmatched_layers_and_leaves_the_model_unchanged() -> None:
+    for count, problem in (
+        (2, "it lacks blocks.2.gru.weight_ih_l0"),
+        (5, "the model has no blocks.4.gru.weight_ih_l0"),
+    ):
         model = fresh("gru")
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with pytest.raises(CheckpointError, match=words) as caught:
+        with pytest.raises(CheckpointError, match=problem) as caught:
             load_weights(model, blocks(count), strict=True)
         assert "\n" not in str(caught.value)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         assert len(load_weights(model, blocks(count)).loaded) == 4 + 6 * min(count, 4)
 
 
-def test_broken_weights_are_refused() -> None:
+def test_nonfinite_weights_and_values_that_are_not_tensors_are_rejected() -> None:
     state = fresh("amn").state_dict()
     state["query_encoder.bias"] = torch.full((256,), torch.nan)
-    with pytest.raises(CheckpointError, match=r"'query_encoder\.bias' holds NaN"):
+    with pytest.raises(CheckpointError, match=r"'query_encoder\.bias' contains NaN"):
         load_weights(fresh("amn"), state)
-    with pytest.raises(CheckpointError, match="'epoch', which is no tensor"):
+    with pytest.raises(CheckpointError, match="'epoch' is not a tensor"):
         load_weights(fresh("amn"), {"epoch": 3})  # type: ignore[dict-item]
 
 
-def test_an_empty_report_reads_well() -> None:
+def test_a_report_without_problems_is_one_short_clause() -> None:
     assert LoadReport(loaded=["a", "b"]).summary() == "2 of 2 tensors loaded"
 
 
@@ -301,31 +304,34 @@ def test_original_config_reads_dimensions_from_the_tensors(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "problem"),
     [
-        ({"model_type": None}, "lacks model_type"),
-        ({"model_state_dict": None}, "lacks model_type or model_state_dict"),
-        ({"model_type": "memory_gru"}, "'memory_gru' is not known"),
-        ({"model_type": "lstm"}, "says lstm, but lacks the layers lstm and output_proj"),
-        ({"model_config": {"d_model": 512}}, "has d_model 512; only 256"),
-        ({"model_state_dict": {"context_encoder.weight": torch.zeros(256, 8)}}, "lacks the layers"),
+        ({"model_type": None}, "model_type or model_state_dict is missing"),
+        ({"model_state_dict": None}, "model_type or model_state_dict is missing"),
+        ({"model_type": "memory_gru"}, "unknown model_type 'memory_gru'"),
+        ({"model_type": "lstm"}, "model_type is lstm, but the weights of lstm and output_proj are missing"),
+        ({"model_config": {"d_model": 512}}, "d_model of its amn is 512, but only 256 is supported"),
+        (
+            {"model_state_dict": {"context_encoder.weight": torch.zeros(256, 8)}},
+            "the weights of context_encoder and residual_net are missing",
+        ),
     ],
 )
-def test_original_config_names_what_it_cannot_read(change: dict[str, object], words: str) -> None:
+def test_original_config_names_the_unsupported_value(change: dict[str, object], problem: str) -> None:
     checkpoint = {"model_type": "amn", "model_config": {"d_model": 256}, "model_state_dict": fresh("amn").state_dict()}
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=problem) as caught:
         original_config(checkpoint | change)
     assert "\n" not in str(caught.value)
 
 
-def test_original_config_refuses_a_network_that_reads_more_than_it_predicts() -> None:
+def test_original_config_rejects_different_input_and_output_dimensions() -> None:
     state = fresh("gru").state_dict()
     state["input_proj.weight"] = torch.zeros(512, DIMENSIONS + 1)
-    with pytest.raises(CheckpointError, match="reads 33 numbers and predicts 32"):
+    with pytest.raises(CheckpointError, match="reads vectors of 33 numbers and predicts 32"):
         original_config({"model_type": "gru", "model_config": {}, "model_state_dict": state})
 
 
-def test_baselines_load_like_models() -> None:
+def test_baselines_load_their_buffers() -> None:
     source = model_from_config({"kind": "ridge", "dimensions": 4, "context": 3, "slots": 3})
     for buffer in source.buffers():
         buffer.uniform_()
@@ -333,5 +339,5 @@ def test_baselines_load_like_models() -> None:
     report = load_weights(model, source.state_dict(), strict=True)
     assert report.loaded == list(source.state_dict())
     assert torch.equal(model(contexts(4, 3)), source(contexts(4, 3)))
-    with pytest.raises(CheckpointError, match="does not fit a 4-D ridge: it lacks weight_KDD"):
+    with pytest.raises(CheckpointError, match="do not fit a 4-D ridge: it lacks weight_KDD"):
         load_weights(model, {}, strict=True)

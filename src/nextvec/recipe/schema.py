@@ -84,7 +84,7 @@ class ObjectiveRecipe(Section):
     mask_same_document: bool = True
     """Exclude targets of the same document from InfoNCE's negatives, because they are near duplicates."""
     loss_weighting: Literal["gradient_norm", "raw"] = "gradient_norm"
-    """gradient_norm: a weight is the term's share of the gradient norm at the prediction; raw: weighted sum."""
+    """gradient_norm: a weight is the term's gradient share at the prediction; raw: weighted sum."""
     query_negatives: Annotated[int, Field(ge=0)] = 16
     """Chunks of the window's own document added to the query's negatives, next to the batch's targets."""
     query_batch_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
