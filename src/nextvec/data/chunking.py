@@ -166,16 +166,12 @@ class RepeatFilter:
 
     def __init__(self) -> None:
         self._hashes: set[bytes] = set()
-        self.repeats = 0
-        """Number of texts that were not new."""
 
     def is_new(self, text: str) -> bool:
-        """Return whether `text` is seen for the first time; count it in `repeats` if it is not."""
+        """Return whether `text` is seen for the first time."""
         # "surrogatepass": text from a source may contain lone surrogates, which UTF-8 cannot encode.
         data = collapse_whitespace(text).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        if digest in self._hashes:
-            self.repeats += 1
-            return False
+        is_new = digest not in self._hashes
         self._hashes.add(digest)
-        return True
+        return is_new

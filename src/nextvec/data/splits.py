@@ -42,17 +42,18 @@ class SplitPlan:
             raise StoreError(
                 f"split fractions: val={self.val:g} and ood={self.ood:g} must be at least 0 and sum to less than 1."
             )
-        for name, val, ood in (
+        for name, val_rules, ood_rules in (
             ("documents", self.val_ids, self.ood_ids),
             ("sources", self.val_sources, self.ood_sources),
         ):
-            both = sorted(set(val) & set(ood))
-            if both:
+            if both := sorted(set(val_rules) & set(ood_rules)):
                 raise StoreError(f"splits: {name} {', '.join(both[:3])} are in both val and ood. Keep each in one.")
         for bounds in (self.val_range, self.ood_range):
             if bounds is not None and _key(bounds[0]) > _key(bounds[1]):
                 raise StoreError(f"split range {bounds[0]}..{bounds[1]}: is empty. Write the smaller id first.")
-        if self.val_range and self.ood_range and _overlap(self.val_range, self.ood_range):
+        # Two ranges overlap if one of them contains the first id of the other.
+        val, ood = self.val_range, self.ood_range
+        if val and ood and (_inside(val[0], ood) or _inside(ood[0], val)):
             raise StoreError("splits: the id ranges of val and ood overlap. Separate them.")
 
     def split_of(self, key: str, source: str) -> str:
@@ -117,7 +118,3 @@ def _key(text: str) -> tuple[int, int, str]:
 
 def _inside(document_id: str, bounds: tuple[str, str]) -> bool:
     return _key(bounds[0]) <= _key(document_id) <= _key(bounds[1])
-
-
-def _overlap(first: tuple[str, str], second: tuple[str, str]) -> bool:
-    return _key(first[0]) <= _key(second[1]) and _key(second[0]) <= _key(first[1])

@@ -70,7 +70,7 @@ class PrincipalCoordinates:
 
 def measure_moments(sample: Sample) -> Moments:
     """Return the moments of the usable rows; zero if there are none."""
-    rows_RD = sample.usable_vectors_RD
+    rows_RD = sample.vectors_RD if sample.usable_R.all() else sample.vectors_RD[sample.usable_R]
     count = max(len(rows_RD), 1)
     return Moments(rows_RD.sum(axis=0, dtype=np.float64) / count, rows_RD.T @ rows_RD / np.float32(count))
 

@@ -35,11 +35,6 @@ class Sample:
     """(R,) number, from 0, of the row's independent unit: one group of documents, or several."""
 
     @property
-    def usable_vectors_RD(self) -> NDArray[np.float32]:  # noqa: N802
-        """The usable rows."""
-        return self.vectors_RD if self.usable_R.all() else self.vectors_RD[self.usable_R]
-
-    @property
     def units(self) -> int:
         """Number of independent units."""
         return int(self.unit_R.max()) + 1 if len(self.unit_R) else 0

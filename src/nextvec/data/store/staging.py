@@ -172,7 +172,8 @@ def write_tables(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -
     # Pass 2: the texts, block by block. Both files are on disk before the journal records this stage.
     write_texts(folder, _blocks_of_texts(staged, min_chunks))
     for name in (DOCUMENTS, CHUNKS):
-        _flush(folder / name)
+        with writing(folder / name), (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
     return {
         "documents": len(rows),
         "chunks": int(rows_M.sum()),
@@ -224,8 +225,3 @@ def _require_splits(plan: SplitPlan, splits: list[str], sources: list[str]) -> N
                 f"split {split}: would be empty ({len(splits):,} documents: {counts}). "
                 "Provide more documents, or change the fractions, sources or ids of the splits."
             )
-
-
-def _flush(file: Path) -> None:
-    with writing(file), file.open("rb+") as handle:
-        os.fsync(handle.fileno())

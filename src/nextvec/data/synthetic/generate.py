@@ -174,19 +174,11 @@ class SyntheticSpec:
         )
 
     @property
-    def spec_hash(self) -> str:
-        """Hash of the spec, 16 hexadecimal digits."""
-        return _digest(dataclasses.asdict(self))
-
-    @property
     def space(self) -> Space:
         """The embedding space. Stores of one process share it, whatever their size and coherence."""
         process = (self.dimensions, self.topics, self.spectrum, self.forward, self.seed)
-        return Space(SYNTHETIC, _digest(process), self.dimensions)
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        revision = hashlib.sha256(json.dumps(process).encode()).hexdigest()[:16]
+        return Space(SYNTHETIC, revision, self.dimensions)
 
 
 _PRODUCTION = SyntheticSpec(15_192, 790_391, 726_014, dimensions=768, topics=64, ood_documents=150, ood_windows=7_140)
