@@ -52,6 +52,7 @@ class Directions:
 
     def project(self, gradient_BD: Tensor) -> Tensor:
         """Turn a gradient at u, which is overwritten, into the gradient at p."""
+        # (g − (g · u) u) / |p|, without the projection for a prediction that has no direction.
         along_B1 = (gradient_BD * self.unit_BD).sum(dim=1, keepdim=True) * self.has_direction_B[:, None]
         return gradient_BD.addcmul_(self.unit_BD, along_B1, value=-1).div_(self.length_B1)
 
@@ -121,6 +122,7 @@ def info_nce_gradient(
     unit_BD: Tensor, target_BD: Tensor, *, tau: float, group_B: Tensor | None, matmul_dtype: torch.dtype
 ) -> TermGradient:
     """Return `info_nce` and its gradient (P + Q − 2·1) t / (B·tau); P and Q are its softmax by rows and by columns."""
+    # Forward u·tᵀ and softmax, then backward through the product: two (B, B, D) matrix products in all.
     products_BB = ops.multiply(unit_BD, target_BD.T, matmul_dtype)
     value, products_gradient_BB = ops.symmetric_info_nce(products_BB, tau, group_B)
     gradient_BD = ops.multiply(products_gradient_BB, target_BD, matmul_dtype)
@@ -146,11 +148,13 @@ def batch_gradients(unit_BD: Tensor, target_BD: Tensor, terms: Container[str]) -
 
     gradients = {}
     if "moment" in terms:
+        # Differences of the moments: both are (D,), so that the gradient never becomes a (B, D) block.
         target_mean_D, target_variance_D = ops.moments(target_BD)
         mean_difference_D, variance_difference_D = mean_D - target_mean_D, variance_D - target_variance_D
         value, scale = mean_difference_D.square().sum() + variance_difference_D.square().sum(), 2 / len(unit_BD)
         gradients["moment"] = gradient(value, mean_difference_D * scale, variance_difference_D * (2 * scale))
     if "variance" in terms:
+        # Only dimensions below the floor have a gradient.
         floor = len(variance_D) ** -0.5
         deviation_D = standard_deviation(variance_D)
         is_below_D = (deviation_D < floor).to(deviation_D.dtype)

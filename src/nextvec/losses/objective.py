@@ -124,6 +124,7 @@ class Objective:
         reference = norms["mse"] * scale["mse"]
         factors: dict[str, Tensor] = {}
         for term, share in self.shares.items():
+            # A term that fades out is not amplified beyond MIN_GRADIENT_RATIO.
             norm = torch.maximum(norms[term], reference * (MIN_GRADIENT_RATIO / scale.get(term, 1.0)))
             factors[term] = reference / norm.clamp(min=_TINY) * share
         return factors
@@ -148,6 +149,7 @@ class Objective:
         The queries belong to the first Q of the B windows.
         """
         with torch.autocast(query_QD.device.type, enabled=False):
+            # The closed form gives the gradient at the unit-length query; project it to the raw query.
             directions = Directions.of(query_QD)
             target_BD, _ = ops.normalize(target_BD)
             loss, unit_gradient_QD = query_nce_gradient(
@@ -175,6 +177,7 @@ class Objective:
         With "raw" weighting it is Σ wᵢ·Lᵢ. With "gradient_norm" it is Σ sᵢ·Lᵢ, with 1 − cosine instead of MSE (D/2
         times as large) and the mean of InfoNCE's two directions instead of their sum.
         """
+        # Terms in the units that the weights multiply: raw values, or values of comparable scale.
         losses = {term: values[f"loss_{term}"] for term in self.weights}
         if self.loss_weighting == "raw":
             return reduce(add, [losses[term] * weight for term, weight in self.weights.items()])
@@ -191,6 +194,7 @@ class Objective:
         with torch.autocast(prediction_BD.device.type, enabled=False):
             unit_BD = F.normalize(prediction_BD, dim=1, eps=ops.MIN_LENGTH)
             target_BD = F.normalize(target_BD.float(), dim=1, eps=ops.MIN_LENGTH)
+            # MSE is always computed, because it is logged even without a weight.
             terms = {"mse": mse(unit_BD, target_BD)}
             if "info" in self.weights:
                 groups = group_B if self.mask_same_document else None

@@ -33,6 +33,7 @@ class AttentionMixture(ResidualModel):
     def __init__(self, dimensions: int, *, dropout: float = 0.1, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
         self.mixture = Mixture(dimensions, 2 * dimensions, DECAYS)
+        # The first hidden layer is a bottleneck: it reads five vectors, so its size decides the number of parameters.
         last_layer = nn.Linear(SECOND_HIDDEN, dimensions)
         self.residual_net = nn.Sequential(
             nn.Linear((len(DECAYS) + 1) * dimensions, FIRST_HIDDEN),
@@ -43,6 +44,7 @@ class AttentionMixture(ResidualModel):
             NormThenDropout(SECOND_HIDDEN, dropout),
             last_layer,
         )
+        # The correction starts at zero: a fresh network predicts the first weighted mean.
         if zero_start:
             zero_initialize(last_layer)
 

@@ -37,6 +37,7 @@ class LatentModel(nn.Module):
         super().__init__()
         assert dimensions > 0, dimensions
         self.dimensions = dimensions
+        # Baselines have no variant, so their configuration has none either.
         variant = {"variant": self.variant} if self.variant else {}
         self.config: dict[str, Any] = {"kind": self.name, **variant, "dimensions": dimensions, **options}
         """Plain values from which `model_from_config` creates a model of the same shape."""
@@ -51,6 +52,7 @@ class LatentModel(nn.Module):
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor:
         """Return the raw prediction (B, D), float32 or autocast's dtype; only its direction has a meaning."""
         assert context_BSD.shape[2] == self.dimensions, (tuple(context_BSD.shape), self.dimensions)
+        # Convert and mask the context here, unless the network reads the stored format with fused operations.
         if not (self.reads_stored_format and ops.reads_in_place(context_BSD)):
             context_BSD = read_context(context_BSD, mask_BS)
         return self._raw(context_BSD, mask_BS)
@@ -104,6 +106,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def matmul_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype of matrix products with this tensor: autocast's if it is enabled, else float32 at least."""
     kind = tensor.device.type
+    # Some device types have no autocast at all, and asking for its state would fail.
     autocasts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if autocasts else torch.promote_types(tensor.dtype, torch.float32)
 

@@ -75,6 +75,7 @@ class DecayedMean(LatentModel):
         self.register_buffer("decay", torch.tensor(1.0))
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        # Absent vectors are zero, so they add nothing to the sum; the length of the sum has no meaning.
         ages_S = torch.arange(context_BSD.shape[1] - 1, -1, -1, device=context_BSD.device)
         weights_S = self.decay**ages_S
         return (weights_S[:, None] * context_BSD).sum(dim=1)
@@ -110,6 +111,7 @@ def fit_baselines(
     decay_fit, ridge_fit = _DecayFit(context), RidgeFit(dimensions, context)
     device = torch.device("cpu")
     with torch.no_grad(), progress("fitting baselines", unit="windows", quiet=quiet) as task:
+        # One pass: every batch goes to both fits, and the batch is not kept.
         for batch in batches:
             assert batch.context_BSD.shape[1:] == (context, dimensions), tuple(batch.context_BSD.shape)
             device = batch.target_BD.device
@@ -119,6 +121,7 @@ def fit_baselines(
         if not task.done:
             raise InputError("no training windows to fit the baselines on. Add documents, or reduce data.context.")
         ridge, target_mean_D = ridge_fit.solve()
+    # Ridge has already averaged the targets, so train-mean takes that mean.
     train_mean = TrainMean(dimensions)
     train_mean.mean_D.copy_(target_mean_D)
     decayed_mean = DecayedMean(dimensions)

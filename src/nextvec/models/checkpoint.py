@@ -78,6 +78,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     also an epoch's file); `notice` then reports it. Raises DamagedCheckpointError if there is none, CheckpointError
     if the file is missing, of another format, or contains anything but tensors and plain values.
     """
+    # A run folder means its best model.
     path = Path(path)
     if path.is_dir():
         path = path / BEST_MODEL
@@ -85,6 +86,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return _read(path, checksums)
     except DamagedCheckpointError as error:
+        # Look for an intact file whose recorded checksum is the one that the damaged file should have.
         recorded = checksums.get(path.name, {}).get("sha256")
         for name in sorted(checksums):
             copy = path.with_name(name)
@@ -120,6 +122,7 @@ def _read(path: Path, checksums: Checksums) -> Checkpoint:
     if not path.is_file():
         error_type = DamagedCheckpointError if is_recorded else CheckpointError
         raise error_type(f"checkpoint {path}: no such file. Name a .pt file or a run folder")
+    # A recorded checksum covers the whole file. Foreign files have none: check the CRC of each archive member.
     if is_recorded and not intact_digest(path, checksums):
         raise DamagedCheckpointError(f"checkpoint {path}: the file is corrupted (SHA-256 mismatch)")
     try:
@@ -154,5 +157,6 @@ def _require_format(path: Path, values: Any) -> None:
         )
     if not isinstance(values, dict) or not isinstance(values.get("model_state_dict"), dict):
         raise CheckpointError(f"checkpoint {path}: it has no model_state_dict. Name a checkpoint, not bare weights")
+    # Only files that nextvec wrote must have a configuration; the original trainer's is optional.
     if "format" in values and not isinstance(values.get("model_config"), dict):
         raise CheckpointError(f"checkpoint {path}: the model's configuration is missing. Use another checkpoint")

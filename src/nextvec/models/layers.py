@@ -44,6 +44,7 @@ def combine(weights_BHS: Tensor, vectors_BSD: Tensor, present_BS: Tensor | None)
 class _Score(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads_BHD: Tensor, vectors_BSD: Tensor, present_BS: Tensor | None) -> Tensor:
+        # The gradient is returned in the heads' own format, which may be bfloat16.
         ctx.save_for_backward(vectors_BSD, present_BS)
         ctx.dtype = heads_BHD.dtype
         return ops.score(heads_BHD, vectors_BSD, present_BS)
@@ -61,6 +62,7 @@ class _Combine(torch.autograd.Function):
         ctx: Any, weights_BHS: Tensor, vectors_BSD: Tensor, present_BS: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(vectors_BSD, present_BS)
+        # An unused output gives None instead of a block of zeros.
         ctx.set_materialize_grads(False)
         return ops.combine(weights_BHS, vectors_BSD, present_BS, dtype=dtype)
 
@@ -88,6 +90,7 @@ def run_recurrent(module: nn.LSTM | nn.GRU, input_BSD: Tensor) -> Tensor:
         output_BSH: Tensor = module(input_BSD)[0]
         return output_BSH
     run_layer = _lstm_layer if isinstance(module, nn.LSTM) else _gru_layer
+    # Dropout applies between layers, as in torch: not before the first and not after the last.
     for layer in range(module.num_layers):
         if layer:
             input_BSD = F.dropout(input_BSD, module.dropout, module.training)
@@ -101,8 +104,10 @@ def _lstm_layer(input_BSD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih
     hidden_BH = cell_BH = input_gates_BSG.new_zeros(len(input_BSD), weight_hh.shape[1])
     outputs = []
     for input_gates_BG in input_gates_BSG.unbind(1):
+        # gates = W_ih x + W_hh h + biases, split in torch's order: input, forget, cell, output.
         gates_BG = input_gates_BG + F.linear(hidden_BH, weight_hh)
         input_gate_BH, forget_gate_BH, new_cell_BH, output_gate_BH = gates_BG.chunk(4, dim=1)
+        # c = σ(f) ∘ c + σ(i) ∘ tanh(g);  h = σ(o) ∘ tanh(c)
         cell_BH = forget_gate_BH.sigmoid() * cell_BH + input_gate_BH.sigmoid() * new_cell_BH.tanh()
         hidden_BH = output_gate_BH.sigmoid() * cell_BH.tanh()
         outputs.append(hidden_BH)
@@ -117,6 +122,7 @@ def _gru_layer(input_BSD: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih:
         # The reset gate applies to the state's part of the new state only, so both parts stay apart until then.
         input_reset_BH, input_update_BH, input_new_BH = input_gates_BG.chunk(3, dim=1)
         reset_BH, update_BH, new_BH = F.linear(hidden_BH, weight_hh, bias_hh).float().chunk(3, dim=1)
+        # z = σ(…);  n = tanh(W x + σ(r) ∘ (U h));  h = (1 − z) ∘ n + z ∘ h
         update_BH = (input_update_BH + update_BH).sigmoid()
         new_BH = (input_new_BH + (input_reset_BH + reset_BH).sigmoid() * new_BH).tanh()
         hidden_BH = (1 - update_BH) * new_BH + update_BH * hidden_BH

@@ -40,6 +40,7 @@ class LoadReport:
 
     def summary(self) -> str:
         """Return the counts and the first names of each list, in one sentence."""
+        # A resized table counts as loaded: the model reads its values.
         loaded = len(self.loaded) + len(self.resized)
         clauses = [f"{loaded} of {loaded + len(self.missing)} tensors loaded"]
         for label, names in (
@@ -68,11 +69,13 @@ def load_weights(model: LatentModel, state: Mapping[str, Tensor], *, strict: boo
     tables = {path: model_layers.pop(path) for path in table_paths}
     source_paths = _match_layers(source_layers, model_layers)
     report = LoadReport()
+    # Pair each model layer with its source layer; a layer without one keeps its values.
     copies: list[tuple[Tensor, Tensor]] = []
     for path, layer in model_layers.items():
         source = source_layers[source_paths[path]] if path in source_paths else {}
         (report.loaded if source else report.missing).extend(_full_names(path, layer))
         copies += [(layer[name], source[name]) for name in source]
+    # Tables of another length share their first rows.
     matched = set(source_paths.values())
     for path, layer in tables.items():
         for name, table in layer.items():
@@ -197,6 +200,7 @@ def original_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint: unknown model_type '{kind}'.{did_you_mean(kind, _ORIGINAL_SIZES)}")
     options = checkpoint.get("model_config")
     options = options if isinstance(options, Mapping) else {}
+    # The original trainer could build other sizes; only those of the runbook are supported.
     for option, size in _ORIGINAL_SIZES[kind].items():
         if options.get(option, size) != size:
             raise CheckpointError(

@@ -68,6 +68,7 @@ class Mixture(nn.Module):
         """Return the log-weight of each step, oldest first, (H, S)."""
         position_HS = self.position_HA[:, :length]
         if length > NUM_AGES:
+            # Beyond NUM_AGES, every vector has the weight of the last age.
             oldest_HS = position_HS[:, -1:].expand(-1, length - NUM_AGES)
             position_HS = torch.cat([position_HS, oldest_HS], dim=1)
         return position_HS.flip(1)
@@ -97,6 +98,7 @@ class QueryHead(nn.Module):
     def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.mixture = Mixture(dimensions, dimensions, QUERY_DECAYS)
+        # Start as 0.7 · nearly the newest vector + 0.3 · steep mean, without a correction.
         self.gain_HD = nn.Parameter(torch.tensor([0.7, 0.3, 0.0])[:, None].repeat(1, dimensions))
         self.metric = nn.Linear(dimensions, dimensions)
         nn.init.zeros_(self.metric.weight)
@@ -104,6 +106,7 @@ class QueryHead(nn.Module):
 
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return the raw query (B, D); values at masked positions are not read."""
+        # query = pooled + metric(pooled), with pooled = Σ_h gain_h ∘ mean_h; the newest vector steers the means.
         means_BHD = self.mixture(_newest_vector(context_BSD, mask_BS), context_BSD, mask_BS)
         pooled_BD = (means_BHD * self.gain_HD).sum(dim=1)
         query_BD: Tensor = pooled_BD + self.metric(pooled_BD)

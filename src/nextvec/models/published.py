@@ -58,6 +58,7 @@ class OriginalAttentionMixture(LatentModel):
             nn.init.zeros_(last_layer.bias)
 
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        # prediction = base + residual_net([base, weighted mean])
         base_BD = mean_of_present(context_BSD, mask_BS)
         weights_BS = self._attention(base_BD, context_BSD, mask_BS)
         weighted_BD = torch.einsum("bs,bsd->bd", weights_BS, context_BSD)

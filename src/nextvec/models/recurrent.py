@@ -65,6 +65,7 @@ class GatedRecurrent(_Recurrent):
     def __init__(self, dimensions: int, *, dropout: float = 0.2, zero_start: bool = True, query: bool = True) -> None:
         super().__init__(dimensions, dropout=dropout, zero_start=zero_start, query=query)
         self.input_proj = nn.Linear(dimensions, RECURRENT_HIDDEN)
+        # Each block adds its input to its output and normalizes the sum.
         self.blocks = nn.ModuleList([GRUBlock(dropout) for _ in range(GRU_BLOCKS)])
 
     def _trunk(self, scaled_BSD: Tensor) -> Tensor:

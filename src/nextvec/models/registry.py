@@ -66,6 +66,7 @@ def model_from_config(config: dict[str, Any]) -> LatentModel:
     kind, variant = options.pop("kind", None), options.pop("variant", "original")
     if not isinstance(kind, str) or not isinstance(options.get("dimensions"), int):
         raise CheckpointError("model configuration: kind or dimensions is missing. Use another checkpoint.")
+    # Both forms of a network share a name, so the variant selects the table.
     classes = {**(MODELS if variant == "residual" else ORIGINALS), **BASELINE_CLASSES}
     if kind not in classes:
         raise RecipeError(f"model configuration: unknown model '{kind}'.{did_you_mean(kind, classes)}")

@@ -42,6 +42,7 @@ class TransformerEncoder(ResidualModel):
     def _raw(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         # Elements of a vector of length √D are about 1; the position of a step is its age, 0 for the newest.
         input_BSH = self.input_proj(context_BSD * self.dimensions**0.5)
+        # Ages run from S − 1 (oldest) down to 0 (newest), so the rows of the table are reversed.
         length = context_BSD.shape[1]
         table_AH = self.sinusoids_AH if length <= TABLE_LENGTH else sinusoids(0, length)
         position_SH = table_AH[:length].flip(0).to(input_BSH)

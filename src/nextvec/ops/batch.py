@@ -45,6 +45,7 @@ def lengths(vectors_BKD: Tensor) -> Tensor:
         length_BK: Tensor = torch.linalg.vector_norm(vectors_BKD, dim=-1).clamp(min=MIN_LENGTH)
         return length_BK
     length_BK = torch.empty(vectors_BKD.shape[:-1])
+    # The C function computes lengths only if the address of the units is null.
     rows = vectors_BKD.flatten(0, -2)
     library.nextvec_normalize(None, length_BK.data_ptr(), StridedVectors.of(rows), MIN_LENGTH, *rows.shape)
     return length_BK
@@ -91,6 +92,7 @@ def multiply(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         return left @ right
     if left.is_cuda:
         return torch.mm(left.to(dtype), right.to(dtype), out_dtype=torch.float32)
+    # On the CPU, oneDNN can multiply float32 matrices in bf16; the setting is global, so restore it afterwards.
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
@@ -152,12 +154,14 @@ def mix(
 
     A block is overwritten with the result; None stands for zeros.
     """
+    # The order of the arguments in kernels.c.
     inputs = (by.block, by.shift_D, by.slope_D, units_BD, targets_BD, by.units_B, by.targets, length_B1)
     library = _float32_library(units_BD, *inputs)
     if library is not None:
         mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD
         library.nextvec_mix(*_addresses(mixed_BD, *inputs), *units_BD.shape)
         return mixed_BD
+    # The same sum with torch's operations, in place.
     mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD.mul_(by.block)
     mixed_BD += by.shift_D
     mixed_BD.addcmul_(units_BD, by.slope_D + by.units_B[:, None])

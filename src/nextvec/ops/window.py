@@ -34,6 +34,7 @@ def score(
     _check_shapes(heads_BHD.shape[0], heads_BHD.shape[2], vectors_BSD, present_BS)
     library = native_library(heads_BHD, vectors_BSD)
     (B, H, D), S = heads_BHD.shape, vectors_BSD.shape[1]
+    # Fallback: one batched matrix product.
     if library is None or not _fits_stack(H, D):
         if extra_BD is not None:
             heads_BHD = _at_least_float32(heads_BHD)
@@ -65,6 +66,7 @@ def combine(
     assert weights_BHS.shape[2] == vectors_BSD.shape[1], (weights_BHS.shape, vectors_BSD.shape)
     _check_shapes(weights_BHS.shape[0], vectors_BSD.shape[2], vectors_BSD, present_BS)
     library = native_library(weights_BHS, vectors_BSD)
+    # The C code reads float32 weights, and writes float32 or bfloat16 sums.
     has_native_format = weights_BHS.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16)
     (B, H, S), D = weights_BHS.shape, vectors_BSD.shape[2]
     if library is None or not has_native_format or not _fits_stack(S, D):
@@ -72,6 +74,7 @@ def combine(
         return sums_BHD if dtype == torch.float32 else sums_BHD.to(dtype), _at_least_float32(sums_BHD[:, 0])
     weights_BHS = weights_BHS.contiguous()
     present_BS = None if present_BS is None else present_BS.contiguous()
+    # The result is (B, H, D) in either memory layout.
     shape = (H, B, D) if heads_first else (B, H, D)
     sums_BHD = torch.empty(shape, dtype=dtype)
     if heads_first:
