@@ -8,16 +8,18 @@ Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the se
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
 
 import nextvec
 from nextvec.commands.usage import HelpFormatter, describe_usage_error
-from nextvec.commands.views import show
 from nextvec.core.formatting import Status
 from nextvec.core.process import prepare_process
 from nextvec.errors import InputError, Interrupted, NextvecError
@@ -62,6 +64,9 @@ GROUPS = {
 
 DEBUG = "NEXTVEC_DEBUG"
 """Environment variable that turns the one line of an error into a traceback."""
+
+PIPE_WIDTH = 100
+"""Columns of the output if it goes to a file or a pipe."""
 
 GLOBAL_OPTIONS = Group("Global options", sort_key=80)
 
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, arguments, _ = app.parse_args(words)
         result = command(*arguments.args, **arguments.kwargs)
         if result is not None:  # --help and --version print their text themselves
-            show(result, as_json=as_json)
+            _show(result, as_json=as_json)
         return _exit_code(result)
 
     try:
@@ -139,6 +144,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         return _fail(f"internal error, please report it ({DEBUG}=1 shows where): {type(error).__name__}: {reason}", 1)
+
+
+def _show(result: Any, *, as_json: bool) -> None:
+    """Print a result on standard output, for people or as one JSON object."""
+    if as_json:
+        values = str(result) if isinstance(result, Path) else result.to_dict()
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+    elif isinstance(result, Path):
+        sys.stdout.write(f"{result}\n")
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=PIPE_WIDTH)
+        console.print(result, crop=False)  # a long path stays on one line
 
 
 def _exit_code(result: Any) -> int:

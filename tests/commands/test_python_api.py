@@ -10,9 +10,10 @@ import pytest
 import tomli_w
 
 import nextvec
+from nextvec.core.overrides import override_lines
 from nextvec.data.store import Store
 from nextvec.errors import RecipeError
-from nextvec.recipe import Recipe, load_recipe, override_lines
+from nextvec.recipe import Recipe, load_recipe
 
 AS = pytest.mark.parametrize("as_path", [str, Path], ids=["str", "Path"])
 AsPath = Callable[[Any], Any]

@@ -50,7 +50,7 @@ def test_the_best_on_val_wins_and_its_recipe_trains(recipe: str, tmp_path: Path)
     again = train(str(best), out=str(tmp_path / "again"), quiet=True)
     history = [event for event in read_events(again.path) if event["kind"] == "epoch"]
     assert max(record["val_gain"] for record in history) == gains[0]
-    assert result.ood.startswith("ood gain of the best: ") and result.lines[-1] == result.ood
+    assert result.ood.startswith("ood gain of the best: ") and result.view().blocks[-1].text == result.ood
     assert json.loads(json.dumps(result.to_dict()))["trials"][0]["val_gain"] == gains[0]
 
 

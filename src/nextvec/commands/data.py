@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import Data, Device, File, Folder, Names, Paths, command
+from nextvec.data.chunking import Chunker
+from nextvec.data.documents import Columns
+from nextvec.data.splits import SplitPlan
 from nextvec.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -73,8 +77,6 @@ def data_build(
         precision: Precision of its matrix products.
         quiet: Show no progress.
     """
-    from nextvec.data.chunking import Chunker
-    from nextvec.data.splits import SplitPlan
     from nextvec.data.store.build import BuildConfig, build_store
 
     plan = SplitPlan(
@@ -209,8 +211,6 @@ def data_synth(
         ood_coherence: The same as coherence, for ood documents.
         quiet: Show no progress.
     """
-    from dataclasses import replace
-
     from nextvec.data.synthetic.generate import PRESETS, scaled, synthesize
 
     if preset not in PRESETS:
@@ -253,15 +253,17 @@ def data_check(
         deep: Also compare every file with its checksum.
         quiet: Show no progress.
     """
-    from dataclasses import replace
+    from nextvec.data.dataset import check_data
 
-    from nextvec.data.dataset import open_dataset, verify_data
-    from nextvec.recipe import DataRecipe
-
-    data = DataRecipe(store=str(store), ood=str(ood_data), context=context, min_context=min_context)
-    verified = verify_data(data) if deep else ()
-    report = open_dataset(data, quiet=quiet).check(data.context, data.least_context, str(encoder))
-    return replace(report, findings=(*verified, *report.findings))
+    return check_data(
+        str(store),
+        str(ood_data),
+        context=context,
+        min_context=min_context,
+        encoder=str(encoder),
+        deep=deep,
+        quiet=quiet,
+    )
 
 
 def _read_ids(path: str | Path) -> frozenset[str]:
@@ -277,12 +279,8 @@ def _read_ids(path: str | Path) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip())
 
 
-def _columns(assignments: Sequence[str]) -> Any:
+def _columns(assignments: Sequence[str]) -> Columns:
     """Return the `Columns` that ``field=name`` assignments describe."""
-    from dataclasses import fields
-
-    from nextvec.data.documents import Columns
-
     known = {field.name for field in fields(Columns)}
     names: dict[str, str] = {}
     for assignment in assignments:

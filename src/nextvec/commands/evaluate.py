@@ -59,10 +59,9 @@ def diagnose(run: Run) -> Diagnoses:
     Args:
         run: Folder of the run, finished or not.
     """
-    from nextvec.guards.diagnosis import diagnose as diagnose_case
-    from nextvec.reports.run_summary import case_of
+    from nextvec.reports.run_summary import diagnose_run
 
-    return diagnose_case(case_of(Path(run)))
+    return diagnose_run(Path(run))
 
 
 @command

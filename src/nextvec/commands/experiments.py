@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, command
+from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
     from nextvec.experiments.single_run import TrainedRun
@@ -38,7 +39,6 @@ def suite(
         quiet: Show no progress.
     """
     from nextvec.experiments.suite import run_suite
-    from nextvec.recipe import override_lines
 
     return run_suite(
         tuple(map(str, recipes)),
@@ -74,7 +74,6 @@ def sweep(
         quiet: Show no progress.
     """
     from nextvec.experiments.sweep import run_sweep
-    from nextvec.recipe import override_lines
 
     return run_sweep(recipe, override_lines(overrides), space=tuple(space), trials=trials, out=str(out), quiet=quiet)
 
@@ -103,6 +102,5 @@ def rehearse(
         quiet: Show no progress.
     """
     from nextvec.experiments.rehearsal import run_rehearsal
-    from nextvec.recipe import override_lines
 
     return run_rehearsal(recipe, override_lines(overrides), scale=scale, out=str(out), force=force, quiet=quiet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from nextvec.recipe import Overrides as Overrides
+    from nextvec.core.overrides import Overrides as Overrides
     from nextvec.recipe import RecipeLike as RecipeLike
 
     Names = Sequence[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import Data, Device, File, Folder, Overrides, RecipeLike, Run, command
+from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
     from nextvec.experiments.single_run import TrainedRun
@@ -49,7 +49,7 @@ class TrainerFlags:
     def overrides(self) -> tuple[str, ...]:
         """Return the flags that are set, as overrides of a recipe."""
         values = {field: getattr(self, flag) for flag, field in _FIELD_OF_FLAG.items()}
-        return tuple(f"{field}={_as_toml(value)}" for field, value in values.items() if value is not None)
+        return override_lines({field: value for field, value in values.items() if value is not None})
 
 
 _FIELD_OF_FLAG = {
@@ -71,11 +71,6 @@ _FIELD_OF_FLAG = {
 NO_FLAGS = TrainerFlags()
 
 
-def _as_toml(value: str | Path | float) -> str:
-    """Return a value as TOML. Text is quoted, so that a path is never read as a number."""
-    return repr(value) if isinstance(value, int | float) else json.dumps(str(value))
-
-
 @command
 def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bool = False) -> TrainedRun:
     """Run the full pipeline on text that is already installed: the docstrings of Python packages.
@@ -89,18 +84,9 @@ def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bo
         out: Folder for the store and the runs. An existing store is used again.
         quiet: Show no progress.
     """
-    from nextvec.data.splits import SplitPlan
-    from nextvec.data.store import MANIFEST
-    from nextvec.data.store.build import BuildConfig, build_store
-    from nextvec.experiments.single_run import new_folder, train_recipe
-    from nextvec.recipe import override_lines
+    from nextvec.experiments.demo import run_demo
 
-    store = Path(out) / "store"
-    if not (store / MANIFEST).is_file():
-        plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
-        build_store(BuildConfig(("builtin:python-docs",), split=plan, min_chunks=8), store, quiet=quiet)
-    changes = (f"data.store={_as_toml(store)}", *override_lines(overrides))
-    return train_recipe("demo", changes, out=str(new_folder(Path(out) / "runs", "demo")), quiet=quiet)
+    return run_demo(Path(out), override_lines(overrides), quiet=quiet)
 
 
 @command
@@ -126,7 +112,6 @@ def train(
         quiet: Show no progress.
     """
     from nextvec.experiments.single_run import train_recipe
-    from nextvec.recipe import override_lines
 
     changes = (*override_lines(overrides), *flags.overrides())
     return train_recipe(recipe, changes, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)

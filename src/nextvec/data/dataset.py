@@ -136,6 +136,23 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
+def check_data(
+    store: str,
+    ood: str = "",
+    *,
+    context: int = 5,
+    min_context: int | None = None,
+    encoder: str = "",
+    deep: bool = False,
+    quiet: bool = False,
+) -> CheckReport:
+    """Check a store, or an .npz file of windows, before training. `deep` also compares every file with its checksum."""
+    data = DataRecipe(store=store, ood=ood, context=context, min_context=min_context)
+    verified = verify_data(data) if deep else ()
+    report = open_dataset(data, quiet=quiet).check(context, data.least_context, encoder)
+    return replace(report, findings=(*verified, *report.findings))
+
+
 def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:
     """Open a store, or an .npz file of windows, which is imported as `split` unless it was imported before."""
     path = Path(name)

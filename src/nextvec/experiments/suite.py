@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nextvec.core.display import Displayable
 from nextvec.core.run_paths import RECIPE_FILE
+from nextvec.core.table import Line, View
 from nextvec.errors import CheckpointError, InputError, Interrupted, NotFiniteError, StoppedError
 from nextvec.experiments.suite_state import (
     COMPARISON,
@@ -26,7 +28,7 @@ from nextvec.experiments.suite_state import (
 
 
 @dataclass(frozen=True)
-class SuiteResult:
+class SuiteResult(Displayable):
     """Where a suite stands when it ends."""
 
     path: Path
@@ -47,6 +49,10 @@ class SuiteResult:
         lines = [f"suite {self.path}", *(f"  {step.line}" for step in self.steps)]
         compared = self.steps[-1].state == "complete"
         return [*lines, f"comparison: {self.path / COMPARISON}"] if compared else lines
+
+    def view(self) -> View:
+        """Return the checklist as lines."""
+        return View(tuple(Line(line, style="path") for line in self.lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""

@@ -15,8 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nextvec.core.display import Displayable
 from nextvec.core.files import make_folder, write_json, write_text
+from nextvec.core.formatting import format_number
 from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE, RESUME_STATE
+from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError, Interrupted, MissingExtraError, NextvecError, NotFiniteError, StoppedError
 
 if TYPE_CHECKING:
@@ -49,15 +52,15 @@ class Trial:
     """Why it was pruned."""
 
     @property
-    def line(self) -> str:
-        """The trial in one line."""
-        gain = "     –" if self.val_gain is None else f"{self.val_gain:+.4f}"
+    def row(self) -> Row:
+        """The trial as a table row: number, state, gain on val, values and why it was pruned."""
         values = " ".join(f"{field}={value}" for field, value in self.values.items())
-        return f"{self.number:4d}  {self.state:8}  {gain}  {values}" + (f"  ({self.reason})" if self.reason else "")
+        gain = Cell(format_number(self.val_gain, "+.4f"), self.val_gain)
+        return Row((Cell(str(self.number), self.number), Cell(self.state), gain, Cell(values), Cell(self.reason)))
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Displayable):
     """Where a sweep stands when it ends."""
 
     path: Path
@@ -66,20 +69,17 @@ class SweepResult:
     ood: str
     """What the winner reaches on ood, looked at once, after it was chosen."""
 
-    @property
-    def lines(self) -> list[str]:
-        """A line for each trial, and where the best recipe lies."""
-        lines = [
-            f"sweep {self.path}, chosen on val",
-            "   #  state     val gain",
-            *(trial.line for trial in self.trials),
-        ]
+    def view(self) -> View:
+        """Return one row per trial, and the file of the best recipe."""
+        columns = (
+            *(Column("trial"), Column("state", "left"), Column("val gain")),
+            *(Column("values", "left", "fold"), Column("pruned because", "left", "fold")),
+        )
+        table = Table(f"sweep {self.path}, sorted by val gain", columns, tuple(trial.row for trial in self.trials))
+        lines = [Line(self.ood)] if self.ood else []
         if self.trials and self.trials[0].state == "complete":
-            lines += [
-                f"best: trial {self.trials[0].number}, {self.path / BEST_RECIPE}",
-                *([self.ood] if self.ood else []),
-            ]
-        return lines
+            lines.insert(0, Line(f"best: trial {self.trials[0].number}, {self.path / BEST_RECIPE}", style="path"))
+        return View((table, *lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""

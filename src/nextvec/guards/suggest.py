@@ -12,6 +12,8 @@ from typing import Any
 
 import tomli_w
 
+from nextvec.core.display import Displayable
+from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 from nextvec.guards.gates import BaselineCosines
 
 VAL_STEPS = {3: (-0.2, -0.4), 6: (-0.1, -0.2), 10: (-0.05, -0.15), 20: (0.0, -0.1), 30: (0.0, -0.05)}
@@ -21,7 +23,7 @@ OOD_STEPS = {3: (-0.2, -0.5), 6: (-0.15, -0.4), 10: (-0.1, -0.4), 20: (0.0, -0.3
 
 
 @dataclass(frozen=True)
-class GateSuggestion:
+class GateSuggestion(Displayable):
     """Suggested gates, and the baselines that they are based on."""
 
     data: str
@@ -43,6 +45,25 @@ class GateSuggestion:
             lines.append(f"\n# green from {split}_cosine {green:.4f}, red below {red:.4f}")
             lines.append("[[gates]]\n" + tomli_w.dumps(gate).strip())
         return "\n".join(lines) + "\n"
+
+    def __rich__(self) -> View:
+        """Return the recipe text, so that a terminal's output can be copied or redirected into a recipe."""
+        return View((Line(self.toml, style="path"),))  # no line of TOML is broken
+
+    def view(self) -> View:
+        """Return one row per gate."""
+        columns = (*columns_of("metric", "epoch", "green from", "red below"), Column("action", "left"))
+        rows = [
+            Row(
+                (
+                    Cell(gate["metric"]),
+                    *(Cell(f"{gate[name]:g}", gate[name]) for name in ("epoch", "green", "red")),
+                    Cell(gate["action"]),
+                )
+            )
+            for gate in self.gates
+        ]
+        return View((Table(f"Gates suggested for {self.data}", columns, tuple(rows)),))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for --json."""

@@ -1,14 +1,12 @@
 """The recipe: one TOML file that fully describes a run."""
 
 from nextvec.recipe.load import (
-    Overrides,
     Recipe,
     RecipeLike,
     find_recipe,
     known_recipes,
     load_recipe,
     make_recipe,
-    override_lines,
     recipe_folders,
 )
 from nextvec.recipe.schema import (
@@ -28,7 +26,6 @@ __all__ = [
     "GateRecipe",
     "ModelRecipe",
     "ObjectiveRecipe",
-    "Overrides",
     "Recipe",
     "RecipeLike",
     "RuntimeRecipe",
@@ -38,6 +35,5 @@ __all__ = [
     "known_recipes",
     "load_recipe",
     "make_recipe",
-    "override_lines",
     "recipe_folders",
 ]

@@ -7,25 +7,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
-from nextvec.recipe.load import Overrides, Recipe, RecipeLike, known_recipes, load_recipe
+from nextvec.core.display import Displayable
+from nextvec.core.formatting import ABSENT
+from nextvec.core.overrides import Overrides
+from nextvec.core.table import Column, Table, View, text_row
+from nextvec.recipe.load import Recipe, RecipeLike, known_recipes, load_recipe
 
 
 @dataclass(frozen=True)
-class RecipeList:
+class RecipeList(Displayable):
     """Recipes by name, with their descriptions."""
 
     descriptions: Mapping[str, str]
 
-    def __rich__(self) -> Table:
+    def view(self) -> View:
         """Return one row per recipe."""
-        table = Table("recipe", "description", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for name, description in self.descriptions.items():
-            table.add_row(Text(name), Text(description))
-        return table
+        columns = (Column("recipe", "left", "fold"), Column("description", "left", "fold"))
+        return View((Table("", columns, tuple(map(text_row, self.descriptions.items()))),))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for --json."""
@@ -42,19 +41,21 @@ class Field:
 
 
 @dataclass(frozen=True)
-class RecipeDescription:
+class RecipeDescription(Displayable):
     """A recipe with every value resolved."""
 
     recipe: Recipe
     fields: tuple[Field, ...]
 
-    def __rich__(self) -> Table:
+    def view(self) -> View:
         """Return one row per field."""
-        table = Table("field", "value", "meaning", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        # A field's name is never divided; values and meanings may take several lines.
+        columns = (Column("field", "left"), Column("value", "left", "fold"), Column("meaning", "left", "fold"))
+        rows = []
         for field in self.fields:
-            shown = "–" if field.value in (None, "", ()) else str(field.value)
-            table.add_row(Text(field.name, no_wrap=True), Text(shown), Text(field.meaning))
-        return table
+            text = ABSENT if field.value in (None, "", ()) else str(field.value)
+            rows.append(text_row((field.name, text, field.meaning)))
+        return View((Table("", columns, tuple(rows)),))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for --json."""

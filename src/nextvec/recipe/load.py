@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeAlias
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from nextvec.core.overrides import Overrides, override_lines
 from nextvec.errors import RecipeError, did_you_mean
 from nextvec.recipe.schema import (
     DataRecipe,
@@ -68,9 +69,6 @@ class Recipe(Section):
 RecipeLike: TypeAlias = Recipe | Mapping[str, Any] | str | Path
 """A recipe, its values as a dict, the path of a TOML file, or the name of a recipe that comes with nextvec."""
 
-Overrides: TypeAlias = Mapping[str, Any] | Sequence[str]
-"""Changes to a recipe: ``{"training.epochs": 3}`` or ``["training.epochs=3"]``."""
-
 
 def recipe_folders() -> tuple[Path, ...]:
     """Return the folders in which recipes are found by name."""
@@ -117,25 +115,6 @@ def load_recipe(recipe: RecipeLike, overrides: Overrides = ()) -> Recipe:
     values = _read(path, ())
     values.setdefault("name", path.stem)
     return make_recipe(values, changes, where=f"recipe {path}")
-
-
-def override_lines(overrides: Overrides) -> tuple[str, ...]:
-    """Return overrides as lines ``section.field=value``.
-
-    A dict may be flat, ``{"training.epochs": 3}``, or nested, ``{"training": {"epochs": 3}}``.
-    """
-    if isinstance(overrides, str):
-        return (overrides,)
-    if not isinstance(overrides, Mapping):
-        return tuple(overrides)
-    lines: list[str] = []
-    for name, value in overrides.items():
-        if isinstance(value, Mapping):
-            lines += override_lines({f"{name}.{field}": inner for field, inner in value.items()})
-        else:
-            text = tomli_w.dumps({"value": str(value) if isinstance(value, Path) else value})
-            lines.append(f"{name}={text.partition('=')[2].strip()}")
-    return tuple(lines)
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:

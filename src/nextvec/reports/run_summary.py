@@ -12,7 +12,8 @@ from nextvec.core.events import Event, read_events
 from nextvec.core.run_paths import EVALUATION_FILE
 from nextvec.errors import InputError
 from nextvec.evaluation.results import Evaluation
-from nextvec.guards.diagnosis.case import Case
+from nextvec.guards.diagnosis import diagnose
+from nextvec.guards.diagnosis.case import Case, Diagnoses
 from nextvec.guards.gates import BaselineCosines
 from nextvec.recipe import make_recipe
 
@@ -98,6 +99,11 @@ def case_of(path: Path) -> Case:
     check = next((event for event in events if event["kind"] == "checked"), {})
     recipe = make_recipe(facts.recipe, where=f"run {path}: the recipe in its event log")
     return Case(recipe, history, baselines, facts.evaluation, check, events)
+
+
+def diagnose_run(path: Path) -> Diagnoses:
+    """Return the diagnoses of a run folder. Raises InputError as `read_run` does."""
+    return diagnose(case_of(path))
 
 
 def _state(path: Path, events: Sequence[Event], evaluation: Evaluation | None) -> str:

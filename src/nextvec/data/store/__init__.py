@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.core.display import Displayable
 from nextvec.core.files import json_text, sha256_of
+from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
 from nextvec.errors import StoreError, one_line
@@ -58,7 +60,7 @@ class DocumentTable:
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Displayable):
     """An open store."""
 
     path: Path
@@ -114,20 +116,31 @@ class Store:
         column = _parquet().read_table(self.path / CHUNKS, columns=["text"])["text"]
         return [str(column[int(row)]) for row in rows]
 
-    def summary(self) -> Iterator[str]:
-        """Yield the lines that describe the store: size, splits, counts and notices."""
+    def view(self) -> View:
+        """Return the size, the splits, the counts and the notices."""
         documents = self.documents
-        yield f"store {self.path}: {len(self.vectors):,} vectors of {len(documents):,} documents, {self.space}"
+        title = f"store {self.path}: {len(self.vectors):,} vectors of {len(documents):,} documents, {self.space}"
+        rows = []
         for number, split in enumerate(SPLITS):
             is_split = documents.splits == number
             if is_split.any():
-                sources = ", ".join(sorted(set(np.array(documents.sources)[is_split].tolist()))[:5])
-                rows = int(documents.rows[is_split].sum())
-                yield f"  {split:5} {int(is_split.sum()):>8,} documents {rows:>10,} vectors  from {sources}"
+                sources = sorted({source for source, inside in zip(documents.sources, is_split, strict=True) if inside})
+                sizes = int(is_split.sum()), int(documents.rows[is_split].sum())
+                cells = (Cell(split), *(Cell(f"{size:,}", size) for size in sizes), Cell(", ".join(sources[:5])))
+                rows.append(Row(cells))
+        columns = (*columns_of("split", "documents", "vectors"), Column("sources", "left", "fold"))
         counts = {name: value for name, value in self.manifest["counts"].items() if isinstance(value, int) and value}
-        yield "  counts: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items())
-        for notice in self.manifest.get("notices", ()):
-            yield f"  note: {notice}"
+        return View(
+            (
+                Line(title, style="path"),
+                Table("", columns, tuple(rows)),
+                Line(
+                    "counts: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items()),
+                    style="path",
+                ),
+                *(Line(f"note: {notice}", style="path") for notice in self.manifest.get("notices", ())),
+            )
+        )
 
 
 class ChunkTexts:

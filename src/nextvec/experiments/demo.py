@@ -1,0 +1,22 @@
+"""The demo: the full pipeline on text that is already installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nextvec.core.overrides import override_lines
+from nextvec.data.splits import SplitPlan
+from nextvec.data.store import MANIFEST
+from nextvec.data.store.build import BuildConfig, build_store
+from nextvec.experiments.single_run import TrainedRun, new_folder, train_recipe
+
+
+def run_demo(folder: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False) -> TrainedRun:
+    """Build a store from the docstrings of Python packages if there is none, and train the recipe `demo` on it."""
+    store = folder / "store"
+    if not (store / MANIFEST).is_file():
+        # The standard library is the ood source: other authors, and other subjects than numerical computing.
+        plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
+        build_store(BuildConfig(("builtin:python-docs",), split=plan, min_chunks=8), store, quiet=quiet)
+    changes = (*override_lines({"data.store": store}), *overrides)
+    return train_recipe("demo", changes, out=str(new_folder(folder / "runs", "demo")), quiet=quiet)

@@ -1,0 +1,38 @@
+"""Serving the web page from the command line: which runs it shows, and the address it prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nextvec.monitor.discovery import RUN_FOLDERS, find_runs, list_runs
+from nextvec.monitor.web import app
+from nextvec.monitor.web.auth import is_loopback
+
+
+def serve_runs(runs: Sequence[str], host: str, port: int, *, refresh_seconds: float) -> None:
+    """Serve the page of some runs, or of all runs of the working directory, until Ctrl-C."""
+    # A folder that contains runs is listed again and again, so that new runs appear; a single run is followed.
+    folders = [Path(run) for run in runs if next(list_runs([run]), None) is not None]
+    if not runs:
+        folders = [Path(folder) for folder in RUN_FOLDERS]
+    single = [run for run in runs if Path(run) not in folders]
+    followed = find_runs(single) if single else []
+    socket = app.bind(host, port)
+    bound_port = socket.getsockname()[1]
+    if port and bound_port != port:
+        _report(f"port {port} is in use; using {bound_port}")
+    token = app.token_for(host)
+    if not is_loopback(host):
+        _report(f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.")
+    _report(f"watching at {app.address_of(host, bound_port, token)}  (Ctrl-C to stop)")
+    with suppress(KeyboardInterrupt):
+        app.serve_page(followed, folders, socket, host, token, refresh_seconds=refresh_seconds)
+
+
+def _report(line: str) -> None:
+    """Print a line on standard error at once, because serving the page blocks."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
