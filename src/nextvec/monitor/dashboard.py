@@ -23,7 +23,7 @@ from nextvec.core.formatting import COLORS, SYMBOLS, Status, format_number, form
 from nextvec.core.table import rich_code
 from nextvec.monitor.gates import GateVerdict, UpcomingGate
 from nextvec.monitor.state import RunState
-from nextvec.monitor.text import bar, bounds, run_name, sparkline, status_text
+from nextvec.monitor.text import bar, bounds, rate_texts, run_name, sparkline, status_text
 
 WIDTH = 100
 """Maximum width in columns: wider lines are hard to read."""
@@ -159,13 +159,8 @@ def _progress(state: RunState) -> Iterator[Text]:
         no_wrap=True,
         overflow="ellipsis",
     )
-    rates = [
-        "" if progress.learning_rate is None else f"learning rate {progress.learning_rate:.3g}",
-        "" if progress.windows_per_second is None else f"{progress.windows_per_second:,.0f} windows/s",
-        "" if progress.memory_mb is None else f"memory {progress.memory_mb:,.0f} MB",
-    ]
-    if any(rates):
-        yield Text(" " * (LABEL + 2) + " · ".join(filter(None, rates)), style="dim")
+    if rates := list(rate_texts(progress)):
+        yield Text(" " * (LABEL + 2) + " · ".join(rates), style="dim")
 
 
 def _one_line(text: str, style: str = "") -> Text:

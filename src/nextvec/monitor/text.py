@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from nextvec.core.events import Event, count, number, words
 from nextvec.core.formatting import SYMBOLS, Status, format_number, plain_text
-from nextvec.monitor.state import RunState
+from nextvec.monitor.state import Progress, RunState
 
 BARS = "▁▂▃▄▅▆▇█"
 NON_FINITE = "×"
@@ -81,6 +81,16 @@ def status_text(state: RunState) -> tuple[str, Status | None]:
         "failed": ("failed", trained, Status.RED),
     }[progress.status]
     return " · ".join(filter(None, (text, details))), status
+
+
+def rate_texts(progress: Progress) -> Iterator[str]:
+    """Yield the learning rate, throughput and memory that are known."""
+    if progress.learning_rate is not None:
+        yield f"learning rate {progress.learning_rate:.3g}"
+    if progress.windows_per_second is not None:
+        yield f"{progress.windows_per_second:,.0f} windows/s"
+    if progress.memory_mb is not None:
+        yield f"memory {progress.memory_mb:,.0f} MB"
 
 
 def event_lines(before: RunState | None, now: RunState) -> list[str]:

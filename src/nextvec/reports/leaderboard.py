@@ -158,8 +158,9 @@ class BoardRow:
     def cells(self) -> tuple[Cell, ...]:
         """The seven cells of the Markdown table, in the runbook's form."""
         # Cosines have three digits, as in the runbook's rows. A closed form has no latency and no parameters.
-        values = self.sort_values
-        cosines = [Cell(format_number(self._number(split), ".3f"), values[split]) for split in ("val", "ood")]
+        baseline = self.entry.baseline
+        scores = (baseline.val, baseline.ood) if self.is_baseline else (self.entry.val, self.entry.ood)
+        cosines = [Cell(format_number(score, ".3f"), score) for score in scores]
         if self.is_baseline:
             cost = [Cell(ABSENT), Cell(ABSENT), Cell("closed form")]
         else:
@@ -167,10 +168,6 @@ class BoardRow:
             cost = [latency, Cell(format_count(self.entry.parameters), self.entry.parameters), Cell(self.entry.loss)]
         name = f"{self.name} (baseline)" if self.is_baseline else self.name
         return Cell(name), *cosines, *cost, Cell(self.entry.date)
-
-    def _number(self, split: str) -> float | None:
-        value = self.sort_values[split]
-        return value if isinstance(value, float) else None
 
 
 def sorted_rows(board: Leaderboard, sort: Sort | None = None) -> list[BoardRow]:

@@ -25,9 +25,11 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
     recipe, started = facts.recipe, facts.started
     space = escape_markdown(str(started.get("space", "see recipe.toml")))
     store = escape_markdown(Path(recipe["data"]["store"]).name)
+    # JSON is a subset of YAML, so no name can end a value early.
+    fields = [f"{name}: {json.dumps(value)}" for name, value in metadata(facts, evaluation).items()]
     # Blocks are separated by empty lines: metadata, what the model is, scores, use, and how it was trained.
     blocks = [
-        "\n".join(["---", *_yaml(metadata(facts, evaluation)), "---"]),
+        "\n".join(["---", *fields, "---"]),
         f"# {escape_markdown(recipe['name'])}",
         "The model predicts the embedding of a document's next chunk from the embeddings of the chunks before it.",
         f"- Architecture: {recipe['model']['kind'].upper()}, {started.get('parameters', 0):,} parameters\n"
@@ -92,12 +94,6 @@ def _metrics(model: str, figures: SplitResult) -> Iterator[dict[str, Any]]:
         }
     yield {"type": "mrr", "name": "MRR of the next chunk", "value": scores.retrieval.mrr}
     yield {"type": "recall", "name": "R@10 of the next chunk", "value": scores.retrieval.r_at_10}
-
-
-def _yaml(values: dict[str, Any]) -> Iterator[str]:
-    """Yield one line per field, with its value as JSON."""
-    for name, value in values.items():
-        yield f"{name}: {json.dumps(value, ensure_ascii=True)}"
 
 
 def _versions(versions: dict[str, str]) -> str:

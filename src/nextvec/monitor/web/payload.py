@@ -12,7 +12,7 @@ from nextvec.core.events import Event, finite, number, words
 from nextvec.core.formatting import Status, format_number, format_percent
 from nextvec.monitor.gates import UpcomingGate
 from nextvec.monitor.state import RunState
-from nextvec.monitor.text import run_name, status_text
+from nextvec.monitor.text import rate_texts, run_name, status_text
 from nextvec.reports.html.charts import series
 from nextvec.reports.html.panels import CurveSource, overlay_panels, run_panels
 
@@ -46,7 +46,8 @@ def summary(state: RunState) -> Values:
 
 def detail(state: RunState) -> Values:
     """Return a run with everything that its page shows."""
-    outcome = state.outcome
+    outcome, progress = state.outcome, state.progress
+    steps = [f"step {progress.step:,} of {progress.total_steps:,}"] if progress.total_steps else []
     gates = [
         {
             "status": item.status,
@@ -70,7 +71,7 @@ def detail(state: RunState) -> Values:
         "facts": [fact for fact in (state.info.model_summary, state.info.data_summary) if fact],
         "reason": outcome.reason,
         "diagnosis": outcome.diagnosis,
-        "rates": list(_rates(state)),
+        "rates": [*steps, *rate_texts(progress)],
         "losses": list(_losses(state)),
         "gates": gates,
         "upcoming": [{"epoch": gate.epoch, "text": threshold_text(gate)} for gate in outcome.upcoming_gates],
@@ -154,18 +155,6 @@ def _losses(state: RunState) -> Iterator[Values]:
             "share": format_percent(finite(latest.get(f"share_{term}"))),
             "requested": format_percent(state.info.requested_shares.get(term)),
         }
-
-
-def _rates(state: RunState) -> Iterator[str]:
-    progress = state.progress
-    if progress.total_steps:
-        yield f"step {progress.step:,} of {progress.total_steps:,}"
-    if progress.learning_rate is not None:
-        yield f"learning rate {progress.learning_rate:.3g}"
-    if progress.windows_per_second is not None:
-        yield f"{progress.windows_per_second:,.0f} windows/s"
-    if progress.memory_mb is not None:
-        yield f"memory {progress.memory_mb:,.0f} MB"
 
 
 def _thinned(values: Sequence[float | None]) -> list[float]:

@@ -79,9 +79,9 @@ def run_panels(run: CurveSource) -> list[Panel]:
         )
         if figure:
             panels.append(Panel(f"{split}_cosine", f"Cosine · {SPLIT_NAMES[split]}", figure))
-    panels += [
-        panel for panel in (_gain_panel(run), *_loss_panels(run.records), _share_panel(run)) if panel is not None
-    ]
+    losses = loss_charts(run.records).items()
+    loss_panels = [Panel(f"loss_{term}", TERM_NAMES.get(term, term), figure) for term, figure in losses]
+    panels += filter(None, (_gain_panel(run), *loss_panels, _share_panel(run)))
     panels += evaluated_panels(run.evaluation)
     for key, title in (("lr", "Learning rate"), ("windows_per_second", "Windows per second")):
         values = series(run.records, key)
@@ -175,10 +175,6 @@ def loss_charts(history: Sequence[Record]) -> dict[str, Figure]:
         if known:
             charts[term] = chart(lines, Axes(span(known)))
     return charts
-
-
-def _loss_panels(records: Sequence[Record]) -> list[Panel]:
-    return [Panel(f"loss_{term}", TERM_NAMES.get(term, term), figure) for term, figure in loss_charts(records).items()]
 
 
 def _gain_panel(run: CurveSource) -> Panel | None:
