@@ -87,10 +87,12 @@ def make_app() -> App:
         group_commands=Group("Help", sort_key=90),
     )
     app.register_install_completion_command(help="Install completion for your shell.")
+    # cyclopts sorts headings and commands by name; sort keys keep the order of COMMANDS.
     for order, (heading, commands) in enumerate(COMMANDS.items()):
         panel = Group(heading, sort_key=order)
         for position, (name, target) in enumerate(commands.items()):
             parent, _, command = name.rpartition(" ")
+            # "data build" is the command build of the app data, which is made with its first command.
             if parent and parent not in app:
                 app.command(App(name=parent, help=GROUPS[parent], group=panel, sort_key=position))
             owner = app[parent] if parent else app
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a non-UTF-8 path must not break an error message
             stream.reconfigure(errors="backslashreplace")
+    # The meta app parses --json before or after the command, and passes everything else on.
     argv = list(sys.argv[1:] if argv is None else argv)
     app = make_app()
     _import_summaries(app, argv)

@@ -79,16 +79,8 @@ def data_build(
     """
     from nextvec.data.store.build import BuildConfig, build_store
 
-    plan = SplitPlan(
-        val,
-        ood,
-        tuple(val_source),
-        tuple(ood_source),
-        _read_ids(val_list),
-        _read_ids(ood_list),
-        val_range,
-        ood_range,
-    )
+    ids = _read_ids(val_list), _read_ids(ood_list)
+    plan = SplitPlan(val, ood, tuple(val_source), tuple(ood_source), *ids, val_range, ood_range)
     config = BuildConfig(
         sources=tuple(map(str, sources)),
         encoder=str(encoder),
@@ -138,6 +130,7 @@ def data_import(
     """
     from nextvec.data.npz.convert import import_npz
 
+    # Empty paths are splits without a file.
     files = {"train": train, "val": val_file, "ood": ood_file}
     return import_npz(
         {split: Path(file) for split, file in files.items() if str(file)},
@@ -215,6 +208,7 @@ def data_synth(
 
     if preset not in PRESETS:
         raise InputError(f"preset '{preset}' is unknown.{did_you_mean(preset, PRESETS)}")
+    # Options that are not set keep the values of the preset.
     changes: dict[str, Any] = {
         "documents": documents,
         "vectors": vectors,
@@ -281,6 +275,7 @@ def _read_ids(path: str | Path) -> frozenset[str]:
 
 def _columns(assignments: Sequence[str]) -> Columns:
     """Return the `Columns` that ``field=name`` assignments describe."""
+    # The names on the left are the fields of Columns; those on the right are the user's.
     known = {field.name for field in fields(Columns)}
     names: dict[str, str] = {}
     for assignment in assignments:

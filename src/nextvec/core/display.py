@@ -32,6 +32,7 @@ class Displayable:
 
     def view(self) -> Any:
         """Return the result as tables and lines (`nextvec.core.table.View`)."""
+        # The module is named as text: importing it at the top would import a higher layer.
         module, _, function = self._view.partition(":")
         return getattr(import_module(module), function)(self)
 

@@ -71,6 +71,7 @@ class SweepResult(Displayable):
 
     def view(self) -> View:
         """Return one row per trial, and the file of the best recipe."""
+        # Values and reasons are the long columns; they may take several lines.
         columns = (
             *(Column("trial"), Column("state", "left"), Column("val gain")),
             *(Column("values", "left", "fold"), Column("pruned because", "left", "fold")),

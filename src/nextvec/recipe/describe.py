@@ -76,6 +76,7 @@ def describe_recipe(recipe: RecipeLike, overrides: Overrides = ()) -> RecipeDesc
 def _fields(section: BaseModel, prefix: str = "") -> Iterator[Field]:
     """Yield the fields of a section and of the sections inside it; gates are numbered from 0."""
     for name, info in type(section).model_fields.items():
+        # Sections are walked recursively, so a field's name is its full path, such as training.lr.
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")

@@ -106,11 +106,13 @@ def load_recipe(recipe: RecipeLike, overrides: Overrides = ()) -> Recipe:
 
     Raises RecipeError: one line that names the file, the field and what is wrong with it.
     """
+    # Values in Python are not files: they cannot extend another recipe.
     changes = override_lines(overrides)
     if isinstance(recipe, Recipe):
         return make_recipe(recipe.model_dump(exclude_none=True), changes) if changes else recipe
     if isinstance(recipe, Mapping):
         return make_recipe(dict(recipe), changes)
+    # A file without a name gets the name of the file.
     path = find_recipe(recipe)
     values = _read(path, ())
     values.setdefault("name", path.stem)
@@ -166,6 +168,7 @@ def make_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, where:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     """Set one ``section.field=value`` in `values`. The value is TOML; anything else is text."""
+    # The value is parsed as TOML, so that 3 is a number, true a boolean and [1, 2] a list.
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"override '{override}': write it as section.field=value, such as training.epochs=3")
@@ -173,6 +176,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    # Walk down to the section of the field; sections that the recipe does not contain are made.
     *sections, field = key.strip().split(".")
     for section in sections:
         values = values.setdefault(section, {})
@@ -183,11 +187,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Return the first validation error as one line, with a suggestion for an unknown field."""
+    # One line for one error: the next run reports the next one.
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
     where = ".".join(location) or "the recipe"
     if first["type"] == "extra_forbidden":
         return f"unknown recipe field '{where}'.{did_you_mean(location[-1], _fields_of(location[:-1]))}"
+    # Our own validators write the whole message; pydantic's messages lack the value.
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] in ("value_error", "missing"):

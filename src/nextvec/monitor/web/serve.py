@@ -18,12 +18,14 @@ def serve_runs(runs: Sequence[str], host: str, port: int, *, refresh_seconds: fl
     folders = [Path(run) for run in runs if next(list_runs([run]), None) is not None]
     if not runs:
         folders = [Path(folder) for folder in RUN_FOLDERS]
+    # The other paths are runs, or files in them.
     single = [run for run in runs if Path(run) not in folders]
     followed = find_runs(single) if single else []
     socket = app.bind(host, port)
     bound_port = socket.getsockname()[1]
     if port and bound_port != port:
         _report(f"port {port} is in use; using {bound_port}")
+    # Only the loopback address works without a token.
     token = app.token_for(host)
     if not is_loopback(host):
         _report(f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.")
