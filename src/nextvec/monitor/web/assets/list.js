@@ -71,7 +71,8 @@ export class RunList {
       row.hidden = !`${run.name} ${run.path}`.toLowerCase().includes(query);
     });
     const shown = order.filter(([, row]) => !row.hidden).length;
-    this.count.textContent = shown === order.length ? `${shown} runs` : `${shown} of ${order.length} runs`;
+    const runs = order.length === 1 ? "run" : "runs";
+    this.count.textContent = shown === order.length ? `${shown} ${runs}` : `${shown} of ${order.length} ${runs}`;
     const ids = [...this.selected];
     this.overlayLink.textContent = ids.length < 2 ? "Select two or more runs to compare" : `Compare ${ids.length} runs`;
     if (ids.length < 2) this.overlayLink.removeAttribute("href");
