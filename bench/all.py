@@ -1,4 +1,4 @@
-"""Everything that is measured, one script after the other; the tables go to the terminal, JSON to artifacts/bench.
+"""Run all benchmarks one after the other; tables go to the terminal, JSON files to artifacts/bench.
 
 python bench/all.py [--store STORE] [--rounds N]
 """
@@ -13,11 +13,11 @@ SCRIPTS = ("startup", "limit", "throughput", "quality", "inference", "encode", "
 
 
 def main():
-    """Run them; one that fails is named at the end."""
+    """Run every script and list those that failed."""
     failed = []
     for name in SCRIPTS:
-        done = subprocess.run([sys.executable, Path(__file__).with_name(f"{name}.py"), *sys.argv[1:]])
-        if done.returncode:
+        process = subprocess.run([sys.executable, Path(__file__).with_name(f"{name}.py"), *sys.argv[1:]])
+        if process.returncode:
             failed.append(name)
     if failed:
         print("failed:", ", ".join(failed))

@@ -1,9 +1,10 @@
-"""Row: encoding text with MiniLM, against sentence-transformers with its default settings, in turns.
+"""Measure MiniLM encoding against sentence-transformers with its default settings.
 
-nextvec reads 128 tokens of a text, as the model was trained, the library 256 by default. So the library is measured
-with 128 as well, and cosines are given apart for texts that both read whole.
+nextvec truncates texts to 128 tokens, the length that the model was trained with; sentence-transformers truncates to
+256. So sentence-transformers is measured with 128 tokens too, and the cosines are reported separately for texts that
+neither truncates.
 
-python bench/encode.py
+    python bench/encode.py
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from nextvec.errors import MissingExtraError
 
 
 def main():
-    """Measure 64 paragraphs of the documentation that every installation carries."""
-    chosen = arguments(__doc__)
+    """Encode 64 paragraphs of the documentation that is part of every Python installation."""
+    options = arguments(__doc__)
     try:
         from nextvec.data.encoders.sentence_transformers import MINILM_TOKENS, _minilm_folder, open_sentence_encoder
 
@@ -28,8 +29,8 @@ def main():
     from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(str(_minilm_folder()), device="cpu")
-    cut = SentenceTransformer(str(_minilm_folder()), device="cpu")
-    cut.max_seq_length = MINILM_TOKENS
+    truncating = SentenceTransformer(str(_minilm_folder()), device="cpu")
+    truncating.max_seq_length = MINILM_TOKENS
     texts = []
     for document in read_builtin(BUILTIN):
         texts += [text for text in document.paragraphs if len(text) > 80]
@@ -39,23 +40,24 @@ def main():
     rates = in_turns(
         {
             "sentence-transformers, defaults": lambda: len(plain.encode(texts, show_progress_bar=False)),
-            "sentence-transformers, 128 tokens": lambda: len(cut.encode(texts, show_progress_bar=False)),
+            "sentence-transformers, 128 tokens": lambda: len(truncating.encode(texts, show_progress_bar=False)),
             "nextvec": lambda: len(encoder.encode(texts)),
         },
-        min(chosen.rounds, 3),
+        min(options.rounds, 3),
     )
     reference = plain.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     cosines = (np.asarray(reference) * encoder.encode(texts)).sum(axis=1)
     base = rates["sentence-transformers, defaults"]["median"]
     rows = [
-        {"what": n, "texts/s": r["median"], "spread": r["spread"], "ratio": r["median"] / base}
-        for n, r in rates.items()
+        {"what": name, "texts/s": rate["median"], "spread": rate["spread"], "ratio": rate["median"] / base}
+        for name, rate in rates.items()
     ]
-    whole = np.array([len(ids) <= MINILM_TOKENS for ids in plain.tokenizer(texts)["input_ids"]])
+    is_complete = np.array([len(ids) <= MINILM_TOKENS for ids in plain.tokenizer(texts)["input_ids"]])
     rows[-1] |= {
-        "lowest cosine, texts read whole": float(cosines[whole].min()), "texts read whole": int(whole.sum()),
-        "lowest cosine, longer texts": float(cosines[~whole].min(initial=1.0)),
-    }  # fmt: skip
+        "lowest cosine, complete texts": float(cosines[is_complete].min()),
+        "complete texts": int(is_complete.sum()),
+        "lowest cosine, truncated texts": float(cosines[~is_complete].min(initial=1.0)),
+    }
     finish("encode", rows)
 
 

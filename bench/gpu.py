@@ -1,14 +1,14 @@
-"""Rows for a GPU: one command of at most 8 minutes on a CUDA machine with torch ≥ 2.10 and nextvec importable.
+"""Measure training on a GPU: one command of at most 8 minutes, needs CUDA and torch ≥ 2.10.
 
     python bench/gpu.py [--out FOLDER] [--seconds 450] [--parts correct,steady,…]
 
-Each part runs in a process of its own with a time limit, the most important part first. Each row is appended to
-`gpu.jsonl` in the output folder as soon as it is measured. A failure is a row too, and the other parts still run.
+Each part runs in a separate process with a time limit, the most important part first. Each row is appended to
+`gpu.jsonl` in the output folder as soon as it is measured. An error becomes a row, and the other parts still run.
 
     correct     losses and gradients of every network against float64 on the CPU
-    steady      windows/s of the training loop with the vectors on the device, and the plain trainer's
-    graph       the same step as a CUDA graph, whose launches cost the host nothing
-    guards      host synchronizations per step, the non-finite guard, resuming a run
+    steady      windows/s of the training loop with the vectors on the device, and of the plain trainer
+    graph       the same step as a CUDA graph, without launch overhead on the host
+    guards      host synchronizations per step, the non-finite guard, and resuming
     production  a run of 30 epochs on the full-size synthetic store, with validation and checkpoints
     compile     the same step through torch.compile
 
@@ -82,27 +82,27 @@ def parse():
 
 
 class Bench:
-    """The options, and what every part needs: rows, clocks and data."""
+    """Options, output rows, timers and data of a part."""
 
-    def __init__(self, chosen):
-        self.chosen, self.device, self.quick = chosen, torch.device(chosen.device), chosen.quick
+    def __init__(self, options):
+        self.options, self.device, self.quick = options, torch.device(options.device), options.quick
         self.cuda = self.device.type == "cuda"
-        self.kinds = tuple(chosen.kinds.split(","))
+        self.kinds = tuple(options.kinds.split(","))
         self.batches = (512, 4096) if not self.quick else (32, 64)
 
     def row(self, **values):
         """Append a row to gpu.jsonl and print it."""
-        values = {"part": self.chosen.part, **{name: _rounded(value) for name, value in values.items()}}
-        self.chosen.out.mkdir(parents=True, exist_ok=True)
-        with (self.chosen.out / "gpu.jsonl").open("a") as file:
+        values = {"part": self.options.part, **{name: _rounded(value) for name, value in values.items()}}
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        with (self.options.out / "gpu.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
         print(json.dumps(values), flush=True)
 
-    def attempt(self, work, *arguments, **facts):
+    def attempt(self, measure, *arguments, **facts):
         """Run a measurement; an exception becomes a row with the error."""
         begin = time.perf_counter()
         try:
-            for values in work(*arguments):
+            for values in measure(*arguments):
                 self.row(**facts, **values)
         except Exception as error:
             lines = traceback.format_exc().strip().splitlines()
@@ -120,7 +120,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds_of(self, work, steps, rounds=3):
-        """Return the median seconds of `work(steps)` and the spread; one round before warms up."""
+        """Return median and spread of the seconds of `work(steps)`, after one warm-up round."""
         times = []
         for _ in range(rounds + 1):
             self.wait()
@@ -128,32 +128,36 @@ class Bench:
             work(steps)
             self.wait()
             times.append(time.perf_counter() - begin)
-        middle = statistics.median(times[1:])
-        return middle, (max(times[1:]) - min(times[1:])) / middle
+        median = statistics.median(times[1:])
+        return median, (max(times[1:]) - min(times[1:])) / median
 
-    def rate_of(self, work, batch, least=0.7, most=400):
-        """Return the figures of `work(steps)`, with as many steps as take about `least` seconds a round."""
+    def rate_of(self, work, batch, round_seconds=0.7, max_steps=400):
+        """Return time, rate and memory of `work(steps)`; a round takes about `round_seconds` seconds."""
         work(3)
         self.wait()
         begin = time.perf_counter()
         work(5)
         self.wait()
-        pace = (time.perf_counter() - begin) / 5
-        steps = 3 if self.quick else int(min(most, max(20, least / pace)))
+        step_seconds = (time.perf_counter() - begin) / 5
+        steps = 3 if self.quick else int(min(max_steps, max(20, round_seconds / step_seconds)))
         seconds, spread = self.seconds_of(work, steps)
         rate = steps * batch / seconds
         return {
-            "ms": seconds / steps * 1e3, "windows/s": rate, "spread": spread, "steps": steps,
-            "production run, s": PRODUCTION_WINDOWS / rate, "memory MB": self.memory(),
-        }  # fmt: skip
+            "ms": seconds / steps * 1e3,
+            "windows/s": rate,
+            "spread": spread,
+            "steps": steps,
+            "production run, s": PRODUCTION_WINDOWS / rate,
+            "memory MB": self.memory(),
+        }
 
     def memory(self):
-        """Return the megabytes that the device held at its peak."""
+        """Return the peak memory of the device in MB."""
         return torch.cuda.max_memory_allocated() / 2**20 if self.cuda else 0
 
     @cached_property
     def data(self):
-        """Production-size windows over vectors drawn on the device: unit length, near in a document."""
+        """Windows of the production size over random unit vectors on the device, similar within a document."""
         spec = scaled(PRESETS["production"], 0.005 if self.quick else 1)
         table = document_table(spec, SplitPlan(val=spec.val, ood_sources=("synthetic-ood",)))
         generator = torch.Generator(self.device).manual_seed(0)
@@ -168,30 +172,32 @@ class Bench:
             if len(index):
                 sets[split] = WindowSet(split, vectors, table, index.to(self.device))
         empty = Store(
-            Path("drawn"),
+            Path("random"),
             {"files": {VECTORS: "", DOCUMENTS: ""}},
-            Space("drawn", "0", DIMENSIONS),
+            Space("random", "0", DIMENSIONS),
             np.empty((0, DIMENSIONS), np.float16),
         )
-        return Drawn(empty.with_documents(table)), sets
+        return DeviceDataset(empty.with_documents(table)), sets
 
     def run(self, batch, *overrides):
-        """Open a run in memory on the drawn vectors; it logs nowhere."""
-        data, Drawn.sets = self.data
+        """Open a run in memory on the random vectors, without an event log."""
+        data, DeviceDataset.sets = self.data
         recipe = make_recipe(
             {
-                "name": "gpu", "objective": FULL, "runtime": {"device": self.device.type},
+                "name": "gpu",
+                "objective": FULL,
+                "runtime": {"device": self.device.type},
                 "training": {"epochs": 30, "batch_size": batch, "checkpoint_interval_s": 1e9},
             },
             overrides,
-        )  # fmt: skip
+        )
         run = setup._build_run(OUT / "gpu-run", recipe, data, None, quiet=True)
         run.event = lambda *_, **__: None
         return run
 
     def loop_of(self, run):
-        """Return a function that makes some steps in the training loop, with as many logged as in a whole epoch."""
-        whole = run.steps_per_epoch
+        """Return a function that trains a number of steps, with the share of logged steps of a full epoch."""
+        epoch_steps = run.steps_per_epoch
 
         class Limited(type(run)):
             steps_per_epoch = property(lambda self: self.limit)
@@ -199,12 +205,12 @@ class Bench:
         run.__class__ = Limited
 
         def work(steps):
-            if run.state.step_in_epoch + steps > whole:
+            if run.state.step_in_epoch + steps > epoch_steps:
                 run.state = TrainingState(epoch=run.state.epoch + 1)
-            run.limit = run.state.step_in_epoch + min(steps, whole)
+            run.limit = run.state.step_in_epoch + min(steps, epoch_steps)
             before, training_run.STEP_EVENTS_PER_EPOCH = (
                 training_run.STEP_EVENTS_PER_EPOCH,
-                max(1, round(20 * run.limit / whole)),
+                max(1, round(20 * run.limit / epoch_steps)),
             )
             try:
                 loop.train_epoch(run, threading.Event())
@@ -214,8 +220,8 @@ class Bench:
         return work
 
 
-class Drawn(Dataset):
-    """A data set that is only on the device."""
+class DeviceDataset(Dataset):
+    """A data set whose windows exist only on the device."""
 
     sets: dict = {}  # noqa: RUF012
 
@@ -242,24 +248,25 @@ def correct(bench):
 
 
 def compare(bench, kind, options, masked):
-    """Yield a row for each format."""
+    """Yield the relative errors of float32 and bfloat16."""
     reference = gradients(kind, options, masked, torch.device("cpu"), torch.float64)
     for precision in (torch.float32, torch.bfloat16):
-        found = gradients(kind, options, masked, bench.device, precision)
-        errors = {name: _error(found[name], reference[name]) for name in reference}
+        results = gradients(kind, options, masked, bench.device, precision)
+        errors = {name: _error(results[name], reference[name]) for name in reference}
         limit = 1e-3 if precision == torch.float32 else 1e-1
         yield {
-            "precision": str(precision).removeprefix("torch."), **errors,
+            "precision": str(precision).removeprefix("torch."),
+            **errors,
             "ok": all(error < limit for error in errors.values()),
-        }  # fmt: skip
+        }
 
 
 def gradients(kind, options, masked, device, precision, batch=48, negatives=16):
-    """Return the losses and all gradients of one batch, as float64 on the CPU; in float64 where `precision` is."""
+    """Return losses and gradients of one batch, computed in `precision`, as float64 tensors on the CPU."""
     torch.manual_seed(0)
     recipe = make_recipe({"name": "gpu", "objective": FULL, "model": {"kind": kind, "dropout": 0.0, **options}})
     model = create_model(recipe.model, DIMENSIONS)
-    with torch.no_grad():  # layers that start at zero would hide the gradients behind them
+    with torch.no_grad():  # zero-initialized layers would block the gradients of the layers below them
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     topic = torch.randn(batch, 1, DIMENSIONS)
@@ -272,32 +279,33 @@ def gradients(kind, options, masked, device, precision, batch=48, negatives=16):
     model, vectors, group, any_wrong = model.to(device), vectors.to(device), group.to(device), any_wrong.to(device)
     mask = None if mask is None else mask.to(device)
     context, target, wrong = vectors[:, :CONTEXT], vectors[:, CONTEXT], vectors[:, CONTEXT + 1 :]
-    products = torch.float32 if precision == torch.float64 else precision
-    objective = Objective(recipe.objective, products)
-    format_ = torch.float32 if precision == torch.float64 else precision
-    with autocast(device, format_):
+    autocast_dtype = torch.float32 if precision == torch.float64 else precision
+    objective = Objective(recipe.objective, autocast_dtype)
+    with autocast(device, autocast_dtype):
         prediction = model.train()(context, mask)
-    figures = objective.backward(prediction, target, group)
-    found = {"gradient": [parameter.grad for parameter in model.prediction_parameters()]}
+    metrics = objective.backward(prediction, target, group)
+    results = {"gradient": [parameter.grad for parameter in model.prediction_parameters()]}
     if model.has_query:
-        some = slice(batch // 2)
-        with autocast(device, format_):
-            query = model.raw_query(context[some], None if mask is None else mask[some])
-        figures |= objective.backward_query(query, target, wrong[some].contiguous(), any_wrong[some], group)
-        found["query gradient"] = [parameter.grad for parameter in model.query_parameters()]
-    found["loss"] = [value for name, value in figures.items() if name.startswith("loss")]
+        rows = slice(batch // 2)
+        with autocast(device, autocast_dtype):
+            query = model.raw_query(context[rows], None if mask is None else mask[rows])
+        metrics |= objective.backward_query(query, target, wrong[rows].contiguous(), any_wrong[rows], group)
+        results["query gradient"] = [parameter.grad for parameter in model.query_parameters()]
+    results["loss"] = [value for name, value in metrics.items() if name.startswith("loss")]
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not missing, missing
-    return {name: torch.cat([t.detach().cpu().double().flatten() for t in tensors]) for name, tensors in found.items()}
+    return {
+        name: torch.cat([t.detach().cpu().double().flatten() for t in tensors]) for name, tensors in results.items()
+    }
 
 
-def _error(found, reference):
-    """‖found − reference‖ / ‖reference‖, infinite where something is not finite."""
-    error = float((found - reference).norm() / reference.norm())
+def _error(result, reference):
+    """Return ‖result − reference‖ / ‖reference‖, infinity if a value is not finite."""
+    error = float((result - reference).norm() / reference.norm())
     return error if error == error else float("inf")
 
 
-# steady: the training loop as it is
+# steady: the training loop
 
 
 def steady(bench):
@@ -325,12 +333,14 @@ def steady(bench):
 
 
 def ceilings(bench):
-    """Yield the device's own rates: products and copies."""
+    """Yield the device's peak rates: matrix products and copies."""
     size = 512 if bench.quick else 8192
     rates = {}
     for name, dtype, precision in (
-        ("bf16", torch.bfloat16, "highest"), ("fp32", torch.float32, "highest"), ("tf32", torch.float32, "high"),
-    ):  # fmt: skip
+        ("bf16", torch.bfloat16, "highest"),
+        ("fp32", torch.float32, "highest"),
+        ("tf32", torch.float32, "high"),
+    ):
         torch.set_float32_matmul_precision(precision)
         left, right = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
         steps = 4 if bench.quick or name == "fp32" else 20
@@ -345,28 +355,28 @@ def ceilings(bench):
 
 
 def matrix_rate(bench):
-    """Return the bf16 rate in FLOP/s that `ceilings` wrote; None if there is none."""
-    file = bench.chosen.out / "gpu.jsonl"
+    """Return the bf16 rate in FLOP/s from the last `ceilings` row, or None."""
+    file = bench.options.out / "gpu.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    found = [row["bf16 TFLOP/s"] for row in rows if "bf16 TFLOP/s" in row]
-    return found[-1] * 1e12 if found else None
+    rates = [row["bf16 TFLOP/s"] for row in rows if "bf16 TFLOP/s" in row]
+    return rates[-1] * 1e12 if rates else None
 
 
 def steady_rate(bench, batch, *overrides):
     """Yield the rate of the training loop, and its share of the matrix rate."""
     run = bench.run(batch, *overrides)
-    figures = bench.rate_of(bench.loop_of(run), batch)
-    yield {**figures, **share_of_matrix_rate(bench, run, figures["ms"])}
+    timing = bench.rate_of(bench.loop_of(run), batch)
+    yield {**timing, **share_of_matrix_rate(bench, run, timing["ms"])}
 
 
 def share_of_matrix_rate(bench, run, milliseconds):
-    """Return the matrix products of a step, counted by torch, against the measured bf16 rate."""
+    """Return the FLOPs of a step, counted by torch, and their share of the measured bf16 rate."""
     counter = FlopCounterMode(display=False)
     step = Step(run)
     with counter:
         step()
     recurrent = [module for module in run.model.modules() if isinstance(module, (torch.nn.LSTM, torch.nn.GRU))]
-    if bench.cuda:  # cuDNN's recurrent kernels are not counted by torch: forward and two products backward
+    if bench.cuda:  # torch does not count cuDNN's recurrent kernels: one product forward, two backward
         weights = sum(p.numel() for module in recurrent for n, p in module.named_parameters() if n.startswith("weight"))
         extra = 3 * 2 * weights * CONTEXT * run.recipe.training.batch_size
     else:
@@ -385,11 +395,11 @@ def plain_rate(bench, variant, kind="amn"):
     batch = data.batch(torch.arange(min(16_384, len(data)), device=bench.device))
     contexts, targets = batch.context_BSD.float().cpu().numpy(), batch.target_BD.float().cpu().numpy()
     trainer = PlainTrainer(contexts, targets, kind, device=bench.device, variant=variant)
-    yield bench.rate_of(trainer.train, 32, most=300)
+    yield bench.rate_of(trainer.train, 32, max_steps=300)
 
 
 def profiled(bench, batch, *overrides):
-    """Yield what the device does in a step of the loop: busy time, launches and the longest kernels."""
+    """Yield the profile of the training loop: busy time, launches and the longest kernels."""
     run = bench.run(batch, *overrides)
     work, steps = bench.loop_of(run), 3 if bench.quick else 14
     work(steps)
@@ -397,45 +407,45 @@ def profiled(bench, batch, *overrides):
 
 
 def profile_of(bench, work, steps):
-    """Return the kernels of some steps."""
+    """Return the kernels of `steps` steps."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.cuda else [])
     bench.wait()
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         work(steps)
         bench.wait()
-    averages = found.key_averages()
-    kernels_ = [event for event in averages if str(event.device_type).endswith("CUDA")]
-    kernels_ = kernels_ or [event for event in averages if event.key.startswith("aten::")]
-    spent = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in kernels_}
-    longest = sorted(spent, key=lambda key: -spent[key])[:14]
+    averages = profiler.key_averages()
+    kernels = [event for event in averages if str(event.device_type).endswith("CUDA")]
+    kernels = kernels or [event for event in averages if event.key.startswith("aten::")]
+    microseconds = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in kernels}
+    longest = sorted(microseconds, key=lambda key: -microseconds[key])[:14]
     waits = {
         event.key: event.count / steps
         for event in averages
         if event.key.startswith("cuda") and ("Synchronize" in event.key or "Memcpy" in event.key)
     }
     return {
-        "device ms a step": sum(spent.values()) / steps / 1e3,
-        "kernels a step": sum(event.count for event in kernels_) / steps,
-        "calls a step": {key: round(count, 2) for key, count in waits.items()},
-        "longest, ms a step": {key[:90]: round(spent[key] / steps / 1e3, 4) for key in longest},
+        "device ms per step": sum(microseconds.values()) / steps / 1e3,
+        "kernels per step": sum(event.count for event in kernels) / steps,
+        "calls per step": {key: round(count, 2) for key, count in waits.items()},
+        "longest, ms per step": {key[:90]: round(microseconds[key] / steps / 1e3, 4) for key in longest},
     }
 
 
-# guards: what the loop promises on a device
+# guards: guarantees of the training loop on a device
 
 
 def guards(bench):
-    """Count synchronizations, poison the data, resume a run."""
+    """Count synchronizations, put a NaN into the data, resume a run."""
     large = bench.batches[1]
     for kind in bench.kinds:
         facts = {"what": "host synchronizations", "model": kind, "batch": large}
         bench.attempt(synchronizations, bench, large, f"model.kind={kind}", **facts)
     bench.attempt(poisoned, bench, what="a NaN in the vectors")
-    bench.attempt(resumed, bench, what="resumed run against an unbroken one")
+    bench.attempt(resumed, bench, what="resumed run against an uninterrupted one")
 
 
 def synchronizations(bench, batch, *overrides):
-    """Yield how often the host waits in the steps between two logged ones, and in a logged one."""
+    """Yield how often the host waits for the device in 13 steps."""
     run = bench.run(batch, *overrides)
     if not bench.cuda:
         yield {"skipped": "counted on CUDA only"}
@@ -456,7 +466,7 @@ def synchronizations(bench, batch, *overrides):
 
 
 def poisoned(bench):
-    """Yield whether a NaN stops the run with the weights of the step before it."""
+    """Yield whether a NaN in the vectors stops the run while the weights are still finite."""
     run = bench.run(bench.batches[0], WITH)
     work = bench.loop_of(run)
     work(2)
@@ -464,23 +474,23 @@ def poisoned(bench):
     order = epoch_order(len(run.train_windows), run.recipe.seed, run.state.epoch)
     at = int(order[3 * bench.batches[0]])
     row = int(run.train_windows.windows.targets[at])
-    kept = vectors[row].clone()
+    original = vectors[row].clone()
     vectors[row] = float("nan")
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "events.jsonl").write_text("")
     try:
         work(4)
-        found = "no error"
+        message = "no error"
     except NotFiniteError as error:
-        found = str(error)[:200]
+        message = str(error)[:200]
     finally:
-        vectors[row] = kept
+        vectors[row] = original
     finite = all(bool(torch.isfinite(value).all()) for value in run.model.state_dict().values())
-    yield {"error raised": found, "weights finite": finite, "ok": found != "no error" and finite}
+    yield {"error raised": message, "weights finite": finite, "ok": message != "no error" and finite}
 
 
 def resumed(bench):
-    """Yield how far the weights of a resumed run are from those of an unbroken one."""
+    """Yield the largest weight difference between a resumed and an uninterrupted run."""
     import shutil
 
     folder = OUT / "gpu-resume"
@@ -488,41 +498,46 @@ def resumed(bench):
     folder.mkdir(parents=True)
     spec = scaled(PRESETS["production"], 0.004)
     synthesize(folder / "store", spec, quiet=True)
-    recipe = make_recipe({
-        "name": "resume", "data": {"store": str(folder / "store")}, "objective": FULL,
-        "training": {"epochs": 2, "batch_size": 64}, "runtime": {"device": bench.device.type},
-        "evaluation": {"ridge_windows": 500},
-    })  # fmt: skip
+    recipe = make_recipe(
+        {
+            "name": "resume",
+            "data": {"store": str(folder / "store")},
+            "objective": FULL,
+            "training": {"epochs": 2, "batch_size": 64},
+            "runtime": {"device": bench.device.type},
+            "evaluation": {"ridge_windows": 500},
+        }
+    )
 
-    class EndedError(Exception):
+    class StopAfterEpochError(Exception):
         pass
 
-    def end(run):
+    def stop_after_first(run):
         if run.state.epoch == 1:
-            raise EndedError
+            raise StopAfterEpochError
 
-    unbroken = setup.start_run(recipe, folder / "unbroken", quiet=True, force=True)
-    loop.train(unbroken)
-    broken = setup.start_run(recipe, folder / "broken", quiet=True, force=True)
+    uninterrupted = setup.start_run(recipe, folder / "uninterrupted", quiet=True, force=True)
+    loop.train(uninterrupted)
+    resumed = setup.start_run(recipe, folder / "resumed", quiet=True, force=True)
     try:
-        loop.train(broken, end)
-    except EndedError:
-        broken = setup.resume_run(folder / "broken", quiet=True)
-    loop.train(broken)
+        loop.train(resumed, stop_after_first)
+    except StopAfterEpochError:
+        resumed = setup.resume_run(folder / "resumed", quiet=True)
+    loop.train(resumed)
     pairs = [
-        (one.detach().double().cpu(), other.detach().double().cpu())
-        for one, other in zip(unbroken.model.parameters(), broken.model.parameters(), strict=True)
+        (left.detach().double().cpu(), right.detach().double().cpu())
+        for left, right in zip(uninterrupted.model.parameters(), resumed.model.parameters(), strict=True)
     ]
-    difference = max(float((one - other).abs().max()) for one, other in pairs)
-    cosine = [run.state.history[-1]["val_cosine"] for run in (unbroken, broken)]
-    yield {"largest difference of a weight": difference, "val cosine": cosine, "ok": difference < 1e-3}
+    difference = max(float((left - right).abs().max()) for left, right in pairs)
+    cosine = [run.state.history[-1]["val_cosine"] for run in (uninterrupted, resumed)]
+    yield {"largest weight difference": difference, "val cosine": cosine, "ok": difference < 1e-3}
 
 
-# graph and compile: the same step, made differently
+# graph and compile: the same step as a CUDA graph and through torch.compile
 
 
 class Step:
-    """A training step over tensors that stay in place: the loop's operations, as a CUDA graph can repeat them."""
+    """The training loop's step over preallocated tensors, as a CUDA graph needs it."""
 
     def __init__(self, run, forward=None, query=None, gradient=None, query_gradient=None):
         self.run, self.sums = run, {}
@@ -542,34 +557,34 @@ class Step:
         run.model.train()
 
     def __call__(self):
-        """Make the step on the windows of `index`."""
+        """Train on the windows of `index`."""
         run, index, objective = self.run, self.index, self.run.objective
         batch = run.train_windows.batch(index)
         with autocast(run.device, run.precision):
             prediction_BD = self.forward(batch.context_BSD, batch.mask_BS)
-        gradient_BD, figures = self.gradient(prediction_BD.detach(), batch.target_BD, batch.group_B)
+        gradient_BD, metrics = self.gradient(prediction_BD.detach(), batch.target_BD, batch.group_B)
         prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
         norms = [clip_gradients(run.model.prediction_parameters(), run.recipe.training.grad_clip_norm)]
         if run.model.has_query:
-            some = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
+            rows = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
             with autocast(run.device, run.precision):
-                query_QD = self.query(batch.context_BSD[some], None)
-            wrong_QKD, any_wrong_Q = run.train_windows.sample_document_negatives(index[some], objective.query_negatives)
+                query_QD = self.query(batch.context_BSD[rows], None)
+            wrong_QKD, any_wrong_Q = run.train_windows.sample_document_negatives(index[rows], objective.query_negatives)
             gradient_QD, loss = self.query_gradient(
                 query_QD.detach(), batch.target_BD, wrong_QKD, any_wrong_Q, batch.group_B
             )
             query_QD.backward(gradient_QD.to(query_QD.dtype))
-            figures["loss_query"] = loss
+            metrics["loss_query"] = loss
             norms.append(clip_gradients(run.model.query_parameters(), run.recipe.training.grad_clip_norm))
-        figures["grad_norm"] = norms[0]
-        numbers = [value for name, value in figures.items() if name.startswith("loss")]
-        good = torch.stack([*numbers, *norms]).isfinite().all()
-        self.bad.copy_(torch.where(good, self.bad, 1.0))
+        metrics["grad_norm"] = norms[0]
+        losses = [value for name, value in metrics.items() if name.startswith("loss")]
+        is_finite = torch.stack([*losses, *norms]).isfinite().all()
+        self.bad.copy_(torch.where(is_finite, self.bad, 1.0))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self.sums.setdefault(name, torch.zeros_like(value))
-        torch._foreach_add_([self.sums[name] for name in figures], list(figures.values()))
+        torch._foreach_add_([self.sums[name] for name in metrics], list(metrics.values()))
 
 
 def captured(bench, step):
@@ -583,14 +598,14 @@ def captured(bench, step):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
-    made = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(made):
+    cuda_graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(cuda_graph):
         step()
-    return made.replay
+    return cuda_graph.replay
 
 
 def over_epochs(run, step, repeat):
-    """Return a function that makes steps over the run's own order and rates."""
+    """Return a function that trains steps with the run's order of windows and learning rates."""
     state = {"step": 0}
     size, total = run.recipe.training.batch_size, run.total_steps
     order = epoch_order(len(run.train_windows), run.recipe.seed, 0).to(run.device)
@@ -606,8 +621,8 @@ def over_epochs(run, step, repeat):
     return work
 
 
-def sums(left, vectors):
-    """Make the small products of a window by sums, which a compiler can fuse."""
+def multiply_by_sums(left, vectors):
+    """Return the small products of a window as sums, which a compiler can fuse."""
     return (left.float()[:, :, :, None] * vectors.float()[:, None]).sum(dim=2).to(vectors.dtype)
 
 
@@ -618,12 +633,18 @@ def graph(bench):
     small, large = bench.batches
     middle = 2048 if not bench.quick else 48
     cases = [
-        ("amn", large, WITH, "step"), ("amn", large, WITH, "graph"), ("amn", large, WITHOUT, "graph"),
-        ("amn", middle, WITH, "graph"), ("amn", middle, WITHOUT, "graph"),
-        ("amn", small, WITH, "graph"), ("amn", small, WITHOUT, "graph"),
+        ("amn", large, WITH, "step"),
+        ("amn", large, WITH, "graph"),
+        ("amn", large, WITHOUT, "graph"),
+        ("amn", middle, WITH, "graph"),
+        ("amn", middle, WITHOUT, "graph"),
+        ("amn", small, WITH, "graph"),
+        ("amn", small, WITHOUT, "graph"),
         *((kind, large, query, "graph") for kind in KINDS[1:] for query in (WITH, WITHOUT)),
-        ("amn", 2 * large, WITH, "graph"), ("amn", 32, WITH, "graph"), ("amn", 32, WITHOUT, "graph"),
-    ]  # fmt: skip
+        ("amn", 2 * large, WITH, "graph"),
+        ("amn", 32, WITH, "graph"),
+        ("amn", 32, WITHOUT, "graph"),
+    ]
     for kind, batch, query, variant in cases:
         if kind in bench.kinds:
             facts = {"what": variant, "model": kind, "batch": batch, "query": query == WITH}
@@ -639,8 +660,8 @@ def graph_rate(bench, variant, *arguments):
     run = bench.run(*arguments)
     step = Step(run)
     repeat = captured(bench, step) if variant == "graph" else step
-    figures = bench.rate_of(over_epochs(run, step, repeat), run.recipe.training.batch_size)
-    yield {**figures, **share_of_matrix_rate(bench, run, figures["ms"]), "finite": not step.bad}
+    timing = bench.rate_of(over_epochs(run, step, repeat), run.recipe.training.batch_size)
+    yield {**timing, **share_of_matrix_rate(bench, run, timing["ms"]), "finite": not step.bad}
 
 
 def graph_profile(bench, *arguments):
@@ -656,9 +677,13 @@ def compile_(bench):
     """Measure the step through torch.compile, alone and as a CUDA graph."""
     small, large = bench.batches
     cases = [
-        ("amn", large, WITH, True), ("amn", large, WITHOUT, True), ("transformer", large, WITHOUT, False),
-        ("amn", large, WITH, False), ("amn", small, WITH, True), ("lstm", large, WITHOUT, False),
-    ]  # fmt: skip
+        ("amn", large, WITH, True),
+        ("amn", large, WITHOUT, True),
+        ("transformer", large, WITHOUT, False),
+        ("amn", large, WITH, False),
+        ("amn", small, WITH, True),
+        ("lstm", large, WITHOUT, False),
+    ]
     for kind, batch, query, as_sums in cases:
         if kind in bench.kinds:
             facts = {"model": kind, "batch": batch, "query": query == WITH, "small products as sums": as_sums}
@@ -669,7 +694,7 @@ def compile_rate(bench, as_sums, kind, batch, query):
     """Yield rates with the forward pass and the objective compiled."""
     options = {"dynamic": False} if bench.cuda else {"dynamic": False, "backend": "aot_eager"}
     multiply = window._bmm
-    window._bmm = sums if as_sums else multiply
+    window._bmm = multiply_by_sums if as_sums else multiply
     try:
         with ops.native_ops(bench.cuda):  # torch.compile cannot trace ctypes calls
             torch._dynamo.reset()
@@ -685,12 +710,12 @@ def compile_rate(bench, as_sums, kind, batch, query):
             step()
             bench.wait()
             compiling = time.perf_counter() - begin
-            figures = bench.rate_of(over_epochs(run, step, step), batch)
-            yield {"what": "compiled step", **figures, "compiling, s": compiling}
+            timing = bench.rate_of(over_epochs(run, step, step), batch)
+            yield {"what": "compiled step", **timing, "compiling, s": compiling}
             repeat = captured(bench, step)
             work = over_epochs(run, step, repeat)
-            figures = bench.rate_of(work, batch)
-            yield {"what": "compiled step as a graph", **figures, "finite": not step.bad}
+            timing = bench.rate_of(work, batch)
+            yield {"what": "compiled step as a graph", **timing, "finite": not step.bad}
             yield {"what": "profile of the compiled graph", **profile_of(bench, work, 3 if bench.quick else 10)}
     finally:
         window._bmm = multiply
@@ -700,7 +725,7 @@ def compile_rate(bench, as_sums, kind, batch, query):
 
 
 def make_store(bench):
-    """Make the full-size synthetic store; it runs beside the other parts."""
+    """Build the full-size synthetic store, in parallel with the other parts."""
     if not STORE.exists():
         synthesize(STORE, scaled(PRESETS["production"], 0.005 if bench.quick else 1), quiet=True)
 
@@ -714,21 +739,23 @@ def production(bench):
 
 
 def production_run(bench):
-    """Yield what the start of a run takes, and each of some trainings."""
+    """Yield the start-up time of a run, and the results of six trainings."""
     import shutil
 
     folder = OUT / "gpu-production"
     shutil.rmtree(folder, ignore_errors=True)
     if not STORE.exists():
-        yield {"what": "store", "error": "the synthetic store was not made in time"}
+        yield {"what": "store", "error": "the synthetic store was not built in time"}
         return
 
     def recipe(epochs, batch, rate, *overrides):
         base = {
-            "name": "production", "data": {"store": str(STORE)}, "objective": FULL,
+            "name": "production",
+            "data": {"store": str(STORE)},
+            "objective": FULL,
             "training": {"epochs": epochs, "batch_size": batch, "lr": rate},
             "runtime": {"device": bench.device.type},
-        }  # fmt: skip
+        }
         return make_recipe(base, overrides)
 
     epochs = 2 if bench.quick else 30
@@ -740,16 +767,22 @@ def production_run(bench):
     opened.close()
     times = {event["kind"]: event["time"] for event in read_events(folder / "first")}
     yield {
-        "what": "start of a run", "seconds": started, "of which baselines": times["baselines"] - times["checked"],
-        "train windows": len(opened.train_windows), "memory MB": bench.memory(),
+        "what": "start of a run",
+        "seconds": started,
+        "of which baselines": times["baselines"] - times["checked"],
+        "train windows": len(opened.train_windows),
+        "memory MB": bench.memory(),
         "baselines": {split: opened.best_baseline(split) for split in opened.baseline_cosines},
-    }  # fmt: skip
+    }
     cases = [
-        ("graph", epochs, large, 2e-3), ("graph", epochs, middle, 2e-3), ("loop", max(2, epochs // 6), large, 2e-3),
-        ("graph", epochs, large, 2e-3, WITHOUT), ("graph", max(2, epochs // 3), small, 1e-3),
+        ("graph", epochs, large, 2e-3),
+        ("graph", epochs, middle, 2e-3),
+        ("loop", max(2, epochs // 6), large, 2e-3),
+        ("graph", epochs, large, 2e-3, WITHOUT),
+        ("graph", max(2, epochs // 3), small, 1e-3),
         ("graph", epochs, middle, 1e-3),
-    ]  # fmt: skip
-    for number, (way, *case) in enumerate(cases):
+    ]
+    for number, (method, *case) in enumerate(cases):
         path = folder / f"run-{number}"
         path.mkdir()
         run = setup._build_run(path, recipe(*case), opened.data, opened.check, quiet=True)
@@ -759,24 +792,33 @@ def production_run(bench):
         def mark(_, marks=marks):
             marks.append(time.perf_counter())
 
-        (loop.train if way == "loop" else partial(train_captured, bench))(run, mark)
+        (loop.train if method == "loop" else partial(train_captured, bench))(run, mark)
         last, walls = run.state.history[-1], np.diff(marks)
         yield {
-            "what": f"run by {way}", "epochs": case[0], "batch": case[1], "lr": case[2], "overrides": case[3:],
-            "seconds": marks[-1] - marks[0], "seconds an epoch": float(np.median(walls)),
+            "what": f"run by {method}",
+            "epochs": case[0],
+            "batch": case[1],
+            "lr": case[2],
+            "overrides": case[3:],
+            "seconds": marks[-1] - marks[0],
+            "seconds per epoch": float(np.median(walls)),
             "of which training": statistics.median(record["seconds"] for record in run.state.history),
-            "first epoch, s": float(walls[0]), "windows/s": last["windows_per_second"],
-            "val cosine": last["val_cosine"], "val gain": last["val_gain"], "train cosine": last["train_cosine"],
-            "ood cosine": last.get("ood_cosine"), "memory MB": bench.memory(),
+            "first epoch, s": float(walls[0]),
+            "windows/s": last["windows_per_second"],
+            "val cosine": last["val_cosine"],
+            "val gain": last["val_gain"],
+            "train cosine": last["train_cosine"],
+            "ood cosine": last.get("ood_cosine"),
+            "memory MB": bench.memory(),
             "best val cosine": max(record["val_cosine"] for record in run.state.history),
-        }  # fmt: skip
+        }
         run.close()
 
 
 def train_captured(bench, run, after_epoch):
-    """Train with the step as a CUDA graph; validation, logs and checkpoints are the training loop's own."""
+    """Train with the step as a CUDA graph; the training loop does validation, logs and checkpoints."""
     step, size = Step(run), run.recipe.training.batch_size
-    step.rate.zero_()  # what warms up must not move the weights
+    step.rate.zero_()  # the warm-up steps must not change the weights
     repeat = captured(bench, step)
     with torch.no_grad():
         for state in run.optimizer.state.values():
@@ -784,7 +826,7 @@ def train_captured(bench, run, after_epoch):
                 value.zero_()
 
     def train_epoch(run, stop):
-        """Train one epoch with the captured step, in place of the training loop's."""
+        """Train one epoch with the captured step instead of `loop.train_epoch`."""
         for group in run.optimizer.param_groups:
             group["lr"] = step.rate
         begin = time.perf_counter()
@@ -811,50 +853,64 @@ def train_captured(bench, run, after_epoch):
 
 
 PARTS = {
-    "correct": correct, "steady": steady, "guards": guards, "graph": graph, "production": production,
-    "compile": compile_, "store": make_store,
-}  # fmt: skip
+    "correct": correct,
+    "steady": steady,
+    "guards": guards,
+    "graph": graph,
+    "production": production,
+    "compile": compile_,
+    "store": make_store,
+}
 
 
 def main():
-    """Run the parts one after the other, each in its own process."""
-    chosen = parse()
-    if chosen.device == "cuda" and not torch.cuda.is_available():
+    """Run the parts one after the other, each in a separate process."""
+    options = parse()
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("bench/gpu.py: no CUDA device is available; nothing was measured. Run it on a machine with a GPU.")
         return
-    if chosen.part:
-        PARTS[chosen.part](Bench(chosen))
+    if options.part:
+        PARTS[options.part](Bench(options))
         return
     begin = time.monotonic()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, __file__, "--out", str(chosen.out), "--device", chosen.device, "--kinds", chosen.kinds]
-    command += ["--quick"] if chosen.quick else []
-    chosen.part = "machine"
+    command = [
+        sys.executable,
+        __file__,
+        "--out",
+        str(options.out),
+        "--device",
+        options.device,
+        "--kinds",
+        options.kinds,
+    ]
+    command += ["--quick"] if options.quick else []
+    options.part = "machine"
     facts = copy.copy(machine())
-    Bench(chosen).row(**facts, date=time.strftime("%Y-%m-%d"), capability=_capability())
-    parts = [part for part in chosen.parts.split(",") if part]
-    maker = None
-    if "production" in parts:  # beside the other parts, which use few cores
+    Bench(options).row(**facts, date=time.strftime("%Y-%m-%d"), capability=_capability())
+    parts = [part for part in options.parts.split(",") if part]
+    store_builder = None
+    if "production" in parts:  # in parallel with the other parts, which use few cores
         slow = {**environment, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}
-        maker = subprocess.Popen([*command, "--part", "store"], env=slow)
+        store_builder = subprocess.Popen([*command, "--part", "store"], env=slow)
     try:
         for part in parts:
-            limit = min(SECONDS[part] * (5 if chosen.quick else 1), chosen.seconds - (time.monotonic() - begin))
-            chosen.part = part
+            limit = min(SECONDS[part] * (5 if options.quick else 1), options.seconds - (time.monotonic() - begin))
+            options.part = part
             if limit < 5:
-                Bench(chosen).row(error="skipped: the time limit of the whole command was reached")
+                Bench(options).row(error="skipped: the time limit of the whole command was reached")
                 continue
             started = time.monotonic()
             try:
-                done = subprocess.run([*command, "--part", part], env=environment, timeout=limit)
-                status = {"exit code": done.returncode}
+                process = subprocess.run([*command, "--part", part], env=environment, timeout=limit)
+                status = {"exit code": process.returncode}
             except subprocess.TimeoutExpired:
                 status = {"error": f"stopped after {limit:.0f} s"}
-            Bench(chosen).row(what="end of the part", **status, seconds=time.monotonic() - started)
+            Bench(options).row(what="end of the part", **status, seconds=time.monotonic() - started)
     finally:
-        if maker is not None:
-            maker.kill()
-            maker.wait()
+        if store_builder is not None:
+            store_builder.kill()
+            store_builder.wait()
 
 
 def _capability():

@@ -1,11 +1,10 @@
-"""Rows: peak memory beyond the vectors at production size; the rate where the vectors don't fit in memory.
+"""Measure peak memory beyond the vectors, and the training rate if the vectors do not fit in memory.
 
     python bench/memory.py [--scale 1.0]
 
-Each run is the code of `nextvec train` in a process of its own: baselines, some steps, validation. What counts is
-memory that is not a file's (RssAnon, looked at ten times a second): pages of the store are the system's to drop. The
-second row gives the process a limit that the kernel enforces (a memory cgroup, which needs root): what it uses itself
-and two fifths of the store.
+Each trial runs the code of `nextvec train` in a separate process: baselines, 400 steps, validation. It samples the
+anonymous memory (RssAnon) ten times per second; pages of the store are not counted, since the system can drop them.
+The second row runs under a memory cgroup (needs root), whose limit is the first row's peak plus 40 % of the store.
 """
 
 from __future__ import annotations
@@ -23,27 +22,28 @@ from common import arguments, finish, store_path
 
 GROUP = Path("/sys/fs/cgroup/memory/nextvec-bench")
 SHARE_IN_MEMORY = 0.4
+"""Fraction of the store that fits in memory in the second row."""
 STEPS = 400
 
 
 class Sampler(threading.Thread):
-    """Notes the most memory that this process holds beside files."""
+    """Records the peak of this process's anonymous memory, in MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.most = 0
+        self.peak = 0
 
     def run(self):
-        """Look ten times a second."""
+        """Read RssAnon ten times per second."""
         while True:
             for line in Path("/proc/self/status").read_text().splitlines():
                 if line.startswith("RssAnon"):
-                    self.most = max(self.most, int(line.split()[1]) // 1024)
+                    self.peak = max(self.peak, int(line.split()[1]) // 1024)
             time.sleep(0.1)
 
 
 def trial(store, limit):
-    """Train for some steps, in this process; prints what it took as JSON."""
+    """Train 400 steps in this process and print memory and rate as JSON."""
     if limit:
         (GROUP / "cgroup.procs").write_text(str(os.getpid()))
     sampler = Sampler()
@@ -58,52 +58,57 @@ def trial(store, limit):
     recipe = make_recipe({"name": "memory", "data": {"store": store}, "objective": objective})
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(recipe, Path(folder) / "run", force=True, quiet=True)
-        started, sampler.most = sampler.most, 0
+        started, sampler.peak = sampler.peak, 0
         step = ours(run, STEPS // 4)
         step()
         begin = time.perf_counter()
         windows = step() + step() + step()
         rate = windows / (time.perf_counter() - begin)
-        score_windows(run.result.eval(), run.sets["val"].vectors, run.sets["val"].windows)
+        score_windows(run.eval_model.eval(), run.sets["val"].vectors, run.sets["val"].windows)
         run.close()
-    print(json.dumps({"starting MB": started, "training MB": sampler.most, "windows/s": rate}))
+    print(json.dumps({"starting MB": started, "training MB": sampler.peak, "windows/s": rate}))
 
 
-def measured(store, limit=0):
-    """What a trial in a process of its own says; `limit` in bytes."""
+def run_trial(store, limit=0):
+    """Return the results of a trial in a separate process; `limit` is in bytes, 0 for none."""
     if limit:
         (GROUP / "memory.limit_in_bytes").write_text(str(limit))
     command = [sys.executable, __file__, "--trial", store, str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(process.stderr)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main():
-    """Measure both."""
+    """Measure both rows."""
     if "--trial" in sys.argv:
         store, limit = sys.argv[sys.argv.index("--trial") + 1 :]
         trial(store, int(limit))
         return
-    chosen = arguments(__doc__)
+    options = arguments(__doc__)
     scale = float(sys.argv[sys.argv.index("--scale") + 1]) if "--scale" in sys.argv else 1.0
-    store = store_path(chosen.store, scale)
+    store = store_path(options.store, scale)
     size = (Path(store) / "vectors.npy").stat().st_size
-    free = measured(store)
-    rows = [{"what": "all in memory", "store MB": size >> 20, **free}]
+    unlimited = run_trial(store)
+    rows = [{"what": "all in memory", "store MB": size >> 20, **unlimited}]
     notes = {}
     try:
         GROUP.mkdir(exist_ok=True)
-        limit = int(max(free["starting MB"], free["training MB"]) * 2**20 + SHARE_IN_MEMORY * size)
-        tight = measured(store, limit)
-        rows.append({
-            "what": "store larger than memory", "store MB": size >> 20, **tight, "limit MB": limit >> 20,
-            "share of the rate": tight["windows/s"] / free["windows/s"],
-        })  # fmt: skip
+        limit = int(max(unlimited["starting MB"], unlimited["training MB"]) * 2**20 + SHARE_IN_MEMORY * size)
+        limited = run_trial(store, limit)
+        rows.append(
+            {
+                "what": "store larger than memory",
+                "store MB": size >> 20,
+                **limited,
+                "limit MB": limit >> 20,
+                "share of the rate": limited["windows/s"] / unlimited["windows/s"],
+            }
+        )
         GROUP.rmdir()
     except OSError as error:
-        notes["store larger than memory"] = f"not measured: no memory cgroup can be made here ({error})"
+        notes["store larger than memory"] = f"not measured: cannot create a memory cgroup ({error})"
     finish("memory", rows, **notes)
 
 

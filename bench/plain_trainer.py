@@ -1,8 +1,8 @@
-"""What a capable user writes by hand: an npz in memory, a Dataset of items, a DataLoader, batch 32, fp32, .item().
+"""A hand-written PyTorch trainer to compare with: npz in memory, DataLoader, batch 32, fp32, `.item()` per step.
 
     python bench/plain_trainer.py windows.npz
 
-The network and the pure loss terms are nextvec's (`terms`, through autograd, raw weights as given); nothing else is.
+Only the network and the loss terms come from nextvec; the gradients come from autograd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nextvec.recipe import make_recipe
 
 
 class Items(Dataset):
-    """One window an item."""
+    """Windows as single items."""
 
     def __init__(self, contexts, targets):
         self.contexts, self.targets = contexts, targets
@@ -32,7 +32,7 @@ class Items(Dataset):
 
 
 def loss_of(prediction, target, tau=0.07):
-    """The runbook's objective; MSE on the scale of one, so that the halves are halves."""
+    """Return the runbook's objective; MSE is scaled to about 1, so that both halves have equal weight."""
     unit = torch.nn.functional.normalize(prediction.float(), dim=1)
     scale = target.shape[1] / 2
     loss = 0.5 * scale * mse(unit, target) + 0.25 * info_nce(unit, target, tau)
@@ -40,7 +40,7 @@ def loss_of(prediction, target, tau=0.07):
 
 
 class PlainTrainer:
-    """Model, optimizer and loader; `train(n)` does n steps."""
+    """Model, optimizer and loader."""
 
     def __init__(self, contexts, targets, kind="amn", batch=32, lr=5e-4, device="cpu", variant="residual"):
         torch.manual_seed(0)
@@ -54,7 +54,7 @@ class PlainTrainer:
         self.batches = iter(self.loader)
 
     def train(self, steps):
-        """Some steps; returns how many windows that was."""
+        """Train `steps` steps and return the number of windows."""
         for _ in range(steps):
             try:
                 context, target = next(self.batches)

@@ -1,11 +1,11 @@
-"""Soak: train for a long time with a watcher attached; memory must stay flat within 2 %, open files must not grow.
+"""Soak test: train for hours with a watcher attached; memory may grow by at most 2 %, open files not at all.
 
     python bench/soak.py --minutes 120
 
-Small GRU runs on a synthetic store follow each other in this process, saving every two seconds. A thread reads the
-newest run's folder five times a second, as `nextvec watch` does, and notes resident memory and open files. What counts
-is the median of the last fifth of the notes against that of the second fifth: the first is for caches to fill. Exits
-with 1 if memory grew by more than 2 % or open files grew at all.
+Small GRU runs on a synthetic store follow each other in this process and save every two seconds. A thread reads the
+newest run's events five times per second, as `nextvec watch` does, and samples resident memory and open files. The
+result compares the medians of the last and the second fifth of the samples; caches fill during the first fifth.
+The exit code is 1 if memory grew by more than 2 % or the number of open files grew.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from nextvec.recipe import make_recipe
 from nextvec.training.loop import train
 from nextvec.training.setup import start_run
 
-MOST_GROWTH = 0.02
+MAX_MEMORY_GROWTH = 0.02
 
 
-def resident() -> float:
-    """Megabytes of memory that this process holds."""
+def resident_mb() -> float:
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def handles() -> int:
-    """Files that this process has open, this look at them left out."""
+def count_open_files() -> int:
+    """Return the number of files that this process has open, without the folder that is read here."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
 
 
 class Watcher(threading.Thread):
-    """Reads the newest run and notes memory and handles until it is told to stop."""
+    """Reads the newest run and samples memory and open files until `done` is set."""
 
-    def __init__(self, runs: Path, every: float) -> None:
+    def __init__(self, runs: Path, interval: float) -> None:
         super().__init__(daemon=True)
-        self.runs, self.every = runs, every
+        self.runs, self.interval = runs, interval
         self.done = threading.Event()
-        self.looks = 0
+        self.reads = 0
         self.samples: list[tuple[float, float, int]] = []
 
     def run(self) -> None:
-        noted = 0.0
+        last_sample = 0.0
         while not self.done.wait(0.2):
             for path in sorted(self.runs.glob("*/events.jsonl"))[-1:]:
                 read_state(read_events(path), time.time(), str(path.parent), path.parent.name)
-                self.looks += 1
-            if time.monotonic() - noted >= self.every:
-                noted = time.monotonic()
-                self.samples.append((noted, resident(), handles()))
+                self.reads += 1
+            if time.monotonic() - last_sample >= self.interval:
+                last_sample = time.monotonic()
+                self.samples.append((last_sample, resident_mb(), count_open_files()))
 
 
 def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
-    """Train for so long; the watcher with its samples, and how many runs and epochs there were."""
+    """Train for `minutes`; return the watcher with its samples, and the numbers of runs and epochs."""
     store = synthesize(folder / "store", scaled(PRESETS["small"], 0.1), quiet=True)
     recipe = make_recipe(
         {
@@ -75,7 +75,7 @@ def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
             "runtime": {"device": "cpu", "threads": 1},
         }
     )
-    watcher = Watcher(folder / "runs", every=max(1.0, minutes * 60 / 600))
+    watcher = Watcher(folder / "runs", interval=max(1.0, minutes * 60 / 600))
     watcher.start()
     end, runs, epochs = time.monotonic() + minutes * 60, 0, 0
     while time.monotonic() < end:
@@ -83,28 +83,28 @@ def soak(minutes: float, folder: Path) -> tuple[Watcher, int, int]:
         train(run)
         run.close()
         runs, epochs = runs + 1, epochs + run.state.epoch
-        for old in sorted((folder / "runs").iterdir())[:-2]:
-            shutil.rmtree(old)
+        for finished in sorted((folder / "runs").iterdir())[:-2]:
+            shutil.rmtree(finished)
     watcher.done.set()
     watcher.join()
     return watcher, runs, epochs
 
 
 def main() -> int:
-    """Soak, and tell what grew."""
+    """Run the soak test and report the growth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0)
-    words = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        watcher, runs, epochs = soak(words.minutes, Path(folder))
+        watcher, runs, epochs = soak(options.minutes, Path(folder))
     count = len(watcher.samples)
     early, late = watcher.samples[count // 5 : 2 * count // 5], watcher.samples[-(count // 5) :]
     memory = [statistics.median(sample[1] for sample in part) for part in (early, late)]
     files = [statistics.median(sample[2] for sample in part) for part in (early, late)]
     growth = memory[1] / memory[0] - 1
-    print(f"{words.minutes:g} minutes: {runs} runs, {epochs} epochs, {watcher.looks} looks, {count} samples")
+    print(f"{options.minutes:g} minutes: {runs} runs, {epochs} epochs, {watcher.reads} reads, {count} samples")
     print(f"memory {memory[0]:.1f} → {memory[1]:.1f} MB ({growth:+.2%}), open files {files[0]:g} → {files[1]:g}")
-    return int(growth > MOST_GROWTH or files[1] > files[0])
+    return int(growth > MAX_MEMORY_GROWTH or files[1] > files[0])
 
 
 if __name__ == "__main__":

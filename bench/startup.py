@@ -1,4 +1,4 @@
-"""Row: start-up of `nextvec --help` and `nextvec watch --help`, and that neither loads torch.
+"""Measure the start-up time of `nextvec --help` and `nextvec watch --help`.
 
 python bench/startup.py
 """
@@ -13,22 +13,28 @@ from common import arguments, finish, summary
 
 
 def main():
-    """Time both, in turns, by the processor time of the child."""
-    chosen = arguments(__doc__)
-    words = {"nextvec --help": ["--help"], "nextvec watch --help": ["watch", "--help"]}
-    seconds = {name: [] for name in words}
-    for _ in range(chosen.rounds):
-        for name, arguments_ in words.items():
+    """Measure both commands in turns, in CPU seconds of the child process."""
+    options = arguments(__doc__)
+    commands = {"nextvec --help": ["--help"], "nextvec watch --help": ["watch", "--help"]}
+    seconds = {name: [] for name in commands}
+    for _ in range(options.rounds):
+        for name, argv in commands.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-m", "nextvec", *arguments_], capture_output=True, check=True)
+            subprocess.run([sys.executable, "-m", "nextvec", *argv], capture_output=True, check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    rows = [{"command": name, "seconds": summary(found)["median"], **_spread(found)} for name, found in seconds.items()]
+    rows = []
+    for name, times in seconds.items():
+        statistics = summary(times)
+        rows.append(
+            {
+                "command": name,
+                "seconds": statistics["median"],
+                "spread": statistics["spread"],
+                "lowest": min(times),
+            }
+        )
     finish("startup", rows)
-
-
-def _spread(found):
-    return {"spread": summary(found)["spread"], "lowest": min(found)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows: training throughput of every network, against the plain trainer and Lightning, in turns, with quality beside.
+"""Measure the training throughput of every network against the plain trainer and Lightning, with val cosines.
 
 python bench/throughput.py [--store STORE] [amn gru lstm transformer]
 """
@@ -17,7 +17,8 @@ from nextvec.training import loop
 from nextvec.training.run import Run, TrainingState
 
 KINDS = ("amn", "gru", "lstm", "transformer")
-MOST = 16_384  # windows in the plain trainer's arrays: they need six times the memory of the vectors
+MAX_PLAIN_WINDOWS = 16_384
+"""Windows in the plain trainer's arrays, which need six times the memory of the vectors."""
 
 
 class LimitedRun(Run):
@@ -28,12 +29,12 @@ class LimitedRun(Run):
 
 
 def ours(run, steps):
-    """A function that trains `steps` steps of a run and goes on where it ended the next time."""
-    whole = run.steps_per_epoch
+    """Return a function that trains the next `steps` steps of a run and returns the number of windows."""
+    epoch_steps = run.steps_per_epoch
     run.__class__ = LimitedRun
 
     def step():
-        if run.state.step_in_epoch + steps > whole:
+        if run.state.step_in_epoch + steps > epoch_steps:
             run.state = TrainingState(epoch=run.state.epoch + 1)
         run.limit = run.state.step_in_epoch + steps
         loop.train_epoch(run, threading.Event())
@@ -43,16 +44,17 @@ def ours(run, steps):
 
 
 def val_cosine(run, model):
-    """What a model reaches on the val windows."""
-    found = run.sets["val"]
-    training, _ = model.training, model.eval()
-    score = score_windows(model, found.vectors, found.windows).mean_cosine
-    model.train(training)
+    """Return the mean cosine of a model on the val windows."""
+    val = run.sets["val"]
+    was_training = model.training
+    model.eval()
+    score = score_windows(model, val.vectors, val.windows).mean_cosine
+    model.train(was_training)
     return score
 
 
 def lightning_variant(contexts, targets, kind, steps):
-    """Lightning with a TensorDataset, batch 512, bf16-mixed; None where it is missing."""
+    """Return a function that trains with Lightning (batch 512, bf16-mixed), or None and the reason."""
     try:
         import lightning
     except ImportError:
@@ -83,9 +85,15 @@ def lightning_variant(contexts, targets, kind, steps):
 
     def step():
         trainer = lightning.Trainer(
-            max_steps=steps, precision="bf16-mixed", accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
-        )  # fmt: skip
+            max_steps=steps,
+            precision="bf16-mixed",
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            gradient_clip_val=1.0,
+        )
         trainer.fit(module, loader)
         return steps * 512
 
@@ -93,28 +101,28 @@ def lightning_variant(contexts, targets, kind, steps):
 
 
 def main():
-    """Measure the kinds named, or the four of them."""
-    chosen = arguments(__doc__)
-    store, rows, notes = store_path(chosen.store), [], {}
-    for kind in [word for word in sys.argv[1:] if word in KINDS] or KINDS:
+    """Measure the networks named on the command line, or all four."""
+    options = arguments(__doc__)
+    store, rows, notes = store_path(options.store), [], {}
+    for kind in [name for name in sys.argv[1:] if name in KINDS] or KINDS:
         with_query = open_run(store, f"model.kind={kind}")
         without = open_run(store, f"model.kind={kind}", "model.query=false")
         small = open_run(store, f"model.kind={kind}", "training.batch_size=32")
-        batch = without.sets["train"].batch(torch.arange(min(MOST, len(without.sets["train"]))))
+        batch = without.sets["train"].batch(torch.arange(min(MAX_PLAIN_WINDOWS, len(without.sets["train"]))))
         contexts, targets = batch.context_BSD.float().numpy(), batch.target_BD.float().numpy()
         plain = PlainTrainer(contexts, targets, kind)
         variants = {
-            "plain trainer, batch 32, fp32": lambda plain=plain: plain.train(chosen.steps * 4),
-            "nextvec, batch 32, default recipe": ours(small, chosen.steps * 4),
-            "nextvec, batch 512": ours(without, chosen.steps),
-            "nextvec, batch 512, with the query": ours(with_query, chosen.steps),
+            "plain trainer, batch 32, fp32": lambda plain=plain: plain.train(options.steps * 4),
+            "nextvec, batch 32, default recipe": ours(small, options.steps * 4),
+            "nextvec, batch 512": ours(without, options.steps),
+            "nextvec, batch 512, with the query": ours(with_query, options.steps),
         }
-        other, reason = lightning_variant(contexts, targets, kind, chosen.steps)
-        if other is not None:
-            variants["Lightning, TensorDataset, batch 512, bf16-mixed"] = other
+        lightning_step, reason = lightning_variant(contexts, targets, kind, options.steps)
+        if lightning_step is not None:
+            variants["Lightning, TensorDataset, batch 512, bf16-mixed"] = lightning_step
         else:
             notes["lightning"] = reason
-        rates = in_turns(variants, chosen.rounds)
+        rates = in_turns(variants, options.rounds)
         base = rates["plain trainer, batch 32, fp32"]["median"]
         models = {"plain trainer, batch 32, fp32": plain.model, "nextvec, batch 512": without.model}
         models |= {
@@ -123,10 +131,16 @@ def main():
         }
         for name, rate in rates.items():
             quality = val_cosine(without, models[name]) if name in models else ""
-            rows.append({
-                "model": kind, "what": name, "windows/s": rate["median"], "spread": rate["spread"],
-                "ratio to plain": rate["median"] / base, "val cosine after the rounds": quality,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": kind,
+                    "what": name,
+                    "windows/s": rate["median"],
+                    "spread": rate["spread"],
+                    "ratio to plain": rate["median"] / base,
+                    "val cosine after the rounds": quality,
+                }
+            )
     finish("throughput", rows, **notes)
 
 
