@@ -250,8 +250,8 @@ def test_what_can_not_be_compared_is_one_line(train: Train, tmp_path: Path) -> N
     unevaluated = copied(train(), tmp_path / "open", evaluated=False)
     cases = [
         ((), {}, "no run named"), ((tmp_path,), {}, "name the folder of a run"),
-        ((train(),), {"baseline": "790k"}, "neither 584k nor the folder of a run"),
-        ((train(),), {"baseline": str(unevaluated)}, "no judgement to compare with"),
+        ((train(),), {"baseline": "790k"}, "neither 584k nor a run folder"),
+        ((train(),), {"baseline": str(unevaluated)}, "no evaluation to compare with"),
         ((train(),), {"data": (str(tmp_path / "none"),)}, "store"),
     ]  # fmt: skip
     for runs, options, message in cases:

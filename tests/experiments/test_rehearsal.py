@@ -1,4 +1,4 @@
-"""A rehearsal runs the real recipe on synthetic sets, says so, and builds them once."""
+"""A rehearsal trains the real recipe on synthetic stores, labels the output, and builds the stores once."""
 
 import json
 import os
@@ -30,7 +30,7 @@ OVERRIDES = (
 
 @pytest.fixture(autouse=True)
 def narrow_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The production sets with 32 instead of 768 dimensions, and more of ood: small, but with everything in them."""
+    """Shrink the production presets: 32 instead of 768 dimensions, and a larger share of ood."""
     changes = {"dimensions": 32, "topics": 8, "ood_documents": 5_000, "ood_windows": 100_000, "ood_coherence": (0.5,)}
     for preset in ("production", "production-584k"):
         monkeypatch.setitem(PRESETS, preset, replace(PRESETS[preset], **changes))
@@ -43,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `train` was called with, instead of training."""
+    """Replace the training with a fake, and return its calls."""
     calls: list[dict[str, Any]] = []
 
     def train(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
@@ -58,32 +58,34 @@ def write(path: Path, name: str, **data: str) -> str:
     return str(path / f"{name}.toml")
 
 
-def test_the_real_recipe_on_synthetic_sets(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_rehearsal_trains_the_real_recipe_on_synthetic_stores(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     recipe = write(tmp_path, "amn-790k-production", store="real-vectors", ood="real.npz")
     run = rehearse(recipe, (*OVERRIDES, "training.batch_size=32"), scale=SCALE, out=str(out))
-    home = out / "scale_0.002"
-    assert run.path.parent == home / "runs" and run.path.name.startswith("amn-790k-production_")
+    folder = out / "scale_0.002"
+    assert run.path.parent == folder / "runs" and run.path.name.startswith("amn-790k-production_")
     used = load_recipe(str(run.path / "recipe.toml"))
-    assert Path(used.data.store) == home / "production" and used.training.batch_size == 32
-    assert Path(used.data.ood).with_suffix(".npz") == home / "wikipedia_ood_test_ctx5.npz"
+    assert Path(used.data.store) == folder / "production" and used.training.batch_size == 32
+    assert Path(used.data.ood).with_suffix(".npz") == folder / "wikipedia_ood_test_ctx5.npz"
 
     shown = capsys.readouterr().err
-    assert shown.startswith(f"REHEARSAL on SYNTHETIC vectors in {home}")
+    assert shown.startswith(f"REHEARSAL on SYNTHETIC vectors in {folder}")
     for preset in ("production", "production-584k"):
-        store = open_store(home / preset)
+        store = open_store(folder / preset)
         assert store.manifest["origin"] == "synthetic" and f"SYNTHETIC {store.path}: " in shown
-        for figures in store.manifest["synthetic"]["measured"].values():
-            assert f"known ceiling {figures['ceiling']:.4f}" in shown and f"{figures['context-mean']:.4f}" in shown
+        for cosines in store.manifest["synthetic"]["measured"].values():
+            assert f"known ceiling {cosines['ceiling']:.4f}" in shown and f"{cosines['context-mean']:.4f}" in shown
     assert shown.index("known ceiling") < shown.index("Epoch 1/1")
 
-    with np.load(home / "wikipedia_ood_test_ctx5.npz") as windows:
-        store = open_store(home / "production")
+    with np.load(folder / "wikipedia_ood_test_ctx5.npz") as windows:
+        store = open_store(folder / "production")
         first = int(store.documents.first_row[store.documents.splits == 2][0])
         assert (windows["context_sequences"][0] == store.vectors[first : first + 5]).all()
         assert windows["target_vectors"].shape == (100_000 * SCALE, 32)
 
 
-def test_sets_are_built_once_and_chosen_by_the_name(
+def test_stores_are_built_once_and_chosen_by_the_recipe_name(
     out: Path, tmp_path: Path, trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ):
     for name in ("gru-790k", "amn-584k"):
@@ -100,28 +102,28 @@ def test_sets_are_built_once_and_chosen_by_the_name(
     assert capsys.readouterr().err == ""
 
 
-def test_a_half_built_set_is_built_again(tmp_path: Path, trained: list[dict[str, Any]]):
-    rubbish = tmp_path / "scale_0.002" / "production.unfinished"
-    rubbish.mkdir(parents=True)
-    (rubbish / "vectors.npy").write_bytes(b"half")
+def test_an_unfinished_store_is_built_again(tmp_path: Path, trained: list[dict[str, Any]]):
+    unfinished = tmp_path / "scale_0.002" / "production.unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "vectors.npy").write_bytes(b"half")
     rehearse(write(tmp_path, "amn"), scale=SCALE, out=str(tmp_path), quiet=True)
-    assert not rubbish.exists() and len(open_store(tmp_path / "scale_0.002" / "production").vectors) > 1000
+    assert not unfinished.exists() and len(open_store(tmp_path / "scale_0.002" / "production").vectors) > 1000
     windows = tmp_path / "scale_0.002" / "wikipedia_ood_test_ctx5.npz"
-    whole = windows.read_bytes()
+    complete = windows.read_bytes()
     windows.write_bytes(b"of an older set")
     os.utime(windows, (0, 0))
     rehearse(write(tmp_path, "amn"), scale=SCALE, out=str(tmp_path), quiet=True)
-    assert windows.read_bytes() == whole
+    assert windows.read_bytes() == complete
     manifest = tmp_path / "scale_0.002" / "production" / "manifest.json"
     values = json.loads(manifest.read_text())
     values["synthetic"]["spec"]["seed"] = 1
     manifest.write_text(json.dumps(values))
-    with pytest.raises(InputError, match=r"production: not the synthetic set of this rehearsal; remove it"):
+    with pytest.raises(InputError, match=r"production: not the synthetic store of this rehearsal. Remove it"):
         rehearse(write(tmp_path, "amn"), scale=SCALE, out=str(tmp_path), quiet=True)
     assert manifest.is_file() and len(trained) == 2
 
 
-def test_rehearsals_that_start_together_share_their_sets(tmp_path: Path, trained: list[dict[str, Any]]):
+def test_simultaneous_rehearsals_share_their_stores(tmp_path: Path, trained: list[dict[str, Any]]):
     recipe = write(tmp_path, "amn")
     with ThreadPoolExecutor(2) as pool:
         started = [pool.submit(rehearse, recipe, scale=SCALE, out=str(tmp_path), quiet=True) for _ in range(2)]
@@ -129,23 +131,23 @@ def test_rehearsals_that_start_together_share_their_sets(tmp_path: Path, trained
 
 
 @pytest.mark.parametrize("scale", [0, -0.1, 1.5, float("nan"), float("inf")])
-def test_a_scale_that_is_no_share(scale: float, tmp_path: Path):
-    with pytest.raises(InputError, match="above 0 and up to 1"):
+def test_a_scale_outside_of_0_to_1_is_rejected(scale: float, tmp_path: Path):
+    with pytest.raises(InputError, match="above 0 and at most 1"):
         rehearse(write(tmp_path, "amn"), scale=scale, out=str(tmp_path / "out"), quiet=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scale_too_small_names_one_that_works(tmp_path: Path, trained: list[dict[str, Any]]):
-    with pytest.raises(InputError, match="too small") as refusal:
+def test_the_error_for_a_small_scale_names_the_minimum(tmp_path: Path, trained: list[dict[str, Any]]):
+    with pytest.raises(InputError, match="too small") as error:
         rehearse(write(tmp_path, "amn"), scale=1e-5, out=str(tmp_path / "out"), quiet=True)
     assert not (tmp_path / "out").exists()
-    (least,) = re.findall(r"take (\S+) or more", str(refusal.value))
-    rehearse(write(tmp_path, "amn"), scale=float(least), out=str(tmp_path / "out"), quiet=True)
-    with pytest.raises(InputError, match=f"take {least} or more"):
-        rehearse(write(tmp_path, "amn"), scale=float(least) - 0.0001, out=str(tmp_path / "out"), quiet=True)
+    (minimum,) = re.findall(r"Set at least (\S+)\.$", str(error.value))
+    rehearse(write(tmp_path, "amn"), scale=float(minimum), out=str(tmp_path / "out"), quiet=True)
+    with pytest.raises(InputError, match=f"Set at least {minimum}"):
+        rehearse(write(tmp_path, "amn"), scale=float(minimum) - 0.0001, out=str(tmp_path / "out"), quiet=True)
     assert len(trained) == 1
 
 
-def test_a_rehearsal_is_never_on_other_vectors(tmp_path: Path):
+def test_a_rehearsal_rejects_another_store(tmp_path: Path):
     with pytest.raises(InputError, match="nextvec train"):
         rehearse(write(tmp_path, "amn"), ("data.store=real",), scale=SCALE, out=str(tmp_path), quiet=True)

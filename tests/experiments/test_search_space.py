@@ -1,4 +1,4 @@
-"""The words of a search space: what they mean, and which are refused in one line."""
+"""Each form of a search space is parsed, and malformed ones are rejected in one line."""
 
 import pytest
 
@@ -6,40 +6,40 @@ from nextvec.errors import RecipeError
 from nextvec.experiments.search_space import Dimension, parse_space
 
 
-def test_what_each_form_means():
-    found = parse_space(
+def test_each_form_of_a_dimension_is_parsed():
+    space = parse_space(
         ["training.lr=1e-4..1e-2:log", "model.dropout=0..0.5", "training.epochs=2..8", "training.batch_size=128, 256"]
     )
-    assert found == (
+    assert space == (
         Dimension("training.lr", (), 1e-4, 1e-2, log=True),
         Dimension("model.dropout", (), 0, 0.5),
-        Dimension("training.epochs", (), 2, 8, whole=True),
+        Dimension("training.epochs", (), 2, 8, integer=True),
         Dimension("training.batch_size", ("128", "256")),
     )
-    assert found[0].ends == ("training.lr=0.0001", "training.lr=0.01")
-    assert found[2].ends == ("training.epochs=2", "training.epochs=8")
-    assert found[3].ends == ("training.batch_size=128", "training.batch_size=256")
+    assert space[0].bounds == ("training.lr=0.0001", "training.lr=0.01")
+    assert space[2].bounds == ("training.epochs=2", "training.epochs=8")
+    assert space[3].bounds == ("training.batch_size=128", "training.batch_size=256")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("texts", "message"),
     [
-        ([], "a sweep needs a space"),
+        ([], "--space: missing"),
         (["training.lr"], "write field=low..high"),
         (["lr=1..2"], "write field=low..high"),
         (["training.lr="], "write field=low..high"),
         (["training.lr=3"], "at least two different values"),
         (["training.lr=3,3"], "at least two different values"),
-        (["training.lr=1..x"], "both ends of a range must be numbers"),
-        (["training.lr=1..2..3"], "both ends of a range must be numbers"),
-        (["training.lr=2..1"], "the first end must be below the second"),
-        (["training.lr=1..inf"], "the first end must be below the second"),
-        (["training.lr=0..1:log"], "a log scale begins above zero"),
-        (["training.lr=1..2:ln"], "'ln' is no scale"),
-        (["training.lr=1..2", "training.lr=3..4"], "training.lr is named twice"),
+        (["training.lr=1..x"], "both bounds must be numbers"),
+        (["training.lr=1..2..3"], "both bounds must be numbers"),
+        (["training.lr=2..1"], "the bounds must be finite, and the first one below the second"),
+        (["training.lr=1..inf"], "the bounds must be finite, and the first one below the second"),
+        (["training.lr=0..1:log"], "bounds of a log scale must be above zero"),
+        (["training.lr=1..2:ln"], "unknown scale 'ln'"),
+        (["training.lr=1..2", "training.lr=3..4"], "training.lr is repeated"),
     ],
 )
-def test_what_is_refused(words, message):
+def test_a_malformed_space_is_rejected(texts, message):
     with pytest.raises(RecipeError, match=message) as raised:
-        parse_space(words)
+        parse_space(texts)
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""A suite survives every interruption: nothing is done twice, no run is lost, and the log says how it stands."""
+"""A suite can be resumed after every interruption: no run is lost or repeated, and the log contains every change."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Write = Callable[..., str]
 
 
 class Comparison:
-    """Stands for `nextvec compare`: notes what it was called with, and writes its file."""
+    """Fake of `compare_runs`: records its calls and writes its file."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], list[str]]] = []
@@ -39,23 +39,23 @@ class Comparison:
 
 
 class Trainer:
-    """Stands for `nextvec train` and `nextvec resume`: leaves what a run leaves, and can be cut off at any point."""
+    """Fake of `train_recipe` and `resume_folder`: writes the files of a run, and can be interrupted at any point."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
-        self.cut: dict[str, tuple[str, BaseException]] = {}
-        """Recipe → the point where its next attempt ends, and how."""
+        self.interruptions: dict[str, tuple[str, BaseException]] = {}
+        """Recipe → the point where its next attempt is interrupted, and the error."""
         self.killed = False
-        """Whether an attempt that is cut off takes the process with it."""
+        """Whether the interruption kills the process."""
 
-    def train(self, word: str, overrides: tuple[str, ...], *, out: str, force: bool, quiet: bool) -> None:
-        recipe = load_recipe(word, overrides)
+    def train(self, source: str, overrides: tuple[str, ...], *, out: str, force: bool, quiet: bool) -> None:
+        recipe = load_recipe(source, overrides)
         self.calls.append(("train", recipe.name))
         self._point(recipe.name, "before the folder")
         Path(out).mkdir(parents=True)
         (Path(out) / "recipe.toml").write_text(recipe.to_toml())
-        self._point(recipe.name, "before a position")
-        (Path(out) / "resume.pt").write_bytes(b"position")
+        self._point(recipe.name, "before a checkpoint")
+        (Path(out) / "resume.pt").write_bytes(b"checkpoint")
         self._end(recipe.name, Path(out))
 
     def resume(self, run: str, *, force: bool, quiet: bool) -> None:
@@ -71,12 +71,12 @@ class Trainer:
         (run / "training_history.json").write_text(json.dumps(history))
         self._point(name, "after its end")
 
-    def _point(self, name: str, here: str) -> None:
-        point, error = self.cut.get(name, ("", None))
-        if point == here and error is not None:
+    def _point(self, name: str, current: str) -> None:
+        point, error = self.interruptions.get(name, ("", None))
+        if point == current and error is not None:
             if self.killed:
                 os._exit(9)
-            del self.cut[name]
+            del self.interruptions[name]
             raise error
 
 
@@ -98,7 +98,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, comparison: Comparison) -> Trainer:
 
 @pytest.fixture
 def write(toy_recipe: Recipe, tmp_path: Path) -> Write:
-    """Writes a recipe on the toy store: ``write("gru", lr=1e-3)``; its path."""
+    """Return a function that writes a recipe on the toy store and returns its path: ``write("gru", lr=1e-3)``."""
 
     def write(name: str, *, store: str = "", **training: Any) -> str:
         values = toy_recipe.model_dump(exclude_none=True)
@@ -119,7 +119,7 @@ def log_of(out: Path) -> str:
     return (out / "recovery.log").read_text()
 
 
-def test_real_recipes_one_after_another(write: Write, toy_recipe: Recipe, tmp_path: Path, comparison: Comparison):
+def test_a_suite_trains_real_recipes_in_order(write: Write, toy_recipe: Recipe, tmp_path: Path, comparison: Comparison):
     out = tmp_path / "suite"
     result = run_suite((write("one"), write("two", lr=1e-3)), out=str(out), device="cpu", quiet=True)
     assert states(result) == {"one": "complete", "two": "complete", "compare": "complete"}
@@ -131,10 +131,10 @@ def test_real_recipes_one_after_another(write: Write, toy_recipe: Recipe, tmp_pa
         assert verdict in step["verdict"] and f"[x] train {step['name']} → {step['run']} " in log_of(out)
 
 
-def test_a_real_run_is_taken_up_where_it_was(
+def test_a_real_run_interrupted_during_its_evaluation_is_only_evaluated_again(
     write: Write, tmp_path: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
-    """Ctrl-C while the trained model is judged: the run has its last position, and only the judgement is made again."""
+    """The run has its last checkpoint, so the resumed suite does not train it again."""
     recipe, out = write("one"), tmp_path / "suite"
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(single_run, "_evaluate_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -146,7 +146,7 @@ def test_a_real_run_is_taken_up_where_it_was(
     assert (run / "best_model.pt").stat().st_mtime_ns == trained and (run / "evaluation.json").is_file()
 
 
-def test_what_is_complete_is_never_done_again(
+def test_complete_steps_are_never_repeated(
     write: Write, tmp_path: Path, trainer: Trainer, comparison: Comparison, other_store: Callable[..., Store]
 ):
     other = str(other_store(seed=1).path)
@@ -162,24 +162,24 @@ def test_what_is_complete_is_never_done_again(
 
 ATTEMPTS = {
     "before the folder": [("train", "two"), ("train", "two")],
-    "before a position": [("train", "two"), ("train", "two")],
+    "before a checkpoint": [("train", "two"), ("train", "two")],
     "in training": [("train", "two"), ("resume", "two")],
     "after its end": [("train", "two")],
 }
-"""Where a training is cut off → what is called in all, until it is complete."""
+"""Point of the interruption → all calls until the step is complete."""
 
 
 @pytest.mark.parametrize("error", [Interrupted("interrupted"), KeyboardInterrupt()], ids=["saved", "at once"])
 @pytest.mark.parametrize("point", ATTEMPTS)
-def test_interrupted_anywhere_it_goes_on(
+def test_an_interrupted_suite_resumes_from_any_point(
     point: str, error: BaseException, write: Write, tmp_path: Path, trainer: Trainer
 ):
     recipes, out = (write("one"), write("two"), write("three")), tmp_path / "a suite"
-    trainer.cut["two"] = (point, error)
+    trainer.interruptions["two"] = (point, error)
     with pytest.raises(Interrupted) as stop:
         run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
     command = f"nextvec suite {' '.join(recipes)} --out '{out}' --overrides training.grad_clip_norm=2"
-    assert str(stop.value) == f"suite interrupted; to continue: {command}"
+    assert str(stop.value) == f"Suite interrupted. To continue: {command}"
     assert "[x] train one" in log_of(out) and "[~] train two" in log_of(out) and "interrupted" in log_of(out)
     result = run_suite(recipes, out=str(out), overrides=("training.grad_clip_norm=2",), quiet=True)
     assert set(states(result).values()) == {"complete"}
@@ -187,27 +187,27 @@ def test_interrupted_anywhere_it_goes_on(
 
 
 @pytest.mark.parametrize("point", ATTEMPTS)
-def test_killed_anywhere_it_goes_on(point: str, write: Write, tmp_path: Path, trainer: Trainer):
+def test_a_killed_suite_resumes_from_any_point(point: str, write: Write, tmp_path: Path, trainer: Trainer):
     recipes, out = (write("one"), write("two")), tmp_path / "suite"
-    trainer.cut["two"], trainer.killed = (point, BaseException()), True
+    trainer.interruptions["two"], trainer.killed = (point, BaseException()), True
     child = os.fork()
     if not child:
         run_suite(recipes, out=str(out), quiet=True)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    trainer.cut.clear()
+    trainer.interruptions.clear()
     assert set(states(run_suite(recipes, out=str(out), quiet=True)).values()) == {"complete"}
     assert trainer.calls == ATTEMPTS[point][1:]
     finished = [run for run in (out / "runs").iterdir() if (run / "training_history.json").is_file()]
     assert sorted(run.name.partition("_")[0] for run in finished) == ["one", "two"]
 
 
-def test_a_stopped_run_is_marked_and_the_next_follows(
+def test_a_stopped_run_is_marked_and_the_next_recipe_is_trained(
     write: Write, tmp_path: Path, trainer: Trainer, comparison: Comparison
 ):
     recipes, out = (write("one"), write("two"), write("three")), tmp_path / "suite"
-    trainer.cut["one"] = ("in training", StoppedError("red at epoch 3: val cosine 0.31, below 0.45"))
-    trainer.cut["two"] = ("in training", NotFiniteError("the gradient is not finite"))
+    trainer.interruptions["one"] = ("in training", StoppedError("red at epoch 3: val cosine 0.31, below 0.45"))
+    trainer.interruptions["two"] = ("in training", NotFiniteError("the gradient is not finite"))
     result = run_suite(recipes, out=str(out), quiet=True)
     assert states(result) == {"one": "stopped", "two": "failed", "three": "complete", "compare": "complete"}
     assert result.exit_code == 3 and [names for names, _ in comparison.calls] == [["one", "two", "three"]]
@@ -215,22 +215,24 @@ def test_a_stopped_run_is_marked_and_the_next_follows(
     assert "failed: the gradient is not finite" in log_of(out)
 
     run_suite(recipes, out=str(out), quiet=True)
-    assert len(trainer.calls) == 3, "neither is tried again unless forced"
+    assert len(trainer.calls) == 3, "neither is retried without force"
 
     result = run_suite(recipes, out=str(out), force=True, quiet=True)
     assert trainer.calls[3:] == [("resume, forced", "one"), ("resume, forced", "two")]
-    assert result.exit_code == 0 and comparison.calls == comparison.calls[:1] * 2, "and compared anew"
+    assert result.exit_code == 0 and comparison.calls == comparison.calls[:1] * 2, "the comparison is repeated"
 
 
-def test_not_finite_alone_has_its_own_exit_code(write: Write, tmp_path: Path, trainer: Trainer):
-    trainer.cut["one"] = ("in training", NotFiniteError("the gradient is not finite"))
+def test_a_non_finite_run_has_exit_code_4(write: Write, tmp_path: Path, trainer: Trainer):
+    trainer.interruptions["one"] = ("in training", NotFiniteError("the gradient is not finite"))
     assert run_suite((write("one"),), out=str(tmp_path / "suite"), quiet=True).exit_code == 4
 
 
-def test_killed_between_a_stop_and_its_note(write: Write, tmp_path: Path, trainer: Trainer):
-    """The run says that it was stopped, the suite does not know: it is noted, not tried again."""
+def test_a_stop_is_recorded_after_a_kill_between_the_stop_and_its_record(
+    write: Write, tmp_path: Path, trainer: Trainer
+):
+    """The run's history contains the stop, suite.json does not: the stop is recorded, and the run is not retried."""
     out = tmp_path / "suite"
-    trainer.cut["one"] = ("in training", KeyboardInterrupt())
+    trainer.interruptions["one"] = ("in training", KeyboardInterrupt())
     with pytest.raises(Interrupted):
         run_suite((write("one"),), out=str(out), quiet=True)
     (run,) = (out / "runs").iterdir()
@@ -241,34 +243,38 @@ def test_killed_between_a_stop_and_its_note(write: Write, tmp_path: Path, traine
     assert trainer.calls == [("train", "one")] and states(result)["compare"] == "waiting"
 
 
-def test_missing_data_of_any_recipe_is_told_before_the_first_training(write: Write, tmp_path: Path, trainer: Trainer):
+def test_missing_data_of_any_recipe_is_reported_before_the_first_training(
+    write: Write, tmp_path: Path, trainer: Trainer
+):
     out = tmp_path / "suite"
     with pytest.raises(InputError, match=r"^recipe two: store none-there: .*nextvec data build[^\n]*$"):
         run_suite((write("one"), write("two", store="none-there")), out=str(out), quiet=True)
     with pytest.raises(InputError, match=r"training\.init_from none.pt"):
         run_suite((write("one"), write("two", init_from="none.pt")), out=str(out), quiet=True)
-    with pytest.raises(InputError, match="name at least one"):
+    with pytest.raises(InputError, match="Name at least one"):
         run_suite((), out=str(out), quiet=True)
     assert not out.exists() and not trainer.calls
 
 
-def test_other_recipes_are_added_and_none_is_forgotten(
+def test_new_recipes_are_added_and_waiting_ones_are_kept(
     write: Write, tmp_path: Path, trainer: Trainer, comparison: Comparison
 ):
     out = tmp_path / "suite"
-    trainer.cut["two"] = ("before the folder", KeyboardInterrupt())
+    trainer.interruptions["two"] = ("before the folder", KeyboardInterrupt())
     with pytest.raises(Interrupted):
         run_suite((write("one"), write("two")), out=str(out), quiet=True)
     result = run_suite((write("three"),), out=str(out), quiet=True)
-    assert list(states(result)) == ["one", "two", "three", "compare"] and "new in it: three\n" in log_of(out)
+    assert list(states(result)) == ["one", "two", "three", "compare"] and "added: three\n" in log_of(out)
     assert [name for _, name in trainer.calls] == ["one", "two", "two", "three"]
     run_suite((write("four"), write("four")), out=str(out), quiet=True)
     assert [names for names, _ in comparison.calls] == [["one", "two", "three"], ["one", "two", "three", "four"]]
 
 
-def test_a_changed_recipe_is_another_step_unless_nothing_began(write: Write, tmp_path: Path, trainer: Trainer):
+def test_a_changed_recipe_is_a_new_step_unless_its_run_has_no_checkpoint(
+    write: Write, tmp_path: Path, trainer: Trainer
+):
     out = tmp_path / "suite"
-    trainer.cut["two"] = ("before a position", KeyboardInterrupt())
+    trainer.interruptions["two"] = ("before a checkpoint", KeyboardInterrupt())
     with pytest.raises(Interrupted):
         run_suite((write("one"), write("two")), out=str(out), quiet=True)
     changed = (write("one", lr=1e-2), write("two", lr=1e-2))
@@ -278,7 +284,7 @@ def test_a_changed_recipe_is_another_step_unless_nothing_began(write: Write, tmp
     assert learned == [5e-4, 1e-2, 1e-2]
 
 
-def test_a_comparison_that_fails_is_made_again(write: Write, tmp_path: Path, trainer: Trainer, comparison: Comparison):
+def test_a_failed_comparison_is_repeated(write: Write, tmp_path: Path, trainer: Trainer, comparison: Comparison):
     recipes, out = (write("one"),), tmp_path / "suite"
     for error, raised in ((InputError("of different spaces"), InputError), (KeyboardInterrupt(), Interrupted)):
         comparison.error = error
@@ -292,9 +298,9 @@ def test_a_comparison_that_fails_is_made_again(write: Write, tmp_path: Path, tra
     assert len(comparison.calls) == 4 and trainer.calls == [("train", "one")]
 
 
-def test_an_error_in_a_training_ends_the_suite_and_is_kept(write: Write, tmp_path: Path, trainer: Trainer):
+def test_an_error_in_a_training_ends_the_suite_and_is_logged(write: Write, tmp_path: Path, trainer: Trainer):
     out = tmp_path / "suite"
-    trainer.cut["one"] = ("in training", InputError("the disk\nis full"))
+    trainer.interruptions["one"] = ("in training", InputError("the disk\nis full"))
     with pytest.raises(InputError, match="disk"):
         run_suite((write("one"), write("two")), out=str(out), quiet=True)
     assert (
@@ -304,10 +310,10 @@ def test_an_error_in_a_training_ends_the_suite_and_is_kept(write: Write, tmp_pat
     assert trainer.calls[1:] == [("resume", "one"), ("train", "two")]
 
 
-def test_a_run_that_failed_before_it_began_is_started_afresh(write: Write, tmp_path: Path, trainer: Trainer):
-    """Such as an ood set of another space, seen when the baselines are measured: the user replaces it and goes on."""
+def test_a_run_that_failed_before_its_first_checkpoint_starts_again(write: Write, tmp_path: Path, trainer: Trainer):
+    """For example with an ood set of another space: the user replaces the set and reruns the suite."""
     out = tmp_path / "suite"
-    trainer.cut["one"] = ("before a position", InputError("ood is of another space"))
+    trainer.interruptions["one"] = ("before a checkpoint", InputError("ood is of another space"))
     with pytest.raises(InputError, match="another space"):
         run_suite((write("one"),), out=str(out), quiet=True)
     (run,) = (out / "runs").iterdir()
@@ -316,7 +322,7 @@ def test_a_run_that_failed_before_it_began_is_started_afresh(write: Write, tmp_p
     assert trainer.calls == [("train", "one")] * 2
 
 
-def test_one_process_at_a_time(write: Write, tmp_path: Path, trainer: Trainer):
+def test_only_one_process_can_run_a_suite(write: Write, tmp_path: Path, trainer: Trainer):
     with open_suite(tmp_path / "suite", quiet=True), pytest.raises(OutputError, match="another process"):
         run_suite((write("one"),), out=str(tmp_path / "suite"), quiet=True)
     run_suite((write("one"),), out=str(tmp_path / "suite"), quiet=True)
@@ -324,33 +330,33 @@ def test_one_process_at_a_time(write: Write, tmp_path: Path, trainer: Trainer):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"steps": [{"kind": "train", "name": "one"}]}', '{"steps": [{}]}'])
-def test_a_damaged_record_is_one_line_and_kept(content: str, write: Write, tmp_path: Path, trainer: Trainer):
+def test_a_damaged_record_is_reported_in_one_line_and_kept(
+    content: str, write: Write, tmp_path: Path, trainer: Trainer
+):
     (tmp_path / "suite.json").write_text(content)
     with pytest.raises(InputError, match=r"^suite [^\n]*suite.json is damaged [^\n]*$"):
         run_suite((write("one"),), out=str(tmp_path), quiet=True)
     assert (tmp_path / "suite.json").read_text() == content and not trainer.calls
 
 
-def test_the_log_is_for_people_and_shown(
-    write: Write, tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]
-):
+def test_the_log_is_dated_and_shown(write: Write, tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "suite"
     run_suite((write("drawn"), write("[bold]x")), out=str(out))
     assert capsys.readouterr().err == log_of(out)
     lines = log_of(out).splitlines()
     assert all(line[:4].isdecimal() and line[19:21] == "  " for line in lines), "every line is dated"
     assert lines[1].endswith("[ ] train drawn") and lines[3].endswith("[ ] compare")
-    told = "green: drawn beats ridge. · success criteria: 1 of 2 met"
-    assert f"SYNTHETIC data: {told}" in lines[5] and "SYNTHETIC" not in lines[7]
+    summary = "green: drawn beats ridge. · success criteria: 1 of 2 met"
+    assert f"SYNTHETIC data: {summary}" in lines[5] and "SYNTHETIC" not in lines[7]
     assert "[x] train [bold]x → runs/_bold_x_" in lines[7]
 
 
-def test_reading_the_record_loads_no_torch():
+def test_reading_a_suite_does_not_load_torch():
     code = "import sys, nextvec.experiments.suite_state, nextvec.experiments.suite; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_real_gate_stops_one_run_and_not_the_suite(
+def test_a_real_gate_stops_one_run_but_not_the_suite(
     write: Write, toy_recipe: Recipe, tmp_path: Path, comparison: Comparison
 ):
     guarded = toy_recipe.model_dump(exclude_none=True) | {"name": "guarded"}
@@ -369,7 +375,7 @@ def test_a_real_gate_stops_one_run_and_not_the_suite(
     assert states(result)["guarded"] == "complete" and result.exit_code == 0
 
 
-def test_the_real_comparison_ends_a_suite(write: Write, tmp_path: Path):
+def test_a_suite_ends_with_the_real_comparison(write: Write, tmp_path: Path):
     out = tmp_path / "suite"
     result = run_suite((write("one"), write("two", lr=1e-3)), out=str(out), device="cpu", quiet=True)
     assert states(result)["compare"] == "complete"

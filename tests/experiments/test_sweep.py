@@ -1,4 +1,4 @@
-"""A sweep chooses on val, prunes what gates stop, resumes after an interruption, and refuses what it can't do."""
+"""A sweep chooses on val, prunes stopped trials, resumes after an interruption, and rejects invalid input."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def swept(recipe: str, folder: Path, *overrides: str, space: tuple[str, ...] = S
     )
 
 
-def test_the_best_on_val_wins_and_its_recipe_trains(recipe: str, tmp_path: Path) -> None:
+def test_the_best_trial_on_val_is_chosen_and_its_recipe_can_be_trained(recipe: str, tmp_path: Path) -> None:
     result = swept(recipe, tmp_path)
     assert len(result.trials) == 3 and {trial.state for trial in result.trials} == {"complete"}
     gains = [trial.val_gain for trial in result.trials]
@@ -54,7 +54,7 @@ def test_the_best_on_val_wins_and_its_recipe_trains(recipe: str, tmp_path: Path)
     assert json.loads(json.dumps(result.to_dict()))["trials"][0]["val_gain"] == gains[0]
 
 
-def test_started_again_it_goes_on(recipe: str, tmp_path: Path) -> None:
+def test_a_sweep_started_again_continues(recipe: str, tmp_path: Path) -> None:
     first = swept(recipe, tmp_path, trials=2)
     second = swept(recipe, tmp_path, trials=3)
     kept = {trial.number: trial for trial in second.trials}
@@ -62,48 +62,48 @@ def test_started_again_it_goes_on(recipe: str, tmp_path: Path) -> None:
     assert swept(recipe, tmp_path, trials=3) == second
 
 
-def test_an_interrupted_trial_is_taken_up_to_the_end_it_would_have_had(
+def test_a_resumed_trial_ends_like_an_uninterrupted_one(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = swept(recipe, tmp_path / "whole")
     save_state, calls = loop.save_state, []
 
-    def cut(run) -> None:
+    def save_and_interrupt(run) -> None:
         save_state(run)
         calls.append(run)
         if len(calls) == 3:  # the second trial's first epoch
             raise Interrupted("interrupted")
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"to continue: nextvec sweep .*toy\.toml"):
-        patch.setattr(loop, "save_state", cut)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"To continue: nextvec sweep .*toy\.toml"):
+        patch.setattr(loop, "save_state", save_and_interrupt)
         swept(recipe, tmp_path / "cut")
     assert len(calls) == 3
-    found = swept(recipe, tmp_path / "cut")
-    # The trial proposed after the interruption is another one: the proposals' random numbers begin anew.
-    assert [trial for trial in found.trials if trial.number < 2] == [
+    resumed = swept(recipe, tmp_path / "cut")
+    # The trial proposed after the interruption differs, because the sampler has a new seed.
+    assert [trial for trial in resumed.trials if trial.number < 2] == [
         trial for trial in whole.trials if trial.number < 2
     ]
-    assert len(found.trials) == 3 and {trial.state for trial in found.trials} == {"complete"}
+    assert len(resumed.trials) == 3 and {trial.state for trial in resumed.trials} == {"complete"}
 
 
-def test_what_a_gate_stops_is_pruned(recipe: str, tmp_path: Path) -> None:
+def test_a_trial_that_a_gate_stops_is_pruned(recipe: str, tmp_path: Path) -> None:
     gate = 'gates=[{epoch=1, metric="val_cosine", green=0.99, red=0.98, action="stop"}]'
     with pytest.raises(
-        StoppedError, match="all 2 trials were pruned, the first because: stopped by a gate after epoch 1"
+        StoppedError, match=r"all 2 trials were pruned\. Reason of the first: stopped by a gate after epoch 1"
     ):
         swept(recipe, tmp_path, gate, trials=2)
     assert (tmp_path / "sweep/trial-000/report.html").is_file() and not (tmp_path / "sweep" / BEST_RECIPE).exists()
 
 
-def test_what_lags_behind_the_others_is_pruned(recipe: str, tmp_path: Path) -> None:
+def test_a_trial_below_the_median_is_pruned(recipe: str, tmp_path: Path) -> None:
     space = ("training.lr=1e-9,1e-3",)
     result = swept(recipe, tmp_path, "model.dropout=0", space=space, trials=9)
     pruned = [trial for trial in result.trials if trial.state == "pruned"]
-    assert pruned and all("behind the median of the other trials" in trial.reason for trial in pruned)
+    assert pruned and all("below the median of the other trials" in trial.reason for trial in pruned)
     assert result.trials[0].state == "complete"
 
 
-def test_what_cannot_be_swept_is_refused_before_anything_is_made(
+def test_invalid_input_is_rejected_before_the_folder_is_created(
     recipe: str, tmp_path: Path, toy_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for space, message in (
@@ -114,7 +114,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
         with pytest.raises(RecipeError, match=message) as raised:
             swept(recipe, tmp_path, space=space)
         assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match="needs at least one"):
+    with pytest.raises(InputError, match="must be at least 1"):
         swept(recipe, tmp_path, trials=0)
     with pytest.raises(StoreError):
         swept(recipe, tmp_path, f"data.store='{tmp_path / 'none'}'")
@@ -124,15 +124,15 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(recipe: str, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_rejected(recipe: str, tmp_path: Path) -> None:
     swept(recipe, tmp_path, trials=1)
-    with pytest.raises(InputError, match="of another recipe or space"):
+    with pytest.raises(InputError, match="belongs to another recipe or space"):
         swept(recipe, tmp_path, space=("training.lr=1e-4..1e-3:log",), trials=1)
-    with pytest.raises(InputError, match="of another recipe or space"):
+    with pytest.raises(InputError, match="belongs to another recipe or space"):
         swept(recipe, tmp_path, "seed=5", trials=1)
     (tmp_path / "sweep" / SWEEP_FILE).write_text("{")
     with pytest.raises(InputError, match="is damaged"):
         swept(recipe, tmp_path, trials=1)
     (tmp_path / "sweep" / SWEEP_FILE).unlink()
-    with pytest.raises(InputError, match="holds no sweep"):
+    with pytest.raises(InputError, match="contains no sweep"):
         swept(recipe, tmp_path, trials=1)

@@ -103,7 +103,7 @@ def test_a_run_with_a_damaged_state_resumes_from_the_previous_one_and_warns(fini
     loop.train(run)
     assert_same_values(read_checkpoint(finished / RESUME_STATE).values, read_checkpoint(file).values)
     (warning,) = [event["text"] for event in events_of(copy, "warning") if "SHA-256" in event["text"]]
-    assert "resuming from the state saved before it, resume_previous.pt" in warning
+    assert "Resuming from the previous training state, resume_previous.pt" in warning
     log = (copy / "training.log").read_text()
     assert f"warning: {warning}" in log
 
@@ -137,7 +137,7 @@ def test_damaged_baselines_are_fitted_again(finished: Path, copy: Path) -> None:
     run.close()
     one, other = (read_checkpoint(folder / BASELINES_FILE).values for folder in (finished, copy))
     assert_same_values(one, other)
-    assert any("the baselines were fitted again" in event["text"] for event in events_of(copy, "warning"))
+    assert any("The baselines were fitted again" in event["text"] for event in events_of(copy, "warning"))
 
 
 def test_a_checkpoint_outside_a_run_is_checked_by_its_own_crc(finished: Path, tmp_path: Path) -> None:

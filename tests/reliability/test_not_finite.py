@@ -66,7 +66,7 @@ def check(recipe: Recipe, path: Path, place: str, step: int, value: float) -> No
     named = {"data": "a vector of the data", "loss": "loss_info", "gradient": "the gradient"}[place]
     epoch = 1 + step // STEPS_AN_EPOCH
     assert message.startswith(
-        f"{named} is not finite at epoch {epoch}, step {step}; diagnosis: Non-finite values (certain); "
+        f"{named} is not finite at epoch {epoch}, step {step}. Diagnosis: Non-finite values (certain). "
     )
     assert stop.value.exit_code == 4 and "\n" not in message and "last good weights" in message
     assert run.state.step == step and len(updates) == step, "no update at the corrupted step"
@@ -116,7 +116,7 @@ def test_a_learning_rate_of_1e20_ends_a_run(
     run = tmp_path / "run"
     assert main(["train", str(tmp_path / "wild.toml"), "--out", str(run), "--quiet"]) == 4
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "not finite" in line and "diagnosis: Non-finite values (certain)" in line and "lower training.lr" in line
+    assert "not finite" in line and "Diagnosis: Non-finite values (certain)" in line and "Lower training.lr" in line
     assert not (run / BEST_MODEL).exists() and read_checkpoint(run / RESUME_STATE).values["step"] == 0
     assert "Non-finite values" in (run / "report.html").read_text(encoding="utf-8")
     assert len(events_of(run, "failed")) == 1
@@ -136,7 +136,7 @@ def test_non_finite_weights_are_never_saved(toy_recipe: Recipe, tmp_path: Path) 
 
     run.optimizer.step = corrupted_step  # type: ignore[method-assign]
     with pytest.raises(
-        NotFiniteError, match=r"the weights .* are not finite after step 4; diagnosis: Non-finite values"
+        NotFiniteError, match=r"the weights .* are not finite after step 4\. Diagnosis: Non-finite values"
     ):
         loop.train(run)
     assert read_checkpoint(run.path / RESUME_STATE).values["step"] == 3

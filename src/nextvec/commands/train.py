@@ -111,10 +111,13 @@ def train(
         tensorboard: Also write TensorBoard files into the run's folder tensorboard/ (extra: tensorboard).
         quiet: Show no progress.
     """
+    from nextvec.recipe import load_recipe
+
+    # Load the recipe before the import of torch, so that a typo is reported at once.
+    loaded = load_recipe(recipe, (*override_lines(overrides), *flags.overrides()))
     from nextvec.experiments.single_run import train_recipe
 
-    changes = (*override_lines(overrides), *flags.overrides())
-    return train_recipe(recipe, changes, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)
+    return train_recipe(loaded, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)
 
 
 @command

@@ -1,4 +1,4 @@
-"""Adding a finished run to the leaderboard."""
+"""Leaderboard entries of finished runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextvec.data.store import open_store
 from nextvec.errors import InputError, NextvecError
 from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.results import Latency
-from nextvec.experiments.compare_runs import own_evaluations
+from nextvec.experiments.compare_runs import stored_evaluations
 from nextvec.models.checkpoint import read_checkpoint
 from nextvec.reports.leaderboard import (
     SYNTHETIC,
@@ -70,7 +70,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
     return Entry(
         run=f"{facts.started.get('recipe_hash', '')}@{facts.started['time']}",
         name=name or f"{model.upper()}_{label}",
-        data=own_evaluations([facts])[0].windows,
+        data=stored_evaluations([facts])[0].windows,
         data_label=label,
         val=cosines["val"],
         ood=cosines.get("ood"),
@@ -92,7 +92,7 @@ def _require_day(text: str) -> None:
         if text:
             day.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"date '{text}': write it as year-month-day, such as 2025-10-30") from error
+        raise InputError(f"date '{text}': not a date. Write it as year-month-day, such as 2025-10-30.") from error
 
 
 def _data_label(facts: RunFacts) -> str:

@@ -1,9 +1,9 @@
-"""What a sweep may change: fields of a recipe and the values that each may take.
+"""Search spaces of sweeps: recipe fields and the values to try.
 
-training.lr=1e-4..1e-2:log       numbers between two ends, evenly on a log scale
-model.dropout=0..0.5             numbers between two ends
-training.epochs=2..8             whole numbers, where both ends are
-training.batch_size=128,256,512       one of these
+training.lr=1e-4..1e-2:log        log-uniform between two bounds
+model.dropout=0..0.5              uniform between two bounds
+training.epochs=2..8              integers, if both bounds are integers
+training.batch_size=128,256,512   one of these values
 """
 
 from __future__ import annotations
@@ -18,62 +18,72 @@ from nextvec.errors import RecipeError
 
 @dataclass(frozen=True)
 class Dimension:
-    """One field of a recipe and what it may be."""
+    """A recipe field and its range or choices."""
 
     field: str
     choices: tuple[str, ...] = ()
-    """The values as an override writes them; empty for a range."""
+    """Values in override syntax; empty for a range."""
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    whole: bool = False
-    """Whether only whole numbers are meant."""
+    integer: bool = False
+    """Whether only integers are sampled."""
 
     @property
-    def ends(self) -> tuple[str, ...]:
-        """Overrides that reach every end of it: if these make good recipes, so does what lies between."""
-        values = self.choices or tuple(self.spell(end) for end in (self.low, self.high))
-        return tuple(f"{self.field}={value}" for value in values)
+    def bounds(self) -> tuple[str, ...]:
+        """Overrides for both bounds or all choices; if the recipe accepts them, it accepts every value between."""
+        values = self.choices or (self.low, self.high)
+        return tuple(f"{self.field}={self.to_text(value)}" for value in values)
 
-    def spell(self, value: float) -> str:
-        """A number of the range as an override writes it."""
-        return str(int(value)) if self.whole else repr(float(value))
+    def to_text(self, value: str | float) -> str:
+        """Return a value in override syntax."""
+        if isinstance(value, str):
+            return value
+        return str(int(value)) if self.integer else repr(float(value))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self) | {"choices": list(self.choices)}
 
 
-def parse_space(words: Sequence[str]) -> tuple[Dimension, ...]:
-    """The dimensions that `words` describe. Raises RecipeError for what is none, names no field, or one twice."""
-    if not words:
-        raise RecipeError("a sweep needs a space; name at least one field, such as --space training.lr=1e-4..1e-2:log")
-    space = tuple(_parse(word) for word in words)
+def parse_space(texts: Sequence[str]) -> tuple[Dimension, ...]:
+    """Return the dimensions of a search space. Raises RecipeError if a text is malformed or a field is repeated."""
+    if not texts:
+        raise RecipeError("--space: missing. Name at least one field, such as --space training.lr=1e-4..1e-2:log.")
+    space = tuple(_parse(text) for text in texts)
     fields = [dimension.field for dimension in space]
-    if twice := next((field for field in fields if fields.count(field) > 1), None):
-        raise RecipeError(f"space: {twice} is named twice; give each field once")
+    if repeated := next((field for field in fields if fields.count(field) > 1), None):
+        raise RecipeError(f"--space: {repeated} is repeated. Name each field once.")
     return space
 
 
-def _parse(word: str) -> Dimension:
-    field, equals, values = word.partition("=")
+def _parse(text: str) -> Dimension:
+    """Return the dimension of one text."""
+    field, equals, values = text.partition("=")
+    # A recipe field has a section, hence the dot.
     if not equals or "." not in field or not values:
-        raise RecipeError(f"space '{word}': write field=low..high, field=low..high:log or field=a,b,c")
+        raise RecipeError(f"--space '{text}': write field=low..high, field=low..high:log or field=a,b,c")
+
+    # Choices: field=a,b,c. A single value would not be a search.
     if ".." not in values:
         choices = tuple(choice.strip() for choice in values.split(","))
         if len(set(choices)) < 2 or not all(choices):
-            raise RecipeError(f"space '{word}': name at least two different values, or a range low..high")
+            raise RecipeError(f"--space '{text}': name at least two different values, or a range low..high")
         return Dimension(field, choices)
+
+    # Range: field=low..high, optionally followed by :log.
     bounds, _, scale = values.partition(":")
     if scale not in ("", "log"):
-        raise RecipeError(f"space '{word}': '{scale}' is no scale; write :log, or leave it out")
-    ends = bounds.split("..")
+        raise RecipeError(f"--space '{text}': unknown scale '{scale}'. Write :log, or omit it.")
+    limits = bounds.split("..")
     try:
-        low, high = (float(end) for end in ends)
+        low, high = (float(limit) for limit in limits)
     except ValueError as error:
-        raise RecipeError(f"space '{word}': both ends of a range must be numbers, such as 1e-4..1e-2") from error
+        raise RecipeError(f"--space '{text}': both bounds must be numbers, such as 1e-4..1e-2") from error
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise RecipeError(f"space '{word}': the first end must be below the second, both finite")
+        raise RecipeError(f"--space '{text}': the bounds must be finite, and the first one below the second")
     if scale and low <= 0:
-        raise RecipeError(f"space '{word}': a log scale begins above zero")
-    return Dimension(field, (), low, high, bool(scale), all(end.strip().lstrip("+-").isdigit() for end in ends))
+        raise RecipeError(f"--space '{text}': the bounds of a log scale must be above zero")
+    # 2..8 samples integers, 2.0..8 does not.
+    integer = all(limit.strip().lstrip("+-").isdigit() for limit in limits)
+    return Dimension(field, (), low, high, bool(scale), integer)

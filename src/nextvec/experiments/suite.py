@@ -1,4 +1,4 @@
-"""A suite: several trainings in a row, which survives interruptions and ends in one comparison."""
+"""Benchmark suites: train several recipes in a row, resumably, and compare all models at the end."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from nextvec.experiments.suite_state import (
     read_end,
     read_suite,
 )
+from nextvec.recipe import find_recipe, load_recipe
 
 
 @dataclass(frozen=True)
 class SuiteResult(Displayable):
-    """Where a suite stands when it ends."""
+    """The steps of a suite after a call of `run_suite`."""
 
     path: Path
     steps: tuple[Step, ...]
-    """The trainings in order, and the comparison."""
+    """The training steps in order, then the comparison."""
 
     @property
     def exit_code(self) -> int:
-        """3 if a gate stopped a step, 4 if one failed as not finite, else 0."""
+        """3 if a gate stopped a run, 4 if a run became non-finite, else 0."""
         states = {step.state for step in self.steps}
         if "stopped" in states:
             return StoppedError.exit_code
@@ -45,7 +46,7 @@ class SuiteResult(Displayable):
 
     @property
     def lines(self) -> list[str]:
-        """The checklist, and where the comparison lies."""
+        """The checklist, and the path of the comparison if it is complete."""
         lines = [f"suite {self.path}", *(f"  {step.line}" for step in self.steps)]
         compared = self.steps[-1].state == "complete"
         return [*lines, f"comparison: {self.path / COMPARISON}"] if compared else lines
@@ -55,7 +56,7 @@ class SuiteResult(Displayable):
         return View(tuple(Line(line, style="path") for line in self.lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
+        """Return plain values, for --json."""
         return {"suite": str(self.path), "exit_code": self.exit_code, "steps": [asdict(step) for step in self.steps]}
 
 
@@ -68,63 +69,72 @@ def run_suite(
     force: bool = False,
     quiet: bool = False,
 ) -> SuiteResult:
-    """Train recipes one after another and compare all models on all their sets; started again, it goes on."""
+    """Train recipes one after another and compare all models on all their stores. Rerun to resume.
+
+    Raises InputError if a recipe, its data or its initial checkpoint cannot be used, Interrupted after Ctrl-C.
+    """
     folder = Path(out)
-    words = (*overrides, *([f"runtime.device={device}"] if device else []))
-    given = [_load(word, words) for word in recipes]  # all of them before the first: what is missing is told at once
-    for step in given:
-        _require_files(step, quiet=quiet)
-    if not given and not read_suite(folder):
-        raise InputError(f"suite {folder}: no recipe named and none there to go on with; name at least one")
+    # Check every recipe before the first training, so that an error does not appear after hours.
+    changes = (*overrides, *([f"runtime.device={device}"] if device else []))
+    requested = [_load_step(recipe, changes) for recipe in recipes]
+    for step in requested:
+        _require_inputs(step, quiet=quiet)
+    if not requested and not read_suite(folder):
+        raise InputError(
+            f"suite {folder}: no recipe named, and the folder contains no suite. Name at least one recipe."
+        )
+
     with open_suite(folder, quiet=quiet) as log:
-        _plan(log, given)
+        _plan(log, requested)
         try:
             for step in log.training:
+                # --force retries stopped and failed steps; complete steps are never repeated.
                 if not step.has_ended or (force and step.state != "complete"):
                     _train(log, step, force=force)
             _compare(log, device or "auto")
         except (Interrupted, KeyboardInterrupt) as error:
-            command = ["nextvec", "suite", *recipes, "--out", out]
-            command += ["--overrides", *overrides] if overrides else []
-            command += ["--device", device] if device else []
-            command += ["--force"] if force else []
-            raise Interrupted(f"suite interrupted; to continue: {shlex.join(command)}") from error
+            # The message contains the full command, quoted for the shell.
+            argv = ["nextvec", "suite", *recipes, "--out", out]
+            argv += ["--overrides", *overrides] if overrides else []
+            argv += ["--device", device] if device else []
+            argv += ["--force"] if force else []
+            raise Interrupted(f"Suite interrupted. To continue: {shlex.join(argv)}") from error
         finally:
-            log.say_checklist("checklist")
+            log.write_checklist("checklist")
         return SuiteResult(folder, tuple(log.steps))
 
 
-def _plan(log: RecoveryLog, given: Sequence[Step]) -> None:
-    """Bring the folder's steps and the given ones together, and say how the suite stands."""
+def _plan(log: RecoveryLog, requested: Sequence[Step]) -> None:
+    """Merge the requested steps into those of the folder, and log the checklist."""
     before = log.training
-    names = {step.name for step in given}
+    # Steps of earlier calls that have no checkpoint yet start from their recipe, so check their inputs again.
+    names = {step.name for step in requested}
     waiting = [step for step in before if is_open(log.folder, step) and step.name not in names]
-    waiting = [_load(step.recipe, step.overrides) for step in waiting]
+    waiting = [_load_step(step.recipe, step.overrides) for step in waiting]
     for step in waiting:
-        _require_files(step, quiet=log.quiet)
-    log.plan(merge_steps(before, [*given, *waiting], log.folder))
+        _require_inputs(step, quiet=log.quiet)
+    log.plan(merge_steps(before, [*requested, *waiting], log.folder))
+
     known = {step.key for step in before}
     added = [step.name for step in log.training if step.key not in known]
     if not before:
-        log.say_checklist("suite started")
+        log.write_checklist("suite started")
     else:
-        log.say_checklist("suite goes on" + (f", new in it: {', '.join(added)}" if added else ""))
+        log.write_checklist("suite resumed" + (f", added: {', '.join(added)}" if added else ""))
 
 
-def _load(word: str, overrides: Sequence[str]) -> Step:
-    """A waiting step for a recipe that is given by its name or by its file."""
-    from nextvec.recipe import find_recipe, load_recipe
+def _load_step(recipe: str, overrides: Sequence[str]) -> Step:
+    """Return a waiting step for a recipe's name or file."""
+    loaded = load_recipe(recipe, overrides)
+    path = find_recipe(recipe)
+    # A file is stored with its absolute path, so that the suite can be resumed from another directory.
+    source = str(path.resolve()) if path == Path(recipe) else recipe
+    return Step("train", loaded.name, source, tuple(overrides), loaded.recipe_hash)
 
-    recipe = load_recipe(word, overrides)
-    path = find_recipe(word)
-    place = str(path.resolve()) if path == Path(word) else word
-    return Step("train", recipe.name, place, tuple(overrides), recipe.recipe_hash)
 
-
-def _require_files(step: Step, *, quiet: bool) -> None:
-    """Raise InputError if data or a first checkpoint that a step's recipe names can't be used."""
-    from nextvec.data.dataset import open_dataset
-    from nextvec.recipe import load_recipe
+def _require_inputs(step: Step, *, quiet: bool) -> None:
+    """Raise InputError or CheckpointError if the data or the initial checkpoint of a step cannot be used."""
+    from nextvec.data.dataset import open_dataset  # loads torch
 
     recipe = load_recipe(step.recipe, step.overrides)
     try:
@@ -136,33 +146,37 @@ def _require_files(step: Step, *, quiet: bool) -> None:
 
 
 def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
-    """Train a step to its end, or go on with its run. A stop by a gate is noted and no error."""
-    from nextvec.experiments import single_run
+    """Train or resume a step until it ends. A stop by a gate is recorded, not raised."""
+    from nextvec.experiments import single_run  # loads torch; reading a suite does not need it
 
-    goes_on = has_begun(log.folder, step)
-    end = read_end(log.folder / step.run) if goes_on and step.state == "running" else None
-    if end and (end["state"] == "complete" or not force):  # killed between the run's end and this note of it
+    # A process killed after the run ended, but before the suite recorded it, leaves the step `running`.
+    resumes = has_begun(log.folder, step)
+    end = read_end(log.folder / step.run) if resumes and step.state == "running" else None
+    if end and (end["state"] == "complete" or not force):
         log.change(step, **end)
         return
-    path = log.folder / step.run if goes_on else single_run.new_folder(log.folder / RUNS, step.name)
-    step = log.change(
-        step, state="running", run=path.relative_to(log.folder).as_posix(), ended="", reason="",
-        started=step.started if goes_on else now(),
-    )  # fmt: skip
+
+    # Record the run folder before training, so that a killed suite finds its run again.
+    path = log.folder / step.run if resumes else single_run.new_folder(log.folder / RUNS, step.name)
+    run = path.relative_to(log.folder).as_posix()
+    started = step.started if resumes else now()
+    step = log.change(step, state="running", run=run, started=started, ended="", reason="")
     try:
-        if goes_on:
+        if resumes:
             single_run.resume_folder(str(path), force=force, quiet=log.quiet)
         else:
             single_run.train_recipe(step.recipe, step.overrides, out=str(path), force=force, quiet=log.quiet)
     except (StoppedError, NotFiniteError) as error:
         state = "stopped" if isinstance(error, StoppedError) else "failed"
-        end = read_end(path)  # the run's own words are shorter than the error's, which say how to go on
+        # Prefer the reason in the run's events: the error's message also contains the command to continue.
+        end = read_end(path)
         recorded = end if end and end["state"] == state else {}
         log.change(step, **{"state": state, "reason": str(error), "ended": now(), **recorded})
     except (Interrupted, KeyboardInterrupt):
         log.change(step, reason="interrupted")
         raise
     except Exception as error:
+        # Any other error ends the suite; the step stays `running` and is resumed by the next call.
         log.change(step, reason=" ".join(str(error).split()))
         raise
     else:
@@ -172,16 +186,15 @@ def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
 
 
 def _compare(log: RecoveryLog, device: str) -> None:
-    """Compare all models on all sets that they were trained on, unless that was done since the last of them ended."""
-    from nextvec.recipe import load_recipe
-
-    # Those that were stopped come along: the comparison says why they are not judged, or that they are half trained.
+    """Compare all models on all stores that they were trained on, unless the comparison is up to date."""
+    # Stopped and failed runs are included: the comparison reports why they have no scores.
     paths = [log.folder / step.run for step in log.training if step.has_ended and has_begun(log.folder, step)]
     out = log.folder / COMPARISON
     if all(step.state != "complete" for step in log.training) or (log.comparison.state == "complete" and out.is_file()):
         return
     from nextvec.experiments.compare_runs import compare_runs
 
+    # Evaluate each model on each store once; a dict keeps the stores in the order of the runs.
     stores = dict.fromkeys(load_recipe(str(path / RECIPE_FILE)).data.store for path in paths)
     step = log.change(log.comparison, state="running", started=now(), ended="", reason="")
     try:

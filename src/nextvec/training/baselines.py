@@ -60,7 +60,7 @@ def restore_baselines(run: Run) -> str:
         run.baselines = load_baselines(run.path / BASELINES_FILE, run.device)
     except DamagedCheckpointError as error:
         run.baselines = fit_and_save(run)
-        return f"{error}; the baselines were fitted again"
+        return f"{error}. The baselines were fitted again."
     return ""
 
 

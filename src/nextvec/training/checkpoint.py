@@ -57,7 +57,7 @@ def read_resume_checkpoint(folder: Path) -> Checkpoint:
     except DamagedCheckpointError as error:
         if not (folder / PREVIOUS_STATE).is_file():
             raise
-        notice = f"{error}; resuming from the state saved before it, {PREVIOUS_STATE}"
+        notice = f"{error}. Resuming from the previous training state, {PREVIOUS_STATE}."
         return replace(read_checkpoint(folder / PREVIOUS_STATE), notice=notice)
 
 

@@ -121,7 +121,7 @@ def train_epoch(run: Run, stop: threading.Event) -> None:
                 save_state(run)
                 run.event("interrupted")
                 run.write_history("interrupted")
-                raise Interrupted(f"interrupted; everything is saved; to continue: nextvec resume {run.path}")
+                raise Interrupted(f"Interrupted. Everything is saved. To continue: nextvec resume {run.path}")
     require_finite_step(run)
 
 
@@ -146,7 +146,7 @@ def validate(run: Run, split: str) -> EpochMetrics:
     run.eval_model.eval()
     scores = score_windows(run.eval_model, run.sets[split].vectors, run.sets[split].windows)
     if not scores.is_finite:
-        run.fail(f"the model's predictions on {split} are not finite", "lower training.lr and start again")
+        run.fail(f"the model's predictions on {split} are not finite", "Lower training.lr and start again.")
     baseline, cosine = run.best_baseline(split)
     metrics: EpochMetrics = {
         f"{split}_cosine": scores.mean_cosine,

@@ -231,14 +231,14 @@ class Run:
         self.event("failed", reason=reason)
         self.write_history("failed")
         red = [item for item in self.diagnose(read_events(self.path)) if item.status == Status.RED]
-        diagnosis = f"diagnosis: {red[0].title} ({red[0].confidence}); " if red else ""
-        raise NotFiniteError(f"{reason}; {diagnosis}the last good weights are kept in {self.path}; {advice}")
+        diagnosis = f"Diagnosis: {red[0].title} ({red[0].confidence}). " if red else ""
+        raise NotFiniteError(f"{reason}. {diagnosis}The last good weights are kept in {self.path}. {advice}")
 
     def require_finite_weights(self) -> None:
         """Raise NotFiniteError if the last update made a weight non-finite: such weights are never saved."""
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
-                self.fail(f"the weights {name} are not finite after step {self.state.step}", "lower training.lr")
+                self.fail(f"the weights {name} are not finite after step {self.state.step}", "Lower training.lr.")
 
     def close(self) -> None:
         """Close the event log and release the lock. The run stays readable, and its log opens again when needed."""

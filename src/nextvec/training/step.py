@@ -134,10 +134,10 @@ def require_finite_step(run: Run, *, wait: bool = True, outputs: StepOutputs | N
         # In the order of computation, so that the first cause is named.
         for vectors in (outputs.batch.context_BSD, outputs.batch.target_BD):
             if not torch.isfinite(vectors).all():
-                run.fail(f"a vector of the data is {where}", "run 'nextvec data check'")
+                run.fail(f"a vector of the data is {where}", "Run 'nextvec data check'.")
         if not torch.isfinite(outputs.prediction_BD).all():
-            run.fail(f"a prediction is {where}", "lower training.lr")
+            run.fail(f"a prediction is {where}", "Lower training.lr.")
         for name, value in outputs.metrics.items():
             if name.startswith("loss") and not torch.isfinite(value):
-                run.fail(f"{name} is {where}", "lower training.lr or check the data")
-    run.fail(f"the gradient is {where}", "lower training.lr or check the data")
+                run.fail(f"{name} is {where}", "Lower training.lr or check the data.")
+    run.fail(f"the gradient is {where}", "Lower training.lr or check the data.")
