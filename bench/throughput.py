@@ -29,8 +29,9 @@ class LimitedRun(Run):
 
 
 def ours(run, steps):
-    """Return a function that trains the next `steps` steps of a run and returns the number of windows."""
+    """Return a function that trains the next `steps` steps, at most an epoch, and returns the number of windows."""
     epoch_steps = run.steps_per_epoch
+    steps = min(steps, epoch_steps)
     run.__class__ = LimitedRun
 
     def step():
