@@ -236,7 +236,7 @@ def test_suggested_gates_can_be_pasted_into_a_recipe(book: Book):
     printed = next(done.stdout for command, done in book.printed.items() if command.startswith("nextvec gates"))
     (book.home / "mine.toml").write_text(f'extends = "amn-790k-production"\nname = "mine"\n{printed}', encoding="utf-8")
     done = book.type("nextvec train mine.toml data.store=none")
-    assert done.returncode == 2 and "store none: no manifest.json there" in done.stderr
+    assert done.returncode == 2 and "store none: has no manifest.json" in done.stderr
 
 
 def test_the_scripts_work_from_any_folder_and_take_flags_and_environment(book: Book, tmp_path: Path):
@@ -247,7 +247,10 @@ def test_the_scripts_work_from_any_folder_and_take_flags_and_environment(book: B
     assert done.returncode == 0, done.stderr
     recipe = (out / "recipe.toml").read_text()
     assert (
-        'kind = "gru"' in recipe and "epochs = 1\n" in recipe and "batch = 256" in recipe and 'device = "cpu"' in recipe
+        'kind = "gru"' in recipe
+        and "epochs = 1\n" in recipe
+        and "batch_size = 256" in recipe
+        and 'device = "cpu"' in recipe
     )
     done = book.type(f"OOD_DATA=none.npz bash {book.home}/scripts/train_amn_790k_production.sh", folder=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("nextvec: data none.npz: no such file; make it with")

@@ -46,7 +46,7 @@ def refused(capsys: Capture, *words: str | Path) -> str:
     code = main([str(word) for word in words])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nextvec: ")]
     assert code == 2 and len(lines) == 1, (code, lines)
-    assert "fault of nextvec" not in lines[0] and "Traceback" not in lines[0]
+    assert "internal error" not in lines[0] and "Traceback" not in lines[0]
     return lines[0]
 
 

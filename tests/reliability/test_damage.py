@@ -208,9 +208,9 @@ def test_another_format_is_refused_without_falling_back(copy: Path, values: dict
 
 def test_a_store_of_a_newer_format_is_refused(other_store, capsys: Capture) -> None:
     store = other_store()
-    (store.path / "manifest.json").write_text(json.dumps({"format": 2, "rows_now_called": 3}))
+    (store.path / "manifest.json").write_text(json.dumps({"format": 3, "rows_now_called": 3}))
     assert main(["data", "check", str(store.path)]) == 2
-    assert "format 2, this nextvec reads 1; upgrade nextvec or rebuild" in capsys.readouterr().err
+    assert "has format 3, but this nextvec reads format 2." in capsys.readouterr().err
 
 
 def test_a_kill_between_checksum_and_rename_leaves_the_old_file_valid(

@@ -91,7 +91,7 @@ def test_a_serializer_that_raises_exits_with_1_and_loses_nothing(
         patch.setattr(torch, "save", raising)
         assert main(["train", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("nextvec: this is a fault of nextvec") and "unserializable" in line
+    assert line.startswith("nextvec: internal error") and "unserializable" in line
     check_left(reopen(recipe, tmp_path / "run"), recipe, tmp_path)
 
 

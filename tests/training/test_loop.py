@@ -274,7 +274,7 @@ def test_a_red_gate_with_action_warn_does_not_stop_the_run(toy_recipe: Recipe, t
 def test_recipe_warnings_are_logged_before_the_first_epoch(toy_recipe: Recipe, tmp_path: Path) -> None:
     run = trained(changed(toy_recipe, "objective.loss_weighting=raw", "training.epochs=1"), tmp_path / "run")
     opening = (run.path / "training.log").read_text().partition("Epoch 1/")[0]
-    assert "warning: loss_weighting is raw" in opening
+    assert "objective.loss_weighting is raw" in opening
     assert [event["text"] for event in read_events(run.path) if event["kind"] == "warning"]
 
 
