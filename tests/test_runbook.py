@@ -253,7 +253,7 @@ def test_the_scripts_work_from_any_folder_and_take_flags_and_environment(book: B
         and 'device = "cpu"' in recipe
     )
     done = book.type(f"OOD_DATA=none.npz bash {book.home}/scripts/train_amn_790k_production.sh", folder=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("nextvec: data none.npz: no such file; make it with")
+    assert done.returncode == 2 and done.stderr.startswith("nextvec: data none.npz: no such file. Make it with")
 
 
 def test_missing_data_is_one_line_that_says_what_to_do(tmp_path: Path):
