@@ -153,7 +153,7 @@ def test_what_can_not_be_added_is_one_line(train: Train, tmp_path: Path) -> None
     (broken / "evaluation.json").write_text("{}")
     cases = [
         (unfinished, {}, "only finished runs can be added"), (broken, {}, "evaluation.json is damaged"),
-        (tmp_path / "nowhere", {}, "name the folder of a run"), (train(), {"date": "30.10.2025"}, "date '30.10.2025'"),
+        (tmp_path / "nowhere", {}, "Name the folder of a run"), (train(), {"date": "30.10.2025"}, "date '30.10.2025'"),
         (train(), {"table": str(tmp_path / "board.json")}, "does not end in .md"),
     ]  # fmt: skip
     for run, options, message in cases:
@@ -249,7 +249,7 @@ def test_against_a_run_and_against_the_published_figures(train: Train) -> None:
 def test_what_can_not_be_compared_is_one_line(train: Train, tmp_path: Path) -> None:
     unevaluated = copied(train(), tmp_path / "open", evaluated=False)
     cases = [
-        ((), {}, "no run named"), ((tmp_path,), {}, "name the folder of a run"),
+        ((), {}, "no run named"), ((tmp_path,), {}, "Name the folder of a run"),
         ((train(),), {"baseline": "790k"}, "neither 584k nor a run folder"),
         ((train(),), {"baseline": str(unevaluated)}, "no evaluation to compare with"),
         ((train(),), {"data": (str(tmp_path / "none"),)}, "store"),

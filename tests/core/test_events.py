@@ -157,9 +157,9 @@ def test_a_folder_or_its_log_can_be_named(log, tmp_path):
 
 
 def test_no_log_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"it contains no events\.jsonl; name the folder of a run"):
+    with pytest.raises(InputError, match=r"it contains no events\.jsonl. Name the folder of a run"):
         read_events(tmp_path)
-    with pytest.raises(InputError, match="name the folder of a run"):
+    with pytest.raises(InputError, match="Name the folder of a run"):
         read_events(tmp_path / "missing")
 
 

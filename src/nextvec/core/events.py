@@ -72,7 +72,7 @@ def read_events(path: Path, *, everything: bool = False) -> list[Event]:
     """
     file = path / EVENTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"{path}: it contains no {EVENTS_FILE}; name the folder of a run")
+        raise InputError(f"run {path}: it contains no {EVENTS_FILE}. Name the folder of a run.")
     return _continued([], file.read_bytes().splitlines(), everything=everything)
 
 

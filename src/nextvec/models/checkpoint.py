@@ -121,7 +121,7 @@ def _read(path: Path, checksums: Checksums) -> Checkpoint:
     is_recorded = path.name in checksums
     if not path.is_file():
         error_type = DamagedCheckpointError if is_recorded else CheckpointError
-        raise error_type(f"checkpoint {path}: no such file. Name a .pt file or a run folder")
+        raise error_type(f"checkpoint {path}: no such file. Name a .pt file or a run folder.")
     # A recorded checksum covers the whole file. Foreign files have none: check the CRC of each archive member.
     if is_recorded and not intact_digest(path, checksums):
         raise DamagedCheckpointError(f"checkpoint {path}: the file is corrupted (SHA-256 mismatch)")

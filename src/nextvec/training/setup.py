@@ -145,7 +145,7 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     changed, StoppedError if a gate stopped the run and `force` is not set.
     """
     if not (path / RECIPE_FILE).is_file():
-        raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder")
+        raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder.")
     with RunLock(path) as run_lock:
         run, notices = _restore_run(path, run_lock, force=force, quiet=quiet)
         state = run.state
