@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from nextvec.data.documents import Columns, Document
 from nextvec.data.readers import SOURCES, read_documents
+from nextvec.data.readers.streams import SAVE_AS_UTF8
 from nextvec.errors import CorpusError, InputError
 
 
@@ -36,9 +38,10 @@ def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_error_about_an_unknown_kind_names_all_kinds(tmp_path: Path) -> None:
-    message = refuse(write(tmp_path / "book.pdf", b"%PDF"))
-    assert message.startswith(f"{tmp_path / 'book.pdf'}: unknown kind of source. Known kinds: ")
-    assert all(kind in message for kind in SOURCES)
+    message = refuse(write(tmp_path / "book.xyz", b"text"))
+    assert message.startswith(f"{tmp_path / 'book.xyz'}: unknown kind of source. Known kinds: ")
+    kinds = {kind for kinds in SOURCES for kind in kinds.split(", ") if kind.startswith(".")}
+    assert kinds == set(re.findall(r"\.[a-z0-9]+\b", message.split("Known")[1]))
 
 
 def test_reading_starts_with_the_first_document(tmp_path: Path) -> None:
@@ -108,11 +111,17 @@ def test_a_single_file_is_one_document(tmp_path: Path) -> None:
 
 
 def test_an_error_about_a_folder_without_text_names_the_kinds(tmp_path: Path) -> None:
-    write(tmp_path / "folder" / "x.jsonl", "{}")
+    write(tmp_path / "folder" / "x.pdf", "%PDF")
+    write(tmp_path / "folder" / "y.png", "")
+    write(tmp_path / "folder" / ".hidden.txt", "text")
     message = refuse(tmp_path / "folder")
-    assert message.startswith(f"{tmp_path / 'folder'}: no .txt or .md files in this folder. ")
-    for kind in (".jsonl", ".parquet", ".xml.bz2"):
-        assert kind in message
+    assert message == (
+        f"{tmp_path / 'folder'}: no text or table in this folder (skipped 1 .pdf file, 1 .png file, 1 hidden or "
+        f"temporary file). Convert .pdf files first with pdftotext (or docling, markitdown), for example: "
+        "pdftotext FILE.pdf FILE.txt"
+    )
+    (tmp_path / "empty").mkdir()
+    assert refuse(tmp_path / "empty").startswith(f"{tmp_path / 'empty'}: no text or table in this folder. Name a")
 
 
 def test_a_folder_of_empty_files_has_no_documents(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ def test_an_empty_file_has_no_text(tmp_path: Path) -> None:
 def test_invalid_utf8_names_file_and_byte(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "good.txt", "fine")
     bad = write(tmp_path / "folder" / "sub" / "latin.txt", "caf\xe9 au lait".encode("latin-1"))
-    assert refuse(tmp_path / "folder") == f"{bad}: not valid UTF-8 (byte 3). Save the file as UTF-8."
+    assert refuse(tmp_path / "folder") == f"{bad}: not valid UTF-8 (byte 3, 0xE9). {SAVE_AS_UTF8}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="permissions don't bind root")
@@ -141,7 +150,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_named_like_a_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder" / "x.txt").mkdir(parents=True)
-    assert "no .txt or .md files" in refuse(tmp_path / "folder")
+    assert "no text or table in this folder" in refuse(tmp_path / "folder")
 
 
 # --- markdown ---

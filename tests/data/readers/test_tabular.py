@@ -11,6 +11,7 @@ import pytest
 
 from nextvec.data.documents import Columns, Document
 from nextvec.data.readers import read_documents
+from nextvec.data.readers.streams import SAVE_AS_UTF8
 from nextvec.errors import CorpusError
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "corpora"
@@ -45,7 +46,7 @@ def test_missing_fields_have_defaults(tmp_path: Path, name: str) -> None:
         "",
         {"id": 7, "title": None, "text": "p\nq\n\n \nr\n"},
         {"text": "no id", "title": ""},
-        {"id": "", "paragraphs": []},
+        {"id": None, "paragraphs": []},
         {"text": None},
     )
     stem = "news"
@@ -90,11 +91,14 @@ BROKEN = [
     ("[" * 100_000, "not readable JSON: "),
     ('["text"]', "is a list, but must be a JSON object with named fields"),
     ('{"id": "z", "body": "b"}', "has no field 'text' or 'paragraphs' (fields: id, body)"),
-    ('{"id": "first", "text": "again"}', "duplicate id 'first'. Make the ids unique."),
-    ('{"id": 1.5, "text": "x"}', "'id' is a float, but must be a text or an integer"),
-    ('{"title": true, "text": "x"}', "'title' is a bool, but must be a text or an integer"),
+    ('{"id": "first", "text": "again"}', "duplicate id 'first'. Make the ids unique, or name the column"),
+    ('{"id": 1.5, "text": "x"}', "'id' is a float (1.5), but must be a text or an integer"),
+    ('{"title": true, "text": "x"}', "'title' is a bool (True), but must be a text or an integer"),
     ('{"text": ["x"]}', "'text' is a list, not a text. Name a list of texts with --columns paragraphs=NAME."),
-    ('{"paragraphs": "x"}', "'paragraphs' is not a list of texts. Name a single text with --columns text=NAME."),
+    (
+        '{"paragraphs": "x"}',
+        "'paragraphs' is a single text, not a list of texts. Name a single text with --columns text=paragraphs.",
+    ),
     ('{"paragraphs": ["x", 1]}', "'paragraphs' is not a list of texts"),
 ]
 
@@ -109,7 +113,7 @@ def test_a_bad_line_is_refused_with_file_and_line(tmp_path: Path, name: str, lin
 def test_invalid_utf8_names_line_and_byte(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
-    assert refuse(path) == f"{path}, line 2: not valid UTF-8 (byte 13 of the line). Save the file as UTF-8."
+    assert refuse(path) == f"{path}, line 2: not valid UTF-8 (byte 13 of the line, 0xE9). {SAVE_AS_UTF8}"
 
 
 def test_an_error_about_columns_names_the_fields_and_the_option(tmp_path: Path) -> None:
@@ -202,12 +206,15 @@ def test_parquet_is_read_in_batches_of_the_required_columns(tmp_path: Path, monk
 def test_parquet_problems_name_the_file_and_the_row(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"id": ["a", "b", "a"], "text": ["x"] * 3}), path)
-    assert refuse(path) == f"{path}, row 3: duplicate id 'a'. Make the ids unique."
+    assert refuse(path) == (
+        f"{path}, row 3: duplicate id 'a'. Make the ids unique, or name the column that all rows of a document share "
+        "with --group-by."
+    )
     assert refuse(path, title="name") == f"{path}: has no field 'name' for title (fields: id, text). Fix --columns."
     pq.write_table(pa.table({"id": ["a"], "body": ["x"]}), path)
     assert refuse(path).startswith(f"{path}: has no field 'text' or 'paragraphs' (fields: body, id). Name the field")
     pq.write_table(pa.table({"text": [1.5]}), path)
-    assert refuse(path).startswith(f"{path}, row 1: 'text' is a float, not a text")
+    assert refuse(path).startswith(f"{path}, row 1: 'text' is a float (1.5), not a text")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     assert refuse(path).endswith("has no documents. Check that it is the right source.")
 

@@ -7,12 +7,12 @@ Rows are streamed: only the rows that are read are downloaded. The default split
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nextvec.data.documents import Columns, Document
-from nextvec.data.readers.tabular import RowReader
+from nextvec.data.readers.rows import Row, RowReader
 from nextvec.errors import CorpusError, MissingExtraError, NextvecError, one_line
 
 
@@ -26,14 +26,20 @@ def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
         import datasets
     except ImportError as error:
         raise MissingExtraError("datasets", "hub", f"reading {source}") from error
-    rows = _rows(datasets, source, name, config, split)
     reader = RowReader(Path(name).name or name, columns)
-    for number, row in enumerate(rows, start=1):
+    yield from reader.read(
+        _checked_rows(_rows(datasets, source, name, config, split), source, reader), reader.default_source
+    )
+    yield from reader.grouped()
+
+
+def _checked_rows(rows: Iterable[dict[str, Any]], source: str, reader: RowReader) -> Iterator[Row]:
+    """Number the rows. The first one decides whether the named fields exist."""
+    for number, values in enumerate(rows, start=1):
         where = f"{source}, row {number}"
-        # The first row decides whether the named fields exist.
-        if not reader.checked:
-            reader.check(row, where)
-        yield reader.document(row, number, where)
+        if number == 1:
+            reader.check(values, where)
+        yield Row(number, where, values)
 
 
 def _parse(source: str) -> tuple[str, str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Read .txt and .md files: each file is a document, blank lines separate its paragraphs.
+"""Turn the text of .txt and .md files into a title and paragraphs; blank lines separate paragraphs.
 
 Of a Markdown file only the prose is kept: paragraphs, list items and quotations, without their markup. The first
 heading is the title. Headings, code blocks, tables, images, comments and front matter are dropped.
@@ -7,21 +7,12 @@ heading is the title. Headings, code blocks, tables, images, comments and front 
 from __future__ import annotations
 
 import html
-import os
 import re
-from collections.abc import Generator, Iterator
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-
-from nextvec.data.documents import Document
-from nextvec.data.readers._common import reading
-from nextvec.errors import CorpusError
-
-ENDINGS = (".txt", ".md")
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 """YAML at the start of a file between two lines `---`. The first line must be a key: a rule is written `---` too."""
@@ -34,61 +25,14 @@ _HTML_MARKUP = re.compile(
 """Comments, tags, and elements whose content is not prose."""
 
 
-def read_folder(folder: Path) -> Generator[Document, None, None]:
-    """Read every .txt and .md file in a folder and its subfolders, sorted by path; hidden files are skipped.
-
-    A document's id is the path within the folder, its title the first Markdown heading or the file name, its source
-    the folder's name. Raises CorpusError if the folder has no such file, or if a file cannot be read.
-    """
-    names = sorted(_text_files(folder))
-    if not names:
-        raise CorpusError(
-            f"{folder}: no .txt or .md files in this folder. "
-            "Name a folder that has some, or a .jsonl, .jsonl.gz, .parquet or .xml.bz2 file."
-        )
-    source = folder.resolve().name
-    for name in names:
-        document = _read(folder / name, name, source)
-        if document.paragraphs:
-            yield document
-
-
-def read_file(path: Path) -> Generator[Document, None, None]:
-    """Read one .txt or .md file as one document. Raises CorpusError if it cannot be read or has no text."""
-    document = _read(path, path.name, path.stem)
-    if not document.paragraphs:
-        raise CorpusError(f"{path}: the file has no text. Name a file that has some.")
-    yield document
-
-
-def _text_files(folder: Path) -> Iterator[str]:
-    """Find the text files below a folder; paths are relative to it, with forward slashes."""
-    with reading(folder):
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in files:
-                file = Path(parent) / name
-                # Only regular files: reading from a pipe or a device may never end.
-                if name.lower().endswith(ENDINGS) and not name.startswith(".") and file.is_file():
-                    yield file.relative_to(folder).as_posix()
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _read(path: Path, name: str, source: str) -> Document:
-    try:
-        with reading(path):
-            text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not valid UTF-8 (byte {error.start:,}). Save the file as UTF-8.") from error
-    title, paragraphs = markdown_prose(text) if path.suffix.lower() == ".md" else ("", split_paragraphs(text))
-    return Document(name, title or path.stem, source, tuple(paragraphs))
+def plain_paragraphs(text: str) -> tuple[str, list[str]]:
+    """Return no title and the paragraphs of a plain text."""
+    return "", split_paragraphs(text)
 
 
 def split_paragraphs(text: str) -> list[str]:
     """Return the blocks of a text between blank lines, stripped and without empty ones."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
@@ -101,6 +45,7 @@ def markdown_prose(text: str) -> tuple[str, list[str]]:
     paragraphs: list[str] = []
     list_depth = 0
     is_in_list = False  # whether the last paragraph consists of items of the current list
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     tokens = _markdown_parser().parse(_FRONT_MATTER.sub("", text, count=1))
     # An inline token holds the text of the block that the token before it opens.
     for block, token in pairwise([Token("", "", 0), *tokens]):

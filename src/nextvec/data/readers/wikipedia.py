@@ -1,4 +1,4 @@
-"""Read the articles of a Wikipedia dump (pages-articles, .xml or .xml.bz2), one page in memory at a time.
+"""Read the articles of a Wikipedia dump (pages-articles: .xml, plain or compressed), one page in memory at a time.
 
 Only articles of the main namespace are kept: redirects, lists, indexes, outlines, disambiguations and name pages are
 skipped. Of an article only the prose is kept, in the order of its sections. mwparserfromhell parses the wikitext;
@@ -9,7 +9,6 @@ XML bombs are built from entities, which a DOCTYPE declares. A dump has no DOCTY
 
 from __future__ import annotations
 
-import bz2
 import re
 from collections.abc import Generator, Iterator, Set
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from xml.parsers import expat
 
 from nextvec.data.documents import Document
-from nextvec.data.readers._common import reading
+from nextvec.data.readers.streams import DamagedDataError, open_bytes
 from nextvec.errors import CorpusError, MissingExtraError
 
 _READ_BYTES = 1 << 16
@@ -153,16 +152,14 @@ class DumpReader:
                 f"{self.path}: damaged XML after {count:,} pages: {expat.ErrorString(error.code)} at line "
                 f"{error.lineno:,}. Copy or download the file again."
             ) from error
-        except EOFError as error:
+        except DamagedDataError as error:
             raise CorpusError(
-                f"{self.path}: truncated: the compressed file ends after {count:,} pages. "
-                "Copy or download the file again."
+                f"{self.path}: truncated or damaged after {count:,} pages ({error}). Copy or download the file again."
             ) from error
 
     def _bytes(self) -> Iterator[bytes]:
         """Yield the XML in blocks, then an empty block, which ends the parse."""
-        is_compressed = self.path.name.lower().endswith(".bz2")
-        with reading(self.path), bz2.open(self.path, "rb") if is_compressed else self.path.open("rb") as file:
+        with open_bytes(self.path) as file:
             while chunk := file.read(_READ_BYTES):
                 yield chunk
         yield b""

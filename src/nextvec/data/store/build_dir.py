@@ -19,7 +19,7 @@ from typing import Any
 
 from nextvec.core.files import lock, make_folder, remove_leftovers, write_json, writing
 from nextvec.data.readers._common import reading
-from nextvec.data.readers.text import ENDINGS
+from nextvec.data.readers.files import list_folder
 from nextvec.data.store import unfinished_folder
 from nextvec.data.store.writer import remove_folder, require_new
 from nextvec.errors import OutputError, StoreError
@@ -88,7 +88,7 @@ def stamp_files(names: Iterable[str]) -> dict[str, str]:
         path = Path(name)
         with reading(path):
             if path.is_dir():
-                files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+                files = [path / name for name in list_folder(path).files]
                 states = "\n".join(f"{file.relative_to(path).as_posix()} {_stamp(file)}" for file in files)
                 stamps[name] = hashlib.sha256(os.fsencode(states)).hexdigest()
             elif path.is_file():
