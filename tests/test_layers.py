@@ -17,7 +17,7 @@ LAYERS = [
     ["data", "models", "losses"],
     ["evaluation"],
     ["guards"],
-    ["training"],
+    ["training", "inference"],
     ["trackers", "reports"],
     ["monitor"],
     ["experiments"],

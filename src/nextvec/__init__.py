@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from nextvec.core.events import read_events
     from nextvec.data.store import Store, open_store
     from nextvec.errors import NextvecError
+    from nextvec.inference.index import Index, open_index
+    from nextvec.inference.load import load_model
+    from nextvec.inference.model import LatentVectorModel
     from nextvec.recipe import Recipe, load_recipe
 
 _MODULES = {
@@ -43,11 +46,16 @@ _MODULES = {
     "nextvec.core.events": ("read_events",),
     "nextvec.data.store": ("Store", "open_store"),
     "nextvec.errors": ("NextvecError",),
+    "nextvec.inference.index": ("Index", "open_index"),
+    "nextvec.inference.load": ("load_model",),
+    "nextvec.inference.model": ("LatentVectorModel",),
     "nextvec.recipe": ("Recipe", "load_recipe"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Index",
+    "LatentVectorModel",
     "NextvecError",
     "Recipe",
     "Store",
@@ -63,7 +71,9 @@ __all__ = [
     "gates_suggest",
     "leaderboard_add",
     "leaderboard_show",
+    "load_model",
     "load_recipe",
+    "open_index",
     "open_store",
     "plot",
     "read_events",

@@ -54,6 +54,7 @@ def test_functions_on_stores_accept_str_and_path(as_path: AsPath, toy_store: Sto
     assert nextvec.data_check(as_path(toy_store.path), ood_data=as_path(toy_store.path), quiet=True).findings
     assert nextvec.data_synth(as_path(tmp_path / "synthetic"), scale=0.2, quiet=True).synthetic
     assert nextvec.gates_suggest(as_path(toy_store.path), quiet=True).gates
+    assert len(nextvec.open_index(as_path(toy_store.path))) == len(toy_store.vectors)
 
 
 @AS
@@ -66,6 +67,7 @@ def test_functions_on_runs_accept_str_and_path(as_path: AsPath, run: Path, toy_s
     table = as_path(tmp_path / "board.md")
     assert nextvec.leaderboard_add(as_path(run), table=table).entries == nextvec.leaderboard_show(table=table).entries
     assert len(nextvec.watch([as_path(run)], once=True).states) == 1
+    assert nextvec.load_model(as_path(run)).dimensions == toy_store.dimensions
     assert nextvec.read_events(run)
 
 

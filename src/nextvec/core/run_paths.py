@@ -24,6 +24,8 @@ BASELINES_FILE = "baselines.pt"
 """The fitted baselines."""
 CHECKSUMS_FILE = "checkpoints.json"
 """SHA-256 of every .pt file."""
+ENCODER_FOLDER = "encoder"
+"""The fitted encoder of the training store, if it has one."""
 
 EVALUATION_FILE = "evaluation.json"
 """The evaluation of the best model."""

@@ -173,8 +173,9 @@ def compare(
     baselines = [name for name in measured if name != model]
     best = max(baselines, key=lambda name: estimates[name].value, default=None)
     # Ablations need a model; the breakdown needs a baseline as well.
-    ablations, breakdown = {}, None
+    ablations, breakdown, percentiles = {}, None, ()
     if model is not None:
+        percentiles = tuple(np.percentile(cosines[model], range(101)).tolist())
         ablations = measure_ablations(predictors[model], samples.repeated, recipe.resamples, seed)
     if model is not None and best is not None:
         breakdown = measure_breakdown(cosines[model], cosines[best], windows, recipe.resamples, seed)
@@ -192,6 +193,7 @@ def compare(
         target_geometry=measure_target_geometry(samples.queries),
         ablations=ablations,
         breakdown=breakdown,
+        cosine_percentiles=percentiles,
     )
 
 

@@ -202,6 +202,8 @@ class SplitResult:
     ablations: dict[str, Estimate] = field(default_factory=dict)
     """Context ablation → drop in the model's cosine; positive if the perturbation hurts."""
     breakdown: Breakdown | None = None
+    cosine_percentiles: tuple[float, ...] = ()
+    """The percentiles 0, 1 … 100 of the model's cosine over the windows, by which a new score is ranked."""
 
     def ranked(self, model: str | None) -> Iterator[tuple[str, PredictorResult]]:
         """Iterate over the predictors in table order: the model, then the others by descending cosine."""

@@ -96,6 +96,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise
 
 
+def read_baselines(path: Path, device: torch.device | str = "cpu") -> dict[str, LatentModel]:
+    """Return the fitted baselines in a run's file `path`, on `device`. Raises the errors of `read_checkpoint`."""
+    baselines = {}
+    for name, saved in read_checkpoint(path).values["baselines"].items():
+        model = model_from_config(saved["config"])
+        model.load_state_dict(saved["state"])
+        baselines[name] = model.to(device).eval()
+    return baselines
+
+
 def read_checksums(folder: Path) -> Checksums:
     """Return the checksums of a run folder's checkpoints; empty if there are none, or if their file is damaged."""
     try:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-
-import torch
 
 from nextvec.core.process import give_back_memory
 from nextvec.core.run_paths import BASELINES_FILE
@@ -14,8 +11,7 @@ from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import fit_baselines
-from nextvec.models.checkpoint import read_checkpoint
-from nextvec.models.registry import model_from_config
+from nextvec.models.checkpoint import read_baselines
 from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.run import Run
 
@@ -41,23 +37,13 @@ def fit_and_save(run: Run) -> dict[str, LatentModel]:
     return baselines
 
 
-def load_baselines(path: Path, device: torch.device) -> dict[str, LatentModel]:
-    """Return the baselines in a run's file `path`, on `device`."""
-    baselines = {}
-    for name, saved in read_checkpoint(path).values["baselines"].items():
-        model = model_from_config(saved["config"])
-        model.load_state_dict(saved["state"])
-        baselines[name] = model.to(device).eval()
-    return baselines
-
-
 def restore_baselines(run: Run) -> str:
     """Load the baselines of a run and return an empty string.
 
     If their file is damaged, fit them again (the same windows give the same baselines) and return a warning.
     """
     try:
-        run.baselines = load_baselines(run.path / BASELINES_FILE, run.device)
+        run.baselines = read_baselines(run.path / BASELINES_FILE, run.device)
     except DamagedCheckpointError as error:
         run.baselines = fit_and_save(run)
         return f"{error}. The baselines were fitted again."

@@ -23,9 +23,9 @@ from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.results import Evaluation
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
-from nextvec.models.checkpoint import Checkpoint, read_checkpoint
+from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoint
 from nextvec.recipe import DataRecipe
-from nextvec.training.baselines import fit_on, load_baselines
+from nextvec.training.baselines import fit_on
 from nextvec.training.checkpoint import require_same_space
 from nextvec.training.run import Run, show
 
@@ -181,7 +181,7 @@ def _baselines(
     has_saved = context == recipe.data.context and saved.is_file()
     is_same_data = checkpoint.values.get("data", {}).get("store_hash") == dataset.store.store_hash
     if has_saved and (is_same_data or "train" not in sets):
-        return load_baselines(saved, device)
+        return read_baselines(saved, device)
     if "train" not in sets:
         notes.append("no train windows and no saved baselines: only the baselines that need no fitting are reported")
         unfitted = (CopyLast(dataset.store.dimensions), ContextMean(dataset.store.dimensions))

@@ -263,6 +263,8 @@ class Run:
                 "synthetic": self.data.synthetic,
             },
             "space": self.data.store.space.to_dict(),
+            "encoder": self.data.store.encoder_name,
+            "chunker": self.data.store.manifest.get("chunker", {}),
             "context": self.recipe.data.context,
             "epoch": self.state.epoch,
             "step": self.state.step,

@@ -16,13 +16,20 @@ import torch
 from nextvec import ops
 from nextvec.core.device import resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.core.events import Event
-from nextvec.core.files import make_folder, remove_leftovers, write_text
+from nextvec.core.files import keep_copy, make_folder, remove_leftovers, write_text
 from nextvec.core.formatting import Status
 from nextvec.core.process import give_back_memory, keep_memory
-from nextvec.core.run_paths import PREVIOUS_STATE, RECIPE_FILE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
+from nextvec.core.run_paths import (
+    ENCODER_FOLDER,
+    PREVIOUS_STATE,
+    RECIPE_FILE,
+    RESUME_STATE,
+    SENTINEL_LOG,
+    TRAINING_LOG,
+)
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
-from nextvec.data.store import Store
+from nextvec.data.store import ENCODER, Store
 from nextvec.data.store.writer import require_new
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
@@ -73,6 +80,11 @@ def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> 
     """Write the first content of a new run folder: recipe, data check, baselines, initial weights and state."""
     facts = _facts(run)
     write_text(run.path / RECIPE_FILE, run.recipe.to_toml())
+    # A fitted encoder stays with the run, so that its model can encode text without the store.
+    if fitted := sorted((run.data.store.path / ENCODER).glob("*")):
+        make_folder(run.path / ENCODER_FOLDER)
+        for file in fitted:
+            keep_copy(file, run.path / ENCODER_FOLDER / file.name)
     run.event("started", **facts)
     run.event("checked", **run.check.to_dict())
     run.log(*header_lines(run.recipe, facts))

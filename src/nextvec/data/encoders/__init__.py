@@ -95,17 +95,27 @@ def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto"
     Raises SpaceError if the available encoder is another one, StoreError if the encoder is unknown (imported or
     synthetic vectors), and the errors of `open_encoder`.
     """
-    encoder: Encoder
-    if store.space.encoder == LSA:
-        encoder = LsaEncoder.load(store.path / ENCODER)
-    elif store.space.encoder in (UNKNOWN, SYNTHETIC):
+    if store.space.encoder in (UNKNOWN, SYNTHETIC):
         raise StoreError(
             f"store {store.path}: the encoder of its vectors is unknown. Build a store from text to encode new text."
         )
+    fitted, owner = store.path / ENCODER, f"the store {store.path}"
+    return reopen_encoder(store.space, store.encoder_name, fitted, owner, device=device, precision=precision)
+
+
+def reopen_encoder(
+    space: Space, name: str, fitted: Path, owner: str, *, device: str = "auto", precision: str = "auto"
+) -> Encoder:
+    """Open the encoder of a space: lsa from the folder `fitted`, any other by its `name`.
+
+    Raises SpaceError, which names the `owner` of the space, if the available encoder has another fingerprint.
+    """
+    encoder: Encoder
+    if space.encoder == LSA:
+        encoder = LsaEncoder.load(fitted)
     else:
-        name = store.manifest.get("encoder", {}).get("name", store.space.encoder)
-        encoder = open_encoder(str(name), device=device, precision=precision)
-    # Compare fingerprints, not names: the store may have a short name of the same encoder.
-    stored = dataclasses.replace(store.space, encoder=encoder.space.encoder)
-    require_same(encoder.space, stored, f"the encoder {encoder.space} and the store {store.path}")
+        encoder = open_encoder(name, device=device, precision=precision)
+    # Compare fingerprints, not names: the owner may have a short name of the same encoder.
+    stored = dataclasses.replace(space, encoder=encoder.space.encoder)
+    require_same(encoder.space, stored, f"the encoder {encoder.space} and {owner}")
     return encoder

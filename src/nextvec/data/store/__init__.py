@@ -87,6 +87,11 @@ class Store(Displayable):
         """Whether the vectors were drawn from a known process, not made from text."""
         return self.space.encoder == SYNTHETIC
 
+    @property
+    def encoder_name(self) -> str:
+        """The name by which `open_encoder` opens the encoder of the vectors."""
+        return str(self.manifest.get("encoder", {}).get("name", self.space.encoder))
+
     def to_dict(self) -> dict[str, Any]:
         """Return path and manifest for JSON."""
         return {"store": str(self.path), **self.manifest}

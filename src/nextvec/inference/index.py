@@ -1,0 +1,171 @@
+"""Indexes of chunks: nearest vectors, and the texts behind them.
+
+Letters in names: Q queries, N chunks of the index, B chunks of a block, D dimensions, K results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nextvec.data.space import Space
+from nextvec.data.store import CHUNKS, Store, open_store
+from nextvec.errors import InputError, SpaceError
+
+BLOCK_NUMBERS = 2**20
+"""Numbers of a block of vectors, which is converted to float32 and multiplied while it is in the CPU's cache."""
+CACHED_BLOCKS = 64
+"""Blocks of texts in memory."""
+
+
+@dataclass(frozen=True)
+class IndexedChunk:
+    """A chunk of an index."""
+
+    row: int
+    text: str
+    """Empty if the index has no texts."""
+    document: str
+    """Id of the document."""
+    title: str
+    position: int
+    """Number of chunks before it in its document."""
+
+
+class Index(Protocol):
+    """A searchable set of chunks with their vectors."""
+
+    @property
+    def space(self) -> Space:
+        """Embedding space of the vectors."""
+
+    @property
+    def name(self) -> str:
+        """The index's origin, for messages."""
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, exclude: Collection[int] = ()
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows and cosines (Q, K) of the nearest chunks to the queries (Q, D), the nearest first.
+
+        Rows in `exclude` are left out. K is k, or fewer if the index has fewer chunks.
+        """
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the unit vectors (N, D) of N rows."""
+
+    def chunks(self, rows: Sequence[int]) -> list[IndexedChunk]:
+        """Return the texts of rows and their places in their documents."""
+
+
+class StoreIndex:
+    """The exact index of a store: memory-mapped vectors, one blocked matrix product per search."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        # A cached bound method would keep the index alive; this cache belongs to it.
+        self._read_texts = lru_cache(CACHED_BLOCKS)(self._read_texts_of_group)
+        self._file: Any = None
+        self._group_ends = np.empty(0, np.int64)
+
+    @property
+    def space(self) -> Space:
+        """Embedding space of the store."""
+        return self.store.space
+
+    @property
+    def name(self) -> str:
+        """The path of the store."""
+        return f"store {self.store.path}"
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self.store.vectors)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, exclude: Collection[int] = ()
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows and cosines (Q, K) of the nearest chunks to the queries (Q, D); see `Index.search`."""
+        if queries.ndim != 2 or queries.shape[1] != self.store.dimensions:
+            raise SpaceError(
+                f"{self.name}: has {self.store.dimensions}-D vectors, but the queries have the shape {queries.shape}. "
+                "Use an index of the model's space."
+            )
+        if k < 1:
+            raise InputError(f"k is {k}, but must be at least 1.")
+        with torch.inference_mode():
+            cosines_QN = self._cosines(torch.from_numpy(np.ascontiguousarray(queries, np.float32)))
+            excluded = torch.tensor(sorted(exclude), dtype=torch.int64)
+            cosines_QN[:, excluded] = -torch.inf
+            scores_QK, rows_QK = cosines_QN.topk(min(k, max(len(self) - len(excluded), 0)), dim=1)
+        return rows_QK.numpy(), scores_QK.numpy()
+
+    def _cosines(self, queries_QD: Tensor) -> Tensor:
+        """Return the cosines (Q, N) of unit queries with all chunks."""
+        vectors_ND = torch.from_numpy(self.store.vectors)
+        cosines_NQ = torch.empty(len(self), len(queries_QD))
+        size = max(1, BLOCK_NUMBERS // self.store.dimensions)
+        queries_DQ = queries_QD.T.contiguous()
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            torch.mm(vectors_ND[rows].float(), queries_DQ, out=cosines_NQ[rows])
+        return cosines_NQ.T
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the unit vectors (N, D) of N rows, without the rounding of float16 in their length."""
+        vectors_ND = self.store.vectors[np.asarray(rows, np.int64)].astype(np.float32)
+        unit_ND: NDArray[np.float32] = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return unit_ND
+
+    def chunks(self, rows: Sequence[int]) -> list[IndexedChunk]:
+        """Return the texts of rows and their places in their documents."""
+        documents = self.store.documents
+        numbers = np.searchsorted(documents.first_row, np.asarray(rows, np.int64), side="right") - 1
+        return [
+            IndexedChunk(
+                row=int(row),
+                text=self._text(int(row)),
+                document=str(documents.ids[number]),
+                title=str(documents.titles[number]),
+                position=int(row - documents.first_row[number]),
+            )
+            for row, number in zip(rows, numbers.tolist(), strict=True)
+        ]
+
+    def _text(self, row: int) -> str:
+        """Return the text of one row; empty if the store has no texts."""
+        if not self.store.has_texts:
+            return ""
+        self._open_texts()
+        group = int(np.searchsorted(self._group_ends, row, side="right"))
+        first = int(self._group_ends[group - 1]) if group else 0
+        return str(self._read_texts(group)[row - first])
+
+    def _open_texts(self) -> None:
+        if self._file is None:
+            import pyarrow.parquet as pq
+
+            self._file = pq.ParquetFile(self.store.path / CHUNKS, memory_map=True)
+            metadata = self._file.metadata
+            self._group_ends = np.cumsum([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)])
+
+    def _read_texts_of_group(self, group: int) -> Any:
+        return self._file.read_row_group(group, columns=["text"])["text"]
+
+
+def open_index(source: Index | Store | str | Path) -> Index:
+    """Return the exact index of a store, or an index unchanged. Raises StoreError if the store cannot be opened."""
+    if isinstance(source, str | Path):
+        return StoreIndex(open_store(source))
+    return StoreIndex(source) if isinstance(source, Store) else source

@@ -1,0 +1,126 @@
+"""Open a trained model from any source: a run, a checkpoint, an exported folder, the hub, or nextvec itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nextvec.core.device import resolve_device
+from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL, ENCODER_FOLDER, EVALUATION_FILE, RECIPE_FILE
+from nextvec.data.chunking import Chunker
+from nextvec.data.encoders import LSA
+from nextvec.data.space import UNKNOWN, Space
+from nextvec.errors import CheckpointError, DamagedCheckpointError, InputError, did_you_mean
+from nextvec.inference.hub import HUB_ID, download_model
+from nextvec.inference.model import LatentVectorModel, ValScores
+from nextvec.inference.model_folder import CONFIG, WEIGHTS, read_model_folder
+from nextvec.models.base import LatentModel
+from nextvec.models.baselines import ContextMean, CopyLast
+from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoint
+
+DEFAULT_CONTEXT = 5
+"""Context length of the original trainer's checkpoints, which lack it."""
+
+
+def load_model(source: str | Path, device: str = "cpu") -> LatentVectorModel:
+    """Load a trained model in evaluation mode.
+
+    `source` is the name of a model that comes with nextvec, a run folder, a checkpoint (.pt), an exported folder, or
+    `owner/name[@revision]` on the Hugging Face hub; they are tried in this order. `device` is auto, cpu, cuda or mps.
+    Raises CheckpointError if the model is missing, damaged, or of a newer version, InputError for an unknown device,
+    MissingExtraError if a model of the hub needs a package.
+    """
+    torch_device, _ = resolve_device(device)
+    name = str(source)
+    if name in shipped_models():
+        folder = Path(str(files("nextvec") / "shipped_models" / name))
+        return replace(read_model_folder(folder, torch_device), source=name)
+    path = Path(source)
+    if path.is_dir():
+        return _load_folder(path, torch_device)
+    if path.is_file():
+        if path.name in (CONFIG, WEIGHTS):
+            raise CheckpointError(f"model {path}: is one file of an exported model. Name its folder.")
+        return _load_checkpoint(path, torch_device)
+    if HUB_ID.fullmatch(name):
+        return replace(read_model_folder(download_model(name), torch_device), source=name)
+    known = did_you_mean(name, shipped_models()) if shipped_models() else ""
+    raise CheckpointError(f"model '{name}': no such file or folder.{known}")
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with nextvec."""
+    folder = files("nextvec") / "shipped_models"
+    return sorted(item.name for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+
+
+def _load_folder(path: Path, device: torch.device) -> LatentVectorModel:
+    """Load an exported folder or the best model of a run."""
+    if (path / CONFIG).is_file():
+        return read_model_folder(path, device)
+    if not (path / BEST_MODEL).is_file() and not (path / RECIPE_FILE).is_file():
+        raise CheckpointError(
+            f"model {path}: has neither {CONFIG} nor {BEST_MODEL}. Name an exported folder, a run or a .pt file."
+        )
+    return _load_checkpoint(path / BEST_MODEL, device)
+
+
+def _load_checkpoint(path: Path, device: torch.device) -> LatentVectorModel:
+    """Load a checkpoint, and the encoder, baselines and val scores of the run folder that it is in."""
+    checkpoint = read_checkpoint(path)
+    values, run = checkpoint.values, path.parent
+    network = checkpoint.model().to(device)
+    # The original trainer's files have neither space nor context length.
+    space = Space.from_dict(values["space"]) if "space" in values else Space(UNKNOWN, "", network.dimensions)
+    try:
+        chunker = Chunker(**values.get("chunker", {}))
+        context_length = int(values.get("context", DEFAULT_CONTEXT))
+    except (InputError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: its chunker or context is malformed. Train the run again."
+        ) from error
+    return LatentVectorModel(
+        network=network,
+        source=str(path),
+        space=space,
+        context_length=context_length,
+        encoder_name=str(values.get("encoder", "")),
+        encoder_folder=run / ENCODER_FOLDER if space.encoder == LSA else None,
+        chunker=chunker,
+        baselines=_read_baselines(checkpoint, network.dimensions, device),
+        val=_read_val_scores(run, network.name) if path.name == BEST_MODEL else ValScores(),
+    )
+
+
+def _read_baselines(checkpoint: Checkpoint, dimensions: int, device: torch.device) -> dict[str, LatentModel]:
+    """Return the run's baselines; outside of a run, or if they are damaged, those that need no fitting."""
+    file = checkpoint.path.parent / BASELINES_FILE
+    if checkpoint.is_native and file.is_file():
+        try:
+            baselines = read_baselines(file, device)
+            if all(baseline.dimensions == dimensions for baseline in baselines.values()):
+                return baselines
+        except DamagedCheckpointError:
+            pass  # a comparison with fewer baselines is better than none
+    unfitted = (CopyLast(dimensions), ContextMean(dimensions))
+    return {baseline.name: baseline.to(device).eval() for baseline in unfitted}
+
+
+def _read_val_scores(run: Path, name: str) -> ValScores:
+    """Return the val scores in a run's evaluation; empty if it was not evaluated or the file is damaged."""
+    try:
+        evaluation: dict[str, Any] = json.loads((run / EVALUATION_FILE).read_text(encoding="utf-8"))
+        val = evaluation["splits"]["val"]
+        predictors = val["predictors"].items()
+        return ValScores(
+            cosine_percentiles=tuple(map(float, val.get("cosine_percentiles", ()))),
+            cosine={predictor: float(result["cosine"]["value"]) for predictor, result in predictors},
+            mrr={predictor: float(result["retrieval"]["mrr"]) for predictor, result in predictors},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ValScores()

@@ -1,0 +1,166 @@
+"""A trained model, ready to use: it encodes text, predicts the next vector, and retrieves and scores chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nextvec.data.chunking import Chunker
+from nextvec.data.encoders import LSA, SYNTHETIC, Encoder, reopen_encoder
+from nextvec.data.space import UNKNOWN, Space
+from nextvec.errors import CheckpointError, InputError
+from nextvec.inference.contexts import ContextsLike, Vectors, read_contexts
+from nextvec.inference.index import Index
+from nextvec.inference.next_chunks import NextChunks, find_next
+from nextvec.models.base import LatentModel
+
+PREDICTION, QUERY = "prediction", "query"
+
+
+class _Forward(Protocol):
+    """An output of a network: contexts (B, S, D) and mask (B, S) to unit vectors (B, D)."""
+
+    def __call__(self, context_BSD: Tensor, mask_BS: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ValScores:
+    """Scores on the val split of the model's training data, as references for new scores."""
+
+    cosine_percentiles: tuple[float, ...] = ()
+    """The percentiles 0, 1 … 100 of the model's cosine; empty if they are unknown."""
+    cosine: dict[str, float] = field(default_factory=dict)
+    """Predictor → mean cosine, for the model and every baseline."""
+    mrr: dict[str, float] = field(default_factory=dict)
+    """Predictor → mean reciprocal rank of retrieval by the prediction."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentVectorModel:
+    """A trained model in evaluation mode; `load_model` opens one. It never needs its training store.
+
+    Methods neither compute gradients nor change the model.
+    """
+
+    network: LatentModel = field(repr=False)
+    source: str
+    """The model's origin, for messages: a folder, a file, or a name."""
+    space: Space
+    """The embedding space of the vectors that the model reads and predicts."""
+    context_length: int
+    """S, the maximum number of vectors in a context."""
+    encoder_name: str = ""
+    """The name by which `open_encoder` opens the encoder."""
+    encoder_folder: Path | None = None
+    """The folder of the fitted encoder, if the encoder was fitted on the training text."""
+    chunker: Chunker = Chunker()
+    """The rules by which the training documents became chunks."""
+    baselines: dict[str, LatentModel] = field(default_factory=dict, repr=False)
+    """The fitted baselines, by name."""
+    val: ValScores = field(default_factory=ValScores, repr=False)
+
+    @property
+    def dimensions(self) -> int:
+        """D, the length of a vector."""
+        return self.network.dimensions
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the network: "prediction", and "query" if it has one."""
+        return (PREDICTION, QUERY) if self.network.has_query else (PREDICTION,)
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the model computes."""
+        return next(self.network.parameters()).device
+
+    def predict(self, vectors: ContextsLike) -> Vectors:
+        """Return the predicted next vectors (N, D), float32 with unit length.
+
+        `vectors` is (N, S, D), one context (S, D), or a list of N contexts of any lengths up to `context_length`, each
+        with its oldest vector first. A numpy array gives a numpy array, a tensor a tensor on the same device. Raises
+        InputError for contexts that are empty, too long, or not of unit vectors, SpaceError for another D.
+        """
+        return self._run(self.network.predict, vectors)
+
+    def query(self, vectors: ContextsLike) -> Vectors:
+        """Return the queries (N, D), float32 with unit length, which retrieve the next chunk; see `predict`.
+
+        Raises InputError if the model has no query.
+        """
+        if not self.network.has_query:
+            raise InputError(f"model {self.source}: this {self.network.name} has no query. Use its prediction.")
+        return self._run(self.network.query, vectors)
+
+    def retrieval_vectors(self, vectors: ContextsLike) -> Vectors:
+        """Return the output that retrieves best: the query if the model has one, else the prediction."""
+        return self.query(vectors) if self.network.has_query else self.predict(vectors)
+
+    def predict_with(self, baseline: str, vectors: ContextsLike) -> Vectors:
+        """Return the predictions (N, D) of one of `baselines`; see `predict`."""
+        return self._run(self.baselines[baseline].predict, vectors)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors (N, D) of texts in the model's space.
+
+        The encoder is opened on first use and verified by its fingerprint. Raises InputError for an empty text or an
+        encoder that is not available, SpaceError if the available encoder has another fingerprint.
+        """
+        if isinstance(texts, str):
+            raise InputError("texts: one text is not a list. Pass a list of texts.")
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise InputError(f"text {number}: is empty. Leave it out.")
+        return self.encoder.encode(texts)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the model's space, opened and verified on first use; see `encode`."""
+        if self.space.encoder in (UNKNOWN, SYNTHETIC):
+            raise InputError(
+                f"model {self.source}: the encoder of its vectors is unknown. Pass vectors, or train on text."
+            )
+        folder = self.encoder_folder
+        if self.space.encoder == LSA and (folder is None or not folder.is_dir()):
+            raise CheckpointError(
+                f"model {self.source}: its fitted encoder is missing. Name the whole run folder or exported folder."
+            )
+        fitted = folder or Path()
+        return reopen_encoder(
+            self.space,
+            self.encoder_name or self.space.encoder,
+            fitted,
+            f"the model {self.source}",
+            device=self.device.type,
+        )
+
+    def best_baseline(self, measure: Literal["cosine", "mrr"]) -> str:
+        """Return the name of the available baseline with the highest val score, or copy-last without val scores."""
+        scores: dict[str, float] = getattr(self.val, measure)
+        return max(self.baselines, key=lambda name: scores.get(name, -2.0 + (name == "copy-last")))
+
+    def next(self, texts: Sequence[str], index: Index | str | Path, k: int = 5) -> NextChunks:
+        """Return the k chunks of an index that most likely follow the texts, next to the best baseline's first.
+
+        Only the last `context_length` texts are read, and chunks equal to one of them are left out. Raises the errors
+        of `encode`, SpaceError for an index of another space.
+        """
+        return find_next(self, texts, index, k)
+
+    def _run(self, forward: _Forward, vectors: ContextsLike) -> Vectors:
+        """Apply one output to contexts, block by block, and return (N, D) like the input."""
+        contexts = read_contexts(vectors, self.dimensions, self.context_length, f"model {self.source}")
+        output_ND = torch.empty(len(contexts), self.dimensions, device=self.device)
+        # A caller's autocast must not change a prediction.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for positions, context_BSD, mask_BS in contexts.blocks(self.device):
+                output_ND[positions] = forward(context_BSD, mask_BS)
+        return contexts.like_input(output_ND)

@@ -1,0 +1,275 @@
+"""Exported models: a folder that anyone can load, without code and without the training store.
+
+    config.json               format version, network, context length, outputs, embedding space with its fingerprint,
+                              chunker, val scores, and SHA-256 of every other file
+    model.safetensors         the weights, float16 or float32
+    baselines.safetensors     the fitted values of the baselines, named BASELINE.TENSOR
+    encoder/                  the fitted encoder (lsa only)
+
+Readers of one major format version read every minor version of it: a newer minor version may add fields, which are then
+ignored. In the same or an older minor version an unknown field is an error. Other files in the folder are never read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nextvec.core.files import make_folder, sha256_of, sync_folder, write_bytes, write_json, writing
+from nextvec.data.chunking import Chunker
+from nextvec.data.encoders import LSA
+from nextvec.data.encoders.lsa import LsaEncoder
+from nextvec.data.space import Space
+from nextvec.errors import CheckpointError, InputError, OutputError, one_line
+from nextvec.inference.model import LatentVectorModel, ValScores
+from nextvec.models.base import LatentModel
+from nextvec.models.load_weights import load_weights
+from nextvec.models.registry import model_from_config
+
+MAJOR, MINOR = 1, 0
+"""Version of the format: the major number changes if older readers would misread the folder."""
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+BASELINES = "baselines.safetensors"
+ENCODER = "encoder"
+ENCODER_FILES = ("terms.json", "idf.npy", "components.npy", "mean.npy")
+FILES = (WEIGHTS, BASELINES, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
+"""Every file that `config.json` may name."""
+
+MAX_CONFIG_BYTES = 2**20
+MAX_CONTEXT_LENGTH = 2**16
+
+Plain = dict[str, bool | int | float | str]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _Val(_Section):
+    """Scores on the val split; see `ValScores`."""
+
+    cosine_percentiles: list[float] = Field(default=[], max_length=101)
+    cosine: dict[str, float] = {}
+    mrr: dict[str, float] = {}
+
+
+class FolderConfig(_Section):
+    """The content of config.json."""
+
+    format: tuple[int, int]
+    nextvec: str
+    """The version of nextvec that wrote the folder."""
+    network: Plain
+    """The network's configuration: kind, variant, dimensions and options."""
+    dtype: Literal["float16", "float32"]
+    context_length: int = Field(ge=1, le=MAX_CONTEXT_LENGTH)
+    outputs: list[str]
+    space: dict[str, Any]
+    encoder: str
+    chunker: dict[str, Any]
+    baselines: list[Plain] = []
+    """The configuration of each baseline in baselines.safetensors."""
+    val: _Val = _Val()
+    files: dict[str, Digest]
+    """File → SHA-256."""
+
+
+def write_model_folder(
+    model: LatentVectorModel,
+    path: Path,
+    *,
+    dtype: Literal["float16", "float32"] = "float32",
+    baselines: Iterable[str] | None = None,
+) -> None:
+    """Write a model as a new folder, which appears complete or not at all.
+
+    `baselines` names the baselines to include (None: all); ridge has S · D² numbers. Raises OutputError if the folder
+    exists or cannot be written.
+    """
+    if path.exists():
+        raise OutputError(f"model folder {path}: exists already. Choose another name, or remove it.")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with writing(path):
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by an interrupted export
+    make_folder(unfinished, new=True)
+    try:
+        _write_files(model, unfinished, dtype, list(model.baselines if baselines is None else baselines))
+        with writing(path):
+            unfinished.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _write_files(
+    model: LatentVectorModel, folder: Path, dtype: Literal["float16", "float32"], names: list[str]
+) -> None:
+    kind = getattr(torch, dtype)
+    selected = {name: model.baselines[name] for name in names}
+    tensors = {f"{name}.{key}": value for name in names for key, value in selected[name].state_dict().items()}
+    _write_tensors(model.network.state_dict(), folder / WEIGHTS, kind)
+    if tensors:
+        _write_tensors(tensors, folder / BASELINES, kind)
+    if model.encoder_folder is not None:
+        LsaEncoder.load(model.encoder_folder).save(folder / ENCODER)
+    # The configuration names the checksum of every other file, so it is written last.
+    files = {name: sha256_of(folder / name) for name in FILES if (folder / name).is_file()}
+    config = FolderConfig(
+        format=(MAJOR, MINOR),
+        nextvec=version("nextvec"),
+        network=model.network.config,
+        dtype=dtype,
+        context_length=model.context_length,
+        outputs=list(model.outputs),
+        space=model.space.to_dict(),
+        encoder=model.encoder_name,
+        chunker=model.chunker.to_dict(),
+        baselines=[baseline.config for baseline in selected.values()],
+        val=_Val(cosine_percentiles=list(model.val.cosine_percentiles), cosine=model.val.cosine, mrr=model.val.mrr),
+        files=files,
+    )
+    write_json(folder / CONFIG, config.model_dump(mode="json"))
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype) -> None:
+    # Tensors that share memory are refused by safetensors, so each gets its own.
+    copies = {name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in tensors.items()}
+    write_bytes(file, save(copies))
+
+
+def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentVectorModel:
+    """Read an exported model. Raises CheckpointError if a file is missing, damaged, hostile, or of a newer version."""
+    config = _read_config(path)
+    _require_intact_files(path, config)
+    try:
+        space = Space.from_dict(config.space)
+        network = _read_network(path / WEIGHTS, config.network, "")
+        baselines = {}
+        for values in config.baselines:
+            name = str(values.get("kind"))
+            baselines[name] = _read_network(path / BASELINES, values, f"{name}.").to(device)
+        chunker = Chunker(**config.chunker)
+    except (InputError, TypeError) as error:
+        raise CheckpointError(f"model {path}: {one_line(error)}") from error
+    if network.dimensions != space.dimensions or any(
+        item.dimensions != space.dimensions for item in baselines.values()
+    ):
+        raise CheckpointError(
+            f"model {path}: the dimensions of its network, baselines and embedding space differ. Export it again."
+        )
+    return LatentVectorModel(
+        network=network.to(device),
+        source=str(path),
+        space=space,
+        context_length=config.context_length,
+        encoder_name=config.encoder,
+        encoder_folder=path / ENCODER if space.encoder == LSA else None,
+        chunker=chunker,
+        baselines=baselines,
+        val=ValScores(tuple(config.val.cosine_percentiles), config.val.cosine, config.val.mrr),
+    )
+
+
+def _read_config(path: Path) -> FolderConfig:
+    """Read config.json: the version first, then every field."""
+    file = path / CONFIG
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ValueError(f"more than {MAX_CONFIG_BYTES:,} bytes")
+        values = json.loads(content)
+        major, minor = values["format"]
+        is_version = isinstance(major, int) and isinstance(minor, int)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
+        raise CheckpointError(f"model {path}: {CONFIG} can't be read ({reason}). Export the model again.") from error
+    if not is_version or major != MAJOR:
+        raise CheckpointError(
+            f"model {path}: format {major!r:.20}.{minor!r:.20}, but this nextvec reads format {MAJOR}. "
+            "Upgrade nextvec, or export the model again."
+        )
+    if minor > MINOR:
+        values = _without_unknown(values)
+    try:
+        return FolderConfig.model_validate(values | {"format": (major, minor)})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"model {path}: {CONFIG}: {field}: {first['msg']}. Export the model again.") from error
+
+
+def _without_unknown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the fields that a newer minor version added."""
+    known = {name: value for name, value in values.items() if name in FolderConfig.model_fields}
+    if isinstance(known.get("val"), dict):
+        known["val"] = {name: value for name, value in known["val"].items() if name in _Val.model_fields}
+    return known
+
+
+def _require_intact_files(path: Path, config: FolderConfig) -> None:
+    """Raise CheckpointError unless every file has its checksum and all that the model needs are there."""
+    needed = {WEIGHTS} | ({BASELINES} if any("kind" in item for item in config.baselines) else set())
+    if config.space.get("encoder") == LSA:
+        needed |= {name for name in FILES if name.startswith(ENCODER)}
+    unknown = sorted(set(config.files) - set(FILES))
+    if unknown:
+        raise CheckpointError(f"model {path}: {CONFIG} names the unknown file '{unknown[0]}'. Export the model again.")
+    for name in sorted(needed | set(config.files)):
+        if name not in config.files:
+            raise CheckpointError(f"model {path}: {CONFIG} has no checksum of {name}. Export the model again.")
+        try:
+            digest = sha256_of(path / name)
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
+            raise CheckpointError(f"model {path}: {name} can't be read ({reason}). Download it again.") from error
+        if digest != config.files[name]:
+            raise CheckpointError(f"model {path}: {name} is damaged (SHA-256 differs). Download it again.")
+
+
+def _read_network(file: Path, config: Plain, prefix: str) -> LatentModel:
+    """Return a network with the weights of a file whose names start with `prefix`.
+
+    The shapes in the file's header are compared with those of the configuration before anything large is allocated.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {
+                name.removeprefix(prefix): tuple(opened.get_slice(name).get_shape())
+                for name in opened.keys()  # noqa: SIM118 - not a dict
+                if name.startswith(prefix)
+            }
+            _require_shapes(shapes, config)
+            weights = {name: opened.get_tensor(prefix + name).float() for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file.name} can't be read ({one_line(error)}). Download it again.") from error
+    network = model_from_config(dict(config))
+    load_weights(network, weights, strict=True)
+    return network.eval()
+
+
+def _require_shapes(shapes: Mapping[str, tuple[int, ...]], config: Plain) -> None:
+    """Raise CheckpointError unless a network of this configuration has exactly these tensors."""
+    # The meta device computes shapes only, so that a hostile dimension cannot fill the memory.
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in model_from_config(dict(config)).state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            raise CheckpointError(
+                f"tensor {name} has the shape {shapes.get(name)}, but its configuration needs {expected.get(name)}. "
+                "Download it again."
+            )
