@@ -309,7 +309,7 @@ def test_the_mse_only_failure_demo_is_explained_before_the_first_step(train, tmp
     assert "warning: InfoNCE has no weight" in log.partition("Epoch 1/")[0]
     verdict = run.evaluation.verdict
     assert verdict is not None and verdict.status != "green"
-    assert "is not significantly different from the best baseline on val" in verdict.sentence
+    assert "is not significantly different from the best baseline in cosine on val" in verdict.sentence
     assert verdict.sentence in log
 
 

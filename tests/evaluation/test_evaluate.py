@@ -12,9 +12,9 @@ from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.evaluate import Evaluation, evaluate_predictors
 from nextvec.evaluation.metrics import QueryPredictor
-from nextvec.evaluation.results import Estimate, PredictorResult, Retrieval, SplitResult
+from nextvec.evaluation.results import Estimate, PredictorResult, Retrieval, RetrievalGain, SplitResult
 from nextvec.evaluation.retrieval import candidates_of, summarize_ranks, target_ranks
-from nextvec.evaluation.verdict import make_verdict
+from nextvec.evaluation.verdict import make_verdict, split_outcome
 from nextvec.models.registry import create_model
 from nextvec.recipe import EvaluationRecipe, ModelRecipe
 
@@ -119,7 +119,7 @@ def test_an_evaluation_survives_json(world, predictors):
 
 def test_another_format_is_refused_with_one_line(world, predictors):
     values = evaluate(world, predictors).to_dict()
-    with pytest.raises(ValueError, match=r"^evaluation format 1 is not supported, expected 2$"):
+    with pytest.raises(ValueError, match=r"^evaluation format 1 is not supported, expected 3$"):
         Evaluation.from_dict({name: value for name, value in values.items() if name != "format"})
 
 
@@ -189,13 +189,18 @@ def scores(cosine, *, gain=None, margin=0.1, mrr=0.2) -> PredictorResult:
     return PredictorResult(Estimate(cosine, cosine, cosine), 0.001, margin, Retrieval(0.1, 0.2, 0.3, mrr, 5.0), gain)
 
 
-def split(gain, *, groups=50, **model_scores) -> SplitResult:
+def retrieval_gain(difference, half=0.01) -> RetrievalGain:
+    estimate = Estimate(difference, difference - half, difference + half)
+    return RetrievalGain("query", 0.25 + difference, "context-mean", 0.25, estimate)
+
+
+def split(gain, *, groups=50, retrieval=0.05, half=0.01, **model_scores) -> SplitResult:
     predictors = {
         "amn": scores(0.5, **model_scores),
         "ridge": scores(0.4, gain=gain, mrr=0.25, margin=-0.3),
         "copy-last": scores(0.3, gain=gain),
     }
-    return SplitResult(100, groups, groups, 200, 100, predictors, "ridge", gain)
+    return SplitResult(100, groups, groups, 200, 100, predictors, "ridge", gain, retrieval_gain(retrieval, half))
 
 
 ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), Estimate(-0.02, -0.03, -0.01)
@@ -204,8 +209,14 @@ ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), 
 @pytest.mark.parametrize(
     ("val", "ood", "status", "text"),
     [
-        (ABOVE, None, "green", "amn beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge)."),
-        (ABOVE, ABOVE, "green", "beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge) and on ood ("),
+        (
+            ABOVE,
+            None,
+            "green",
+            "amn beats the best baseline in cosine on val (+0.0200 ± 0.0100, 95 % CI, over ridge) and retrieves at "
+            "least as well (MRR 0.300 against 0.250 on val).",
+        ),
+        (ABOVE, ABOVE, "green", "in cosine on val (+0.0200 ± 0.0100, 95 % CI, over ridge) and on ood ("),
         (
             ABOVE,
             ACROSS,
@@ -216,16 +227,21 @@ ABOVE, ACROSS, BELOW = Estimate(0.02, 0.01, 0.03), Estimate(0.01, -0.01, 0.03), 
             ABOVE,
             BELOW,
             "amber",
-            "beats the best baseline on val (+0.0200 ± 0.0100, 95 % CI, over ridge) but loses to it on ood",
+            "beats the best baseline in cosine on val (+0.0200 ± 0.0100, 95 % CI, over ridge) but loses to it on ood",
         ),
-        (ACROSS, ABOVE, "amber", "is not significantly different from the best baseline on val ("),
-        (BELOW, ABOVE, "red", "loses to the best baseline on val (-0.0200 ± 0.0100, 95 % CI, over ridge) but beats it"),
-        (BELOW, BELOW, "red", "loses to the best baseline on val (-0.0200 ± 0.0100, 95 % CI, over ridge) and on ood"),
+        (ACROSS, ABOVE, "amber", "is not significantly different from the best baseline in cosine on val ("),
+        (
+            BELOW,
+            ABOVE,
+            "red",
+            "loses to the best baseline in cosine on val (-0.0200 ± 0.0100, 95 % CI, over ridge) but",
+        ),
+        (BELOW, BELOW, "red", "in cosine on val (-0.0200 ± 0.0100, 95 % CI, over ridge) and on ood"),
         (
             None,
             ABOVE,
             "amber",
-            "amn was not compared with a baseline on val, so nothing is proved. It beats the best baseline on ood",
+            "baseline on val, so nothing is proved. It beats the best baseline in cosine on ood",
         ),
     ],
 )
@@ -234,6 +250,66 @@ def test_verdict(val, ood, status, text):
     verdict = make_verdict("amn", splits)
     assert verdict.status == status and text in verdict.sentence
     assert "\n" not in verdict.sentence and verdict.sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("val", "ood", "status", "text"),
+    [
+        (
+            0.05,
+            0.05,
+            "green",
+            "and retrieves at least as well (MRR 0.300 against 0.250 on val, MRR 0.300 against 0.250 on ood).",
+        ),
+        (0.0, 0.0, "green", "and retrieves at least as well ("),
+        (-0.0004, 0.05, "green", "and retrieves at least as well ("),
+        (-0.02, 0.05, "amber", "but retrieves worse than context-mean on val (MRR 0.230 against 0.250)."),
+        (-0.002, 0.05, "amber", "but retrieves worse than context-mean on val (MRR 0.248 against 0.250)."),
+        (0.05, -0.02, "amber", "but retrieves worse than context-mean on ood (MRR 0.230 against 0.250)."),
+        (
+            -0.02,
+            -0.02,
+            "amber",
+            "on val (MRR 0.230 against 0.250) and than context-mean on ood (MRR 0.230 against 0.250).",
+        ),
+    ],
+)
+def test_a_model_that_retrieves_worse_than_a_baseline_is_never_green(val, ood, status, text):
+    """A lower MRR counts even if its interval includes zero; the first sentence says so."""
+    verdict = make_verdict("amn", {"val": split(ABOVE, retrieval=val), "ood": split(ABOVE, retrieval=ood)})
+    assert verdict.status == status and text in verdict.sentence
+    assert verdict.sentence.count(". ") == 0
+
+
+def test_better_retrieval_does_not_redeem_a_lost_cosine():
+    verdict = make_verdict("amn", {"val": split(BELOW, retrieval=0.1)})
+    assert (
+        verdict.status == "red"
+        and "but retrieves at least as well (MRR 0.350 against 0.250 on val)" in verdict.sentence
+    )
+    unmeasured = replace(split(ABOVE), retrieval_gain=None)
+    assert split_outcome(unmeasured).status == "amber", "an unknown MRR is not a win"
+
+
+def test_the_gain_in_mrr_is_paired_and_takes_the_best_retriever(world, predictors):
+    """The baseline that retrieves best need not be the one with the best cosine, and the queries are the same."""
+    val = evaluate(world, predictors).splits["val"]
+    mrr = {name: scores.retrieval.mrr for name, scores in val.predictors.items() if name != "oracle"}
+    gain = val.retrieval_gain
+    assert gain.best_baseline == max(mrr, key=mrr.get) and gain.baseline_mrr == pytest.approx(max(mrr.values()))
+    assert gain.output == "prediction" and gain.mrr == pytest.approx(1)
+    assert gain.gain.value == pytest.approx(1 - gain.baseline_mrr) and gain.gain.low < gain.gain.value < gain.gain.high
+    # A predictor next to itself has a difference of exactly zero in every resample.
+    same = {"copy-last": predictors["copy-last"], "again": predictors["copy-last"]}
+    assert evaluate(world, same, model="again").splits["val"].retrieval_gain.gain == Estimate(0.0, 0.0, 0.0)
+
+
+def test_the_query_is_what_the_verdict_compares(world, predictors):
+    model = create_model(ModelRecipe(kind="amn"), 16).eval()
+    val = evaluate(world, {"amn": model, **predictors}, model="amn").splits["val"]
+    assert val.retrieval_gain.output == "query" and val.retrieval_gain.mrr == pytest.approx(
+        val.predictors["amn"].query.mrr
+    )
 
 
 def test_a_gain_whose_interval_touches_zero_is_not_significant():
@@ -247,10 +323,13 @@ def test_train_has_reasons_but_does_not_decide():
 
 
 def test_reasons_report_what_the_cosine_hides():
-    reasons = make_verdict("amn", {"val": split(ABOVE, mrr=0.3)}).reasons["val"]
-    assert reasons == ("cosine 0.5000, ridge 0.4000",)
-    reasons = " | ".join(make_verdict("amn", {"val": split(ABOVE, mrr=0.23, margin=-0.05, groups=7)}).reasons["val"])
-    assert "ridge retrieves the true next chunk better: MRR 0.250, amn 0.230" in reasons
+    reasons = make_verdict("amn", {"val": split(ABOVE)}).reasons["val"]
+    difference = "difference +0.0500 ± 0.0100, 95 % CI"
+    assert reasons == (
+        "cosine 0.5000, ridge 0.4000",
+        f"MRR of the query 0.300, context-mean 0.250 ({difference})",
+    )
+    reasons = " | ".join(make_verdict("amn", {"val": split(ABOVE, margin=-0.05, groups=7)}).reasons["val"])
     assert "closer to the last context vector than to the target: margin -0.050, ridge -0.300" in reasons
     assert "only 7 independent documents" in reasons
 

@@ -215,7 +215,7 @@ def test_success_and_verdict_are_marked_as_synthetic(make_events):
     events[0]["synthetic"] = False
     assert "ynthetic" not in show(RunView(state_of(events))) and "SYNTHETIC" not in show(RunView(state_of(events)))
     events[-1]["passed"] = True
-    assert "does not significantly beat the best baseline" in show(RunView(state_of(events)))
+    assert "All criteria are met, but the verdict is red." in show(RunView(state_of(events)))
 
 
 def test_statuses_differ_in_shape_and_color(make_events):

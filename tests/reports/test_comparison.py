@@ -29,7 +29,8 @@ def evaluated(make_evaluation):
     """One judged run; baselines of the fixture: ridge 0.579, copy-last 0.484, train-mean 0.129."""
 
     def make(name: str, gain: float, *, kind: str = "amn", data: str = "d1 s", **changes) -> EvaluatedRun:
-        evaluation = replace(make_evaluation(kind, gain=gain, splits=changes.pop("splits", ("val", "ood"))), notes=())
+        options = {name: changes.pop(name) for name in ("splits", "hits") if name in changes}
+        evaluation = replace(make_evaluation(kind, gain=gain, **options), notes=())
         ridge = {split: figures.predictors["ridge"] for split, figures in evaluation.splits.items()}
         for split, figures in evaluation.splits.items():
             figures.predictors["context-mean"] = ridge[split]
@@ -58,6 +59,8 @@ def test_each_model_is_marked_with_its_result_against_the_best_baseline(evaluate
     lines = {line.split()[0]: line for line in shown.partition("ood:")[0].splitlines() if line.strip()}
     assert "■ loses to it" in lines["worse"] and "-0.0150 ± 0.0015" in lines["worse"]
     assert "▲ no significant difference" in lines["even"] and "● beats it" in lines["better"]
+    worse = next(row for row in compare_evaluated([evaluated("won", 0.015, hits=0.19)]).sets[0].splits[0].rows)
+    assert (worse.name, worse.status, worse.outcome) == ("won", "amber", "beats it, retrieves worse")
     assert not set("■▲●") & set(lines["ridge"]) and "0.5790 ± 0.0020" in lines["ridge"]
 
 
@@ -155,7 +158,7 @@ def test_names_are_shown_as_text_and_every_line_fits(evaluated, name, reference)
 def test_a_comparison_in_markdown(evaluated):
     text = comparison_markdown(compare_evaluated([evaluated("mine", -0.015)]))
     assert text.startswith("# Comparison\n\n## d1 s · context 5\n\n**val: 14,520 windows of 489 documents")
-    assert "| mine | 0.5640 ± 0.0020 | -0.0150 ± 0.0015 | ■ loses to it | -0.091 | 0.285 |" in text
+    assert "| mine | 0.5640 ± 0.0020 | -0.0150 ± 0.0015 | ■ loses to it | -0.091 | 0.375 |" in text
     assert "| ridge | 0.5790 ± 0.0020 |  |  | -0.128 | 0.270 |" in text
 
 

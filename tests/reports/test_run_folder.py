@@ -210,6 +210,6 @@ def test_a_comparison_can_be_a_page(
     text = found.page.inner_text("main")
     assert EVIL in text and found.page.evaluate("document.images.length") == 0
     assert "training.lr" in text and "0.003" in text and "ridge" in text and "Offset curve · Validation" in text
-    assert text.count("best baseline on val") >= 2, "a verdict for each"
+    assert text.count("best baseline in cosine on val") >= 2, "a verdict for each"
     lines = found.page.evaluate("[...document.querySelectorAll('.js-plotly-plot')][0].data.map((line) => line.name)")
     assert len(lines) == 2

@@ -30,6 +30,7 @@ from nextvec.evaluation.results import (
     OffsetProfile,
     PredictorResult,
     Retrieval,
+    RetrievalGain,
     SplitResult,
 )
 from nextvec.evaluation.retrieval import (
@@ -128,6 +129,8 @@ class Measured(NamedTuple):
     """One predictor's scores on all windows, and its result without the intervals that `compare` computes."""
 
     scores: WindowScores
+    reciprocal_rank_Q: NDArray[np.float64]
+    """1 / rank of each query's target: by the query output if the predictor has one, else by the prediction."""
     result: PredictorResult
 
 
@@ -139,11 +142,13 @@ def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile
     if not scores.is_finite:
         count = int((~np.isfinite(scores.cosine)).sum())
         raise NotFiniteError(f"{name} on {windows.split}: {count:,} of {len(windows):,} predictions are not finite")
+    ranks_Q, in_document = _rank_targets(predictor, samples)
+    retrieval = summarize_ranks(ranks_Q)
     # A query head is measured like a second predictor, but for retrieval only.
     query = query_in_document = None
     if isinstance(predictor, LatentModel) and predictor.has_query:
-        query, query_in_document = _measure_retrieval(QueryPredictor(predictor), samples)
-    retrieval, in_document = _measure_retrieval(predictor, samples)
+        ranks_Q, query_in_document = _rank_targets(QueryPredictor(predictor), samples)
+        query = summarize_ranks(ranks_Q)
     result = PredictorResult(
         cosine=Estimate(scores.mean_cosine, -1.0, 1.0),  # `compare` adds the interval
         mse=scores.mean_mse,
@@ -158,7 +163,7 @@ def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile
         geometry=measure_geometry(predictor, queries),
         rollout=measure_rollout(predictor, samples.repeated),
     )
-    return Measured(scores, result)
+    return Measured(scores, 1 / ranks_Q.numpy(), result)
 
 
 def compare(
@@ -190,6 +195,7 @@ def compare(
         },
         best_baseline=best,
         gain=None if best is None else gains.get(best),
+        retrieval_gain=None if model is None or best is None else _compare_retrieval(measured, model, samples),
         target_geometry=measure_target_geometry(samples.queries),
         ablations=ablations,
         breakdown=breakdown,
@@ -197,12 +203,24 @@ def compare(
     )
 
 
-def _measure_retrieval(predictor: Predictor, samples: Samples) -> tuple[Retrieval, Retrieval]:
-    """Return retrieval among all chunks of the split, and among those of the target's document."""
+def _compare_retrieval(measured: Mapping[str, Measured], model: str, samples: Samples) -> RetrievalGain:
+    """Return the model's MRR next to that of the baseline that retrieves best, with a paired interval."""
+    mrr = {name: float(item.reciprocal_rank_Q.mean()) for name, item in measured.items()}
+    best = max((name for name in mrr if name != model), key=lambda name: mrr[name])
+    # Every predictor has a rank for the same queries, so the difference is paired.
+    difference_PQ = (measured[model].reciprocal_rank_Q - measured[best].reciprocal_rank_Q)[None]
+    groups_Q = samples.queries.windows.groups.cpu().numpy()
+    (gain,) = estimate_means(difference_PQ, groups_Q, samples.recipe.resamples, samples.seed, bounds=[(-1, 1)])
+    output = "query" if measured[model].result.query else "prediction"
+    return RetrievalGain(output, mrr[model], best, mrr[best], gain)
+
+
+def _rank_targets(predictor: Predictor, samples: Samples) -> tuple[Tensor, Retrieval]:
+    """Return (Q,) ranks among all chunks of the split, and retrieval among those of the target's document."""
     vectors, documents, queries = samples.windows.vectors, samples.windows.documents, samples.queries.windows
     rank = approximate_ranks if samples.recipe.retrieval == "faiss" else target_ranks
     ranks_Q: Tensor = rank(predictor, vectors, queries, samples.candidates)
-    return summarize_ranks(ranks_Q), summarize_ranks(in_document_ranks(predictor, vectors, queries, documents))
+    return ranks_Q, summarize_ranks(in_document_ranks(predictor, vectors, queries, documents))
 
 
 def _estimate(

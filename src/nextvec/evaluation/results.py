@@ -13,8 +13,8 @@ from typing import Any
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import Status, format_interval
 
-FORMAT = 2
-"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 1 had other field names."""
+FORMAT = 3
+"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 2 had no `retrieval_gain`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,20 @@ class Retrieval:
     median_rank: float
     """Median rank of the target; 1 is the best."""
     r_at_50: float = 0.0
+
+
+@dataclass(frozen=True)
+class RetrievalGain:
+    """The model's MRR next to that of the baseline that retrieves best, on the same queries and candidates."""
+
+    output: str
+    """The model's output that retrieves: `query`, or `prediction` if the model has no query."""
+    mrr: float
+    best_baseline: str
+    """The baseline with the highest MRR; another one may have the highest cosine."""
+    baseline_mrr: float
+    gain: Estimate
+    """The model's MRR minus the baseline's, with a paired interval, from −1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +211,8 @@ class SplitResult:
     """The baseline with the highest cosine on this split."""
     gain: Estimate | None
     """The model's gain over the best baseline."""
+    retrieval_gain: RetrievalGain | None = None
+    """The model's MRR next to the best of the baselines; None without a model or without baselines."""
     target_geometry: Geometry | None = None
     """Geometry of the targets, the reference for that of the predictors."""
     ablations: dict[str, Estimate] = field(default_factory=dict)

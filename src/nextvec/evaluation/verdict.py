@@ -1,12 +1,21 @@
-"""The verdict on a model: one sentence, a stoplight status, and the facts behind them. Needs no torch."""
+"""The verdict on a model: one sentence, a stoplight status, and the facts behind them. Needs no torch.
+
+A model has two headline measures on a split: the cosine of its prediction, and the MRR of its query (of its prediction
+if it has no query). Each is compared with the baseline that is best in that measure, on the same windows. Every status
+of a model, wherever it is shown, comes from `split_outcome` and `make_verdict`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from nextvec.core.formatting import STATUSES, Status, worst
 from nextvec.data.splits import MIN_GROUPS
-from nextvec.evaluation.results import Estimate, PredictorResult, SplitResult, Verdict
+from nextvec.evaluation.results import Estimate, RetrievalGain, SplitResult, Verdict
+
+MRR_RESOLUTION = 0.0005
+"""A deficit in MRR up to this is a tie: half a unit of the last digit that tables show."""
 
 _OUTCOMES: dict[Status, str] = {
     Status.GREEN: "beats the best baseline",
@@ -15,60 +24,114 @@ _OUTCOMES: dict[Status, str] = {
 }
 
 
+class Outcome(NamedTuple):
+    """The comparison of a model with the best baselines of one split."""
+
+    cosine: Status
+    """Green if the gain in cosine is significantly above zero, red if it is significantly below, amber otherwise."""
+    retrieves_worse: bool
+    """Whether a baseline has a higher MRR. An MRR that was not measured counts as worse."""
+
+    @property
+    def status(self) -> Status:
+        """The status of both measures: a model that retrieves worse than a baseline is amber at best."""
+        return worst([self.cosine, Status.AMBER]) if self.retrieves_worse else self.cosine
+
+
 def make_verdict(model: str, splits: Mapping[str, SplitResult]) -> Verdict:
     """Return the verdict on a model.
 
-    Green: the gain over the best baseline is significantly above zero on val and, if there is one, on ood. Red: it is
-    significantly below zero on val. Amber: everything in between, and any model that was not evaluated on val. A gain
-    is significant if its whole 95 % interval is on one side of zero. The train split never decides.
+    Green: on val and, if there is one, on ood, the gain in cosine over the best baseline is significantly above zero,
+    and no baseline retrieves better. Red: the gain in cosine is significantly below zero on val. Amber: everything in
+    between, and any model that was not evaluated on val. A gain is significant if its whole 95 % interval is on one
+    side of zero. The train split never decides.
     """
     reasons = {name: tuple(_reasons(model, split)) for name, split in splits.items()}
-    gains = {name: split.gain for name, split in splits.items() if name != "train" and split.gain is not None}
-    statuses = {name: gain_status(gain) for name, gain in gains.items()}
+    compared = {name: split for name, split in splits.items() if name != "train" and split.gain is not None}
+    outcomes = {name: split_outcome(split) for name, split in compared.items()}
     # Without a gain on val the verdict is amber at best, whatever the other splits show.
-    if "val" not in gains:
-        status = worst([*statuses.values(), Status.AMBER])
+    if "val" not in outcomes:
+        status = worst([*(outcome.status for outcome in outcomes.values()), Status.AMBER])
         sentence = f"{model} was not compared with a baseline on val, so nothing is proved."
-        for name, gain in gains.items():
-            sentence += f" It {_OUTCOMES[statuses[name]]} on {name} ({gain.signed}, 95 % CI)."
+        if outcomes:
+            sentence += f" It {_describe_outcomes(compared, outcomes)}."
         return Verdict(status, sentence, reasons)
     # Losing on unseen documents of the training sources is a failure, and red. Losing on other sources only is a known
     # limit, and amber at worst.
-    status = statuses["val"]
+    status = outcomes["val"].status
     if status != Status.RED:
-        status = min(worst(statuses.values()), Status.AMBER, key=STATUSES.index)
-    return Verdict(status, f"{model} {_compare_splits(splits, gains, statuses)}.", reasons)
+        status = min(worst(outcome.status for outcome in outcomes.values()), Status.AMBER, key=STATUSES.index)
+    return Verdict(status, f"{model} {_describe_outcomes(compared, outcomes)}.", reasons)
 
 
-def gain_status(gain: Estimate) -> Status:
-    """Return green if a gain is significantly above zero, red if significantly below, amber otherwise."""
+def split_outcome(split: SplitResult) -> Outcome:
+    """Return how a model compares with the best baselines of a split on which it has a gain.
+
+    The rule for retrieval is strict: a lower MRR than the best baseline's counts as worse even if its interval
+    includes zero, because a table that shows a baseline ahead must not be green.
+    """
+    assert split.gain is not None, split
+    retrieval = split.retrieval_gain
+    retrieves_worse = (
+        retrieval is None or retrieval.gain.value < -MRR_RESOLUTION or retrieval.gain.is_significantly_below(0)
+    )
+    return Outcome(_cosine_status(split.gain), retrieves_worse)
+
+
+def _cosine_status(gain: Estimate) -> Status:
     if gain.is_significantly_above(0):
         return Status.GREEN
     return Status.RED if gain.is_significantly_below(0) else Status.AMBER
 
 
-def _compare_splits(
-    splits: Mapping[str, SplitResult], gains: Mapping[str, Estimate], statuses: Mapping[str, Status]
-) -> str:
-    """Return the predicate of the sentence, with the gain on every split."""
+def _describe_outcomes(splits: Mapping[str, SplitResult], outcomes: Mapping[str, Outcome]) -> str:
+    """Return the predicate of the sentence: the gain in cosine on every split, then retrieval."""
     clauses: list[str] = []
-    first_status = next(iter(statuses.values()))
-    for name, gain in gains.items():
-        outcome = _OUTCOMES[statuses[name]]
-        if clauses:  # from the second split on, do not repeat an equal outcome
-            is_same = statuses[name] == first_status
-            outcome = "and" if is_same else f"but {outcome.replace('the best baseline', 'it')}"
-        clauses.append(f"{outcome} on {name} ({gain.signed}, 95 % CI, over {splits[name].best_baseline})")
-    return " ".join(clauses)
+    first_status = next(iter(outcomes.values())).cosine
+    for name, outcome in outcomes.items():
+        gain, text = splits[name].gain, _OUTCOMES[outcome.cosine]
+        assert gain is not None, name
+        # From the second split on, do not repeat an equal outcome.
+        if not clauses:
+            text += " in cosine"
+        elif outcome.cosine == first_status:
+            text = "and"
+        else:
+            text = f"but {text.replace('the best baseline', 'it')}"
+        clauses.append(f"{text} on {name} ({gain.signed}, 95 % CI, over {splits[name].best_baseline})")
+    return " ".join([*clauses, *_describe_retrieval(splits, outcomes)])
+
+
+def _describe_retrieval(splits: Mapping[str, SplitResult], outcomes: Mapping[str, Outcome]) -> Iterator[str]:
+    """Yield the clauses on retrieval: the splits on which a baseline retrieves better, or all of them if none does."""
+    gains = {name: splits[name].retrieval_gain for name in outcomes}
+    worse = [(name, gain) for name, gain in gains.items() if gain and outcomes[name].retrieves_worse]
+    measured = [(name, gain) for name, gain in gains.items() if gain]
+    cosines = [outcome.cosine for outcome in outcomes.values()]
+    if worse:
+        start = "but retrieves worse" if worst(cosines) == Status.GREEN else "and retrieves worse"
+        for number, (name, gain) in enumerate(worse):
+            yield f"{'and' if number else start} than {gain.best_baseline} on {name} ({_compare_mrr(gain)})"
+    elif measured:
+        scores = ", ".join(f"{_compare_mrr(gain)} on {name}" for name, gain in measured)
+        yield f"{'and' if cosines[0] == Status.GREEN else 'but'} retrieves at least as well ({scores})"
+
+
+def _compare_mrr(gain: RetrievalGain) -> str:
+    return f"MRR {gain.mrr:.3f} against {gain.baseline_mrr:.3f}"
 
 
 def _reasons(model: str, split: SplitResult) -> Iterator[str]:
-    """Yield the facts about a model on a split that its cosine alone hides."""
+    """Yield the facts about a model on a split: both measures next to their best baselines, and caveats."""
     if split.gain is None or split.best_baseline is None:
         return
     result, best = split.predictors[model], split.predictors[split.best_baseline]
     yield f"cosine {result.cosine.value:.4f}, {split.best_baseline} {best.cosine.value:.4f}"
-    yield from _compare_retrieval(model, split, result)
+    if (retrieval := split.retrieval_gain) is not None:
+        yield (
+            f"MRR of the {retrieval.output} {retrieval.mrr:.3f}, {retrieval.best_baseline} "
+            f"{retrieval.baseline_mrr:.3f} (difference {retrieval.gain.signed}, 95 % CI)"
+        )
     if result.margin < 0:
         yield (
             f"predictions are closer to the last context vector than to the target: margin {result.margin:+.3f}, "
@@ -76,18 +139,3 @@ def _reasons(model: str, split: SplitResult) -> Iterator[str]:
         )
     if split.groups < MIN_GROUPS:
         yield f"only {split.groups} independent documents, so the intervals are wide; add documents to this split"
-
-
-def _compare_retrieval(model: str, split: SplitResult, result: PredictorResult) -> Iterator[str]:
-    """Compare the MRR of the model, or of its query head, with the best MRR of the other predictors."""
-    # The rival is the predictor with the best MRR. The query head, if there is one, competes for the model.
-    name, rival = max(
-        ((name, score.retrieval.mrr) for name, score in split.predictors.items() if name != model),
-        key=lambda item: item[1],
-    )
-    mrr = (result.query or result.retrieval).mrr
-    output = f"the query of {model}" if result.query else model
-    if rival > mrr:
-        yield f"{name} retrieves the true next chunk better: MRR {rival:.3f}, {output} {mrr:.3f}"
-    elif result.query:
-        yield f"the query retrieves the true next chunk best: MRR {mrr:.3f}, {name} {rival:.3f}"

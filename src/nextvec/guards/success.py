@@ -1,6 +1,6 @@
 """The success criteria of a run: each with its measured value, next to the baseline. Needs no torch.
 
-Meeting all criteria is not enough: `Success.lines` adds a caveat if the model does not beat the best baseline.
+Meeting all criteria is not enough: `Success.lines` adds a caveat if the verdict on the model is not green.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Success:
         met = sum(criterion.passed for criterion in self.criteria)
         summary = f"success criteria: {met} of {len(self.criteria)} met"
         if self.passed and verdict not in (Status.GREEN, None):
-            summary += ", but the model does not significantly beat the best baseline (see the verdict)"
+            summary += f", but the verdict is {verdict}"
         return [summary, *(f"  {criterion.line}" for criterion in self.criteria)]
 
     def to_dict(self) -> dict[str, Any]:

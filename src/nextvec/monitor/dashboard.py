@@ -237,10 +237,7 @@ def _outcome(state: RunState) -> Iterator[RenderableType]:
         yield table
         # Criteria that pass beside a verdict that is not green look like a contradiction, so explain it.
         if outcome.success and outcome.verdict is not None and outcome.verdict[0] != Status.GREEN:
-            yield Text(
-                "All criteria are met, but the model does not significantly beat the best baseline. See the verdict.",
-                style="dim",
-            )
+            yield Text(f"All criteria are met, but the verdict is {outcome.verdict[0]}.", style="dim")
     if outcome.verdict is not None:
         status, sentence = outcome.verdict
         yield Text(f"verdict{on_synthetic}", style="bold")

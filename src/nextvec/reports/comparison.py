@@ -14,7 +14,7 @@ from nextvec.core.display import Displayable
 from nextvec.core.formatting import ABSENT, Status, format_interval, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.evaluation.results import Estimate
-from nextvec.evaluation.verdict import gain_status
+from nextvec.evaluation.verdict import Outcome, split_outcome
 from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.run_summary import EvaluatedRun
 from nextvec.reports.tables import describe_split
@@ -30,7 +30,7 @@ OUTCOMES: dict[Status, str] = {
     Status.AMBER: "no significant difference",
     Status.RED: "loses to it",
 }
-"""Status of a gain → the result of the comparison with the best baseline."""
+"""Status of a gain in cosine → the result of the comparison with the best baseline."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,12 @@ class Score:
     gain: Estimate | None
     """Gain over the best baseline of the split; None for baselines."""
     status: Status | None
-    """Green if the gain is significantly above zero, red if it is significantly below."""
+    """The status of `split_outcome`; None for baselines."""
+    outcome: str
+    """The comparison with the best baselines in cosine and retrieval; empty for baselines."""
     margin: float
     mrr: float
+    """MRR of the query; of the prediction if there is no query."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class SplitScores:
             Column("predictor", "left", "fold"),
             Column("cosine (95 % CI)"),
             Column("gain (95 % CI)"),
-            Column("best baseline", "left"),
+            Column("best baseline", "left", "fold"),
             Column("margin"),
             Column("MRR"),
         )
@@ -198,14 +201,16 @@ def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
             # Only the model has a gain and a name of its own; baselines are shared by all runs of the set.
             is_model = name == item.evaluation.model
             gain = result.gain if is_model else None
+            outcome = split_outcome(result) if gain else None
             row = Score(
                 name=item.name if is_model else name,
                 is_baseline=not is_model,
                 cosine=scores.cosine,
                 gain=gain,
-                status=gain_status(gain) if gain else None,
+                status=outcome.status if outcome else None,
+                outcome=_describe_outcome(outcome) if outcome else "",
                 margin=scores.margin,
-                mrr=scores.retrieval.mrr,
+                mrr=(scores.query or scores.retrieval).mrr,
             )
             if is_model:
                 models.append(row)
@@ -286,13 +291,16 @@ def _evaluation_notes(evaluated: Sequence[EvaluatedRun]) -> Iterable[str]:
     return (f"{', '.join(names)} on {note}" for note, names in runs_by_note.items())
 
 
+def _describe_outcome(outcome: Outcome) -> str:
+    return OUTCOMES[outcome.cosine] + (", retrieves worse" if outcome.retrieves_worse else "")
+
+
 def _score_row(row: Score) -> Row:
-    outcome = Cell(OUTCOMES[row.status], status=row.status) if row.status else Cell()
     cells = (
         Cell(row.name),
         Cell(format_interval(row.cosine.value, row.cosine.low, row.cosine.high), row.cosine.value),
         Cell(row.gain.signed, row.gain.value) if row.gain else Cell(),
-        outcome,
+        Cell(row.outcome, status=row.status),
         Cell(f"{row.margin:+.3f}", row.margin),
         Cell(f"{row.mrr:.3f}", row.mrr),
     )

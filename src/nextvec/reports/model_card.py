@@ -92,8 +92,13 @@ def _metrics(model: str, figures: SplitResult) -> Iterator[dict[str, Any]]:
             "name": f"cosine minus the cosine of {best}, the best baseline",
             "value": figures.gain.value,
         }
-    yield {"type": "mrr", "name": "MRR of the next chunk", "value": scores.retrieval.mrr}
-    yield {"type": "recall", "name": "R@10 of the next chunk", "value": scores.retrieval.r_at_10}
+    # The MRR that the verdict compares: of the query, if the model has one.
+    retrieval = scores.query or scores.retrieval
+    yield {"type": "mrr", "name": "MRR of the next chunk", "value": retrieval.mrr}
+    if (compared := figures.retrieval_gain) is not None:
+        name = f"MRR minus the MRR of {compared.best_baseline}, the best baseline"
+        yield {"type": "mrr_gain", "name": name, "value": compared.gain.value}
+    yield {"type": "recall", "name": "R@10 of the next chunk", "value": retrieval.r_at_10}
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -183,6 +183,13 @@ PATHOLOGIES = (
         model.no_gain_over_baseline,
         "Use the baseline, or start from a recipe that beats it: see docs/benchmarks/quality.md.",
     ),
+    Pathology(
+        "poor-retrieval",
+        "Poor retrieval",
+        model.poor_retrieval,
+        "Retrieve with the baseline. To train for retrieval, use a model with a query (`model.variant=residual`), or "
+        "increase `objective.info_nce`.",
+    ),
 )
 """All pathologies. Those that make a run worthless come first."""
 

@@ -6,6 +6,7 @@ Each rule returns evidence, or None if the fault is absent or a number is missin
 from __future__ import annotations
 
 from nextvec.core.formatting import Status
+from nextvec.evaluation.verdict import split_outcome
 from nextvec.guards.diagnosis.case import FAR_BELOW_BASELINE, NEAR_BASELINE, UNRELATED_COSINE, Case, Evidence
 
 MIN_COPY_COSINE = 0.97
@@ -140,3 +141,18 @@ def no_gain_over_baseline(case: Case) -> Evidence | None:
         "likely",
         f"Val gain is {gain:+.4f} after epoch {len(case.history)}.",
     )
+
+
+def poor_retrieval(case: Case) -> Evidence | None:
+    """A baseline finds the true next chunk more often than the model does."""
+    for split, result, _ in case.evaluated_splits:
+        retrieval = result.retrieval_gain
+        if retrieval is None or result.gain is None or not split_outcome(result).retrieves_worse:
+            continue
+        return Evidence(
+            Status.AMBER,
+            "certain" if retrieval.gain.is_significantly_below(0) else "likely",
+            f"On {split} the MRR of the {retrieval.output} is {retrieval.mrr:.3f}, that of {retrieval.best_baseline} "
+            f"{retrieval.baseline_mrr:.3f}: the difference is {retrieval.gain.signed} (95 % CI).",
+        )
+    return None
