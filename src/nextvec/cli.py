@@ -7,11 +7,11 @@ Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the se
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +20,10 @@ from rich.console import Console
 
 import nextvec
 from nextvec.commands.usage import HelpFormatter, describe_usage_error
+from nextvec.core.files import append_lines
 from nextvec.core.formatting import Status
 from nextvec.core.process import prepare_process
+from nextvec.core.streams import is_stdout_closed_by_reader, protect_streams, stdout_failure
 from nextvec.errors import InputError, Interrupted, NextvecError
 
 COMMANDS = {
@@ -68,6 +70,14 @@ DEBUG = "NEXTVEC_DEBUG"
 PIPE_WIDTH = 100
 """Columns of the output if it goes to a file or a pipe."""
 
+STORED_RESULTS = frozenset(
+    (
+        *("data_build", "data_import", "data_export", "data_synth", "demo", "train", "resume", "suite", "sweep"),
+        *("rehearse", "plot", "leaderboard_add"),
+    )
+)
+"""Commands whose result is in files. The other commands have failed if it cannot be printed."""
+
 GLOBAL_OPTIONS = Group("Global options", sort_key=80)
 
 
@@ -112,9 +122,7 @@ def _import_summaries(app: App, argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     prepare_process()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a non-UTF-8 path must not break an error message
-            stream.reconfigure(errors="backslashreplace")
+    protect_streams()
     # The meta app parses --json before or after the command, and passes everything else on.
     argv = list(sys.argv[1:] if argv is None else argv)
     app = make_app()
@@ -131,19 +139,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = command(*arguments.args, **arguments.kwargs)
         if result is not None:  # --help and --version print their text themselves
             _show(result, as_json=as_json)
-        return _exit_code(result)
+        code = _exit_code(result)
+        is_stored = command.__name__ in STORED_RESULTS and not as_json
+        return _check_printed(result, code, is_stored=is_stored)
 
     try:
-        return app.meta(argv) or 0
+        code = app.meta(argv)
+        return _check_printed(None, 0, is_stored=False) if code is None else code  # None: a help text
     except CycloptsError as error:
         return _fail(describe_usage_error(error), InputError.exit_code)
     except NextvecError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", Interrupted.exit_code)
-    except BrokenPipeError:  # the reader closed the pipe; nothing left to print
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         return _fail(f"internal error, please report it ({DEBUG}=1 shows where): {type(error).__name__}: {reason}", 1)
@@ -153,7 +161,9 @@ def _show(result: Any, *, as_json: bool) -> None:
     """Print a result on standard output, for people or as one JSON object."""
     if as_json:
         values = str(result) if isinstance(result, Path) else result.to_dict()
-        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        # An encoding that lacks a character would escape it in a way that JSON does not know.
+        is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        sys.stdout.write(json.dumps(values, ensure_ascii=not is_unicode, default=os.fspath) + "\n")
     elif isinstance(result, Path):
         sys.stdout.write(f"{result}\n")
     else:
@@ -161,6 +171,25 @@ def _show(result: Any, *, as_json: bool) -> None:
         if not console.is_terminal:
             console = Console(highlight=False, width=PIPE_WIDTH)
         console.print(result, crop=False)  # a long path stays on one line
+
+
+def _check_printed(result: Any, code: int, *, is_stored: bool) -> int:
+    """Return the exit code. If the result was not printed, report that on standard error and in the result's log.
+
+    The code is then not 0 if printing was the command's purpose, unless the reader closed the stream, as `head` does.
+    """
+    reason = stdout_failure()
+    if reason is None:
+        return code
+    message = f"standard output cannot be written: {reason}. The result was not printed in full."
+    if is_stored:
+        message += f" It is stored in {getattr(result, 'path', 'its files')}."
+    log = getattr(result, "log_file", None)
+    if log is not None:
+        with suppress(OSError):
+            append_lines(log, (f"warning: {message}",))
+    sys.stderr.write(f"nextvec: {message}\n")
+    return code or (0 if is_stored or is_stdout_closed_by_reader() else InputError.exit_code)
 
 
 def _exit_code(result: Any) -> int:

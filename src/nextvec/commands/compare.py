@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Device, File, Paths, Run, command
+from nextvec.commands.parameters import Device, File, Paths, Run, as_texts, command
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TABLE = "artifacts/lvm/leaderboard.md"
 
 
-@command
+@command()
 def leaderboard_add(
     run: Run,
     *,
@@ -43,7 +43,7 @@ def leaderboard_add(
     return add_to_leaderboard(Path(run), Path(table), device=device, name=name, date=date)
 
 
-@command
+@command()
 def leaderboard_show(
     *,
     table: File = TABLE,
@@ -63,7 +63,7 @@ def leaderboard_show(
     return board
 
 
-@command
+@command()
 def compare(
     runs: Paths,
     *,
@@ -86,16 +86,16 @@ def compare(
     from nextvec.experiments.compare_runs import compare_runs
 
     return compare_runs(
-        tuple(map(str, runs)),
+        as_texts(runs),
         baseline=str(baseline),
-        data=tuple(map(str, data)),
+        data=as_texts(data),
         device=device,
         out=str(out),
         quiet=quiet,
     )
 
 
-@command
+@command()
 def plot(
     run: Run,
     *,

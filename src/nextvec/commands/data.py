@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Data, Device, File, Folder, Names, Paths, command
+from nextvec.commands.parameters import Data, Device, File, Folder, Names, Paths, as_texts, command
 from nextvec.data.chunking import Chunker
 from nextvec.data.documents import Columns
 from nextvec.data.splits import SplitPlan
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from nextvec.data.store import Store
 
 
-@command
+@command(by_name=["out"])
 def data_build(
     sources: Paths,
-    *,
     out: Folder,
+    *,
     encoder: Annotated[str | Path, Parameter(metavar="ENCODER")] = "lsa",
     val: float = 0.1,
     ood: float = 0.0,
@@ -80,15 +80,15 @@ def data_build(
     from nextvec.data.store.build import BuildConfig, build_store
 
     ids = _read_ids(val_list), _read_ids(ood_list)
-    plan = SplitPlan(val, ood, tuple(val_source), tuple(ood_source), *ids, val_range, ood_range)
+    plan = SplitPlan(val, ood, as_texts(val_source), as_texts(ood_source), *ids, val_range, ood_range)
     config = BuildConfig(
-        sources=tuple(map(str, sources)),
+        sources=as_texts(sources),
         encoder=str(encoder),
         split=plan,
         chunker=Chunker(unit, min_chars, max_chars, language),
-        columns=_columns(columns),
+        columns=_columns(as_texts(columns)),
         dimensions=dimensions,
-        vectors=tuple(map(str, vectors)),
+        vectors=as_texts(vectors),
         dtype=dtype,
         min_chunks=min_chunks,
         limit=limit,
@@ -98,11 +98,11 @@ def data_build(
     return build_store(config, str(out), quiet=quiet)
 
 
-@command
+@command(by_name=["out"])
 def data_import(
     train: File,
-    *,
     out: Folder,
+    *,
     val_file: File = "",
     ood_file: File = "",
     val: float = 0.1,
@@ -144,11 +144,11 @@ def data_import(
     )
 
 
-@command
+@command(by_name=["out"])
 def data_export(
     store: Folder,
-    *,
     out: File,
+    *,
     split: Literal["train", "val", "ood"] = "train",
     context: int = 5,
     quiet: bool = False,
@@ -168,7 +168,7 @@ def data_export(
     return export_npz(open_store(store), split, Path(out), context, quiet=quiet)
 
 
-@command
+@command()
 def data_synth(
     out: Folder,
     *,
@@ -225,7 +225,7 @@ def data_synth(
     return synthesize(Path(out), replace(scaled(PRESETS[preset], scale), seed=seed, **changes), quiet=quiet)
 
 
-@command
+@command()
 def data_check(
     store: Data,
     *,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nextvec.guards.suggest import GateSuggestion
 
 
-@command
+@command()
 def eval(
     checkpoint: Run,
     *,
@@ -52,7 +52,7 @@ def eval(
     )
 
 
-@command
+@command()
 def diagnose(run: Run) -> Diagnoses:
     """Diagnose a run: known problems, with confidence and suggested fixes.
 
@@ -64,7 +64,7 @@ def diagnose(run: Run) -> Diagnoses:
     return diagnose_run(Path(run))
 
 
-@command
+@command()
 def gates_suggest(
     data: Data, *, ood_data: Data = "", context: int = 5, device: Device = "auto", quiet: bool = False
 ) -> GateSuggestion:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, command
+from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, as_texts, command
 from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nextvec.experiments.sweep import SweepResult
 
 
-@command
+@command()
 def suite(
     recipes: Paths = (),
     *,
@@ -41,7 +41,7 @@ def suite(
     from nextvec.experiments.suite import run_suite
 
     return run_suite(
-        tuple(map(str, recipes)),
+        as_texts(recipes),
         out=str(out),
         overrides=override_lines(overrides),
         device=device,
@@ -50,7 +50,7 @@ def suite(
     )
 
 
-@command
+@command()
 def sweep(
     recipe: RecipeLike,
     overrides: Overrides = (),
@@ -75,10 +75,10 @@ def sweep(
     """
     from nextvec.experiments.sweep import run_sweep
 
-    return run_sweep(recipe, override_lines(overrides), space=tuple(space), trials=trials, out=str(out), quiet=quiet)
+    return run_sweep(recipe, override_lines(overrides), space=as_texts(space), trials=trials, out=str(out), quiet=quiet)
 
 
-@command
+@command()
 def rehearse(
     recipe: RecipeLike,
     overrides: Overrides = (),

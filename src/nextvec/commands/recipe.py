@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nextvec.recipe.describe import RecipeDescription, RecipeList
 
 
-@command
+@command()
 def recipe_list() -> RecipeList:
     """List the recipes that come with nextvec."""
     from nextvec.recipe.describe import list_recipes
@@ -18,7 +18,7 @@ def recipe_list() -> RecipeList:
     return list_recipes()
 
 
-@command
+@command()
 def recipe_show(recipe: RecipeLike, overrides: Overrides = ()) -> RecipeDescription:
     """Show a recipe: the value of every field and what the field means.
 

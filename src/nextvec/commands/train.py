@@ -71,7 +71,7 @@ _FIELD_OF_FLAG = {
 NO_FLAGS = TrainerFlags()
 
 
-@command
+@command()
 def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bool = False) -> TrainedRun:
     """Run the full pipeline on text that is already installed: the docstrings of Python packages.
 
@@ -89,7 +89,7 @@ def demo(overrides: Overrides = (), *, out: Folder = "artifacts/demo", quiet: bo
     return run_demo(Path(out), override_lines(overrides), quiet=quiet)
 
 
-@command
+@command()
 def train(
     recipe: RecipeLike,
     overrides: Overrides = (),
@@ -120,7 +120,7 @@ def train(
     return train_recipe(loaded, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)
 
 
-@command
+@command()
 def resume(run: Run, *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
     """Resume an interrupted run. The result is identical to that of an uninterrupted run.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Paths, command
+from nextvec.commands.parameters import Paths, as_texts, command
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WEB_PORT = 8765
 
 
-@command
+@command(outlives_terminal=False)
 def watch(
     runs: Paths = (),
     *,
@@ -40,7 +40,7 @@ def watch(
         host: Address to serve the page on. Any other than the default requires a token.
         port: Port of the page. If it is in use, the next free one is taken.
     """
-    paths = tuple(map(str, runs))
+    paths = as_texts(runs)
     if not every > 0:
         raise InputError(f"--every {every:g}: give a number of seconds above 0")
     if once and web:

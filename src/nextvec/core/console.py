@@ -1,9 +1,12 @@
-"""Progress and messages on standard error: a bar in a terminal or notebook, otherwise a periodic log line."""
+"""Progress and messages on standard error: a bar in a terminal or notebook, otherwise a periodic log line.
+
+A display that cannot be written any more never ends the work: see `nextvec.core.streams`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -12,6 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Often enough to see that a job is alive, rarely enough for a log file of an overnight run."""
+
+
+def show(lines: Sequence[str], *, quiet: bool = False) -> None:
+    """Print lines on standard error, unless `quiet` is set. A long line stays one line."""
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 class Task:

@@ -64,13 +64,13 @@ class EventLog:
         os.close(self._descriptor)
 
 
-def read_events(path: Path, *, everything: bool = False) -> list[Event]:
+def read_events(path: str | Path, *, everything: bool = False) -> list[Event]:
     """Return the events of a run in order, as if it had never been interrupted. Damaged lines are skipped.
 
     With `everything`, also return the events that a resume made obsolete. `path` is the log or the run folder.
     Raises InputError if there is no log.
     """
-    file = path / EVENTS_FILE if path.is_dir() else path
+    file = Path(path) / EVENTS_FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(f"run {path}: it contains no {EVENTS_FILE}. Name the folder of a run.")
     return _continued([], file.read_bytes().splitlines(), everything=everything)

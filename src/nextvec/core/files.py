@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,6 +87,12 @@ def write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append lines to a text file as UTF-8."""
+    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("".join(f"{line}\n" for line in lines))
 
 
 def keep_copy(path: Path, copy: Path) -> None:

@@ -7,6 +7,7 @@ from datetime import date as day
 from datetime import datetime
 from pathlib import Path
 
+from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.run_paths import BEST_MODEL
 from nextvec.data.splits import SPLITS
@@ -27,7 +28,6 @@ from nextvec.reports.leaderboard import (
     write_leaderboard,
 )
 from nextvec.reports.run_summary import RunFacts, read_run
-from nextvec.training.run import show
 
 
 def add_to_leaderboard(run: Path, table: Path, *, device: str = "auto", name: str = "", date: str = "") -> Leaderboard:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from nextvec.core.console import show
 from nextvec.core.files import make_folder, writing
 from nextvec.data.npz.convert import export_npz
 from nextvec.data.splits import SPLITS, SplitPlan
@@ -55,20 +55,20 @@ def run_rehearsal(
     loaded = load_recipe(recipe, overrides)
     specs = _rehearsal_specs(scale)
     folder = Path(out).resolve() / f"scale_{scale:.10g}"
-    _print([f"REHEARSAL on SYNTHETIC vectors in {folder}: results do not transfer to real text"], quiet)
+    show([f"REHEARSAL on SYNTHETIC vectors in {folder}: results do not transfer to real text"], quiet=quiet)
 
     # Both stores are built, whichever the recipe uses: other rehearsals in this folder use them too.
     with _build_lock(folder):
         stores = {preset: _synthetic_store(folder / preset, spec, quiet=quiet) for preset, spec in specs.items()}
         ood = _ood_file(stores[PRODUCTION], folder / OOD_FILE, quiet=quiet)
-    _print([*(line for store in stores.values() for line in _ceiling_lines(store)), f"ood windows: {ood}"], quiet)
+    show([*(line for store in stores.values() for line in _ceiling_lines(store)), f"ood windows: {ood}"], quiet=quiet)
 
     # The user's overrides come last, so that they have priority over those of the rehearsal.
     store = stores[OLDER if "584k" in loaded.name else PRODUCTION]
     changes = [f"data.store={store.path}", *([f"data.ood={ood}"] if loaded.data.ood else [])]
     if scale < MAX_DROPOUT_SCALE and loaded.model.dropout is None:
         changes.append(f"model.dropout={DROPOUT}")
-        _print([f"model.dropout={DROPOUT} is set to avoid overfitting on so few windows"], quiet)
+        show([f"model.dropout={DROPOUT} is set to avoid overfitting on so few windows"], quiet=quiet)
     run = single_run.new_folder(folder / "runs", loaded.name)
     return single_run.train_recipe(recipe, (*changes, *overrides), out=str(run), force=force, quiet=quiet)
 
@@ -152,9 +152,3 @@ def _ood_file(store: Store, path: Path, *, quiet: bool) -> Path:
             return path
         path.unlink()
     return export_npz(store, "ood", path, quiet=quiet)
-
-
-def _print(lines: Sequence[str], quiet: bool) -> None:
-    """Write lines to stderr unless quiet."""
-    if not quiet:
-        sys.stderr.write("".join(f"{line}\n" for line in lines))

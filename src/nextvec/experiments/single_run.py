@@ -13,7 +13,7 @@ from typing import Any
 from nextvec.core.display import Displayable
 from nextvec.core.events import read_events
 from nextvec.core.files import write_json, write_text
-from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE
+from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE, TRAINING_LOG
 from nextvec.core.table import Line, View
 from nextvec.errors import NextvecError, NotFiniteError, StoppedError
 from nextvec.evaluation.examples import Example, nearest_examples
@@ -43,6 +43,11 @@ class TrainedRun(Displayable):
     evaluation: Evaluation
     success: Success
     diagnoses: Diagnoses
+
+    @property
+    def log_file(self) -> Path:
+        """The log for people."""
+        return self.path / TRAINING_LOG
 
     def view(self) -> View:
         """Return the evaluation, diagnoses, success criteria and files as tables and lines."""

@@ -14,6 +14,7 @@ from nextvec.core.table import Line, View
 from nextvec.errors import CheckpointError, InputError, Interrupted, NotFiniteError, StoppedError
 from nextvec.experiments.suite_state import (
     COMPARISON,
+    LOG_FILE,
     RUNS,
     RecoveryLog,
     Step,
@@ -43,6 +44,11 @@ class SuiteResult(Displayable):
         if "stopped" in states:
             return StoppedError.exit_code
         return NotFiniteError.exit_code if "failed" in states else 0
+
+    @property
+    def log_file(self) -> Path:
+        """The log for people."""
+        return self.path / LOG_FILE
 
     @property
     def lines(self) -> list[str]:

@@ -12,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nextvec.core.console import show
 from nextvec.core.events import read_events
 from nextvec.core.files import lock, make_folder, write_all, write_json, writing
 from nextvec.core.run_paths import HISTORY_FILE, RESUME_STATE
+from nextvec.core.streams import take_failures
 from nextvec.errors import InputError
 
 SUITE_FILE, LOG_FILE, RUNS, COMPARISON = "suite.json", "recovery.log", "runs", "comparison.md"
@@ -117,8 +118,9 @@ class RecoveryLog:
         with writing(self.folder / LOG_FILE):
             write_all(self._descriptor, text.encode("utf-8", "backslashreplace"))
             os.fsync(self._descriptor)
-        if not self.quiet:
-            sys.stderr.write(text)
+        show(text.splitlines(), quiet=self.quiet)
+        for failure in take_failures():
+            self.write(f"warning: {failure}")
 
     def write_checklist(self, heading: str) -> None:
         """Append a heading and one line per step."""

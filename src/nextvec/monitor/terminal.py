@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.live import Live
 
+from nextvec.core.streams import stdout_failure
 from nextvec.monitor.dashboard import runs_view
 from nextvec.monitor.discovery import WatchedRun, existing_states
 from nextvec.monitor.state import RunState
@@ -56,6 +57,8 @@ def _changes(
             last_shown, size = time.monotonic(), console.size
             states = existing_states(runs, time.time())
             yield states
+            if stdout_failure():  # nobody can see what follows
+                return
             if all(state.progress.has_ended for state in states):
                 return
         time.sleep(poll_seconds)

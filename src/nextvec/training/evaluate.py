@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL
@@ -27,7 +28,7 @@ from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoin
 from nextvec.recipe import DataRecipe
 from nextvec.training.baselines import fit_on
 from nextvec.training.checkpoint import require_same_space
-from nextvec.training.run import Run, show
+from nextvec.training.run import Run
 
 EVALUATED_SPLITS = ("val", "ood")
 LATENCY_BATCHES = (1, 64)

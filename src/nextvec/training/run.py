@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from nextvec.core.console import show
 from nextvec.core.events import Event, EventLog, read_events
-from nextvec.core.files import lock, write_json, writing
+from nextvec.core.files import append_lines, lock, write_json, writing
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, PREVIOUS_STATE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
+from nextvec.core.streams import take_failures
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.windows import WindowSet
@@ -210,12 +211,15 @@ class Run:
 
     def log(self, *lines: str, shown: bool = True) -> None:
         """Append lines to training.log and, unless `shown` is False, print them on standard error."""
-        _append(self.path / TRAINING_LOG, lines)
+        append_lines(self.path / TRAINING_LOG, lines)
         show(lines, quiet=self.quiet or not shown)
+        # A display that has gone is recorded once; it never ends the run.
+        for failure in take_failures():
+            self.warn(failure)
 
     def log_sentinel(self, *lines: str) -> None:
         """Append lines to ood_sentinel.log."""
-        _append(self.path / SENTINEL_LOG, lines)
+        append_lines(self.path / SENTINEL_LOG, lines)
 
     def warn(self, message: str) -> None:
         """Log a warning and record it as an event."""
@@ -285,18 +289,6 @@ class Run:
             "epochs": self.state.history,
         }
         write_json(self.path / HISTORY_FILE, content)
-
-
-def _append(path: Path, lines: Sequence[str]) -> None:
-    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-
-
-def show(lines: Sequence[str], *, quiet: bool = False) -> None:
-    """Print lines on standard error."""
-    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
-    for line in lines:
-        console.print(line, soft_wrap=True)
 
 
 def save_state(run: Run) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from nextvec import ops
+from nextvec.core.console import show
 from nextvec.core.device import resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.core.events import Event
 from nextvec.core.files import keep_copy, make_folder, remove_leftovers, write_text
@@ -45,7 +46,7 @@ from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe, 
 from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
 from nextvec.training.checkpoint import read_resume_checkpoint, require_same_space
 from nextvec.training.optimizer import WeightAverage, make_optimizer
-from nextvec.training.run import Run, RunLock, restore_state, save_state, show
+from nextvec.training.run import Run, RunLock, restore_state, save_state
 from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
 
 # Starting.

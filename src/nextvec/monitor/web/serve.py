@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from nextvec.core.console import show
 from nextvec.monitor.discovery import RUN_FOLDERS, find_runs, list_runs
 from nextvec.monitor.web import app
 from nextvec.monitor.web.auth import is_loopback
@@ -24,17 +24,11 @@ def serve_runs(runs: Sequence[str], host: str, port: int, *, refresh_seconds: fl
     socket = app.bind(host, port)
     bound_port = socket.getsockname()[1]
     if port and bound_port != port:
-        _report(f"port {port} is in use; using {bound_port}")
+        show((f"port {port} is in use; using {bound_port}",))
     # Only the loopback address works without a token.
     token = app.token_for(host)
     if not is_loopback(host):
-        _report(f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.")
-    _report(f"watching at {app.address_of(host, bound_port, token)}  (Ctrl-C to stop)")
+        show((f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.",))
+    show((f"watching at {app.address_of(host, bound_port, token)}  (Ctrl-C to stop)",))
     with suppress(KeyboardInterrupt):
         app.serve_page(followed, folders, socket, host, token, refresh_seconds=refresh_seconds)
-
-
-def _report(line: str) -> None:
-    """Print a line on standard error at once, because serving the page blocks."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
