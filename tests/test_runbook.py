@@ -21,7 +21,7 @@ from nextvec.commands import train as training_commands
 from nextvec.commands.train import TrainerFlags
 from nextvec.core.events import read_events
 from nextvec.core.files import sha256_of
-from nextvec.data.npz.convert import export_npz
+from nextvec.data.npz.export import export_npz
 from nextvec.data.synthetic.generate import SyntheticSpec, rehearsal_spec, synthesize
 from nextvec.errors import CheckpointError, InputError, SpaceError, StoppedError
 from nextvec.experiments.single_run import TrainedRun

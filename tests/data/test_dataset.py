@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nextvec.data.dataset import open_dataset
-from nextvec.data.npz.convert import export_npz
+from nextvec.data.npz.export import export_npz
 from nextvec.data.store import Store
 from nextvec.data.synthetic.generate import PRESETS, synthesize
 from nextvec.errors import RecipeError, SpaceError, StoreError

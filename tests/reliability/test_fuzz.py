@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextvec import cli
-from nextvec.data.npz.format import open_windows
+from nextvec.data.npz.files import open_windows
 from nextvec.data.readers import read_documents
 from nextvec.errors import InputError, NextvecError
 from nextvec.recipe import Recipe, load_recipe, make_recipe

@@ -184,7 +184,7 @@ before = peak()
 documents = 0
 try:
     if sys.argv[1].endswith("npz"):
-        from nextvec.data.npz.format import open_windows
+        from nextvec.data.npz.files import open_windows
         before = peak()
         found = open_windows(Path(sys.argv[1]))
         for _, block in found.contexts.blocks():

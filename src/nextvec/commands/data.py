@@ -107,6 +107,7 @@ def data_import(
     ood_file: File = "",
     val: float = 0.1,
     documents: File = "",
+    columns: Annotated[Names, Parameter(metavar="ROLE=NAME...")] = (),
     encoder: Annotated[str, Parameter(metavar="ENCODER")] = "unknown",
     dtype: Literal["keep", "float16", "float32"] = "keep",
     allow_shared: bool = False,
@@ -114,7 +115,8 @@ def data_import(
 ) -> Store:
     """Import .npz files of windows (context_sequences, target_vectors) as a vector store.
 
-    Windows that share a vector are linked into one document: vectors are stored once, and no split can leak.
+    Windows that share a vector are linked into one document: vectors are stored once, and no split can leak. Windows
+    across borders of documents are left out. A table (vectors, article_ids) is imported document by document.
 
     Args:
         train: The .npz file of the training windows.
@@ -122,7 +124,10 @@ def data_import(
         val_file: .npz file of the val windows. Default: a fraction of the train file's documents.
         ood_file: .npz file of the ood windows.
         val: Fraction of the train file's documents assigned to val if there is no val_file.
-        documents: .npy file with one integer per training window. Windows with different integers are never linked.
+        documents: .npy file with the document of each training window, an integer or a string. Windows of different
+            documents are never linked, and windows that cross their borders are left out.
+        columns: Names of the members if they differ: context=NAME target=NAME document=NAME, or vectors=NAME
+            document=NAME chunk=NAME for a table.
         encoder: Name of the encoder that made the vectors, if known.
         dtype: Number format of the stored vectors.
         allow_shared: Import even if the files share vectors, which is a leak between splits.
@@ -137,6 +142,7 @@ def data_import(
         Path(out),
         val=val,
         documents=Path(documents) if str(documents) else None,
+        columns=columns,
         dtype=None if dtype == "keep" else dtype,
         encoder=encoder,
         allow_shared=allow_shared,
@@ -162,7 +168,7 @@ def data_export(
         context: S, the number of vectors before each target.
         quiet: Show no progress.
     """
-    from nextvec.data.npz.convert import export_npz
+    from nextvec.data.npz.export import export_npz
     from nextvec.data.store import open_store
 
     return export_npz(open_store(store), split, Path(out), context, quiet=quiet)

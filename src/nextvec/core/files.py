@@ -139,6 +139,20 @@ def lock(descriptor: int, busy: str) -> None:
         pass
 
 
+def wait_for_lock(descriptor: int, report_wait: Callable[[], object]) -> None:
+    """Lock an open file or folder until it is closed; if another process holds the lock, report that and wait.
+
+    Does nothing on a filesystem without flock.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        report_wait()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        pass
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk, if the system can, so that a rename survives a power failure."""
     with contextlib.suppress(OSError):

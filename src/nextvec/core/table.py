@@ -166,10 +166,10 @@ class Line:
         """Return the line for a terminal."""
         style = {"heading": "bold", "note": "dim"}.get(self.style, "")
         text = rich_code(self.text, style) if self.has_code else Text(self.text, style)
-        if self.style == "path":
-            text.no_wrap, text.overflow = True, "ignore"
         if self.status is not None:
             text = Text.assemble((SYMBOLS[self.status], COLORS[self.status]), " ", text)
+        if self.style == "path":
+            text.no_wrap, text.overflow = True, "ignore"
         return Padding(text, (0, 0, 0, 2)) if self.style == "item" else text
 
     __rich__ = rich

@@ -17,16 +17,13 @@ from nextvec.data.checks import CheckReport, check_store
 from nextvec.data.checks.findings import Finding, make_finding
 from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import LsaEncoder
-from nextvec.data.npz.convert import import_npz
-from nextvec.data.npz.format import npz_hash
+from nextvec.data.npz.cache import find_store, is_npz, open_npz
 from nextvec.data.space import difference
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import ENCODER, Store, open_store, verify_store
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
-
-NPZ = ".npz"
 
 SYNTHETIC_NOTE = "SYNTHETIC data: these scores say nothing about real text"
 UNLABELLED_NOTE = (
@@ -71,7 +68,9 @@ class Dataset:
         notes = [SYNTHETIC_NOTE] if self.synthetic else []
         if not all(self.knows_documents(split) for split in SPLITS):
             notes.append(UNLABELLED_NOTE)
-        return notes
+        # What an import of .npz windows found wrong with them.
+        findings = (finding for store in self._stores for finding in store.manifest.get("findings", ()))
+        return notes + [finding["message"] for finding in findings if finding["status"] == Status.RED]
 
     def knows_documents(self, split: str) -> bool:
         """Return whether the documents of a split's windows are known; .npz files may lack them."""
@@ -130,8 +129,8 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
     findings = []
     for name in filter(None, (data.store, data.ood)):
         # Of an .npz file, verify the store that it was imported as, if there is one.
-        path = Path(name) if Path(name).suffix != NPZ else Path(name).with_suffix(".store")
-        if Path(name).suffix != NPZ or path.exists():
+        path = find_store(Path(name))
+        if not is_npz(Path(name)) or path.exists():
             findings.append(make_finding("files verified", Status.GREEN, count=verify_store(path), store=str(path)))
     return tuple(findings)
 
@@ -156,22 +155,11 @@ def check_data(
 def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:
     """Open a store, or an .npz file of windows, which is imported as `split` unless it was imported before."""
     path = Path(name)
-    if path.suffix != NPZ:
+    if not is_npz(path):
         return open_store(path)
-    # A file of windows is imported once, into a store beside it; the hash shows whether the file has changed since.
-    store_path = path.with_suffix(".store")
     if not path.is_file():
         raise StoreError(f"data {path}: no such file. {MISSING}")
-    content_hash = npz_hash(path)
-    if not store_path.exists():
-        return import_npz({split: path}, store_path, quiet=quiet)
-    store = open_store(store_path)
-    if store.manifest.get("npz") != {split: content_hash}:
-        raise StoreError(
-            f"store {store_path}: was not made from the current {path.name} as {split}. "
-            "Remove that folder to import it again."
-        )
-    return store
+    return open_npz(path, split, quiet=quiet)
 
 
 MISSING = (

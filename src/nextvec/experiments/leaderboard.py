@@ -10,6 +10,7 @@ from pathlib import Path
 from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.run_paths import BEST_MODEL
+from nextvec.data.npz.cache import find_store
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import open_store
 from nextvec.errors import InputError, NextvecError
@@ -101,10 +102,9 @@ def _data_label(facts: RunFacts) -> str:
     If the store no longer exists, the number comes from the recipe's name. The ood split is not counted, because it may
     be in another store.
     """
-    # A run on an .npz file was trained on the store that was made of it, which is next to the file.
-    path = Path(facts.recipe["data"]["store"])
+    # A run on an .npz file was trained on the store that was made of it.
     try:
-        store = open_store(path.with_suffix(".store") if path.suffix == ".npz" else path)
+        store = open_store(find_store(Path(facts.recipe["data"]["store"])))
         if store.store_hash == facts.started["store_hash"]:
             documents = store.documents
             rows = documents.rows[documents.splits != SPLITS.index("ood")]

@@ -13,7 +13,7 @@ import numpy as np
 
 from nextvec.core.console import show
 from nextvec.core.files import make_folder, writing
-from nextvec.data.npz.convert import export_npz
+from nextvec.data.npz.export import export_npz
 from nextvec.data.splits import SPLITS, SplitPlan
 from nextvec.data.store import MANIFEST, Store, open_store, unfinished_folder
 from nextvec.data.store.writer import remove_folder

@@ -31,6 +31,7 @@ from nextvec.data.checks.rules_integrity import (
     check_values,
     check_windows,
 )
+from nextvec.data.checks.rules_windows import check_lone_windows, check_targets, check_window_files
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
 from nextvec.data.space import Space
 from nextvec.data.store import Store
@@ -42,6 +43,9 @@ RULES: tuple[Callable[[Statistics], Iterator[Finding]], ...] = (
     check_leaks,
     check_near_duplicates,
     check_windows,
+    check_window_files,
+    check_targets,
+    check_lone_windows,
     check_coherence,
     check_forward_signal,
     check_reversed,

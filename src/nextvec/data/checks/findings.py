@@ -156,6 +156,82 @@ TEMPLATES = {
         "documents, confidence intervals are wide.",
         "Add documents to {split}.",
     ),
+    # Files of windows, as their import found them.
+    "targets in context": Template(
+        "targets",
+        "{file}: {count:,} of {windows:,} targets ({share:.1%}) are vectors of their own contexts.",
+        "Save the vector after each context as its target.",
+    ),
+    "contexts newest first": Template(
+        "targets",
+        "{file}: {count:,} of {windows:,} targets ({share:.1%}) continue the first vector of their contexts, not the "
+        "last: contexts are newest first, or targets are the chunks before them.",
+        "Reverse the contexts: contexts[:, ::-1].",
+    ),
+    "targets skip chunks": Template(
+        "targets",
+        "{file}: {count:,} of {windows:,} targets ({share:.1%}) are a few chunks after their contexts, not the next.",
+        "Save the vector right after each context as its target.",
+    ),
+    "targets of other windows": Template(
+        "targets",
+        "{file}: {count:,} of {windows:,} targets ({share:.1%}) do not continue their contexts: targets were shuffled, "
+        "or belong to other windows.",
+        "Save each target in the row of its context.",
+    ),
+    "windows not linked": Template(
+        "linked windows",
+        "{file}: {count:,} of {windows:,} windows share no vector with another, so documents are unknown: windows do "
+        "not overlap, or their vectors were encoded separately. Windows of one document may be in train and val.",
+        "Name the document of each window with --documents labels.npy.",
+    ),
+    "windows not linked, documents known": Template(
+        "linked windows",
+        "{file}: {count:,} of {windows:,} windows share no vector with another; their labels keep documents together.",
+    ),
+    "windows linked by near-equal vectors": Template(
+        "linked windows",
+        "{file}: vectors at a distance of at most {near_equal_distance:.2g} count as equal, which links {linked:,} of "
+        "{windows:,} windows.",
+    ),
+    "windows across borders by labels": Template(
+        "document borders",
+        "{file}: {crossing:,} of {windows:,} windows ({share:.1%}) cross borders of documents by their labels, and "
+        "were left out.",
+    ),
+    "windows across borders by content": Template(
+        "document borders",
+        "{file}: {crossing:,} of {windows:,} windows ({share:.1%}) cross borders of documents, which were recognized "
+        "by their vectors, and were left out.",
+        "Name the document of each window with --documents labels.npy to be exact.",
+    ),
+    "padded contexts": Template(
+        "padded contexts",
+        "{file}: {padded:,} of {windows:,} windows ({share:.1%}) have contexts padded with zeros: their documents are "
+        "stored without padding, and data.min_context=1 uses these windows.",
+    ),
+    # Targets and contexts, measured on a sample.
+    "targets new": Template(
+        "targets of {split}", "Targets of {split} that repeat a vector of their contexts: {near:,} of {windows:,}."
+    ),
+    "target repeats its context": Template(
+        "targets of {split}",
+        "Targets of {split} that repeat a vector of their own contexts: {near:,} of {windows:,} ({share:.1%}; "
+        "{equal:,} are equal). Copying is enough to predict them.",
+        f"Check that each target is the chunk after its context, drop repeated texts, {_REBUILD}",
+    ),
+    "lone contexts newest first": Template(
+        "order of {split}",
+        "Contexts of {split} are newest first: the target is more similar to the first vector than to the last (cosine "
+        "+{oldest_minus_last:.3f}, t = {oldest_minus_last_t:.0f}, {windows:,} windows).",
+        "Reverse the contexts: contexts[:, ::-1].",
+    ),
+    "lone targets of other documents": Template(
+        "targets of {split}",
+        "About {share:.0%} of the targets of {split} are of other documents (standard error {error:.1%}): they are "
+        "less similar to their contexts than adjacent chunks are.",
+        "Save each target in the row of its context.",
+    ),
     # Order and coherence.
     "coherence": Template("coherence", "Mean cosine of adjacent chunks: {cosines}."),
     "no adjacent chunks": Template("coherence", "No document has two chunks."),

@@ -36,6 +36,7 @@ from nextvec.data.checks.order import (
     measure_forward_signal,
 )
 from nextvec.data.checks.sampling import Sample, draw_sample
+from nextvec.data.checks.targets import measure_targets
 from nextvec.data.space import Space, probe_cosines
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable, Store
@@ -85,9 +86,21 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
         "ood_set": None if ood is None else _measure_lengths(scans[ood.path], ood.documents),
         "divided_groups": _find_divided_groups(store.documents),
         "splits": splits,
+        "window_files": _window_files(store, ood),
         "mean_direction_cosine": _mean_direction_cosines(moments),
         **comparison,
     }
+
+
+def _window_files(store: Store, ood: Store | None) -> list[Statistics]:
+    """Return what imports of .npz windows recorded about each file; the ood set's facts replace the store's own."""
+    facts = dict(store.manifest.get("window_files", {}))
+    if ood is not None:
+        # A separate set is ood, whatever split its file was imported as.
+        facts.pop("ood", None)
+        for each in ood.manifest.get("window_files", {}).values():
+            facts["ood"] = each
+    return [{"split": split, **each} for split, each in facts.items()]
 
 
 def measure_fingerprint(space: Space, encoder: Space) -> Statistics:
@@ -166,6 +179,7 @@ def _measure_split(sample: Sample, moments: Moments, context: int) -> Statistics
         "coherence": coherence,
         "coherence_drop": drop,
         "context_mean": context_mean_cosine(sample, context),
+        "targets": measure_targets(sample, context),
         "mean_norm": round(float(np.linalg.norm(moments.mean_D)), 4),
         "spectrum": measure_spectrum(moments.covariance_DD),
     }

@@ -78,11 +78,13 @@ def link_windows(vectors_WT: NDArray[np.int32], label_W: Ints) -> Chains:
     return Chains(chain_W, position_W, np.bincount(chain_W, minlength=len(first_C)))
 
 
-def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, document_W: Ints) -> tuple[Ints, int]:
+def group_chains(
+    vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, document_W: Ints, padding: int = -1
+) -> tuple[Ints, int]:
     """Return the group of each chain (C,), and the number of known documents that share a group with another.
 
     Chains of one file that share a vector, or a document (`document_W`, -1 if unknown), are one group. Groups are
-    numbered in the order of their first chain.
+    numbered in the order of their first chain. `padding` is the number of the vector that fills short contexts.
     """
     # Connected components of a graph whose nodes are chains, vectors of each file, and documents; each chain has an
     # edge to its vectors and its documents.
@@ -93,6 +95,9 @@ def group_chains(vectors_WT: NDArray[np.int32], chains: Chains, file_W: Ints, do
     is_known_W = document_W >= 0
     start = np.concatenate([np.repeat(chains.chain_W, vectors_WT.shape[1]), chains.chain_W[is_known_W]])
     end = np.concatenate([vector_WT.ravel(), first_document + document_W[is_known_W]])
+    if padding >= 0:
+        is_vector = np.concatenate([vectors_WT.ravel() != padding, np.ones(int(is_known_W.sum()), bool)])
+        start, end = start[is_vector], end[is_vector]
     nodes = first_document + int(document_W.max(initial=-1)) + 1
     graph = coo_array((np.ones(len(start), np.int8), (start, end)), shape=(nodes, nodes))
     component = connected_components(graph, directed=False)[1].astype(np.int64)

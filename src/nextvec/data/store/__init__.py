@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from nextvec.core.display import Displayable
 from nextvec.core.files import json_text, sha256_of
+from nextvec.core.formatting import Status
 from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
@@ -144,6 +145,10 @@ class Store(Displayable):
                     style="path",
                 ),
                 *(Line(f"note: {notice}", style="path") for notice in self.manifest.get("notices", ())),
+                *(
+                    Line(f"{finding['message']} {finding['remedy']}".rstrip(), Status(finding["status"]), "path")
+                    for finding in self.manifest.get("findings", ())
+                ),
             )
         )
 
