@@ -53,7 +53,7 @@ def describe_file(facts: dict[str, Any]) -> Iterator[Finding]:
         outcome = "windows not linked, documents known" if facts["has_documents"] else "windows not linked"
         status = Status.GREEN if facts["has_documents"] else Status.AMBER
         yield make_finding(outcome, status, file=facts["file"], count=windows - facts["sharing"], windows=windows)
-    elif facts["near_equal_distance"] is not None:
+    elif facts["near_equal_distance"] is not None and facts["linked"]:
         yield make_finding("windows linked by near-equal vectors", Status.GREEN, **facts)
     if facts["crossing"]:
         share = facts["crossing"] / facts["windows"]

@@ -23,6 +23,10 @@ EQUAL_COSINE = 1 - 1e-6
 """Cosine from which two vectors are equal up to rounding of float32 and float16."""
 NEAR_TARGET_COSINE = 0.999
 """Cosine from which a target repeats a context vector: the same text encoded twice, or with noise."""
+MAX_RELATIVE_DISTANCE = 0.1
+"""1 - cosine of a near copy, as a fraction of the median 1 - cosine of adjacent context vectors."""
+MIN_USUAL_DISTANCE = 0.02
+"""Median 1 - cosine of adjacent context vectors below which documents are nearly constant."""
 MIN_LONE_WINDOWS = 30
 """Least number of lone windows on which order is measured."""
 
@@ -45,11 +49,16 @@ def measure_targets(sample: Sample, context: int) -> Statistics | None:
     cosine_WS = np.stack(
         [_cosines(sample, target_W, target_W - distance) for distance in range(1, context + 1)], axis=1
     )
-    highest_W = cosine_WS.max(axis=1)
+    # A near copy is much closer than adjacent chunks are. In nearly constant documents, which the rule on coherence
+    # reports, a high cosine means nothing.
+    adjacent_W = _cosines(sample, target_W - 1, target_W - min(2, context))
+    highest_W, usual = cosine_WS.max(axis=1), float(1 - np.median(adjacent_W)) if context > 1 else 1.0
+    is_near_W = (highest_W >= NEAR_TARGET_COSINE) & (1 - highest_W <= MAX_RELATIVE_DISTANCE * usual)
+    is_near_W &= usual >= MIN_USUAL_DISTANCE
     return {
         "windows": len(target_W),
-        "equal": int((highest_W >= EQUAL_COSINE).sum()),
-        "near": int((highest_W >= NEAR_TARGET_COSINE).sum()),
+        "equal": int((is_near_W & (highest_W >= EQUAL_COSINE)).sum()),
+        "near": int(is_near_W.sum()),
         "lone": _measure_lone(sample, target_W, cosine_WS, context),
     }
 

@@ -79,6 +79,8 @@ def explain_single_group(facts: dict[str, Any], index: WindowIndex, chains: Chai
             "shuffled, or belong to other windows",
             "Save each target in the row of its context.",
         )
+    if windows == 1:
+        return "it has one window", "Name a file with more windows."
     if len(chains) == 1:
         return (
             f"its {windows:,} windows form one sequence: a single document, or windows that slide over the borders of "
@@ -88,7 +90,7 @@ def explain_single_group(facts: dict[str, Any], index: WindowIndex, chains: Chai
     hubs, share = _find_hubs(index, chains)
     if hubs:
         return (
-            f"{hubs:,} repeated {'vector links' if hubs == 1 else 'vectors link'} {HUB_CHAINS} or more documents each, "
+            f"{hubs:,} repeated {'vector links' if hubs == 1 else 'vectors link'} {HUB_CHAINS} or more documents, "
             f"in {share:.0%} of the windows: repeated texts, such as headings or empty chunks",
             "Drop the windows with these vectors, or name a val file with --val-file.",
         )

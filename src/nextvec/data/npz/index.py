@@ -103,7 +103,7 @@ def merge_copies(index: WindowIndex, files: Mapping[str, WindowFile]) -> WindowI
         near=near,
     )
     linked_W = (relinked := link_windows(merged.vectors_WT, merged.label_W)).windows_C[relinked.chain_W] > 1
-    return merged if linked_W.sum() > is_linked_W.sum() else index
+    return merged if linked_W.sum() >= is_linked_W.sum() else index
 
 
 def _project_distinct(index: WindowIndex, files: Mapping[str, WindowFile]) -> NDArray[np.float32]:

@@ -44,12 +44,20 @@ def place_targets(vectors_WT: NDArray[np.int32]) -> NDArray[np.int8]:
     backward_W = _continue_contexts(context_WS[:, ::-1], target_W) if context_WS.shape[1] > 1 else forward_W
     is_next_W, is_before_W = forward_W == Placement.NEXT, backward_W == Placement.NEXT
     placement_W = np.where(is_before_W.sum() > is_next_W.sum(), backward_W, forward_W)
+    # If a file has both directions, the last window of a document in one looks like a wrong one in the other.
+    if min(is_before_W.sum(), is_next_W.sum()) > 0:
+        is_unclear_W = (forward_W == Placement.UNKNOWN) | (backward_W == Placement.UNKNOWN)
+        placement_W[is_unclear_W] = Placement.UNKNOWN
     placement_W[is_before_W] = Placement.BEFORE
     placement_W[is_next_W] = Placement.NEXT
     # A target that doesn't continue its context may be a chunk farther on.
     is_foreign_W = placement_W == Placement.FOREIGN
     if is_foreign_W.any():
-        placement_W[is_foreign_W & _is_skipped(context_WS, target_W)] = Placement.SKIPPED
+        is_skipped_W, is_near_end_W = _find_skipped(context_WS, target_W)
+        placement_W[is_foreign_W & is_skipped_W] = Placement.SKIPPED
+        # Near the end of a document, the chunks that would show a gap are missing.
+        if 2 * (is_foreign_W & is_skipped_W).sum() > is_foreign_W.sum():
+            placement_W[is_foreign_W & ~is_skipped_W & is_near_end_W] = Placement.UNKNOWN
     is_inside_W = (context_WS == target_W[:, None]).any(axis=1)
     placement_W[is_inside_W & ~is_next_W] = Placement.IN_CONTEXT
     return placement_W
@@ -88,8 +96,13 @@ def sequence_keys(rows_WK: NDArray[Any]) -> NDArray[np.uint64]:
     return keys
 
 
-def _is_skipped(context_WS: NDArray[np.int32], target_W: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return whether each target (W,) is 2 to MAX_SKIPPED chunks after its context, following overlapping contexts."""
+def _find_skipped(
+    context_WS: NDArray[np.int32], target_W: NDArray[np.int32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether each target (W,) is 2 to MAX_SKIPPED chunks after its context, following overlapping contexts.
+
+    Also returns the windows (W,) that fewer than MAX_SKIPPED overlapping contexts follow.
+    """
     windows = len(context_WS)
     begins, first = np.unique(sequence_keys(context_WS[:, :-1]), return_index=True)
     ends = sequence_keys(context_WS[:, 1:])
@@ -102,4 +115,4 @@ def _is_skipped(context_WS: NDArray[np.int32], target_W: NDArray[np.int32]) -> N
     for _ in range(2, MAX_SKIPPED + 1):
         step_W = later_W[step_W]
         skipped_W |= last_W[step_W] == target_W
-    return skipped_W
+    return skipped_W, step_W == windows
