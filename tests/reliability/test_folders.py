@@ -93,9 +93,12 @@ def test_of_two_runs_started_at_once_one_is_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have checked that the folder does not exist."""
-    monkeypatch.setattr(setup, "require_new", lambda _: None)
-    start_run(recipe, tmp_path / "run", quiet=True)
-    with pytest.raises(OutputError, match=r"cannot write .*run: File exists"):
+    monkeypatch.setattr(setup, "require_usable", lambda _: None)
+    first = start_run(recipe, tmp_path / "run", quiet=True)
+    with pytest.raises(OutputError, match="another process is training it"):
+        start_run(recipe, tmp_path / "run", quiet=True)
+    first.close()
+    with pytest.raises(OutputError, match="already exists"):
         start_run(recipe, tmp_path / "run", quiet=True)
 
 

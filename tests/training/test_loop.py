@@ -485,3 +485,26 @@ def test_the_query_does_not_change_the_prediction(toy_recipe: Recipe, tmp_path: 
     assert "train_loss_query" not in alone.state.history[-1]
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(run.model.state_dict()[name], value)
+
+
+def test_a_run_that_stopped_early_trains_on_or_reports_why_not(
+    toy_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With early stopping off a forced resume trains on; with fewer epochs it does not train forever."""
+    early = changed(toy_recipe, "training.epochs=4", "training.early_stop=1", "training.lr=1e-12")
+    run = trained(early, tmp_path / "run")
+    run.close()
+    assert run.state.is_done and run.state.epoch == 2
+    resume_run(run.path, quiet=False).close()
+    reason = "nothing to train: early stopping ended it: val_cosine has not improved for 1 epochs"
+    assert reason in (run.path / "training.log").read_text() and reason in capsys.readouterr().err
+    for change in (("early_stop = 1", "early_stop = 0"), ("epochs = 4", "epochs = 3")):
+        text = (run.path / "recipe.toml").read_text()
+        (run.path / "recipe.toml").write_text(text.replace(*change))
+        with pytest.raises(CheckpointError, match="training differs"):
+            resume_run(run.path, quiet=True)
+        resumed = resume_run(run.path, force=True, quiet=True)
+        loop.train(resumed)
+        resumed.close()
+        assert len(events_of(run.path, "epoch")) == 4 and len(events_of(run.path, "trained")) == 1
+    assert "nothing to train: all 4 epochs are trained" in (run.path / "training.log").read_text()

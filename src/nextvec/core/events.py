@@ -126,7 +126,7 @@ def _without_old_steps(events: list[Event]) -> list[Event]:
     return [event for number, event in enumerate(events) if number >= kept or event["kind"] != "step"]
 
 
-_ENDS = ("interrupted", "stopped", "failed", "finished", "evaluated", "success", "diagnosed")
+_ENDS = ("trained", "interrupted", "stopped", "failed", "finished", "evaluated", "success", "diagnosed")
 """Events of the end of a run, which a resume makes obsolete whatever their step."""
 
 

@@ -125,7 +125,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     `extended_by` are the files that led here, to detect a cycle.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path}: not valid TOML: {error}") from error
     except OSError as error:

@@ -59,9 +59,7 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
                     metrics["diagnoses"] = [diagnosis.to_dict() for diagnosis in run.diagnose()]
 
                 # Early stopping.
-                epochs_waited = epochs_without_improvement(run.scores)
-                is_early = bool(recipe.early_stop) and epochs_waited >= recipe.early_stop
-                state.is_done = state.epoch == recipe.epochs or is_early
+                state.is_done = run.is_complete
 
                 # Logging.
                 run.events.write("epoch", **metrics)
@@ -72,7 +70,8 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
 
                 # Saving: the epoch's checkpoint, the best one, and the state to resume from.
                 _save_checkpoints(run, is_best=metrics["best"])
-                if is_early:
+                if run.stops_early:
+                    epochs_waited = epochs_without_improvement(run.scores)
                     run.log(f"stopped early: {recipe.best_metric} has not improved for {epochs_waited} epochs")
                 if state.is_done:
                     run.event("trained", best_epoch=1 + run.scores.index(max(run.scores)))

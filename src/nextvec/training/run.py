@@ -29,7 +29,7 @@ from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError, NotFiniteError
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnosis
-from nextvec.guards.gates import selection_score
+from nextvec.guards.gates import epochs_without_improvement, selection_score
 from nextvec.losses import Objective
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.models.load_weights import load_weights
@@ -148,6 +148,8 @@ class Run:
     """Split → baseline → mean cosine."""
     state: TrainingState = field(default_factory=TrainingState)
     quiet: bool = False
+    notices: tuple[str, ...] = ()
+    """Warnings to log when the run starts or resumes, such as a device that does not exist."""
     lock: RunLock | None = None
     _events: EventLog | None = None
 
@@ -195,6 +197,18 @@ class Run:
     def scores(self) -> list[float]:
         """The validation score of each finished epoch; higher is better."""
         return [selection_score(self.recipe, metrics) for metrics in self.state.history]
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the validation score has not improved for as many epochs as early stopping waits."""
+        patience = self.recipe.training.early_stop
+        return bool(patience) and epochs_without_improvement(self.scores) >= patience
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to train: all epochs are finished, or early stopping ends the run."""
+        at_epoch_end = self.state.step_in_epoch == 0
+        return self.state.epoch >= self.recipe.training.epochs or (at_epoch_end and self.stops_early)
 
     def best_baseline(self, split: str) -> tuple[str, float]:
         """Return name and mean cosine of the best baseline on a split."""

@@ -1,7 +1,8 @@
 """Starting and resuming runs.
 
 start_run   checks everything before it makes the folder, fits the baselines and builds the model
-resume_run  opens a folder again, verifies that the data is the same, and restores the saved training state
+resume_run  opens a folder again, verifies that the data is the same, and restores the saved training state. A run that
+            was killed before its first saved state starts again from its recipe.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from nextvec.core.run_paths import (
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.store import ENCODER, Store
-from nextvec.data.store.writer import require_new
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.evaluation.retrieval_faiss import require_faiss
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
+from nextvec.guards.gates import epochs_without_improvement
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
 from nextvec.losses import Objective
 from nextvec.models.base import LatentModel, count_parameters
@@ -47,6 +48,7 @@ from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, r
 from nextvec.training.checkpoint import read_resume_checkpoint, require_same_space
 from nextvec.training.optimizer import WeightAverage, make_optimizer
 from nextvec.training.run import Run, RunLock, restore_state, save_state
+from nextvec.training.run_folder import clear_run_folder, is_worthless, make_run_folder, require_usable
 from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
 
 # Starting.
@@ -56,9 +58,20 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     """Check the data, make the run's folder, fit the baselines and build the model.
 
     Raises StoreError if the data check is red and `force` is not set, and other InputErrors for unusable input;
-    nothing is written before these checks are done.
+    nothing is written before these checks are done. A folder of a run that was killed before its first saved state is
+    used again.
     """
-    require_new(path)
+    require_usable(path)
+    run, warm_start = _check_start(path, recipe, force=force, quiet=quiet)
+    if not path.exists():
+        make_run_folder(path, run.recipe)
+    with RunLock(path) as run.lock:
+        _prepare_folder(run, warm_start, force=force)
+    return run
+
+
+def _check_start(path: Path, recipe: Recipe, *, force: bool, quiet: bool) -> tuple[Run, Checkpoint | None]:
+    """Return a new run in memory, and the checkpoint to start from, after all checks; nothing is written."""
     if recipe.evaluation.retrieval == "faiss":
         require_faiss()
     data = open_dataset(recipe.data, quiet=quiet)
@@ -69,16 +82,12 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
             f"store {data.store.path}: {report.worst.text}. See 'nextvec data check', or use --force to train anyway"
         )
     warm_start = _read_warm_start(recipe, data.store)
-    run = _build_run(path, recipe, data, report, quiet=quiet)
-
-    make_folder(path, new=True)
-    with RunLock(path) as run.lock:
-        _prepare_folder(run, warm_start, force=force)
-    return run
+    return _build_run(path, recipe, data, report, quiet=quiet), warm_start
 
 
 def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> None:
-    """Write the first content of a new run folder: recipe, data check, baselines, initial weights and state."""
+    """Write the first content of a run folder: recipe, data check, baselines, initial weights and state."""
+    clear_run_folder(run.path)
     facts = _facts(run)
     write_text(run.path / RECIPE_FILE, run.recipe.to_toml())
     # A fitted encoder stays with the run, so that its model can encode text without the store.
@@ -92,7 +101,7 @@ def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> 
     for finding in run.check.findings:
         if finding.status != Status.GREEN:
             run.log(f"data check {finding.status}: {finding.text}")
-    for warning in recipe_warnings(run.recipe, "ood" in run.sets):
+    for warning in (*run.notices, *recipe_warnings(run.recipe, "ood" in run.sets)):
         run.warn(warning)
 
     # Baselines: every later score is compared with theirs on the same windows.
@@ -153,13 +162,20 @@ def _with_absolute_paths(recipe: Recipe, data: Dataset) -> Recipe:
 def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     """Open a run's folder and restore its last saved training state.
 
-    If that state is damaged, the one saved before it is used. Raises OutputError if another process is training in the
-    folder, CheckpointError if there is no saved state or it belongs to another recipe, StoreError if the data has
-    changed, StoppedError if a gate stopped the run and `force` is not set.
+    If that state is damaged, the one saved before it is used. A run that was killed before its first saved state
+    starts again from its recipe. Raises OutputError if another process is training in the folder, CheckpointError if
+    the saved state is missing or belongs to another recipe, StoreError if the data has changed, StoppedError if a gate
+    stopped the run and `force` is not set.
     """
     if not (path / RECIPE_FILE).is_file():
         raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder.")
     with RunLock(path) as run_lock:
+        if is_worthless(path):
+            run, warm_start = _check_start(path, load_recipe(path / RECIPE_FILE), force=force, quiet=quiet)
+            run.lock = run_lock
+            show((f"run {path}: it has no saved state yet, so it starts again from its recipe",), quiet=quiet)
+            _prepare_folder(run, warm_start, force=force)
+            return run
         run, notices = _restore_run(path, run_lock, force=force, quiet=quiet)
         state = run.state
         if state.stop_reason and not force:
@@ -167,17 +183,38 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
         state.stop_reason = ""
         run.event("resumed")
         _rewrite_logs(run)
-        for notice in notices:
+        for notice in (*notices, *run.notices):
             run.warn(notice)
-        show((f"resumed after epoch {state.epoch}, step {state.step_in_epoch} of the next epoch",), quiet=quiet)
+        if state.is_done:
+            run.event("trained", best_epoch=1 + run.scores.index(max(run.scores)))
+            run.log(_why_done(run))
+        else:
+            show((f"resumed after epoch {state.epoch}, step {state.step_in_epoch} of the next epoch",), quiet=quiet)
     return run
+
+
+def _why_done(run: Run) -> str:
+    """Return why a resumed run has nothing left to train, and how to train on."""
+    recipe = run.recipe.training
+    if run.state.epoch >= recipe.epochs:
+        reason, remedy = f"all {run.state.epoch} epochs are trained", "raise training.epochs"
+    else:
+        waited = epochs_without_improvement(run.scores)
+        reason = f"early stopping ended it: {recipe.best_metric} has not improved for {waited} epochs"
+        remedy = "set training.early_stop to 0 or a larger number"
+    return (
+        f"nothing to train: {reason}. To train on, {remedy} in {run.path / RECIPE_FILE} and run 'nextvec resume "
+        f"{run.path} --force'."
+    )
 
 
 def _restore_run(path: Path, run_lock: RunLock, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
     """Return the run in its last saved state, after checking recipe and data, and the warnings to log."""
     recipe = load_recipe(str(path / RECIPE_FILE))
     if not (path / RESUME_STATE).is_file() and not (path / PREVIOUS_STATE).is_file():
-        raise CheckpointError(f"run {path}: it ended before it saved a state. Start it again with 'nextvec train'")
+        raise CheckpointError(
+            f"run {path}: its training state {RESUME_STATE} is missing. Restore it, or train again into a new folder."
+        )
     saved = read_resume_checkpoint(path)
     if not force:
         _require_same_recipe(recipe, saved)
@@ -196,6 +233,8 @@ def _restore_run(path: Path, run_lock: RunLock, *, force: bool, quiet: bool) -> 
     run.lock = run_lock
     notices = [saved.notice, restore_baselines(run)]
     restore_state(run, saved)
+    # The recipe may have changed (--force): its epochs and its early stopping decide, not those of the saved run.
+    run.state.is_done = run.is_complete
     remove_leftovers(path)
     return run, [notice for notice in notices if notice]
 
@@ -227,7 +266,7 @@ def _rewrite_logs(run: Run) -> None:
 
 def _build_run(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, quiet: bool) -> Run:
     """Return the run in memory, with freshly initialized weights; nothing is written."""
-    device = setup_device(recipe.runtime, quiet=quiet)
+    device, notice = setup_device(recipe.runtime)
     precision = resolve_precision(recipe.training.precision, device)
     sets, train_windows = load_windows(recipe, data, device)
     model = build_model(recipe, data.store.dimensions, device)
@@ -245,17 +284,16 @@ def _build_run(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *
         optimizer=make_optimizer(model, recipe.training),
         objective=Objective(recipe.objective, precision),
         quiet=quiet,
+        notices=(notice,) if notice else (),
     )
 
 
-def setup_device(runtime: RuntimeRecipe, *, quiet: bool) -> torch.device:
-    """Apply the recipe's runtime settings to this process and return the device."""
+def setup_device(runtime: RuntimeRecipe) -> tuple[torch.device, str | None]:
+    """Apply the recipe's runtime settings to this process; return the device, and a notice if it falls back."""
     device, notice = resolve_device(runtime.device)
-    if notice:
-        show((notice,), quiet=quiet)
     give_back_memory()  # the data check's samples were larger than anything that follows
     set_threads(runtime.threads)
-    return device
+    return device, notice
 
 
 def load_windows(recipe: Recipe, data: Dataset, device: torch.device) -> tuple[dict[str, WindowSet], WindowSet]:
