@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nextvec.commands.experiments import rehearse, suite, sweep
     from nextvec.commands.recipe import recipe_list, recipe_show
     from nextvec.commands.train import demo, resume, train
+    from nextvec.commands.use import generate, next, predict, score
     from nextvec.commands.watch import watch
     from nextvec.core.events import read_events
     from nextvec.data.store import Store, open_store
@@ -42,6 +43,7 @@ _MODULES = {
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
     "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
     "nextvec.commands.train": ("demo", "resume", "train"),
+    "nextvec.commands.use": ("generate", "next", "predict", "score"),
     "nextvec.commands.watch": ("watch",),
     "nextvec.core.events": ("read_events",),
     "nextvec.data.store": ("Store", "open_store"),
@@ -69,18 +71,22 @@ __all__ = [
     "diagnose",
     "eval",
     "gates_suggest",
+    "generate",
     "leaderboard_add",
     "leaderboard_show",
     "load_model",
     "load_recipe",
+    "next",
     "open_index",
     "open_store",
     "plot",
+    "predict",
     "read_events",
     "recipe_list",
     "recipe_show",
     "rehearse",
     "resume",
+    "score",
     "suite",
     "sweep",
     "train",

@@ -54,6 +54,12 @@ COMMANDS = {
         "leaderboard add": "compare:leaderboard_add",
         "leaderboard show": "compare:leaderboard_show",
     },
+    "Use a model": {
+        "predict": "use:predict",
+        "next": "use:next",
+        "generate": "use:generate",
+        "score": "use:score",
+    },
 }
 """Heading in the help → command → module in `nextvec.commands` and function. A command is imported when it is used."""
 
@@ -77,6 +83,9 @@ STORED_RESULTS = frozenset(
     )
 )
 """Commands whose result is in files. The other commands have failed if it cannot be printed."""
+
+STANDARD_INPUT = "/dev/stdin"
+"""The source of text that is written `-` on the command line."""
 
 GLOBAL_OPTIONS = Group("Global options", sort_key=80)
 
@@ -125,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     protect_streams()
     # The meta app parses --json before or after the command, and passes everything else on.
     argv = list(sys.argv[1:] if argv is None else argv)
+    # cyclopts takes a lone hyphen for an option, so standard input gets its other name.
+    argv = [STANDARD_INPUT if word == "-" else word for word in argv]
     app = make_app()
     _import_summaries(app, argv)
 

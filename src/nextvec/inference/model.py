@@ -16,10 +16,13 @@ from torch import Tensor
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA, SYNTHETIC, Encoder, reopen_encoder
 from nextvec.data.space import UNKNOWN, Space
+from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, InputError
 from nextvec.inference.contexts import ContextsLike, Vectors, read_contexts
+from nextvec.inference.continuation import Continuation, continue_text
 from nextvec.inference.index import Index
 from nextvec.inference.next_chunks import NextChunks, find_next
+from nextvec.inference.score import DocumentScore, score_document
 from nextvec.models.base import LatentModel
 
 PREDICTION, QUERY = "prediction", "query"
@@ -147,13 +150,31 @@ class LatentVectorModel:
         scores: dict[str, float] = getattr(self.val, measure)
         return max(self.baselines, key=lambda name: scores.get(name, -2.0 + (name == "copy-last")))
 
-    def next(self, texts: Sequence[str], index: Index | str | Path, k: int = 5) -> NextChunks:
+    def next(self, texts: Sequence[str], index: Index | Store | str | Path, k: int = 5) -> NextChunks:
         """Return the k chunks of an index that most likely follow the texts, next to the best baseline's first.
 
         Only the last `context_length` texts are read, and chunks equal to one of them are left out. Raises the errors
         of `encode`, SpaceError for an index of another space.
         """
         return find_next(self, texts, index, k)
+
+    def generate(
+        self, texts: Sequence[str], index: Index | Store | str | Path, steps: int = 5, *, snap: bool = True
+    ) -> Continuation:
+        """Return a continuation of the texts by `steps` chunks of an index, none of them twice.
+
+        Each step feeds the vector of its chosen chunk back (`snap`) or the raw prediction. The drift of both is part of
+        the result. Raises the errors of `next`.
+        """
+        return continue_text(self, texts, index, steps, snap=snap)
+
+    def score(self, document: str | Sequence[str]) -> DocumentScore:
+        """Return how expected each chunk of a document is after the chunks before it, and where topics shift.
+
+        A text is divided by the model's chunker at blank lines; a list contains the chunks. Raises InputError for fewer
+        than two chunks, and the errors of `encode`.
+        """
+        return score_document(self, document)
 
     def _run(self, forward: _Forward, vectors: ContextsLike) -> Vectors:
         """Apply one output to contexts, block by block, and return (N, D) like the input."""

@@ -101,14 +101,11 @@ def find_next(
     model: LatentVectorModel, texts: Sequence[str], index: Index | Store | str | Path, k: int = 5
 ) -> NextChunks:
     """Return the k most likely next chunks; see `LatentVectorModel.next`."""
-    if not len(texts):
-        raise InputError("texts: there are none. Pass at least one text.")
     if k < 1:
         raise InputError(f"k is {k}, but must be at least 1.")
     opened = open_index(index)
     require_same_space(model, opened)
-    read = tuple(texts[-model.context_length :])
-    context_SD = model.encode(read)
+    read, context_SD = read_last(model, texts)
     # One search for everything: the model's output, the baseline's, and the context vectors, to find equal chunks.
     baseline = model.best_baseline("mrr")
     outputs_2D = np.concatenate([model.retrieval_vectors(context_SD), model.predict_with(baseline, context_SD)])
@@ -123,6 +120,16 @@ def find_next(
     return NextChunks(
         model.source, opened.name, read, output, chunks, baseline, first[0] if first else None, len(excluded)
     )
+
+
+def read_last(model: LatentVectorModel, texts: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return the last texts that a model reads at once, and their vectors (S, D). Raises InputError without texts."""
+    if not len(texts):
+        raise InputError("texts: there are none. Pass at least one text.")
+    if isinstance(texts, str):
+        raise InputError("texts: one text is not a list. Pass a list of texts.")
+    read = tuple(texts[-model.context_length :])
+    return read, model.encode(read)
 
 
 def require_same_space(model: LatentVectorModel, index: Index) -> None:

@@ -91,6 +91,23 @@ def open_windows(path: Path, documents: Path | None = None) -> WindowFile:
     return opened
 
 
+def open_contexts(path: Path) -> tuple[Member, Space | None]:
+    """Read the header of the contexts (W, S, D) of a file, with or without targets, and the space that it names.
+
+    Raises StoreError if the file is missing, damaged or has no such member.
+    """
+    members = read_members(path)
+    name = next((name for name in NAMES["context"] if name in members), None)
+    if name is None:
+        raise StoreError(
+            f"{path}: has no member {NAMES['context'][0]} (members: {', '.join(sorted(members)) or 'none'}). "
+            "Save the contexts under that name."
+        )
+    contexts = _require_vectors(members[name], (3,), "(windows, S, D)")
+    _require_rows(contexts)
+    return contexts, _read_space(members[SPACE], contexts.shape[2]) if SPACE in members else None
+
+
 def open_files(
     files: Mapping[str, Path], documents: Path | Mapping[str, Path] | None, columns: Roles | None = None
 ) -> dict[str, NpzFile]:
