@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 
 import nextvec
 from nextvec.core.overrides import override_lines
 from nextvec.data.store import Store
-from nextvec.errors import RecipeError
+from nextvec.errors import InputError, RecipeError
 from nextvec.recipe import Recipe, load_recipe
 
 AS = pytest.mark.parametrize("as_path", [str, Path], ids=["str", "Path"])
@@ -82,10 +83,31 @@ def test_functions_on_recipes_accept_str_and_path(as_path: AsPath, toy_recipe: R
     assert suite.exit_code == 0
 
 
+@AS
+def test_functions_that_use_a_model_accept_str_and_path(
+    as_path: AsPath, run: Path, toy_store: Store, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "v.npy", toy_store.vectors[:3].astype(np.float32))
+    vectors, model = as_path(tmp_path / "v.npy"), as_path(run)
+    assert nextvec.predict(vectors, model=model, out=as_path(tmp_path / "p.npy")).path == tmp_path / "p.npy"
+    # The encoder of a toy store is unknown, which is found after every path has been read.
+    text, index = as_path(tmp_path / "a.txt"), as_path(toy_store.path)
+    (tmp_path / "a.txt").write_text(
+        "A first paragraph, which is long enough for a chunk.\n\nAnd a second one, which is just as long as the first."
+    )
+    with pytest.raises(InputError, match="encoder 'toy'"):
+        nextvec.next(text, model=model, index=index)
+    with pytest.raises(InputError, match="encoder 'toy'"):
+        nextvec.generate(text, model=model, index=index)
+    with pytest.raises(InputError, match="encoder 'toy'"):
+        nextvec.score(text, model=model, out=as_path(tmp_path / "s.html"))
+
+
 def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:
     """New functions must join the tests above; `demo`, `sweep` and `rehearse` are too slow, `plot` needs an extra."""
     called = set()
     for test in (
+        test_functions_that_use_a_model_accept_str_and_path,
         test_functions_on_stores_accept_str_and_path,
         test_functions_on_runs_accept_str_and_path,
         test_functions_on_recipes_accept_str_and_path,

@@ -106,8 +106,10 @@ def _vector_column(path: Path) -> str | None:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"vectors {path}: not a readable .parquet file ({one_line(error)}). Save it again.") from error
     for name in VECTOR_COLUMNS:
-        kind = schema.field(name).type if name in schema.names else None
-        is_list = kind is not None and (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
         if is_list and pa.types.is_floating(kind.value_type):
             return name
     return None
