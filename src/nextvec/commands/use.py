@@ -20,7 +20,7 @@ Model = Annotated[str | Path, Parameter(metavar="MODEL")]
 IndexPath = Annotated[str | Path, Parameter(metavar="STORE")]
 
 
-@command
+@command()
 def predict(
     source: Source,
     *,
@@ -63,7 +63,7 @@ def predict(
     return PredictedVectors(loaded.source, output, names, vectors, Path(out) if str(out) else None)
 
 
-@command
+@command()
 def next(
     source: Source,
     *,
@@ -93,7 +93,7 @@ def next(
     )
 
 
-@command
+@command()
 def generate(
     source: Source, *, model: Model, index: IndexPath, steps: int = 5, raw: bool = False, device: Device = "cpu"
 ) -> DocumentResults:
@@ -122,7 +122,7 @@ def generate(
     )
 
 
-@command
+@command()
 def score(source: Source, *, model: Model, out: File = "", device: Device = "cpu") -> DocumentResults:
     """Score how expected each chunk of a document is after the chunks before it, and mark topic shifts.
 
