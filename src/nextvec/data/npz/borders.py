@@ -43,17 +43,18 @@ def find_crossing(vectors_WT: NDArray[np.int32], label_W: Ints) -> NDArray[np.bo
 
 
 def find_foreign_context(vectors_WT: NDArray[np.int32], label_W: Ints) -> NDArray[np.bool_]:
-    """Return which windows (W,) have a context vector that is a target of other documents only.
+    """Return which windows (W,) may begin in another document, for windows that slide over borders.
 
-    This finds crossing windows after a gap in the windows, where no link shows the border.
+    This finds crossing windows next to a gap, where no link shows the border. `label_W` is the document of each target.
     """
-    # Pairs of (vector, document of the window that it is the target of).
+    # Pairs of (vector, document) that are known: a target, or a vector that nothing precedes.
     documents = int(label_W.max()) + 1
-    target_W = vectors_WT[:, -1].astype(np.int64)
-    known = np.unique(target_W * documents + label_W)
-    pairs_WS = vectors_WT[:, :-1].astype(np.int64) * documents + label_W[:, None]
-    is_target_WS = np.isin(vectors_WT[:, :-1], vectors_WT[:, -1])
-    foreign_W: NDArray[np.bool_] = (is_target_WS & ~np.isin(pairs_WS, known)).any(axis=1)
+    pairs_WT = vectors_WT.astype(np.int64) * documents + label_W[:, None]
+    is_start_W = ~np.isin(vectors_WT[:, 0], vectors_WT[:, 1:])
+    known = np.unique(np.concatenate([pairs_WT[:, -1], pairs_WT[is_start_W, 0]]))
+    # Between a vector of a document and a target of the same document, all vectors are of that document.
+    is_inside_WT = np.logical_or.accumulate(np.isin(pairs_WT, known), axis=1)
+    foreign_W: NDArray[np.bool_] = ~np.isin(pairs_WT[:, 0], np.unique(pairs_WT[is_inside_WT]))
     return foreign_W
 
 
