@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextvec.data.chunking import Chunk, Chunker, RepeatFilter, chunk_document, collapse_whitespace, split_sentences
+from nextvec.data.chunking import Chunk, Chunker, chunk_document, collapse_whitespace, split_sentences
 from nextvec.data.documents import Document
 from nextvec.errors import InputError
 
@@ -285,20 +285,3 @@ def test_chunker_round_trip() -> None:
     assert chunker.to_dict() == {"unit": "sentences", "min_chars": 10, "max_chars": 500, "language": "de"}
     assert Chunker(**chunker.to_dict()) == chunker
     assert dataclasses.replace(chunker, min_chars=20).min_chars == 20
-
-
-# --- repeats ---
-
-
-def test_repeats_are_found_after_collapsing_white_space() -> None:
-    seen = RepeatFilter()
-    assert [seen.is_new(text) for text in ("a b", "a  b\n", "A b", "ab", " a b")] == [True, False, True, True, False]
-
-
-@given(st.lists(st.text(max_size=3)))
-def test_repeat_filter_agrees_with_a_set(texts: list[str]) -> None:
-    seen: set[str] = set()
-    filtered = RepeatFilter()
-    for text in texts:
-        assert filtered.is_new(text) is (collapse_whitespace(text) not in seen)
-        seen.add(collapse_whitespace(text))

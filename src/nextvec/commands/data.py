@@ -39,6 +39,7 @@ def data_build(
     max_chars: int = 2000,
     language: Annotated[str, Parameter(metavar="CODE")] = "en",
     min_chunks: int = 1,
+    drop_near_duplicates: bool = False,
     columns: Annotated[Names, Parameter(metavar="FIELD=NAME...")] = (),
     vectors: Paths = (),
     dimensions: int = 768,
@@ -46,9 +47,13 @@ def data_build(
     limit: int | None = None,
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    restart: bool = False,
     quiet: bool = False,
 ) -> Store:
     """Build a vector store from text. To continue an interrupted build, run the same command again.
+
+    Chunks that repeat another one, by their text or their vector, are dropped and counted; the copy in train is kept.
+    A document ends at a dropped chunk, and another one begins after it, so that no window crosses the gap.
 
     Args:
         sources: Folders of .txt and .md files, .jsonl(.gz) or .parquet files, a Wikipedia dump (.xml.bz2), hf:NAME,
@@ -68,6 +73,7 @@ def data_build(
         max_chars: Split longer paragraphs at sentence boundaries.
         language: Language of the text, which sets the rules for sentence boundaries.
         min_chunks: Drop and count documents with fewer chunks.
+        drop_near_duplicates: Also drop rows of val and ood that have a near duplicate (cosine above 0.98) in train.
         columns: Names of your fields if they differ, such as title=headline group=book.
         vectors: .npy files of precomputed embeddings: one file per source, one row per paragraph.
         dimensions: D of the lsa encoder.
@@ -75,9 +81,11 @@ def data_build(
         limit: Read at most this many documents of each source.
         device: Device of a neural encoder.
         precision: Precision of its matrix products.
+        restart: Discard the work of an interrupted build, and start again.
         quiet: Show no progress.
     """
-    from nextvec.data.store.build import BuildConfig, build_store
+    from nextvec.data.store.build import build_store
+    from nextvec.data.store.build_config import BuildConfig
 
     ids = _read_ids(val_list), _read_ids(ood_list)
     plan = SplitPlan(val, ood, as_texts(val_source), as_texts(ood_source), *ids, val_range, ood_range)
@@ -91,11 +99,12 @@ def data_build(
         vectors=as_texts(vectors),
         dtype=dtype,
         min_chunks=min_chunks,
+        drop_near_duplicates=drop_near_duplicates,
         limit=limit,
         device=device,
         precision=precision,
     )
-    return build_store(config, str(out), quiet=quiet)
+    return build_store(config, str(out), restart=restart, quiet=quiet)
 
 
 @command(by_name=["out"])

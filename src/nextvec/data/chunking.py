@@ -8,7 +8,6 @@ rewritten: each run of whitespace becomes one space, and a chunk is a slice of t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -155,23 +154,3 @@ def _chunk_end(text: str, start: int, sentence_ends: Sequence[int], max_chars: i
 def _last_space(text: str, start: int, limit: int) -> int:
     """Return the position after the last space in ``text[start + 1 : limit + 1]``; `limit` if there is none."""
     return text.rfind(" ", start + 1, limit + 1) + 1 or limit
-
-
-class RepeatFilter:
-    """Recognize texts that are equal up to whitespace, over a whole corpus.
-
-    Memory holds a 16-byte hash per text, not the text. Among a billion texts, the probability that two different ones
-    share a hash is below 1e-20.
-    """
-
-    def __init__(self) -> None:
-        self._hashes: set[bytes] = set()
-
-    def is_new(self, text: str) -> bool:
-        """Return whether `text` is seen for the first time."""
-        # "surrogatepass": text from a source may contain lone surrogates, which UTF-8 cannot encode.
-        data = collapse_whitespace(text).encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        is_new = digest not in self._hashes
-        self._hashes.add(digest)
-        return is_new

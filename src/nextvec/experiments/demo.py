@@ -7,7 +7,8 @@ from pathlib import Path
 from nextvec.core.overrides import override_lines
 from nextvec.data.splits import SplitPlan
 from nextvec.data.store import MANIFEST
-from nextvec.data.store.build import BuildConfig, build_store
+from nextvec.data.store.build import build_store
+from nextvec.data.store.build_config import BuildConfig
 from nextvec.experiments.single_run import TrainedRun, new_folder, train_recipe
 
 
@@ -17,6 +18,7 @@ def run_demo(folder: Path, overrides: tuple[str, ...] = (), *, quiet: bool = Fal
     if not (store / MANIFEST).is_file():
         # The standard library is the ood source: other authors, and other subjects than numerical computing.
         plan = SplitPlan(val=0.1, ood_sources=("stdlib",))
-        build_store(BuildConfig(("builtin:python-docs",), split=plan, min_chunks=8), store, quiet=quiet)
+        config = BuildConfig(("builtin:python-docs",), split=plan, min_chunks=6, drop_near_duplicates=True)
+        build_store(config, store, quiet=quiet)
     changes = (*override_lines({"data.store": store}), *overrides)
     return train_recipe("demo", changes, out=str(new_folder(folder / "runs", "demo")), quiet=quiet)

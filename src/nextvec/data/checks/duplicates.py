@@ -50,11 +50,19 @@ def scan_rows(vectors: NDArray[Any]) -> RowScan:
         rows_BD = np.ascontiguousarray(vectors[start : start + BLOCK_ROWS])
         block = slice(start, start + len(rows_BD))
         norm_N[block] = row_lengths(rows_BD.astype(np.float32))
-        # Hash half-precision values, so that a float16 store and a float32 file with the same vectors match.
-        halves_BD = rows_BD.astype(np.float16, copy=False)
-        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in halves_BD)
-        hash_N[block] = np.frombuffer(digests, np.uint64)
+        hash_N[block] = hash_rows(rows_BD)
     return RowScan(norm_N, hash_N)
+
+
+def hash_rows(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a hash of every row of `vectors` (N, D); equal rows have equal hashes (N,)."""
+    hash_N = np.empty(len(vectors), np.uint64)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        # Hash half-precision values, so that a float16 store and a float32 file with the same vectors match.
+        halves_BD = np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]).astype(np.float16, copy=False)
+        digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in halves_BD)
+        hash_N[start : start + len(halves_BD)] = np.frombuffer(digests, np.uint64)
+    return hash_N
 
 
 class SplitRows:

@@ -49,6 +49,10 @@ class Template(NamedTuple):
 
 
 _REBUILD = "and build the store again."
+_DROP = "'nextvec data build' drops them from text; remove them from an .npz file before its import."
+_DROP_NEAR = (
+    "'nextvec data build --drop-near-duplicates' drops them from text; remove them from an .npz file before its import."
+)
 _SAME_ENCODER = "Check that one encoder made both sets, and compare gains over baselines, not scores."
 
 TEMPLATES = {
@@ -98,8 +102,8 @@ TEMPLATES = {
     "few duplicates": Template("exact duplicates", "Duplicate rows within a split: {counts}."),
     "many duplicates": Template(
         "exact duplicates",
-        "Duplicate rows within a split: {counts}.",
-        "Drop them: each copy counts again in every score.",
+        "Duplicate rows within a split: {counts}. Each copy counts again in every score.",
+        _DROP,
     ),
     "groups undivided": Template("groups", "Every group of documents is in one split."),
     "groups divided": Template(
@@ -111,7 +115,7 @@ TEMPLATES = {
     "leak": Template(
         "{split} in train",
         "Rows of {split} that are also in train: {count:,} of {rows:,} ({share:.1%}), for example {example}.",
-        f"Drop these duplicates {_REBUILD}",
+        _DROP,
     ),
     "vectors too similar": Template(
         "near duplicates",
@@ -128,16 +132,17 @@ TEMPLATES = {
     "many near duplicates": Template(
         "near duplicates",
         "Sampled rows with a near duplicate (cosine above {near:g}) in another document: {counts}, for example "
-        "{example}.",
-        "Drop them: each copy counts again in every score.",
+        "{example}. Each copy counts again in every score.",
+        "Keep one of the documents, or give both the same group.",
     ),
     "few near duplicates in train": Template(
         "near duplicates in train", "Sampled rows with a near duplicate (cosine above {near:g}) in train: {counts}."
     ),
     "near duplicates in train": Template(
         "near duplicates in train",
-        "Sampled rows with a near duplicate (cosine above {near:g}) in train: {counts}, for example {example}.",
-        f"This is a leak. Drop the duplicates {_REBUILD}",
+        "Sampled rows with a near duplicate (cosine above {near:g}) in train: {counts}, for example {example}. "
+        "This is a leak.",
+        _DROP_NEAR,
     ),
     # Windows.
     "windows": Template("{split} windows", "{split} has {windows:,} windows in {documents:,} documents{short}."),

@@ -38,6 +38,8 @@ VECTORS = "vectors.npy"
 DOCUMENTS = "documents.parquet"
 CHUNKS = "chunks.parquet"
 ENCODER = "encoder"
+JOURNAL = "build.json"
+"""The journal of an unfinished build, in `unfinished_folder`."""
 
 
 @dataclass(frozen=True)

@@ -2,141 +2,59 @@
 
     build_store(BuildConfig(("articles.jsonl.gz",), encoder="minilm", split=SplitPlan(val=0.1)), "wiki")
 
-The stages are: staged chunks, the tables of documents and chunks, the fitted encoder if there is one, the vectors in
-blocks of rows, and the manifest. Each stage records finished work in the journal of the build directory; a build that
-is started again with the same configuration does the rest. The output of a stage depends on configuration and files
-alone, so an interrupted build ends in the same bytes as an uninterrupted one.
+The stages are: staged chunks, the rows to encode, the fitted encoder if there is one, the vectors in blocks of rows,
+the store's files without repeated rows, and the manifest. Each stage records finished work in the journal of the build
+directory; a build that is started again with the same configuration does the rest. The output of a stage depends on
+configuration and files alone, so an interrupted build ends in the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nextvec.core.console import progress
-from nextvec.data.chunking import Chunker
-from nextvec.data.documents import Columns
-from nextvec.data.encoders import LSA, PRECISIONS, Encoder, full_name, open_encoder
+from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import MAX_FIT_TEXTS, LsaEncoder
 from nextvec.data.space import Space
-from nextvec.data.splits import SplitPlan
-from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, ChunkTexts, Store, open_store
-from nextvec.data.store.build_dir import BuildDirectory, open_build_directory, stamp_files
-from nextvec.data.store.precomputed import align_precomputed, open_precomputed
-from nextvec.data.store.staging import stage_chunks, staged_files, write_tables
+from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
+from nextvec.data.store.build_config import BuildConfig
+from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
+from nextvec.data.store.precomputed import align_precomputed
+from nextvec.data.store.rows import TRAIN, RowTable
+from nextvec.data.store.staging import stage_chunks, staged_files
+from nextvec.data.store.tables import finish_rows, write_rows
 from nextvec.data.store.writer import create_vectors, finish_store
-from nextvec.errors import InputError, StoreError, did_you_mean
+from nextvec.errors import InputError, StoreError
 
-_DTYPES = ("float16", "float32")
 _VERIFIED_TEXTS = 64
 """Number of texts that are encoded to verify that the named encoder made the precomputed embeddings."""
-_MAX_PARAGRAPH_CHARS = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class BuildConfig:
-    """The configuration of a build. Raises InputError for values that cannot be used."""
-
-    sources: tuple[str, ...]
-    """Sources of text; see `readers.SOURCES`."""
-    encoder: str = LSA
-    """A name in `encoders.ENCODERS`, a model of the Hugging Face hub, or a folder."""
-    split: SplitPlan = SplitPlan()
-    """How documents are divided into train, val and ood."""
-    chunker: Chunker = Chunker()
-    """How documents become chunks. With `vectors`, chunks are whole paragraphs of any length."""
-    columns: Columns = Columns()
-    """Names of the fields of .jsonl, .parquet and hub sources."""
-    dimensions: int = 768
-    """D of the lsa encoder, which is fitted on the training documents alone."""
-    vectors: tuple[str, ...] = ()
-    """.npy files of precomputed embeddings: one file per source, one row per paragraph."""
-    dtype: str = "float16"
-    """Number format of the stored vectors."""
-    min_chunks: int = 1
-    """Minimum number of chunks of a document; shorter documents are dropped and counted."""
-    limit: int | None = None
-    """Maximum number of documents of each source."""
-    device: str = "auto"
-    """Device of a neural encoder."""
-    precision: str = "auto"
-    """Precision of its matrix products."""
-
-    def __post_init__(self) -> None:
-        # Accept a single name as well as a sequence, and store canonical values: they identify the build.
-        for name in ("sources", "vectors"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        object.__setattr__(self, "encoder", full_name(self.encoder))
-        if not self.sources:
-            raise InputError("no source of text. Name at least one; 'nextvec data build --help' lists the kinds.")
-        for name, value, known in (("dtype", self.dtype, _DTYPES), ("precision", self.precision, PRECISIONS)):
-            if value not in known:
-                raise InputError(f"{name} '{value}' is unknown.{did_you_mean(value, known)}")
-        for name in ("dimensions", "min_chunks", "limit"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise InputError(f"{name} is {number}, but must be at least 1.")
-        if self.vectors:
-            self._require_aligned_vectors()
-            object.__setattr__(self, "chunker", Chunker("paragraph", 0, _MAX_PARAGRAPH_CHARS, self.chunker.language))
-
-    def _require_aligned_vectors(self) -> None:
-        if self.encoder == LSA:
-            raise InputError("vectors: the encoder lsa does not make them. Name the encoder that did with --encoder.")
-        if self.chunker.unit != "paragraph":
-            raise InputError("vectors: one row is one paragraph. Set the chunk unit to 'paragraph'.")
-        if len(self.vectors) != len(self.sources):
-            raise InputError(
-                f"vectors: {len(self.vectors)} files for {len(self.sources)} sources. "
-                "Name one file per source, in order."
-            )
-        open_precomputed(self.vectors)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that decide every byte of the store, including the state of the source files."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {
-            "split": self.split.to_dict(),
-            "val ids": _hash_ids(self.split.val_ids),
-            "ood ids": _hash_ids(self.split.ood_ids),
-            "chunker": self.chunker.to_dict(),
-            "columns": dataclasses.asdict(self.columns),
-            "files": stamp_files([*self.sources, *self.vectors]),
-            "nextvec": version("nextvec"),
-            "sentencex": version("sentencex"),  # another version may split the remaining text differently
-        }
-
-
-def build_store(config: BuildConfig, out: str | Path, *, quiet: bool = False) -> Store:
+def build_store(config: BuildConfig, out: str | Path, *, restart: bool = False, quiet: bool = False) -> Store:
     """Read text, encode its chunks, and write the store `out`.
 
-    Exact duplicates of a chunk are dropped and counted. With precomputed embeddings nothing is encoded except a sample,
-    to verify that the named encoder made them; if it is not available here, the manifest records that.
+    Chunks whose text or vector is that of another chunk are dropped and counted: the copy in train is kept, or else the
+    first. A document ends at a dropped chunk, and another one of the same group begins after it. With precomputed
+    embeddings nothing is encoded except a sample, to verify that the named encoder made them; if it is not available
+    here, the manifest records that.
 
     A build that was killed continues when it is started again with the same configuration, and ends in the same bytes.
-    Raises a kind of InputError for text or vectors that cannot be used, OutputError if `out` exists or cannot be
-    written, or if another build is writing it.
+    A build that was refused starts again if configuration or files have changed, and so does any with `restart`. Raises
+    a kind of InputError for text or vectors that cannot be used, OutputError if `out` exists or cannot be written, or
+    if another build is writing it.
     """
     path = Path(out)
-    with open_build_directory(path, config.to_dict()) as directory:
+    with open_build_directory(path, config.to_dict(), restart=restart) as directory:
         if not directory.is_finished:
             _build_or_clean_up(config, directory, path, quiet)
         directory.remove()
     return open_store(path)
-
-
-def _hash_ids(ids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _open_encoder(config: BuildConfig) -> Encoder | None:
@@ -167,24 +85,30 @@ def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Pat
     try:
         _build(config, directory, path, encoder, quiet)
     except InputError:
-        # Worth keeping for the same command: staged chunks (a network may come back), and encoded vectors.
+        # A refused build may be followed by one with other input: this folder must not be in its way. Keep it only for
+        # the same command (a network may come back), if it contains staged chunks or encoded vectors.
         has_staged = "text" not in directory.done and staged_files(directory.staged)
         has_encoded = "blocks" in directory.done and not config.vectors
-        if not (has_staged or has_encoded):
+        if has_staged or has_encoded:
+            directory.record(refused=True)
+        else:
             directory.remove()
+        raise
+    except Exception:  # a fault of nextvec, perhaps because of the input
+        directory.record(refused=True)
         raise
 
 
 def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: Encoder | None, quiet: bool) -> None:
     """Do the stages that the journal lacks, and rename the store."""
-    # Chunks and tables
+    # Chunks, and the rows to encode
     if "text" not in directory.done:
         stage_chunks(directory.staged, config.sources, config.columns, config.chunker, limit=config.limit, quiet=quiet)
         directory.record(text=True)
-    if "counts" not in directory.done:
-        counts = write_tables(directory.staged, directory.store, config.split, config.min_chunks)
-        directory.record(counts=counts)
-    texts = ChunkTexts(directory.store / CHUNKS)
+    if "selected" not in directory.done:
+        counts = write_rows(directory.staged, directory.encoded, config.split, config.min_chunks)
+        directory.record(selected=counts)
+    texts = ChunkTexts(directory.encoded / CHUNKS)
 
     # Vectors
     if config.vectors:
@@ -193,13 +117,20 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         vectors = _encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
     _write_vectors(directory, texts, vectors, config.dtype, quiet)
 
+    # The files of the store, without repeats
+    if "finished" not in directory.done:
+        near = config.drop_near_duplicates
+        directory.record(
+            finished=finish_rows(directory.encoded, directory.store, config.min_chunks, near=near, quiet=quiet)
+        )
+
     # Manifest
     directory.record(complete=True)
     finish_store(
         directory.store,
         path,
         vectors.space,
-        directory.done["counts"] | {"unknown_texts": directory.done["unknown_texts"]},
+        _counts(directory.done),
         origin="text",
         sources=list(config.sources),
         encoder=vectors.settings,
@@ -207,6 +138,15 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         min_chunks=config.min_chunks,
         split=config.split.to_dict(),
     )
+
+
+def _counts(done: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts for the manifest from those of the stages; drops by text and by vector are added up."""
+    selected, finished = done["selected"], done["finished"]
+    counts = {name: finished.get(name, 0) for name in ("documents", "chunks", "documents_cut")}
+    counts |= selected | {name: value + selected.get(name, 0) for name, value in finished.items() if name != "splits"}
+    counts["documents_dropped"] = counts["documents_read"] - counts.pop("documents_kept")
+    return counts | {"unknown_texts": done["unknown_texts"], "splits": finished["splits"]}
 
 
 @dataclass(frozen=True)
@@ -235,9 +175,7 @@ def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkText
     """Fit lsa on the training documents and save it, or load it if that is done."""
     folder = directory.store / ENCODER
     if "fitted" not in directory.done:
-        table = pq.read_table(directory.store / DOCUMENTS, columns=["split", "rows"])
-        is_train_M = np.array(table["split"].to_pylist()) == "train"
-        train_rows = np.flatnonzero(np.repeat(is_train_M, table["rows"].to_numpy()))
+        train_rows = np.flatnonzero(RowTable.load(directory.encoded).splits == TRAIN)
         # Fit on the training documents alone, on an evenly spaced sample if there are many.
         count = min(len(train_rows), MAX_FIT_TEXTS)
         sample = train_rows[np.arange(count) * len(train_rows) // count]
@@ -253,7 +191,11 @@ def _precomputed_vectors(
 ) -> _VectorSource:
     """Align the precomputed embeddings with the rows, and compare a sample with the encoder if it is available."""
     embeddings = align_precomputed(
-        directory.staged, config.vectors, config.sources, config.min_chunks, allow_extra_rows=config.limit is not None
+        directory.staged,
+        RowTable.load(directory.encoded),
+        config.vectors,
+        config.sources,
+        allow_extra_rows=config.limit is not None,
     )
     space = Space(config.encoder, "", embeddings.dimensions)
     verified = "not verified: the encoder is not available here"
@@ -276,14 +218,14 @@ def _write_vectors(
     if directory.done.setdefault("encoder", encoder) != encoder:
         raise StoreError(
             f"{directory.folder}: its vectors were made by {directory.done['encoder']}, but the encoder is now "
-            f"{encoder}. Continue on the machine where the build started, or remove the folder."
+            f"{encoder}. Continue on the machine where the build started, or start again with --restart."
         )
     rows = texts.blocks[-1][1]
     # Continue after the last block in the journal.
     finished, unknown = directory.done.get("blocks", 0), directory.done.get("unknown_texts", 0)
     remaining = rows - (texts.blocks[finished][0] if finished < len(texts.blocks) else rows)
     with (
-        create_vectors(directory.store, rows, vectors.space.dimensions, dtype) as writer,
+        create_vectors(directory.encoded, rows, vectors.space.dimensions, dtype) as writer,
         progress(f"vectors of {vectors.space.encoder}", remaining, unit="chunks", quiet=quiet) as task,
     ):
         for block in range(finished, len(texts.blocks)):

@@ -4,7 +4,8 @@ NAME.unfinished/
   lock         held while a build runs; the system releases it when the process ends
   build.json   journal: the build's arguments and its finished work, rewritten in one step after each piece of work
   staged/      staged chunks (see staging.py)
-  store/       the growing store; at the end it is renamed to NAME, and the rest is removed
+  encoded/     rows, texts and vectors before repeated vectors are dropped (see tables.py)
+  store/       the store; at the end it is renamed to NAME, and the rest is removed
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from typing import Any
 from nextvec.core.files import lock, make_folder, remove_leftovers, write_json, writing
 from nextvec.data.readers._common import reading
 from nextvec.data.readers.files import list_folder
-from nextvec.data.store import unfinished_folder
+from nextvec.data.store import JOURNAL, unfinished_folder
 from nextvec.data.store.writer import remove_folder, require_new
 from nextvec.errors import OutputError, StoreError
 
-_JOURNAL, _LOCK, _STAGED, _STORE = "build.json", "lock", "staged", "store"
+_LOCK, _STAGED, _ENCODED, _STORE = "lock", "staged", "encoded", "store"
 
 
 class BuildDirectory:
     """The unfinished folder of one build."""
 
     def __init__(self, folder: Path, arguments: dict[str, Any], done: dict[str, Any]) -> None:
-        self.folder, self.staged, self.store = folder, folder / _STAGED, folder / _STORE
+        self.folder, self.store = folder, folder / _STORE
+        self.staged, self.encoded = folder / _STAGED, folder / _ENCODED
         self.done = done
         """The journal of finished work: plain values that an interrupted build finds again."""
         self._arguments = arguments
@@ -39,7 +41,7 @@ class BuildDirectory:
     def record(self, **facts: Any) -> None:
         """Add finished work to the journal; it is on disk when this returns."""
         self.done |= facts
-        write_json(self.folder / _JOURNAL, {"arguments": self._arguments, "done": self.done})
+        write_json(self.folder / JOURNAL, {"arguments": self._arguments, "done": self.done})
 
     @property
     def is_finished(self) -> bool:
@@ -48,21 +50,26 @@ class BuildDirectory:
 
     def remove(self) -> None:
         """Remove the folder. The journal is removed last, so that an interrupted removal is recognized."""
-        for folder in (self.store, self.staged):
-            if folder.exists():
-                remove_folder(folder)
+        self.clear()
         with writing(self.folder):
-            for name in (_JOURNAL, _LOCK):
+            for name in (JOURNAL, _LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
 
+    def clear(self) -> None:
+        """Remove all finished work."""
+        for folder in (self.store, self.encoded, self.staged):
+            if folder.exists():
+                remove_folder(folder)
+
 
 @contextlib.contextmanager
-def open_build_directory(path: Path, arguments: dict[str, Any]) -> Iterator[BuildDirectory]:
+def open_build_directory(path: Path, arguments: dict[str, Any], *, restart: bool = False) -> Iterator[BuildDirectory]:
     """Lock the build directory of the store `path`: a new one, or the one of an interrupted build.
 
-    Raises OutputError if the store exists, if its folder cannot be written, or if another build is running in it;
-    StoreError if the interrupted build had other arguments.
+    The work of an earlier build is removed if `restart` is set, or if it was refused and had other arguments. Raises
+    OutputError if the store exists, if its folder cannot be written, or if another build is running in it; StoreError
+    if a killed build had other arguments.
     """
     folder = unfinished_folder(path)
     if not folder.exists():
@@ -70,11 +77,12 @@ def open_build_directory(path: Path, arguments: dict[str, Any]) -> Iterator[Buil
     make_folder(folder)
     with _locked(folder):
         # Under the lock: a journal means an interrupted build, no journal a new folder.
-        directory = _resume(folder, arguments) if (folder / _JOURNAL).is_file() else _begin(folder, path, arguments)
+        has_journal = (folder / JOURNAL).is_file()
+        directory = _resume(folder, arguments, restart) if has_journal else _begin(folder, path, arguments)
         if not directory.is_finished:
             require_new(path)
-            make_folder(directory.staged)
-            make_folder(directory.store)
+            for part in (directory.staged, directory.encoded, directory.store):
+                make_folder(part)
         yield directory
 
 
@@ -116,7 +124,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> BuildDirectory:
     """Start a journal in a new folder. Raises OutputError if the folder has other files or the store exists."""
     # Only a lock and the leftover of a first journal may exist; anything else is the user's.
-    if any(entry.name not in (_LOCK, f".{_JOURNAL}.tmp") for entry in folder.iterdir()):
+    if any(entry.name not in (_LOCK, f".{JOURNAL}.tmp") for entry in folder.iterdir()):
         raise OutputError(f"{folder}: already exists and was not created by a build. Remove it.")
     # Another build may have finished between the first check and the lock. Leave no empty folder behind.
     if path.exists():
@@ -129,15 +137,42 @@ def _begin(folder: Path, path: Path, arguments: dict[str, Any]) -> BuildDirector
     return directory
 
 
-def _resume(folder: Path, arguments: dict[str, Any]) -> BuildDirectory:
-    """Read the journal of an interrupted build. Raises StoreError if its arguments or files were others."""
-    remedy = f"To continue it, use the same arguments and files; to start again, remove {folder}."
+def _resume(folder: Path, arguments: dict[str, Any], restart: bool) -> BuildDirectory:
+    """Return the build directory of an earlier build, with its finished work if that is of use.
+
+    Raises StoreError if the arguments or files of a killed build were others.
+    """
+    remove_leftovers(folder)
+    if restart:
+        return _start_again(folder, arguments)
     try:
-        journal = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
+        journal = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
         earlier, done = dict(journal["arguments"]), dict(journal["done"])
+        difference = _difference(earlier, arguments)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder / _JOURNAL}: is damaged. Remove {folder} to start again.") from error
-    # Compare the arguments as JSON stores them, tuples as lists, and name the first that differs.
+        raise StoreError(f"{folder / JOURNAL}: is damaged. Start again with --restart.") from error
+    is_refused = done.pop("refused", False)
+    if difference is None:
+        return BuildDirectory(folder, arguments, done)
+    # A refused build is repaired by other files or other options, so nobody waits for its work.
+    if is_refused:
+        return _start_again(folder, arguments)
+    raise StoreError(
+        f"{folder}: {difference}. To continue it, use the same arguments and files; to start again, add --restart."
+    )
+
+
+def _start_again(folder: Path, arguments: dict[str, Any]) -> BuildDirectory:
+    """Remove the work of an earlier build. The new journal comes last, so that a kill leaves the earlier one."""
+    directory = BuildDirectory(folder, arguments, {})
+    directory.clear()
+    directory.record()
+    return directory
+
+
+def _difference(earlier: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """Describe the first argument or file that differs from those of an earlier build; None if there is none."""
+    # Compare the arguments as JSON stores them: tuples as lists.
     for name, value in json.loads(json.dumps(arguments)).items():
         earlier_value = earlier.get(name)
         if earlier_value == value:
@@ -145,7 +180,6 @@ def _resume(folder: Path, arguments: dict[str, Any]) -> BuildDirectory:
         if name == "files":
             stamps = dict(earlier_value or {})
             changed = sorted(file for file in {*stamps, *value} if stamps.get(file) != value.get(file))
-            raise StoreError(f"{folder}: {changed[0]} has changed since this build started. {remedy}")
-        raise StoreError(f"{folder}: this build started with {name} {earlier_value}, not {value}. {remedy}")
-    remove_leftovers(folder)
-    return BuildDirectory(folder, arguments, done)
+            return f"{changed[0]} has changed since this build started"
+        return f"this build started with {name} {earlier_value}, not {value}"
+    return None

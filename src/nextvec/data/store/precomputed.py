@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from nextvec.data.encoders import Encoder
 from nextvec.data.space import probe_cosines
 from nextvec.data.store import map_vectors
-from nextvec.data.store.staging import kept_documents, read_staged_chunks
+from nextvec.data.store.rows import RowTable
+from nextvec.data.store.staging import read_staged_chunks
 from nextvec.errors import SpaceError, StoreError
 
 MIN_ENCODER_COSINE = 0.98
@@ -98,25 +99,18 @@ def open_precomputed(files: Sequence[str]) -> list[NDArray[Any]]:
 
 
 def align_precomputed(
-    staged: Path, files: Sequence[str], sources: Sequence[str], min_chunks: int, *, allow_extra_rows: bool
+    staged: Path, rows: RowTable, files: Sequence[str], sources: Sequence[str], *, allow_extra_rows: bool
 ) -> PrecomputedEmbeddings:
-    """Align the files with the staged documents that have at least `min_chunks` chunks.
+    """Align the files with the rows to encode.
 
     Raises StoreError unless each file has one row per paragraph of its source. With `allow_extra_rows` a file may have
     more: the build reads only the first documents of each source.
     """
     arrays = open_precomputed(files)
     paragraphs_read = [0] * len(sources)
-    origins: list[NDArray[np.int64]] = []
-    paragraphs: list[NDArray[np.int64]] = []
-    # Count all paragraphs of each source, and note origin and paragraph of every kept chunk, in row order.
-    for columns in read_staged_chunks(staged, ["origin", "paragraphs", "paragraphs_read"]):
+    for columns in read_staged_chunks(staged, ["origin", "paragraphs_read"]):
         for origin, count in zip(columns["origin"], columns["paragraphs_read"], strict=True):
             paragraphs_read[origin] += count
-        for index in kept_documents(columns, min_chunks):
-            document_paragraphs = np.array(columns["paragraphs"][index], np.int64)
-            origins.append(np.full(len(document_paragraphs), columns["origin"][index]))
-            paragraphs.append(document_paragraphs)
     # Rows and paragraphs correspond by position alone, so their numbers must be equal.
     for file, array, source, count in zip(files, arrays, sources, paragraphs_read, strict=True):
         if len(array) != count and not (allow_extra_rows and len(array) > count):
@@ -124,4 +118,4 @@ def align_precomputed(
                 f"vectors {file}: {len(array):,} rows for {count:,} paragraphs of {source}. "
                 "Provide one row per paragraph, in order."
             )
-    return PrecomputedEmbeddings(files, arrays, np.concatenate(origins), np.concatenate(paragraphs))
+    return PrecomputedEmbeddings(files, arrays, rows.origin_M[rows.document_N], rows.paragraph_N)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from nextvec.data.store import (
     CHUNKS,
     DOCUMENTS,
     FORMAT_VERSION,
+    JOURNAL,
     MANIFEST,
     VECTORS,
     DocumentTable,
@@ -47,6 +49,8 @@ def unfinished_store(path: Path) -> Iterator[Path]:
     """
     require_new(path)
     folder = unfinished_folder(path)
+    if _is_refused_build(folder):
+        remove_folder(folder)
     if folder.exists():
         raise OutputError(f"{folder}: already exists. Remove it, or resume the build that created it.")
     make_folder(folder)
@@ -56,6 +60,14 @@ def unfinished_store(path: Path) -> Iterator[Path]:
         if folder.exists():
             remove_folder(folder)
         raise
+
+
+def _is_refused_build(folder: Path) -> bool:
+    """Return whether a build that was refused left the folder, so that nobody needs it."""
+    try:
+        return bool(json.loads((folder / JOURNAL).read_text(encoding="utf-8"))["done"]["refused"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class VectorWriter:
