@@ -41,6 +41,7 @@ AMN = Entry(
     status="green",
     gains={"val": Estimate(0.009, 0.007, 0.011), "ood": Estimate(0.001, -0.001, 0.003)},
     baseline=BestBaseline("ridge", 0.5511, 0.6399),
+    seen="clean",
 )
 GRU = replace(
     AMN,
@@ -94,6 +95,17 @@ def test_markdown_rows_have_the_form_of_the_runbook():
         "| ridge_790k (baseline) | 0.551 | 0.640 | – | – | closed form | 2025-10-31 |",
         "| GRU_790k | 0.550 | 0.650 | 2.08ms | 7.1M | MSE+InfoNCE | 2025-10-31 |",
     ]
+
+
+def test_a_row_shows_how_much_of_its_score_the_model_has_seen():
+    seen, unknown = replace(AMN, seen="35 % seen", status="red"), replace(GRU, seen="unknown", status="amber")
+    rows = markdown_rows(seen, unknown)
+    assert rows[2].startswith("| AMN_790k (35 % seen) | 0.560 |")
+    assert rows[4].startswith("| GRU_790k (unknown history) |")
+    lines = show(Leaderboard("t.md", (seen, unknown, LSTM)))
+    for name, text in (("AMN_790k", "35 % seen"), ("GRU_790k", "unknown"), ("LSTM_22k", "clean")):
+        assert any(name in line and text in line for line in lines), (name, lines)
+    assert "Seen: share of the evaluated rows" in " ".join(lines)
 
 
 def test_runs_on_the_same_data_share_the_row_of_the_best_baseline():
@@ -185,8 +197,8 @@ def test_damaged_markers_are_an_error_before_anything_is_written(tmp_path, text)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 1, "runs": []}', "format 1, but this version of nextvec reads format 2"),
-        ('{"format": 2, "runs": [{}]}', "damaged"),
+        ('{"format": 1, "runs": []}', "format 1, but this version of nextvec reads format 3"),
+        ('{"format": 3, "runs": [{}]}', "damaged"),
         ("{", "damaged"),
         ('{"runs": []}', "damaged"),
     ],

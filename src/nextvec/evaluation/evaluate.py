@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.core.console import progress
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.windows import WindowSet, sample
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.ablations import measure_ablations
@@ -44,6 +45,7 @@ from nextvec.evaluation.retrieval import (
 )
 from nextvec.evaluation.retrieval_faiss import NEIGHBORS, approximate_ranks, require_faiss
 from nextvec.evaluation.rollout import measure_rollout
+from nextvec.evaluation.seen_data import measure_seen, seen_notes, with_seen
 from nextvec.evaluation.verdict import make_verdict
 from nextvec.models.base import LatentModel
 from nextvec.recipe import EvaluationRecipe
@@ -63,13 +65,14 @@ def evaluate_predictors(
     model: str | None,
     notes: Sequence[str] = (),
     latency: Latency | None = None,
+    record: SeenRows | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Evaluate predictors on the windows of each split.
 
     `model` names the predictor that the others are baselines of; without it there are no gains and no verdict. The
     `sets` are on the predictors' device. A split without windows is skipped and noted, after the caller's `notes`.
-    `latency` is the model's, and becomes part of the result.
+    `latency` is the model's, and becomes part of the result. `record` contains the rows that it was trained on.
     Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe asks for faiss and it is
     not installed.
     """
@@ -95,7 +98,12 @@ def evaluate_predictors(
                 task.advance(len(windows))
             results[split] = compare(measured, ordered, model, samples)
     verdict = None if model is None else make_verdict(model, results)
-    return Evaluation(model, results, tuple(all_notes), verdict, latency)
+    if model is None or verdict is None or record is None:
+        return Evaluation(model, results, tuple(all_notes), verdict, latency)
+    # Scores on rows that the model was trained on prove nothing, whatever the gains are.
+    seen = measure_seen(record, {split: sets[split] for split in results})
+    verdict = with_seen(verdict, model, seen)
+    return Evaluation(model, results, (*all_notes, *seen_notes(seen)), verdict, latency, seen)
 
 
 @dataclass(frozen=True)

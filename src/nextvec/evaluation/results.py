@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nextvec.core.display import Displayable
-from nextvec.core.formatting import Status, format_interval
+from nextvec.core.formatting import Status, format_interval, format_percent
 
 FORMAT = 3
 """Version of the plain values in evaluation.json and in the event `evaluated`. Format 2 had no `retrieval_gain`."""
@@ -236,6 +236,62 @@ class Verdict:
     """Split → the facts behind the verdict, and caveats."""
 
 
+MAX_SEEN_SHARE = 0.01
+"""Share of a split's rows from which its scores measure memory, and the verdict is red: the data check's limit."""
+
+
+@dataclass(frozen=True)
+class SeenSplit:
+    """How many of the rows of a split's windows the model's weights were trained on."""
+
+    rows: int
+    """Distinct rows of the windows: targets and contexts."""
+    in_run: int = 0
+    """Rows that the model's own run trained on."""
+    in_ancestors: dict[str, int] = field(default_factory=dict)
+    """Ancestor → rows that it trained on, and no later run did. Ancestors without such rows are left out."""
+
+    @property
+    def seen(self) -> int:
+        """Rows that any of the runs trained on."""
+        return self.in_run + sum(self.in_ancestors.values())
+
+    @property
+    def share(self) -> float:
+        """Seen rows as a fraction of all rows."""
+        return self.seen / max(1, self.rows)
+
+    @property
+    def is_tainted(self) -> bool:
+        """Whether so many rows were seen that the scores measure memory."""
+        return self.share >= MAX_SEEN_SHARE
+
+
+@dataclass(frozen=True)
+class SeenData:
+    """The evaluated rows that the model's weights were trained on, in its own run or in an ancestor."""
+
+    run: str
+    """Name of the model's own run; empty if it is unknown."""
+    is_history_known: bool
+    """Whether the checkpoint records all rows that its weights were trained on."""
+    splits: dict[str, SeenSplit]
+
+    @property
+    def status(self) -> Status:
+        """Red if a split is tainted, amber if the history is unknown, green otherwise."""
+        if any(split.is_tainted for split in self.splits.values()):
+            return Status.RED
+        return Status.GREEN if self.is_history_known else Status.AMBER
+
+    def label(self, *names: str) -> str:
+        """Return `clean`, `35 % seen` (the highest share of the named splits, or of all) or `unknown`, for tables."""
+        shares = [split.share for name, split in self.splits.items() if not names or name in names]
+        if max(shares, default=0.0) >= MAX_SEEN_SHARE:
+            return f"{format_percent(max(shares), 0)} seen"
+        return "clean" if self.is_history_known else "unknown"
+
+
 @dataclass(frozen=True)
 class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
     """A model and its baselines on the same windows."""
@@ -248,6 +304,8 @@ class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
     """None if only baselines were evaluated."""
     latency: Latency | None = None
     """Latency of the model."""
+    seen: SeenData | None = None
+    """The evaluated rows that the model was trained on; None if no checkpoint was evaluated."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

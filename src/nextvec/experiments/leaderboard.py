@@ -84,6 +84,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
         status=evaluation.verdict.status,
         gains={split: result.gain for split, result in splits.items() if result.gain},
         baseline=BestBaseline(best, splits["val"].predictors[best].cosine.value, ood),
+        seen=evaluation.seen.label() if evaluation.seen else "unknown",
     )
 
 

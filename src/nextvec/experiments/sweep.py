@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextvec.core.display import Displayable
 from nextvec.core.files import make_folder, write_json, write_text
-from nextvec.core.formatting import format_number
+from nextvec.core.formatting import Status, format_number
 from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE, RESUME_STATE
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.dataset import open_dataset
@@ -70,6 +70,8 @@ class SweepResult(Displayable):
     """Trials by val gain, the highest first."""
     ood: str
     """The ood gain of the best trial as a line; ood is evaluated once, after the choice."""
+    verdict: tuple[Status, str]
+    """Status and sentence of the best trial's verdict."""
 
     def view(self) -> View:
         """Return one row per trial, and the file of the best recipe."""
@@ -81,12 +83,20 @@ class SweepResult(Displayable):
         table = Table(f"sweep {self.path}, sorted by val gain", columns, tuple(trial.row for trial in self.trials))
         lines = [Line(self.ood)] if self.ood else []
         if self.trials and self.trials[0].state == "complete":
-            lines.insert(0, Line(f"best: trial {self.trials[0].number}, {self.path / BEST_RECIPE}", style="path"))
+            best = Line(f"best: trial {self.trials[0].number}, {self.path / BEST_RECIPE}", style="path")
+            status, sentence = self.verdict
+            lines = [best, Line(sentence, status, "heading"), *lines]
         return View((table, *lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for --json."""
-        return {"sweep": str(self.path), "trials": [asdict(trial) for trial in self.trials], "ood": self.ood}
+        status, sentence = self.verdict
+        return {
+            "sweep": str(self.path),
+            "trials": [asdict(trial) for trial in self.trials],
+            "ood": self.ood,
+            "verdict": {"status": status, "sentence": sentence},
+        }
 
 
 class _BelowMedianError(NextvecError):
@@ -246,4 +256,5 @@ def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]
     evaluation = json.loads((best / EVALUATION_FILE).read_text(encoding="utf-8"))
     gain = (evaluation["splits"].get("ood") or {}).get("gain")
     ood = f"ood gain of the best: {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else ""
-    return SweepResult(folder, tuple(trials), ood)
+    verdict = Status(evaluation["verdict"]["status"]), str(evaluation["verdict"]["sentence"])
+    return SweepResult(folder, tuple(trials), ood, verdict)

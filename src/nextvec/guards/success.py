@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nextvec.core.events import Event
-from nextvec.core.formatting import Status
+from nextvec.core.formatting import Status, format_percent
+from nextvec.evaluation.results import MAX_SEEN_SHARE, SeenSplit
 from nextvec.guards.gates import EpochMetrics, selection_score
 from nextvec.recipe import Recipe
 
@@ -60,7 +61,8 @@ class Success:
 
 def evaluate_success(recipe: Recipe, history: Sequence[EpochMetrics], events: Sequence[Event]) -> Success:
     """Return the criteria of a run, from its epochs (at least one) and all its events since the first start."""
-    return Success((*_check_cosines(recipe, history), _check_aborts(events), _check_losses(recipe, history)))
+    criteria = (*_check_cosines(recipe, history), _check_aborts(events), _check_losses(recipe, history))
+    return Success((*criteria, *_check_seen_data(events)))
 
 
 def _check_cosines(recipe: Recipe, history: Sequence[EpochMetrics]) -> Iterator[Criterion]:
@@ -76,6 +78,20 @@ def _check_cosines(recipe: Recipe, history: Sequence[EpochMetrics]) -> Iterator[
         else:
             note = f"best baseline: {best[f'{split}_best_baseline']}, epoch {best['epoch']}"
             yield Criterion(name, f"{cosine:.4f}", required, cosine >= threshold, note)
+
+
+def _check_seen_data(events: Sequence[Event]) -> Iterator[Criterion]:
+    """Yield a failed criterion for each split whose rows the model has seen in training; a clean run has none."""
+    evaluations = [event.get("evaluation") or {} for event in events if event["kind"] == "evaluated"]
+    seen = evaluations[-1].get("seen") if evaluations else None
+    for name, values in (seen or {}).get("splits", {}).items():
+        split = SeenSplit(**values)
+        if split.is_tainted:
+            runs = ", ".join([*(["this run"] if split.in_run else []), *split.in_ancestors])
+            required, note = f"less than {format_percent(MAX_SEEN_SHARE, 0)}", f"trained on by {runs}"
+            yield Criterion(
+                f"{name} rows not seen in training", f"{format_percent(split.share)} seen", required, False, note
+            )
 
 
 _CLEAN_ENDS = ("interrupted", "stopped", "failed", "trained")

@@ -2,7 +2,9 @@
 
 A checkpoint is one dictionary: `format`, `model_type`, `model_config`, `model_state_dict` (the names that the original
 trainer used, so that its files and ours are read in the same way), and `recipe`, `data`, `space`, `context`, `epoch`,
-`step`, `metrics`, `version`. `resume.pt` also has `training`: optimizer, random state, metric sums and history.
+`step`, `metrics`, `version`, and `seen_rows`: hashes of all rows that the weights were trained on, those of the run's
+ancestors included (`data/seen_rows.py`). `resume.pt` also has `training`: optimizer, random state, metric sums and
+history.
 
 Files are loaded with `weights_only=True`. The SHA-256 of each is in `checkpoints.json` beside it. During a save that
 file lists the old and the new checksum, so that one of them is right whenever the writer is killed.
@@ -27,7 +29,8 @@ from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
 from nextvec.recipe import Recipe, make_recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""Format 2 had no `seen_rows`."""
 
 Checksums = dict[str, dict[str, Any]]
 """File name → `sha256` of the file, and `before`, the checksum of the file that it replaces."""

@@ -356,11 +356,10 @@ def _warnings(events: Sequence[Event]) -> tuple[tuple[Status, str], ...]:
     # Green findings are not warnings. Warnings of the run come after those of its data.
     checked = objects(last_event(events, "checked").get("findings"))
     findings = [_status_and_text(item, "message", "remedy") for item in checked]
-    texts = [words(event.get("text")) for event in events if event["kind"] == "warning"]
-    return (
-        *(finding for finding in findings if finding is not None and finding[0] != Status.GREEN),
-        *((Status.AMBER, text) for text in texts if text),
-    )
+    warnings = [
+        _status_and_text({"status": Status.AMBER, **event}, "text") for event in events if event["kind"] == "warning"
+    ]
+    return tuple(item for item in (*findings, *warnings) if item is not None and item[0] != Status.GREEN and item[1])
 
 
 def _criteria(success: Event) -> tuple[Criterion, ...]:

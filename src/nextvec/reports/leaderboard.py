@@ -20,7 +20,7 @@ from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError
 from nextvec.evaluation.results import Estimate
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of leaderboard.json; raised when a field changes its name or its meaning."""
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
@@ -55,6 +55,7 @@ _TERMINAL_COLUMNS = (
     Column("loss", "left", "fold"),
     Column("date", "left"),
     Column("gain on val (95 % CI)", "left"),
+    Column("seen", "left"),
 )
 
 
@@ -92,6 +93,8 @@ class Entry:
     gains: dict[str, Estimate]
     """Split → gain over the split's best baseline."""
     baseline: BestBaseline
+    seen: str
+    """`clean`, `35 % seen` (the share of the evaluated rows that the model was trained on), or `unknown`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -124,6 +127,10 @@ class Leaderboard(Displayable, view="nextvec.reports.leaderboard:leaderboard_vie
         """Return the leaderboard with one more entry, which replaces an older one of the same run."""
         kept = tuple(old for old in self.entries if old.run != entry.run)
         return replace(self, entries=(*kept, entry))
+
+
+_SEEN_MARKS = {"clean": "", "unknown": "unknown history"}
+"""Entry's `seen` → the mark of its name; a share is its own mark."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,9 @@ class BoardRow:
         else:
             latency = Cell(f"{self.entry.latency:.2f}ms", self.entry.latency)
             cost = [latency, Cell(format_count(self.entry.parameters), self.entry.parameters), Cell(self.entry.loss)]
-        name = f"{self.name} (baseline)" if self.is_baseline else self.name
+        # A name is marked if the row is a baseline, or if the model may have been trained on the rows of its score.
+        mark = "baseline" if self.is_baseline else _SEEN_MARKS.get(self.entry.seen, self.entry.seen)
+        name = f"{self.name} ({mark})" if mark else self.name
         return Cell(name), *cosines, *cost, Cell(self.entry.date)
 
 
@@ -196,18 +205,21 @@ def leaderboard_view(board: Leaderboard) -> View:
     """Return the table for a terminal, with each run's status and gain over the best baseline."""
     rows = []
     for row in sorted_rows(board):
-        gain = Cell("baseline")
+        gain, seen = Cell("baseline"), Cell()
         if not row.is_baseline:
+            seen = Cell(row.entry.seen, status=None if row.entry.seen == "clean" else row.entry.status)
             estimate = row.entry.gains.get("val")
             text = format_interval(estimate.value, estimate.low, estimate.high, "+") if estimate else ABSENT
             gain = Cell(text, estimate.value if estimate else None, row.entry.status)
         # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
-        rows.append(Row((Cell(row.name), *row.cells[1:], gain), "baseline" if row.is_baseline else ""))
+        rows.append(Row((Cell(row.name), *row.cells[1:], gain, seen), "baseline" if row.is_baseline else ""))
     # The notes explain only what the table contains.
     notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]
     devices = ", ".join(sorted({entry.device for entry in board.entries}))
     if devices:
         notes.append(f"Latency: median of one window on {devices}. Size: parameters. Status: the run's verdict.")
+    if any(entry.seen != "clean" for entry in board.entries):
+        notes.append("Seen: share of the evaluated rows on which the model, or an ancestor, was trained.")
     if any(SYNTHETIC in entry.name for entry in board.entries):
         notes.append(f"Names with '{SYNTHETIC}': synthetic vectors; the results do not transfer to real text.")
     table = Table("", _TERMINAL_COLUMNS, tuple(rows), is_compact=True)

@@ -59,7 +59,9 @@ def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
     recipe = facts.recipe
     data = Path(recipe["data"]["store"]).name
     tags = ["nextvec", "latent-vector-model", "next-embedding-prediction", recipe["model"]["kind"]]
-    # The hub reads scores from model-index: one result per split, each with its metrics.
+    # The hub reads scores from model-index: one result per split, each with its metrics. Scores on rows that the model
+    # was trained on are left out, because the hub shows them without the verdict.
+    seen = evaluation.seen.splits if evaluation.seen else {}
     results = [
         {
             "task": {"type": "feature-extraction", "name": "next-embedding prediction"},
@@ -67,6 +69,7 @@ def metadata(facts: RunFacts, evaluation: Evaluation) -> dict[str, Any]:
             "metrics": list(_metrics(evaluation.model or "", figures)),
         }
         for split, figures in evaluation.splits.items()
+        if split not in seen or not seen[split].is_tainted
     ]
     return {
         "library_name": "nextvec",

@@ -13,8 +13,8 @@ from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL
-from nextvec.data.checks.statistics import shared_rows
 from nextvec.data.dataset import Dataset, open_data, open_ood
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
@@ -54,6 +54,7 @@ def evaluate_best(run: Run) -> Evaluation:
         model=kind,
         notes=run.data.notes,
         latency=measure_latency(model, context, run.device, batches=LATENCY_BATCHES, repeats=LATENCY_REPEATS),
+        record=_seen_rows(checkpoint),
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
@@ -97,8 +98,7 @@ def evaluate_checkpoint(
     model = checkpoint.model().to(torch_device)
     sets = dataset.windows(length, least, torch_device)
     # Notes: everything that makes the scores hard to compare.
-    notes = dataset.notes + _leak_notes(train_store, dataset)
-    notes += [checkpoint.notice] if checkpoint.notice else []
+    notes = dataset.notes + ([checkpoint.notice] if checkpoint.notice else [])
     if dataset.ood is not None and dataset.store is not dataset.ood:
         findings = dataset.check(length, least).findings
         notes += [finding.text for finding in findings if finding.status == Status.RED and "ood" in finding.name]
@@ -111,6 +111,7 @@ def evaluate_checkpoint(
         model=model.name,
         notes=notes,
         latency=measure_latency(model, length, torch_device, batches=LATENCY_BATCHES, repeats=LATENCY_REPEATS),
+        record=_seen_rows(checkpoint),
         quiet=quiet,
     )
 
@@ -150,18 +151,9 @@ def _open_evaluated(
     raise CheckpointError(f"checkpoint {checkpoint.path}: {reason}. Use --data STORE or --ood-data FILE")
 
 
-def _leak_notes(train_store: Store | None, dataset: Dataset) -> list[str]:
-    """Return a note for each split of another store that contains vectors of the model's training set."""
-    if train_store is None or train_store.store_hash == dataset.store.store_hash:
-        return []
-    if train_store.dimensions != dataset.store.dimensions:
-        return []
-    shares = {split: shared_rows(train_store, dataset.store, split) for split in EVALUATED_SPLITS}
-    return [
-        f"{share:.1%} of the rows of {split} were in the model's training set: its score there is too high"
-        for split, share in shares.items()
-        if share > 0
-    ]
+def _seen_rows(checkpoint: Checkpoint) -> SeenRows:
+    """Return the rows that a checkpoint's weights were trained on; an incomplete record if it has none."""
+    return SeenRows.from_values(checkpoint.values.get("seen_rows"))
 
 
 def _baselines(

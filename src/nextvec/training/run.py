@@ -25,6 +25,7 @@ from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, PREVIOUS_STATE, RE
 from nextvec.core.streams import take_failures
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError, NotFiniteError
 from nextvec.guards.diagnosis import diagnose
@@ -146,6 +147,8 @@ class Run:
     baselines: dict[str, LatentModel] = field(default_factory=dict)
     baseline_cosines: dict[str, dict[str, float]] = field(default_factory=dict)
     """Split → baseline → mean cosine."""
+    seen_rows: SeenRows = field(default_factory=SeenRows)
+    """The rows that the weights were trained on: those of this run, and of the ancestors of a warm start."""
     state: TrainingState = field(default_factory=TrainingState)
     quiet: bool = False
     notices: tuple[str, ...] = ()
@@ -235,9 +238,9 @@ class Run:
         """Append lines to ood_sentinel.log."""
         append_lines(self.path / SENTINEL_LOG, lines)
 
-    def warn(self, message: str) -> None:
-        """Log a warning and record it as an event."""
-        self.event("warning", text=message)
+    def warn(self, message: str, status: Status = Status.AMBER) -> None:
+        """Log a warning and record it as an event; red if the run's scores will be worthless."""
+        self.event("warning", text=message, status=status)
         self.log(f"warning: {message}")
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -267,7 +270,7 @@ class Run:
             self.lock.release()
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a checkpoint contains besides the weights: recipe, data, space, context, progress."""
+        """Return what a checkpoint contains besides the weights: recipe, data, space, context, progress, seen rows."""
         return {
             "model_type": self.recipe.model.kind,
             "model_config": self.model.config,
@@ -287,6 +290,7 @@ class Run:
             "epoch": self.state.epoch,
             "step": self.state.step,
             "metrics": self.state.history[-1] if self.state.history else {},
+            "seen_rows": self.seen_rows.to_values(),
             "version": version("nextvec"),
         }
 
@@ -353,6 +357,7 @@ def restore_state(run: Run, saved: Checkpoint) -> None:
             stop_reason=training["stop_reason"],
         )
         run.baseline_cosines = training["baseline_cosines"]
+        run.seen_rows = SeenRows.from_values(saved.values["seen_rows"])
         random_state = training["random_state"]
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(

@@ -8,7 +8,7 @@ resume_run  opens a folder again, verifies that the data is the same, and restor
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,10 +31,12 @@ from nextvec.core.run_paths import (
 )
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
+from nextvec.data.seen_rows import SeenRows, hash_rows
 from nextvec.data.store import ENCODER, Store
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
 from nextvec.evaluation.retrieval_faiss import require_faiss
+from nextvec.evaluation.seen_data import measure_seen, seen_warning
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
 from nextvec.guards.gates import epochs_without_improvement
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
@@ -126,8 +128,19 @@ def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> 
         report = load_weights(run.model, warm_start.weights)
         run.event("warm_start", file=str(warm_start.path), **report.to_dict())
         run.log(f"warm start from {warm_start.path}: {report.summary()}")
+        run.seen_rows = SeenRows.from_values(warm_start.values.get("seen_rows"))
+    _record_seen_rows(run)
     run.write_history("running")
     save_state(run)  # from here on the run can be resumed after any interruption
+
+
+def _record_seen_rows(run: Run) -> None:
+    """Add this run's rows to those of its ancestors, and warn if val or ood are among them."""
+    run.seen_rows = run.seen_rows.after_run(run.recipe.name, hash_rows(run.train_windows))
+    seen = measure_seen(run.seen_rows, {split: run.sets[split] for split in ("val", "ood") if split in run.sets})
+    run.event("seen_data", **asdict(seen))
+    if warning := seen_warning(run.recipe.model.kind, seen):
+        run.warn(warning, seen.status)
 
 
 def _read_warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:

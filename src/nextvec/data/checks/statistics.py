@@ -116,13 +116,6 @@ def measure_fingerprint(space: Space, encoder: Space) -> Statistics:
     }
 
 
-def shared_rows(train: Store, other: Store, split: str) -> float:
-    """Return the fraction of rows of a split of `other` that are also rows of the train split of `train`."""
-    train_rows = SplitRows(train.documents, scan_rows(train.vectors), "train")
-    split_rows = SplitRows(other.documents, scan_rows(other.vectors), split)
-    return float((train_rows.count(split_rows.hash_R) > 0).mean()) if len(split_rows.hash_R) else 0.0
-
-
 def _measure_lengths(scan: RowScan, documents: DocumentTable) -> Statistics:
     """Count the rows that are NaN or infinite, zero, or not of unit length; and find the shortest and longest row."""
     # Each row has at most one of the three faults.

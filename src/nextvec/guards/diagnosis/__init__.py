@@ -39,7 +39,8 @@ PATHOLOGIES = (
         "data-leakage",
         "Data leakage",
         data.data_leakage,
-        "Remove the repeated rows, split by document, and rebuild the store.",
+        "Remove the repeated rows, split by document, and rebuild the store. Start from weights that have not seen val "
+        "or OOD.",
     ),
     Pathology(
         "shuffled-targets",

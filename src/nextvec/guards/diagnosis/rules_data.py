@@ -6,6 +6,7 @@ Each rule returns evidence, or None if the fault is absent or a number is missin
 from __future__ import annotations
 
 from nextvec.core.formatting import Status
+from nextvec.evaluation.seen_data import seen_warning
 from nextvec.guards.diagnosis.case import FAR_BELOW_BASELINE, NEAR_BASELINE, UNRELATED_COSINE, Case, Evidence
 from nextvec.guards.gates import BaselineCosines
 
@@ -63,9 +64,13 @@ def find_space_mismatch(baselines: BaselineCosines) -> str:
 
 
 def data_leakage(case: Case) -> Evidence | None:
-    """Rows or documents of val or OOD are in train."""
+    """Rows or documents of val or OOD are in train, or were in the training data of an ancestor."""
     for text in case.red_findings("groups", "val in train", "ood in train", "near duplicates in train"):
         return Evidence(Status.RED, "certain", text)
+    # An ancestor's rows are not in this run's train split, so the data check cannot find them.
+    seen = case.evaluation.seen if case.evaluation else None
+    if case.evaluation and seen and seen.status == Status.RED:
+        return Evidence(Status.RED, "certain", seen_warning(case.evaluation.model or "", seen))
     # Unseen documents that score far above seen ones are suspicious, but may just be easier.
     train, val = case.last_epoch.get("train_cosine"), case.last_epoch.get("val_cosine")
     if train is not None and val is not None and val - train > 2 * FAR_BELOW_BASELINE:

@@ -108,9 +108,11 @@ def threshold_text(gate: UpcomingGate) -> str:
 
 
 def _outcome_status(state: RunState) -> Status | None:
-    """Return the status of the verdict; before there is one, that of the last gate."""
+    """Return the status of the verdict; before there is one, that of the last gate, or red after a red warning."""
     if state.outcome.verdict is not None:
         return state.outcome.verdict[0]
+    if any(status == Status.RED for status, _ in state.outcome.warnings):
+        return Status.RED
     return state.outcome.verdicts[-1].status if state.outcome.verdicts else None
 
 
