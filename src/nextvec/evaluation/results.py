@@ -14,7 +14,8 @@ from nextvec.core.display import Displayable
 from nextvec.core.formatting import Status, format_interval, format_percent
 
 FORMAT = 3
-"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 2 had no `retrieval_gain`."""
+"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 2 had neither `retrieval_gain`
+nor `seen`."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nextvec.core.display import Displayable
-from nextvec.core.formatting import ABSENT, Status, format_interval, format_number
+from nextvec.core.formatting import ABSENT, Status, format_interval, format_number, worst
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.evaluation.results import Estimate
-from nextvec.evaluation.verdict import Outcome, split_outcome
+from nextvec.evaluation.verdict import split_outcome
 from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.run_summary import EvaluatedRun
 from nextvec.reports.tables import describe_split
@@ -43,7 +43,7 @@ class Score:
     gain: Estimate | None
     """Gain over the best baseline of the split; None for baselines."""
     status: Status | None
-    """The status of `split_outcome`; None for baselines."""
+    """The status of `split_outcome`, red on rows that the model has seen in training; None for baselines."""
     outcome: str
     """The comparison with the best baselines in cosine and retrieval; empty for baselines."""
     margin: float
@@ -85,6 +85,8 @@ class ReferenceRow:
     """A plain number if the interval is unknown (published results)."""
     difference: float | None
     """The gain minus the gain of the reference."""
+    seen: str = ""
+    """`clean`, `35 % seen` (the share of val or ood that the model was trained on) or `unknown`; empty if published."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Comparison(Displayable, view="nextvec.reports.comparison:comparison_view")
             Column("ood"),
             Column(f"gain over {'context mean' if is_published else 'best baseline'}"),
             Column(f"vs {'published' if is_published else 'reference'}"),
+            Column("seen", "left"),
         )
         return Table(
             f"{compared.title}: compared with {self.reference}",
@@ -201,14 +204,14 @@ def _scores(group: Sequence[EvaluatedRun], split: str) -> list[Score]:
             # Only the model has a gain and a name of its own; baselines are shared by all runs of the set.
             is_model = name == item.evaluation.model
             gain = result.gain if is_model else None
-            outcome = split_outcome(result) if gain else None
+            status, outcome = _split_outcome(item, split) if gain else (None, "")
             row = Score(
                 name=item.name if is_model else name,
                 is_baseline=not is_model,
                 cosine=scores.cosine,
                 gain=gain,
-                status=outcome.status if outcome else None,
-                outcome=_describe_outcome(outcome) if outcome else "",
+                status=status,
+                outcome=outcome,
                 margin=scores.margin,
                 mrr=(scores.query or scores.retrieval).mrr,
             )
@@ -259,7 +262,8 @@ def _reference_row(item: EvaluatedRun, gain: Estimate | None, reference_gain: fl
         splits[split].predictors[model].cosine.value if split in splits and model else None for split in ("val", "ood")
     ]
     difference = None if gain is None or reference_gain is None else gain.value - reference_gain
-    return ReferenceRow(item.name, cosines[0], cosines[1], gain, difference)
+    seen = item.evaluation.seen.label() if item.evaluation.seen else ""
+    return ReferenceRow(item.name, cosines[0], cosines[1], gain, difference, seen)
 
 
 def _notes(
@@ -291,8 +295,15 @@ def _evaluation_notes(evaluated: Sequence[EvaluatedRun]) -> Iterable[str]:
     return (f"{', '.join(names)} on {note}" for note, names in runs_by_note.items())
 
 
-def _describe_outcome(outcome: Outcome) -> str:
-    return OUTCOMES[outcome.cosine] + (", retrieves worse" if outcome.retrieves_worse else "")
+def _split_outcome(item: EvaluatedRun, split: str) -> tuple[Status, str]:
+    """Return status and text of a model's comparison with the best baselines of a split, seen rows considered."""
+    outcome, seen = split_outcome(item.evaluation.splits[split]), item.evaluation.seen
+    text = OUTCOMES[outcome.cosine] + (", retrieves worse" if outcome.retrieves_worse else "")
+    if seen is not None and split in seen.splits and seen.splits[split].is_tainted:
+        return Status.RED, f"no evidence: {seen.label(split)}"
+    if seen is not None and not seen.is_history_known:
+        return worst([Status.AMBER, outcome.status]), f"{text}, unknown history"
+    return outcome.status, text
 
 
 def _score_row(row: Score) -> Row:
@@ -307,6 +318,10 @@ def _score_row(row: Score) -> Row:
     return Row(cells, "" if row.is_baseline else "model")
 
 
+_SEEN_STATUSES = {"": None, "clean": None, "unknown": Status.AMBER}
+"""`seen` of a reference row → its status; a share is red."""
+
+
 def _reference_cells(row: ReferenceRow) -> Row:
     gain = row.gain.signed if isinstance(row.gain, Estimate) else format_number(row.gain, "+.4f")
     cells = (
@@ -315,5 +330,6 @@ def _reference_cells(row: ReferenceRow) -> Row:
         Cell(format_number(row.ood), row.ood),
         Cell(gain or ABSENT, _gain_value(row) if row.gain is not None else None),
         Cell(format_number(row.difference, "+.4f"), row.difference),
+        Cell(row.seen, status=_SEEN_STATUSES.get(row.seen, Status.RED)),
     )
     return Row(cells)
