@@ -34,7 +34,8 @@ class DataRecipe(Section):
     """Input data."""
 
     store: str = ""
-    """Folder of the vector store, or an .npz file of windows, which is imported once into a store next to it. Relative
+    """Folder of the vector store, or an .npz file of windows, which is imported once into a store next to it (or in the
+    cache folder, if it is on a read-only disk). Relative
     paths start at the working directory."""
     ood: str = ""
     """A store or an .npz file of windows that replaces the store's own ood split."""
