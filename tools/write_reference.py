@@ -33,8 +33,21 @@ def commands() -> str:
         "",
         "Every command is also a function with the same name and arguments: `nextvec data build` is "
         "`nextvec.data_build` (see [Python API](python.md)). Every command takes `--json`, which prints its result as "
-        "JSON. Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the sentinel, 4 non-finite, "
-        "130 interrupted.",
+        "JSON, and `--fail-on`.",
+        "",
+        "| exit code | meaning |",
+        "| ---: | --- |",
+        "| 0 | done, whatever the status of the result is: a red verdict or diagnosis is a result |",
+        "| 1 | internal error |",
+        "| 2 | bad input. This includes data that `data check` calls red, for `data check` as for `train` |",
+        "| 3 | stopped by a gate or the sentinel |",
+        "| 4 | non-finite |",
+        "| 5 | `--fail-on red` and the status is red, or `--fail-on amber` and it is amber or red |",
+        "| 130 | interrupted |",
+        "",
+        "The status is that of the verdict (`demo`, `train`, `resume`, `eval`), the worst diagnosis (`diagnose`) or "
+        "the worst finding (`data check`). A run without an epoch has nothing to diagnose and is amber. For CI: "
+        "`nextvec eval RUN --fail-on red`.",
         "",
         "`tools/write_reference.py` generates this page from the code.",
     ]

@@ -1,30 +1,33 @@
 """The command line: parses a command, shows its result, and reports errors as one line.
 
-    nextvec COMMAND … [--json]
+    nextvec COMMAND … [--json] [--fail-on {amber,red}]
 
-Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the sentinel, 4 non-finite, 130 interrupted.
+Exit codes: 0 done, 1 internal error, 2 bad input, 3 stopped by a gate or the sentinel, 4 non-finite, 5 a status that
+--fail-on names, 130 interrupted. A red verdict or diagnosis is a result, so the code is 0 unless --fail-on is set. Data
+that the check calls red are bad input.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from rich.console import Console
 
 import nextvec
 from nextvec.commands.usage import HelpFormatter, describe_usage_error
+from nextvec.core.console import Console
 from nextvec.core.files import append_lines
-from nextvec.core.formatting import Status
+from nextvec.core.formatting import STATUSES, Status
 from nextvec.core.process import prepare_process
 from nextvec.core.streams import is_stdout_closed_by_reader, protect_streams, stdout_failure
-from nextvec.errors import InputError, Interrupted, NextvecError
+from nextvec.errors import InputError, Interrupted, NextvecError, escape_controls, one_line
 
 COMMANDS = {
     "Get started": {"demo": "train:demo"},
@@ -87,6 +90,9 @@ STORED_RESULTS = frozenset(
 STANDARD_INPUT = "/dev/stdin"
 """The source of text that is written `-` on the command line."""
 
+STATUS_EXIT_CODE = 5
+"""Exit code if the status of a result is as bad as `--fail-on` says, or worse."""
+
 GLOBAL_OPTIONS = Group("Global options", sort_key=80)
 
 
@@ -145,12 +151,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_json: Annotated[
             bool, Parameter(name="--json", help="Print the result as JSON.", group=GLOBAL_OPTIONS)
         ] = False,
+        fail_on: Annotated[
+            Literal["amber", "red"] | None,
+            Parameter(
+                name="--fail-on",
+                help="Exit with 5 if the status of the result (verdict, diagnosis, data check) is this or worse.",
+                group=GLOBAL_OPTIONS,
+            ),
+        ] = None,
     ) -> int:
         command, arguments, _ = app.parse_args(words)
         result = command(*arguments.args, **arguments.kwargs)
         if result is not None:  # --help and --version print their text themselves
             _show(result, as_json=as_json)
-        code = _exit_code(result)
+        code = _exit_code(result, fail_on)
         is_stored = command.__name__ in STORED_RESULTS and not as_json
         return _check_printed(result, code, is_stored=is_stored)
 
@@ -164,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", Interrupted.exit_code)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         return _fail(f"internal error, please report it ({DEBUG}=1 shows where): {type(error).__name__}: {reason}", 1)
 
 
@@ -174,7 +188,9 @@ def _show(result: Any, *, as_json: bool) -> None:
         values = str(result) if isinstance(result, Path) else result.to_dict()
         # An encoding that lacks a character would escape it in a way that JSON does not know.
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        sys.stdout.write(json.dumps(values, ensure_ascii=not is_unicode, default=os.fspath) + "\n")
+        text = json.dumps(values, ensure_ascii=not is_unicode, default=os.fspath)
+        # JSON allows the control characters C1 in texts, but a terminal obeys them.
+        sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     elif isinstance(result, Path):
         sys.stdout.write(f"{result}\n")
     else:
@@ -199,19 +215,21 @@ def _check_printed(result: Any, code: int, *, is_stored: bool) -> int:
     if log is not None:
         with suppress(OSError):
             append_lines(log, (f"warning: {message}",))
-    sys.stderr.write(f"nextvec: {message}\n")
+    sys.stderr.write(f"nextvec: {escape_controls(message)}\n")
     return code or (0 if is_stored or is_stdout_closed_by_reader() else InputError.exit_code)
 
 
-def _exit_code(result: Any) -> int:
-    """Return a result's exit code. A red data check exits with 2, so that `check && train` stops there."""
-    red = getattr(result, "status", None) == Status.RED
-    return int(getattr(result, "exit_code", InputError.exit_code if red else 0))
+def _exit_code(result: Any, fail_on: str | None = None) -> int:
+    """Return a result's exit code: its own; else STATUS_EXIT_CODE if its status is `fail_on` or worse; else 0."""
+    code, status = int(getattr(result, "exit_code", 0)), getattr(result, "status", None)
+    if code == 0 and fail_on and status in STATUSES and STATUSES.index(status) >= STATUSES.index(Status(fail_on)):
+        return STATUS_EXIT_CODE
+    return code
 
 
 def _fail(message: str, code: int) -> int:
     """Report an error as one line on standard error. With NEXTVEC_DEBUG set, show the traceback instead."""
     if os.environ.get(DEBUG):
         raise
-    sys.stderr.write(f"nextvec: {message}\n")
+    sys.stderr.write(f"nextvec: {escape_controls(message)}\n")
     return code

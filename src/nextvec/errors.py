@@ -18,11 +18,21 @@ class NextvecError(Exception):
 
     def __str__(self) -> str:
         """Return the text on one line. Names from a file may contain line breaks or terminal control characters."""
-        return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
+        return escape_controls(super().__str__())
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters (C0, DEL, C1) and Unicode's line and paragraph separators."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters (C0, DEL, C1), Unicode's line and paragraph separators, and marks that change the direction."""
+
+
+def escape_controls(text: str, keep: str = "") -> str:
+    """Return text with control characters as visible escapes, except those in `keep`.
+
+    A terminal would obey them: names and messages from files could move its cursor or change its colors.
+    """
+    return _CONTROL.sub(
+        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text
+    )
 
 
 class InputError(NextvecError, ValueError):
@@ -84,7 +94,7 @@ class Interrupted(NextvecError):  # noqa: N818 - not an error, hence no `Error` 
 
 def one_line(error: BaseException) -> str:
     """Return the message of another package's error in one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = escape_controls(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 

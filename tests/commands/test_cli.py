@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import nextvec
+from nextvec import cli
 from nextvec.cli import COMMANDS, main
+from nextvec.core.formatting import Status
 from nextvec.data.store import Store
 from nextvec.recipe import Recipe, load_recipe
 
@@ -82,6 +86,21 @@ def test_from_text_to_a_evaluated_model(notes: Path, tmp_path: Path, capsys: Cap
     again = json.loads(capsys.readouterr().out)
     assert again["splits"]["val"]["predictors"]["amn"]["cosine"] == predictors_of(result, "val")["amn"]["cosine"]
     assert main(["resume", str(run), "--quiet"]) == 0
+    # A status is a result: the exit code is 0 unless --fail-on asks for another one.
+    for words in (["eval", str(run), "--quiet"], ["diagnose", str(run)]):
+        assert main([*words, "--json"]) == 0
+        values = json.loads(capsys.readouterr().out.splitlines()[-1])
+        status = values["verdict"]["status"] if "verdict" in values else values["status"]
+        assert main([*words, "--fail-on", "red"]) == (5 if status == "red" else 0)
+        assert main(["--fail-on", "amber", *words]) == (0 if status == "green" else 5)
+    capsys.readouterr()
+    # A run that died before its first epoch has nothing to diagnose.
+    lines = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / "events.jsonl").write_text("".join(lines[:2]))
+    assert main(["diagnose", str(early)]) == 0 and main(["diagnose", str(early), "--fail-on", "amber"]) == 5
+    assert "▲ Nothing to assess: the run has no epoch yet." in capsys.readouterr().out
 
 
 def predictors_of(result: dict, split: str) -> dict:
@@ -219,6 +238,43 @@ def test_a_full_disk_is_one_line_and_leaves_no_run(toy_store: Store, tmp_path: P
     lines = [line for line in done.stderr.splitlines() if line.startswith("nextvec: ")]
     assert done.returncode == 2 and len(lines) == 1 and "cannot write" in lines[0], done.stderr
     assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("status", "fail_on", "code"),
+    [
+        ("green", None, 0), ("amber", None, 0), ("red", None, 0),
+        ("green", "red", 0), ("amber", "red", 0), ("red", "red", 5),
+        ("green", "amber", 0), ("amber", "amber", 5), ("red", "amber", 5),
+    ],
+)  # fmt: skip
+def test_fail_on_decides_the_exit_code_of_a_status(status: str, fail_on: str | None, code: int) -> None:
+    assert cli._exit_code(SimpleNamespace(status=Status(status)), fail_on) == code
+    assert cli._exit_code(SimpleNamespace(status=Status(status), exit_code=3), fail_on) == 3, "its own code counts"
+    assert cli._exit_code(SimpleNamespace(), fail_on) == 0
+
+
+def test_control_characters_of_the_user_do_not_come_back(capsys: Capture) -> None:
+    assert main(["train", "a\x1b[2Jb"]) == 2 and main(["\x1b[31mred"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "b.toml").write_bytes(b'\xef\xbb\xbfname = "marked"\n')
+    assert main(["recipe", "show", str(tmp_path / "b.toml")]) == 0
+    assert "marked" in capsys.readouterr().out
+
+
+def test_a_checkpoint_with_python_objects_names_them_and_the_remedy(tmp_path: Path, capsys: Capture) -> None:
+    values = {"model_type": "amn", "model_state_dict": {"a": torch.ones(1)}, "val_cosine": np.float64(0.5)}
+    torch.save(values, tmp_path / "c.pt")
+    assert main(["eval", str(tmp_path / "c.pt"), "--quiet"]) == 2
+    line = capsys.readouterr().err
+    assert "multiarray.scalar" in line and "\x1b" not in line and line.count("\n") == 1
+    # The remedy works as it is written.
+    exec(line.partition("save it again: ")[2])
+    assert main(["eval", str(tmp_path / "c_clean.pt"), "--quiet"]) == 2
+    assert "Python objects" not in capsys.readouterr().err
 
 
 def test_a_red_check_exits_with_2(other_store: Callable[..., Store], capsys: Capture) -> None:

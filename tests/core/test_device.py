@@ -116,3 +116,17 @@ def test_preparing_the_process_does_not_load_torch():
     code = "import sys, nextvec.core.process; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("CUDA:0", "cuda:0"), ("metal", "mps")]
+)
+def test_other_names_of_a_device_suggest_torchs_name(name, meant):
+    with pytest.raises(InputError, match=f"^device '{name}' is unknown. Did you mean '{meant}'\\?$"):
+        resolve_device(name)
+
+
+def test_more_threads_than_cores_are_refused():
+    cores = device_module.available_cores()
+    with pytest.raises(InputError, match=f"^runtime.threads is {cores + 1}, but this process has {cores} cores"):
+        set_threads(cores + 1)

@@ -115,3 +115,26 @@ def test_code_in_advice_is_code_in_html_and_has_no_backticks_in_a_terminal():
 def test_backticks_in_the_name_of_a_run_are_shown():
     line = Line("`amn` beats ridge.")
     assert show(line) == "`amn` beats ridge." and "`amn`" in line.html() and "\\`amn\\`" in line.markdown()
+
+
+WIDE = Table(
+    "val: 90 windows",
+    (*columns_of("predictor", "cosine (95 % CI)", "gain (95 % CI)"), Column("outcome", "left"), Column("MRR")),
+    (
+        Row((Cell("amn"), Cell("0.5940 ± 0.0020"), Cell("+0.0150 ± 0.0015"), Cell("beats it"), Cell("0.285")), "model"),
+        Row((Cell("ridge"), Cell("0.5790 ± 0.0020"), Cell(""), Cell(""), Cell("0.270"))),
+    ),
+)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40])
+def test_a_table_that_does_not_fit_shows_each_value_on_its_own_line(width):
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(View((WIDE,)))
+    words = " ".join(captured.get().split())
+    for text in ("amn cosine (95 % CI): 0.5940 ± 0.0020", "gain (95 % CI): +0.0150 ± 0.0015", "MRR: 0.270", "ridge"):
+        assert text in words, "no value is cut"
+    assert "…" not in words and words.count("outcome:") == 1, "empty cells are left out"
+    assert all(len(line.rstrip()) <= width for line in captured.get().splitlines())
+    assert "─" in show(TABLE), "a table that fits has columns"

@@ -331,7 +331,9 @@ def test_reasons_report_what_the_cosine_hides():
     )
     reasons = " | ".join(make_verdict("amn", {"val": split(ABOVE, margin=-0.05, groups=7)}).reasons["val"])
     assert "closer to the last context vector than to the target: margin -0.050, ridge -0.300" in reasons
-    assert "only 7 independent documents" in reasons
+    assert "only 7 documents, so the intervals are wide" in reasons
+    grouped = replace(split(ABOVE, groups=7), documents=150)
+    assert "only 7 independent groups (documents of one book" in make_verdict("amn", {"val": grouped}).reasons["val"][2]
 
 
 def test_ranked_returns_the_model_first_then_descending_cosines():

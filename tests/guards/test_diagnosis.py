@@ -265,3 +265,11 @@ def test_the_failed_runs_checkpoint_mismatch_is_the_only_diagnosis():
     """An LSTM at 0.57 in training and 0.41 in the benchmark."""
     mismatch = {"kind": "mismatch", "trained": 0.57, "evaluated": 0.41}
     assert diagnose(make_case(events=[mismatch])).ids == ["train-eval-mismatch"]
+
+
+def test_a_run_without_an_epoch_has_nothing_to_assess_and_is_not_green():
+    nothing = diagnose(Case())
+    assert nothing.items == () and nothing.status == "amber" and nothing.to_dict()["status"] == "amber"
+    assert nothing.view().blocks[0].text == "Nothing to assess: the run has no epoch yet."
+    failed = diagnose(Case(events=[{"kind": "failed", "reason": "the gradient is not finite"}]))
+    assert failed.status == "red", "a failure before the first epoch is reported"

@@ -257,3 +257,21 @@ def test_suggested_gates_are_valid_recipe_text_and_scale_with_the_data():
     )
     closer = suggest_gates("x", {"val": {"train-mean": 0.5, "ridge": 0.55}})
     assert closer.gates[0]["red"] > first.red
+
+
+def test_the_losses_of_one_epoch_are_not_assessed():
+    """A single epoch has no trend: neither passed nor failed, and the summary says so. NaN fails at once."""
+    success = outcome(make_history({1: 0.57}, train_loss_info=1.3))
+    losses = success.criteria[-1]
+    assert losses.passed is None and not success.passed and losses.line.startswith("not assessed  losses converge")
+    assert success.lines("green")[0] == "success criteria: 3 of 4 met, 1 not assessed"
+    assert outcome(make_history({1: 0.57}, train_loss_info=math.nan)).criteria[-1].passed is False
+    assert success.to_dict()["criteria"][-1]["passed"] is None
+
+
+def test_gates_after_the_last_epoch_are_warned_about():
+    recipe = load_recipe("amn-790k-production", ["training.epochs=6"])
+    (warning,) = [text for text in recipe_warnings(recipe, True) if "never run" in text]
+    assert warning.startswith("These gates and sentinel checks never run, because training.epochs is 6: ")
+    assert "val_cosine at epoch 10" in warning and "ood_cosine at epoch 10" in warning and "epoch 6," not in warning
+    assert not [text for text in recipe_warnings(load_recipe("amn-790k-production"), True) if "never run" in text]

@@ -6,12 +6,31 @@ A display that cannot be written any more never ends the work: see `nextvec.core
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from nextvec.errors import escape_controls
+
+
+class Console(RichConsole):
+    """A console that shows control characters in texts as escapes: ESC becomes four visible characters.
+
+    Names, texts and messages come from files of others. An escape sequence in them must not reach the terminal. Rich's
+    own colors and cursor movements are no texts, so they stay.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of a renderable, with visible control characters."""
+        for segment in super().render(renderable, options):
+            is_clean = segment.control or segment.text.isprintable() or segment.text == "\n"
+            yield segment if is_clean else segment._replace(text=escape_controls(segment.text, keep="\n"))
+
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Often enough to see that a job is alive, rarely enough for a log file of an overnight run."""

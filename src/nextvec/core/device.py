@@ -5,6 +5,7 @@ Settings that do not need torch are in `core/process.py`.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,9 @@ from nextvec.errors import InputError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
+"""Names that people use for a device → torch's name."""
+
 
 def resolve_device(name: str) -> tuple[torch.device, str | None]:
     """Return the torch device for a name of `DEVICES` (or ``cuda:1``), and a notice if it falls back to the CPU.
@@ -24,7 +28,9 @@ def resolve_device(name: str) -> tuple[torch.device, str | None]:
     # A number is allowed after the name of a kind of device only: "cuda:1", but not "auto:1".
     kind, colon, number = name.partition(":")
     if kind not in DEVICES or (colon and (kind == "auto" or not (number.isascii() and number.isdecimal()))):
-        raise InputError(f"device '{name}' is unknown.{did_you_mean(kind, DEVICES)}")
+        meant = _ALIASES.get(kind.lower(), kind.lower())
+        hint = f" Did you mean '{meant}{colon}{number}'?" if meant in DEVICES and meant != kind else ""
+        raise InputError(f"device '{name}' is unknown.{hint or did_you_mean(kind, DEVICES)}")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind == "auto":
         return torch.device(next(device for device in ("cuda", "mps", "cpu") if available[device])), None
@@ -66,10 +72,21 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def set_threads(threads: int | None) -> int:
-    """Set the number of CPU threads (None: torch's default, one per core), and return the number in use."""
+    """Set the number of CPU threads (None: torch's default, one per core), and return the number in use.
+
+    Raises InputError for more threads than cores: they would only wait for each other.
+    """
     if threads is not None:
+        cores = available_cores()
+        if threads > cores:
+            raise InputError(f"runtime.threads is {threads}, but this process has {cores} cores. Set at most {cores}.")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_everything(seed: int) -> None:

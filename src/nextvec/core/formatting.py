@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 
@@ -30,6 +30,23 @@ COLORS: dict[Status, str] = {Status.GREEN: "green", Status.AMBER: "yellow", Stat
 def worst(statuses: Iterable[Status]) -> Status:
     """Return the worst status; green if there is none."""
     return max(statuses, key=STATUSES.index, default=Status.GREEN)
+
+
+def outcome_word(passed: bool | None) -> str:
+    """Return the outcome of a criterion as one word or two."""
+    return "not assessed" if passed is None else "pass" if passed else "FAIL"
+
+
+def outcome_status(passed: bool | None) -> Status:
+    """Return the stoplight status of a criterion's outcome."""
+    return Status.AMBER if passed is None else Status.GREEN if passed else Status.RED
+
+
+def summarize_criteria(passed: Sequence[bool | None]) -> str:
+    """Return how many criteria are met, and how many could not be assessed, as text."""
+    unknown = sum(outcome is None for outcome in passed)
+    not_assessed = f", {unknown} not assessed" if unknown else ""
+    return f"success criteria: {sum(outcome is True for outcome in passed)} of {len(passed)} met{not_assessed}"
 
 
 ABSENT = "–"

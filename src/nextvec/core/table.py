@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -78,8 +78,25 @@ class Table:
     is_compact: bool = False
     """Whether a terminal leaves out the space between columns, for tables with many of them."""
 
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table for a terminal; where its columns do not fit, one block of lines for each row."""
+        table = self.rich()
+        fits = table.__rich_measure__(console, options.update(max_width=10_000)).minimum <= options.max_width
+        yield table if fits else Group(*self._stacked())
+
+    def _stacked(self) -> Iterator[Text]:
+        """Yield the rows below each other: the name of a row, then its other cells with their headers."""
+        if self.title:
+            yield Text(self.title, "bold")
+        for row in self.rows:
+            name, *cells = row.cells
+            yield Text.assemble(_rich_cell(name), style=_ROW_STYLES[row.style])
+            for column, cell in zip(self.columns[1:], cells, strict=True):
+                if cell.plain:
+                    yield Text.assemble(f"  {column.header}: ", _rich_cell(cell), style=_ROW_STYLES[row.style])
+
     def rich(self) -> RichTable:
-        """Return the table for a terminal."""
+        """Return the table with all its columns for a terminal."""
         table = RichTable(
             title=Text(self.title) if self.title else None,
             title_justify="left",
@@ -100,8 +117,6 @@ class Table:
         for row in self.rows:
             table.add_row(*map(_rich_cell, row.cells), style=_ROW_STYLES[row.style])
         return table
-
-    __rich__ = rich
 
     def markdown(self) -> str:
         """Return the title and the table as GitHub Markdown."""

@@ -14,7 +14,12 @@ from nextvec.errors import StoreError
 
 SPLITS = ("train", "val", "ood")
 MIN_GROUPS = 20
-"""Number of independent documents in a split below which a bootstrap interval is unreliable."""
+"""Number of independent groups of documents in a split below which a bootstrap interval is unreliable."""
+
+
+def count_groups(groups: int) -> str:
+    """Return the number of independent groups of documents as text. Documents of one book are not independent."""
+    return f"{groups:,} independent group{'' if groups == 1 else 's'} (documents of one book or with equal vectors)"
 
 
 @dataclass(frozen=True)

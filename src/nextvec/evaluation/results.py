@@ -308,6 +308,11 @@ class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
     seen: SeenData | None = None
     """The evaluated rows that the model was trained on; None if no checkpoint was evaluated."""
 
+    @property
+    def status(self) -> Status:
+        """The status of the verdict; amber without one, because nothing is proved."""
+        return self.verdict.status if self.verdict else Status.AMBER
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {"format": FORMAT, **asdict(self)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from nextvec.core.formatting import STATUSES, Status, worst
-from nextvec.data.splits import MIN_GROUPS
+from nextvec.data.splits import MIN_GROUPS, count_groups
 from nextvec.evaluation.results import Estimate, RetrievalGain, SplitResult, Verdict
 
 MRR_RESOLUTION = 0.0005
@@ -138,4 +138,7 @@ def _reasons(model: str, split: SplitResult) -> Iterator[str]:
             f"{split.best_baseline} {best.margin:+.3f}"
         )
     if split.groups < MIN_GROUPS:
-        yield f"only {split.groups} independent documents, so the intervals are wide; add documents to this split"
+        # Fewer groups than documents: documents that share a book or vectors count once.
+        is_grouped = split.groups < split.documents
+        amount = f"{split.documents} documents" if not is_grouped else count_groups(split.groups)
+        yield f"only {amount}, so the intervals are wide; add documents to this split"

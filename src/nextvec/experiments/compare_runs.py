@@ -38,6 +38,12 @@ def compare_runs(
     remarks = {str(run.path): run.state for run in facts if run.state}
     evaluated = _evaluate_on(data, facts, remarks, device, quiet) if data else stored_evaluations(facts)
 
+    if data and not evaluated:
+        reasons = "; ".join(f"{name}: {remark.rstrip('.')}" for name, remark in remarks.items())
+        raise InputError(
+            f"compare: no run could be evaluated on {', '.join(data)} ({reasons}). Pass a store that fits."
+        )
+
     # A run that serves as the baseline needs an evaluation.
     reference = str(Path(baseline).resolve()) if baseline and not published else baseline
     if baseline and not published and not any(item.run == reference for item in evaluated):

@@ -13,6 +13,7 @@ from typing import Any
 from nextvec.core.display import Displayable
 from nextvec.core.events import read_events
 from nextvec.core.files import write_json, write_text
+from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE, TRAINING_LOG
 from nextvec.core.table import Line, View
 from nextvec.errors import NextvecError, NotFiniteError, StoppedError
@@ -61,10 +62,16 @@ class TrainedRun(Displayable):
         """Return plain values, for --json."""
         return {
             "run": str(self.path),
+            "status": self.status.value,
             "evaluation": self.evaluation.to_dict(),
             "success": self.success.to_dict(),
-            **self.diagnoses.to_dict(),
+            "diagnoses": self.diagnoses.to_dict()["diagnoses"],
         }
+
+    @property
+    def status(self) -> Status:
+        """The status of the verdict."""
+        return self.evaluation.status
 
 
 def train_recipe(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from nextvec.core.console import show
 from nextvec.core.events import read_events
 from nextvec.core.files import lock, make_folder, write_all, write_json, writing
+from nextvec.core.formatting import summarize_criteria
 from nextvec.core.run_paths import HISTORY_FILE, RESUME_STATE
 from nextvec.core.streams import take_failures
 from nextvec.errors import InputError
@@ -230,8 +231,7 @@ def _verdict_line(history: dict[str, Any]) -> str:
     verdict = history.get("verdict") or {}
     line = f"{verdict.get('status', '')}: {verdict.get('sentence', '')}"
     criteria = (history.get("success") or {}).get("criteria", [])
-    met = sum(bool(criterion["passed"]) for criterion in criteria)
-    return f"{line} · success criteria: {met} of {len(criteria)} met" if criteria else line
+    return f"{line} · {summarize_criteria([criterion['passed'] for criterion in criteria])}" if criteria else line
 
 
 def now() -> str:

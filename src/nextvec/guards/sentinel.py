@@ -22,6 +22,7 @@ def recipe_warnings(recipe: Recipe, has_ood: bool) -> list[str]:
     warnings = []
     if not has_ood and any(gate.metric.startswith("ood_") for gate in recipe.gates):
         warnings.append("The sentinel is off, because there is no OOD set. Set data.ood (--ood-data).")
+    warnings += _unreached_gates(recipe)
     objective = recipe.objective
     # The two settings of the failed runs: no contrastive term, and raw addition of terms of unequal size.
     if objective.info_nce == 0 and objective.loss_weighting == "raw":
@@ -40,3 +41,18 @@ def recipe_warnings(recipe: Recipe, has_ood: bool) -> list[str]:
         if evidence := rule(case):
             warnings.append(evidence.text)
     return warnings
+
+
+def _unreached_gates(recipe: Recipe) -> list[str]:
+    """Return a warning about gates whose epoch is after the last one, so that they never run."""
+    last = recipe.training.epochs
+    unreached = [
+        f"{gate.metric} at epoch {epoch}" for gate in recipe.gates for epoch in sorted(set(gate.epoch)) if epoch > last
+    ]
+    if not unreached:
+        return []
+    is_sentinel = any(text.startswith("ood_") for text in unreached)
+    return [
+        f"These {'gates and sentinel checks' if is_sentinel else 'gates'} never run, because training.epochs is "
+        f"{last}: {', '.join(unreached)}. Set earlier epochs, or raise training.epochs."
+    ]

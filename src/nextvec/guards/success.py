@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nextvec.core.events import Event
-from nextvec.core.formatting import Status, format_percent
+from nextvec.core.formatting import Status, format_percent, outcome_word, summarize_criteria
 from nextvec.evaluation.results import MAX_SEEN_SHARE, SeenSplit
 from nextvec.guards.gates import EpochMetrics, selection_score
 from nextvec.recipe import Recipe
+
+MIN_TREND_EPOCHS = 2
+"""Epochs from which losses can be said to converge: their first and last values are then two measurements."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Criterion:
     name: str
     measured: str
     required: str
-    passed: bool
+    passed: bool | None
+    """None if it could not be assessed, which is not a pass."""
     note: str = ""
     """Context of the measured value, such as the best baseline."""
 
@@ -32,7 +36,7 @@ class Criterion:
     def line(self) -> str:
         """The criterion as one line."""
         note = f" ({self.note})" if self.note else ""
-        return f"{'pass' if self.passed else 'FAIL'}  {self.name}: {self.measured}, required {self.required}{note}"
+        return f"{outcome_word(self.passed)}  {self.name}: {self.measured}, required {self.required}{note}"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,11 @@ class Success:
     @property
     def passed(self) -> bool:
         """Whether all criteria are met."""
-        return all(criterion.passed for criterion in self.criteria)
+        return all(criterion.passed is True for criterion in self.criteria)
 
     def lines(self, verdict: Status | None) -> list[str]:
         """Return the criteria as lines. `verdict` is the status of the evaluation; None if there is none."""
-        met = sum(criterion.passed for criterion in self.criteria)
-        summary = f"success criteria: {met} of {len(self.criteria)} met"
+        summary = summarize_criteria([criterion.passed for criterion in self.criteria])
         if self.passed and verdict not in (Status.GREEN, None):
             summary += f", but the verdict is {verdict}"
         return [summary, *(f"  {criterion.line}" for criterion in self.criteria)]
@@ -120,10 +123,13 @@ def _check_losses(recipe: Recipe, history: Sequence[EpochMetrics]) -> Criterion:
     # Moment and variance may rise while the supervised terms fall; they count only if there is no other term.
     main = [term for term in terms if term in ("mse", "info")] or terms
     losses = {term: (float(first[f"train_loss_{term}"]), float(last[f"train_loss_{term}"])) for term in main}
-    # A single epoch has no trend, so its losses count as falling.
-    is_falling = len(history) == 1 or all(end <= start for start, end in losses.values())
+    is_falling = all(end <= start for start, end in losses.values())
     measured = ", ".join(f"{term} {start:.3g} → {end:.3g}" for term, (start, end) in losses.items())
-    return Criterion("losses converge, none NaN or infinite", measured, "falling, finite", is_finite and is_falling)
+    name, required = "losses converge, none NaN or infinite", "falling, finite"
+    # A single epoch has no trend, whatever its losses are.
+    if is_finite and len(history) < MIN_TREND_EPOCHS:
+        return Criterion(name, measured, required, None, f"{len(history)} epoch; a trend needs {MIN_TREND_EPOCHS}")
+    return Criterion(name, measured, required, is_finite and is_falling)
 
 
 def _is_finite(value: object) -> bool:

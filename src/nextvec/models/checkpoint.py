@@ -13,6 +13,8 @@ file lists the old and the new checksum, so that one of them is right whenever t
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import tomllib
 import zipfile
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from nextvec.core.files import sha256_of
 from nextvec.core.run_paths import BEST_MODEL, CHECKSUMS_FILE
-from nextvec.errors import CheckpointError, DamagedCheckpointError
+from nextvec.errors import CheckpointError, DamagedCheckpointError, one_line
 from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
 from nextvec.recipe import Recipe, make_recipe
@@ -143,12 +145,37 @@ def _read(path: Path, checksums: Checksums) -> Checkpoint:
             _require_intact_members(path)
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types of errors for a damaged file
-        reason = " ".join(str(error).split())[:160]
+        if foreign := _foreign_objects(path, error):
+            raise CheckpointError(f"checkpoint {path}: {foreign}") from error
+        reason = one_line(error).partition(". ")[0]
         raise DamagedCheckpointError(
             f"checkpoint {path}: not a readable file of tensors and plain values ({type(error).__name__}: {reason})"
         ) from error
     _require_format(path, values)
     return Checkpoint(path, values)
+
+
+def _foreign_objects(path: Path, error: Exception) -> str:
+    """Return which objects besides tensors and plain values a checkpoint contains, and how to save it without them.
+
+    Empty if the file contains none, or is damaged.
+    """
+    if not isinstance(error, pickle.UnpicklingError):
+        return ""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a damaged file, or one of an old format that torch cannot search
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    if not names:
+        return ""
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    clean = path.with_name(f"{path.stem}_clean.pt")
+    return (
+        f"it contains Python objects ({listed}), which can run code when they are loaded. If you trust the file, save "
+        f"it again: import torch; values = torch.load({str(path)!r}, weights_only=False); "
+        f"torch.save({{'model_type': values['model_type'], 'model_state_dict': {{name: torch.as_tensor(value) for "
+        f"name, value in values['model_state_dict'].items()}}}}, {str(clean)!r})"
+    )
 
 
 def _require_intact_members(path: Path) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nextvec.core.events import Event, count, finite, number, words
-from nextvec.core.formatting import COLORS, SYMBOLS, Status, format_number, format_percent
+from nextvec.core.formatting import COLORS, SYMBOLS, Status, format_number, format_percent, outcome_status, outcome_word
 from nextvec.core.table import rich_code
 from nextvec.monitor.gates import GateVerdict, UpcomingGate
 from nextvec.monitor.state import RunState
@@ -229,8 +229,8 @@ def _outcome(state: RunState) -> Iterator[RenderableType]:
         yield Text(f"success criteria{on_synthetic}", style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
         for item in outcome.criteria:
-            status = Status.GREEN if item.passed else Status.RED
-            result = Text.assemble((SYMBOLS[status], COLORS[status]), " pass" if item.passed else " FAIL")
+            status = outcome_status(item.passed)
+            result = Text.assemble((SYMBOLS[status], COLORS[status]), f" {outcome_word(item.passed)}")
             table.add_row(
                 result, Text(item.name), Text(item.measured), Text(item.required), Text(item.note, style="dim")
             )

@@ -169,7 +169,8 @@ class Criterion:
     name: str
     measured: str
     required: str
-    passed: bool
+    passed: bool | None
+    """None if it could not be assessed."""
     note: str
 
 
@@ -368,7 +369,7 @@ def _criteria(success: Event) -> tuple[Criterion, ...]:
             name=words(item.get("name")),
             measured=words(item.get("measured")),
             required=words(item.get("required")),
-            passed=item.get("passed") is True,
+            passed=passed if isinstance(passed := item.get("passed"), bool) or passed is None else False,
             note=words(item.get("note")),
         )
         for item in objects(success.get("criteria"))

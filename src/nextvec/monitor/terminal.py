@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
 from rich.live import Live
 
+from nextvec.core.console import Console
 from nextvec.core.streams import stdout_failure
 from nextvec.monitor.dashboard import runs_view
 from nextvec.monitor.discovery import WatchedRun, existing_states

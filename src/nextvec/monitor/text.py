@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from nextvec.core.events import Event, count, number, words
-from nextvec.core.formatting import SYMBOLS, Status, format_number, plain_text
+from nextvec.core.formatting import SYMBOLS, Status, format_number, outcome_status, outcome_word, plain_text
 from nextvec.monitor.state import Progress, RunState
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -134,10 +134,9 @@ def _outcome_lines(before: RunState | None, now: RunState) -> Iterator[str]:
         yield f"{SYMBOLS[status]} verdict{' on synthetic data' if now.info.is_synthetic else ''}: {sentence}"
     if before is None or not before.outcome.criteria:
         for item in now.outcome.criteria:
-            symbol = SYMBOLS[Status.GREEN if item.passed else Status.RED]
+            symbol = SYMBOLS[outcome_status(item.passed)]
             note = f" ({item.note})" if item.note else ""
-            result = "pass" if item.passed else "FAIL"
-            yield f"{symbol} {result} {item.name}: {item.measured}, required {item.required}{note}"
+            yield f"{symbol} {outcome_word(item.passed)} {item.name}: {item.measured}, required {item.required}{note}"
 
 
 def _status_key(state: RunState) -> tuple[str, bool]:

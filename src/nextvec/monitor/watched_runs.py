@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 
+from nextvec.core.console import Console
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import format_number
 from nextvec.core.table import Cell, Column, Row, Table, View

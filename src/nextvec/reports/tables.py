@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nextvec.core.formatting import Status, format_interval, format_number
+from nextvec.core.formatting import format_interval, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ def verdict_view(verdict: Verdict) -> View:
 def diagnoses_view(diagnoses: Diagnoses) -> View:
     """Return each diagnosis with its confidence, its evidence and the advice."""
     if not diagnoses.items:
-        return View((Line("No known problem detected.", Status.GREEN, "heading"),))
+        text = "No known problem detected." if diagnoses.has_epochs else "Nothing to assess: the run has no epoch yet."
+        return View((Line(text, diagnoses.status, "heading"),))
     # Diagnoses are sorted by severity and confidence already.
     blocks = []
     for item in diagnoses.items:

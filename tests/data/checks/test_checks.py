@@ -183,7 +183,7 @@ def test_few_independent_documents_are_amber(make_store, sound):
     groups = np.arange(120)
     groups[60:90] = 60 + np.arange(30) % (MIN_GROUPS - 1)
     fault = only_fault(check_store(make_store(*sound, PLAN, groups=groups), 5))
-    assert (fault.name, fault.status) == ("val windows", "amber") and "20 independent documents" in fault.text
+    assert (fault.name, fault.status) == ("val windows", "amber") and "20 independent groups of documents" in fault.text
     groups[60:90] = 60 + np.arange(30) % MIN_GROUPS
     assert check_store(make_store(*sound, PLAN, groups=groups), 5).status == "green"
 

@@ -35,6 +35,7 @@ from nextvec.data.checks.rules_windows import check_lone_windows, check_targets,
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
 from nextvec.data.space import Space
 from nextvec.data.store import Store
+from nextvec.errors import InputError
 
 RULES: tuple[Callable[[Statistics], Iterator[Finding]], ...] = (
     check_values,
@@ -77,6 +78,11 @@ class CheckReport(Displayable, view="nextvec.reports.tables:check_view"):
     def status(self) -> Status:
         """The worst status of all findings."""
         return self.worst.status
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `data check`: red data are bad input, so that `check && train` stops there."""
+        return InputError.exit_code if self.status == Status.RED else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

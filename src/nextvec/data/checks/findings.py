@@ -157,8 +157,8 @@ TEMPLATES = {
     ),
     "few documents": Template(
         "{split} windows",
-        "{split} has {windows:,} windows in {documents:,} documents{short}. With fewer than {minimum} independent "
-        "documents, confidence intervals are wide.",
+        "{split} has {windows:,} windows in {documents:,} documents{short}{groups}. With fewer than {minimum} "
+        "independent groups of documents, confidence intervals are wide.",
         "Add documents to {split}.",
     ),
     # Files of windows, as their import found them.

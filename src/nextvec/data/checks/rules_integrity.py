@@ -13,7 +13,7 @@ from nextvec.data.checks.duplicates import NEAR_COSINE
 from nextvec.data.checks.findings import Finding, Statistics, make_finding
 from nextvec.data.checks.statistics import NORM_TOLERANCE
 from nextvec.data.space import SAME_SPACE_COSINE
-from nextvec.data.splits import MIN_GROUPS, SPLITS
+from nextvec.data.splits import MIN_GROUPS, SPLITS, count_groups
 
 MAX_LEAK_SHARE = 0.01
 """Fraction of a split's rows that may also be in train before its scores are meaningless (red)."""
@@ -161,6 +161,7 @@ def check_windows(statistics: Statistics) -> Iterator[Finding]:
             documents = split["documents"]
             yield make_finding("no windows", status_if_missing, split=name, documents=documents, chunks=chunks)
         elif name != "train" and split["groups"] < MIN_GROUPS:
-            yield make_finding("few documents", Status.AMBER, minimum=MIN_GROUPS, **measured)
+            groups = f", which form {count_groups(split['groups'])}" if split["groups"] < measured["documents"] else ""
+            yield make_finding("few documents", Status.AMBER, minimum=MIN_GROUPS, groups=groups, **measured)
         else:
             yield make_finding("windows", Status.GREEN, **measured)

@@ -204,4 +204,4 @@ def diagnose(case: Case) -> Diagnoses:
     ]
     # The sort is stable: pathologies of equal status and confidence keep the order of the table.
     items.sort(key=lambda item: (-STATUSES.index(item.status), CONFIDENCES.index(item.confidence)))
-    return Diagnoses(tuple(items))
+    return Diagnoses(tuple(items), has_epochs=bool(case.history) or case.evaluation is not None)

@@ -143,11 +143,13 @@ class Diagnoses(Displayable, view="nextvec.reports.tables:diagnoses_view"):
     """All diagnoses of a case, the most severe and most confident first."""
 
     items: tuple[Diagnosis, ...]
+    has_epochs: bool = True
+    """Whether the run has finished an epoch or was evaluated. Without either there is nothing to assess."""
 
     @property
     def status(self) -> Status:
-        """The worst status; green without any diagnosis."""
-        return worst(item.status for item in self.items)
+        """The worst status. Without any diagnosis: green, or amber if there is nothing to assess."""
+        return worst(item.status for item in self.items) if self.items or self.has_epochs else Status.AMBER
 
     @property
     def ids(self) -> list[str]:
@@ -156,4 +158,4 @@ class Diagnoses(Displayable, view="nextvec.reports.tables:diagnoses_view"):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for --json."""
-        return {"diagnoses": [item.to_dict() for item in self.items]}
+        return {"status": self.status.value, "diagnoses": [item.to_dict() for item in self.items]}

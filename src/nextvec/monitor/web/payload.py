@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nextvec.core.events import Event, finite, number, words
-from nextvec.core.formatting import Status, format_number, format_percent
+from nextvec.core.formatting import Status, format_number, format_percent, outcome_status
 from nextvec.monitor.gates import UpcomingGate
 from nextvec.monitor.state import RunState
 from nextvec.monitor.text import rate_texts, run_name, status_text
@@ -60,7 +60,7 @@ def detail(state: RunState) -> Values:
     ]
     criteria = [
         {
-            "status": Status.GREEN if item.passed else Status.RED,
+            "status": outcome_status(item.passed),
             "name": item.name,
             "text": f"{item.measured}, required {item.required}{f' ({item.note})' if item.note else ''}",
         }

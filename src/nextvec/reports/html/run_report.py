@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from nextvec.core.files import write_text
-from nextvec.core.formatting import Status, format_number
+from nextvec.core.formatting import Status, format_number, outcome_status
 from nextvec.core.loss_terms import requested_shares
 from nextvec.core.table import Column, Table, html_status, text_row
 from nextvec.reports.html.page import card, charts, facts_line, finding, findings, note, render, section, table_card
@@ -145,7 +145,7 @@ def _criteria(success: Mapping[str, Any] | None) -> str:
         # A measurement always stands next to what was required.
         suffix = f" ({criterion['note']})" if criterion["note"] else ""
         text = f"{criterion['measured']}, required {criterion['required']}{suffix}"
-        items.append(finding(Status.GREEN if criterion["passed"] else Status.RED, criterion["name"], text))
+        items.append(finding(outcome_status(criterion["passed"]), criterion["name"], text))
     return findings("Success criteria", items)
 
 
