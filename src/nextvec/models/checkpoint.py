@@ -13,7 +13,6 @@ file lists the old and the new checksum, so that one of them is right whenever t
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import tomllib
 import zipfile
@@ -160,8 +159,6 @@ def _foreign_objects(path: Path, error: Exception) -> str:
 
     Empty if the file contains none, or is damaged.
     """
-    if not isinstance(error, pickle.UnpicklingError):
-        return ""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # a damaged file, or one of an old format that torch cannot search
