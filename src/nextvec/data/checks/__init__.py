@@ -17,7 +17,6 @@ from nextvec.data.checks.rules_distribution import (
     check_coherence,
     check_forward_signal,
     check_ood,
-    check_ood_space,
     check_reversed,
     check_shuffled,
     check_spectrum,
@@ -31,6 +30,7 @@ from nextvec.data.checks.rules_integrity import (
     check_values,
     check_windows,
 )
+from nextvec.data.checks.rules_space import check_spaces
 from nextvec.data.checks.rules_windows import check_lone_windows, check_targets, check_window_files
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
 from nextvec.data.space import Space
@@ -53,7 +53,7 @@ RULES: tuple[Callable[[Statistics], Iterator[Finding]], ...] = (
     check_shuffled,
     check_spectrum,
     check_val,
-    check_ood_space,
+    check_spaces,
     check_ood,
 )
 """All rules, in the order of a report."""

@@ -1,11 +1,7 @@
-"""Compare the directions that the splits' vectors use: effective rank, alignment of spaces, distance from train.
+"""Compare the directions that the splits' vectors use: effective rank, distance from train.
 
 Effective rank: the exponential of the entropy of the covariance's eigenvalues, normalized to sum 1 (Roy and Vetterli,
 "The effective rank", EUSIPCO 2007). It is between 1 and D, and lower on small samples.
-
-Alignment: the energy (mean squared length) of a split in train's strongest K directions, divided by its energy in its
-own strongest K directions; between about K / D and 1. All texts of an embedding space share their strongest directions,
-whatever their subject; vectors of another encoder do not.
 
 Distance from train: a permutation test with two samples (Good, "Permutation Tests", 2nd edition, chapter 3). The
 distances of the split's mean and covariance from train's are divided by the 99th percentile of the same distances of
@@ -99,21 +95,6 @@ def make_coordinates(moments: Moments) -> PrincipalCoordinates | None:
         return None
     directions_DK = directions_DD[:, -count:][:, is_kept_K] / np.sqrt(variance_K[is_kept_K])
     return PrincipalCoordinates(moments.mean_D.astype(np.float32), directions_DK)
-
-
-def strongest_directions(moments: Moments) -> Singles:
-    """Return the K = D / 8 orthonormal directions (D, K) with the most energy around the origin."""
-    count = max(len(moments.mean_D) // 8, 1)
-    directions_DK: Singles = np.linalg.eigh(moments.second_moment_DD)[1][:, -count:]
-    return directions_DK
-
-
-def measure_alignment(moments: Moments, train_directions_DK: Singles) -> float | None:
-    """Return a split's energy in train's strongest directions over that in its own; None if it has no energy."""
-    # The strongest K eigenvalues are the most energy that any K directions can hold, so the ratio is at most 1.
-    own_energy = np.linalg.eigvalsh(moments.second_moment_DD)[-train_directions_DK.shape[1] :].sum()
-    energy = np.vdot(train_directions_DK, moments.second_moment_DD @ train_directions_DK)
-    return round(float(energy / own_energy), 4) if own_energy > 0 else None
 
 
 def measure_train_distance(

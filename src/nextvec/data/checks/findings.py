@@ -286,16 +286,25 @@ TEMPLATES = {
         "(covariance), where 1 is the 99th percentile of chance.",
         "Split one set of documents at random.",
     ),
-    "ood space": Template(
-        "ood space",
-        "ood is in the embedding space of train: train's strongest directions hold {ood:.2f} of its energy (val "
-        "{val:.2f}).",
+    "same space": Template(
+        "{split} space",
+        "{split} is in the embedding space of train: {foreign_dimensions:.0%} of its dimensions differ from train's, "
+        "and the variances of the dimensions have rank correlation {variance_correlation:.2f}.",
     ),
-    "foreign ood space": Template(
-        "ood space",
-        "ood is in another embedding space, so its scores are meaningless: train's strongest directions hold only "
-        "{ood:.2f} of its energy (val {val:.2f}).",
-        "Make the ood set with the encoder of the training set.",
+    "unsure space": Template(
+        "{split} space",
+        "{split} may be in another embedding space than train, or has very unusual texts: {reasons}.",
+        "Check that one encoder made both sets: the same model and revision, pooling, normalization and order of "
+        "dimensions. If so, compare gains over baselines, not scores.",
+    ),
+    "another space": Template(
+        "{split} space",
+        "{split} is in another embedding space than train, so its scores are meaningless: {reasons}.",
+        "Make {split} with the encoder of the training set: the same model and revision, pooling, normalization and "
+        "order of dimensions.",
+    ),
+    "space unknown": Template(
+        "{split} space", "The embedding spaces of {split} and train cannot be compared: {reasons}."
     ),
     "ood like val": Template("ood vs val", "ood is about as hard as val: {cosines}{distance}."),
     "ood unlike val": Template(

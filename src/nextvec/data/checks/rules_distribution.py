@@ -1,4 +1,4 @@
-"""Rules of the data check about samples of the splits: coherence, order, embedding spaces, and ood compared with val.
+"""Rules of the data check about samples of the splits: coherence, order, and ood compared with val.
 
 Each rule is a pure function of the statistics of `measure_store`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from nextvec.core.formatting import Status
 from nextvec.data.checks.findings import Finding, Statistics, make_finding
+from nextvec.data.checks.rules_space import is_another_space
 
 MAX_COHERENCE = 0.98
 """Mean cosine of adjacent chunks above which vectors are nearly constant."""
@@ -17,9 +18,6 @@ MAX_COHERENCE_GAP = 0.1
 """Difference between ood and val in the cosine of adjacent chunks above which their scores are not comparable."""
 MIN_MEAN_COSINE = 0.15
 """Cosine of two splits' mean vectors below which they look like those of unrelated embedding spaces."""
-MIN_RELATIVE_ALIGNMENT = 0.5
-"""Alignment of ood relative to val below which ood is in another embedding space. Measured: 0.85 to 1.01 for other
-sources in one space, 0.12 to 0.35 for rotated or permuted vectors."""
 MAX_TRAIN_DISTANCE = 2.0
 """Distance above which val has another distribution than train; 99 of 100 random splits by document stay below 1."""
 MAX_CLEAR_NOISE = 0.01
@@ -111,22 +109,11 @@ def check_val(statistics: Statistics) -> Iterator[Finding]:
         yield make_finding("val like train", Status.GREEN, **distance)
 
 
-def check_ood_space(statistics: Statistics) -> Iterator[Finding]:
-    """Check that the ood vectors are in the training set's embedding space."""
-    alignment = statistics.get("alignment", {})
-    if not {"val", "ood"} <= set(alignment):
-        return
-    if _is_foreign(statistics):
-        yield make_finding("foreign ood space", Status.RED, **alignment)
-    else:
-        yield make_finding("ood space", Status.GREEN, **alignment)
-
-
 def check_ood(statistics: Statistics) -> Iterator[Finding]:
     """Check whether ood is easier or harder than val, and whether their mean vectors point the same way."""
-    # Scores of another embedding space cannot be compared at all; `check_ood_space` reports that.
+    # Scores of another embedding space cannot be compared at all; `check_spaces` reports that.
     val, ood = (statistics["splits"].get(name) for name in ("val", "ood"))
-    if val is None or ood is None or _is_foreign(statistics):
+    if val is None or ood is None or is_another_space(statistics, "ood"):
         return
     val_cosine, ood_cosine = val["coherence"][0], ood["coherence"][0]
     if val_cosine is not None and ood_cosine is not None:
@@ -160,12 +147,6 @@ def _describe_distance(statistics: Statistics) -> str:
     if distance is None:
         return ""
     return f", and its distance from train is {max(distance.values()):.1f} (1: 99th percentile of chance)"
-
-
-def _is_foreign(statistics: Statistics) -> bool:
-    """Return whether ood is in another embedding space than train."""
-    alignment = statistics.get("alignment", {})
-    return {"val", "ood"} <= set(alignment) and alignment["ood"] < MIN_RELATIVE_ALIGNMENT * alignment["val"]
 
 
 def _has_direction(split: Statistics) -> bool:

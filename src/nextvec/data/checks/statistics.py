@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from nextvec.data.checks.covariance import (
     Moments,
     make_coordinates,
-    measure_alignment,
     measure_moments,
     measure_spectrum,
     measure_train_distance,
-    strongest_directions,
 )
 from nextvec.data.checks.duplicates import (
     RowScan,
@@ -27,6 +25,7 @@ from nextvec.data.checks.duplicates import (
     measure_near_duplicates,
     scan_rows,
 )
+from nextvec.data.checks.embedding_space import compare_spaces, measure_profile, measure_reference
 from nextvec.data.checks.findings import Statistics
 from nextvec.data.checks.order import (
     context_mean_cosine,
@@ -51,7 +50,7 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
     `sample` is the maximum number of rows of each split on which coherence, order and directions are measured; `ood`
     holds the ood split if it is a separate set. For each split: counts, duplicates, near duplicates, `coherence` by
     distance, `coherence_drop`, `context_mean` (cosine of a context's mean and its target), `spectrum` and `mean_norm`.
-    `alignment`, `train_distance` and `order` compare the splits with train.
+    `space`, `train_distance` and `order` compare the splits with train.
     """
     # Scan each store once, even if several splits are in it.
     stores = {split: ood if split == "ood" and ood is not None else store for split in SPLITS}
@@ -189,13 +188,13 @@ def _mean_direction_cosines(moments: dict[str, Moments]) -> dict[str, float]:
 
 
 def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments]) -> Statistics:
-    """Measure the `order` of each split, and the `alignment` and `train_distance` of val and ood."""
-    statistics: Statistics = {"alignment": {}, "train_distance": {}, "order": {}}
+    """Measure the `order` of each split, and the `space` and `train_distance` of val and ood."""
+    statistics: Statistics = {"space": {}, "train_distance": {}, "order": {}}
     coordinates = make_coordinates(moments["train"])
     if coordinates is None:
         return statistics
     # All splits are measured in train's directions, so that their numbers can be compared.
-    strongest_DK = strongest_directions(moments["train"])
+    reference = measure_reference(samples["train"])
     train_RK = coordinates.transform(samples["train"])
     train_asymmetry = measure_asymmetry(train_RK, samples["train"])
     for split, sample in samples.items():
@@ -208,9 +207,9 @@ def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments])
         # val and ood only: does their time run in the direction of train's, are they in its space, and how far away?
         if asymmetry is not None and train_asymmetry is not None:
             statistics["order"][split]["against_train"] = measure_direction(asymmetry, train_asymmetry)
-        alignment = measure_alignment(moments[split], strongest_DK)
-        if alignment is not None:
-            statistics["alignment"][split] = alignment
+        profile = measure_profile(sample)
+        is_comparable = profile is not None and reference is not None
+        statistics["space"][split] = compare_spaces(profile, reference) if is_comparable else None
         distance = measure_train_distance(train_RK, samples["train"], coordinates_RK, sample)
         statistics["train_distance"][split] = distance
     return statistics
