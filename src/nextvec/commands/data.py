@@ -34,6 +34,7 @@ def data_build(
     ood_list: File = "",
     val_range: Annotated[tuple[str, str] | None, Parameter(metavar="FIRST LAST")] = None,
     ood_range: Annotated[tuple[str, str] | None, Parameter(metavar="FIRST LAST")] = None,
+    allow_unknown_ids: bool = False,
     unit: Literal["paragraph", "sentences"] = "paragraph",
     min_chars: int = 40,
     max_chars: int = 2000,
@@ -41,6 +42,8 @@ def data_build(
     min_chunks: int = 1,
     drop_near_duplicates: bool = False,
     columns: Annotated[Names, Parameter(metavar="FIELD=NAME...")] = (),
+    group_by: Annotated[str, Parameter(metavar="COLUMN")] = "",
+    order_by: Annotated[str, Parameter(metavar="COLUMN")] = "",
     vectors: Paths = (),
     dimensions: int = 768,
     dtype: Literal["float16", "float32"] = "float16",
@@ -56,8 +59,8 @@ def data_build(
     A document ends at a dropped chunk, and another one begins after it, so that no window crosses the gap.
 
     Args:
-        sources: Folders of .txt and .md files, .jsonl(.gz) or .parquet files, a Wikipedia dump (.xml.bz2), hf:NAME,
-            or builtin:python-docs.
+        sources: Files of text (.txt, .md, .html), tables (.jsonl, .json, .csv, .tsv, .parquet), folders of them, a
+            Wikipedia dump (.xml.bz2), hf:NAME, or builtin:python-docs. Files may be compressed (.gz, .bz2, .xz, .zst).
         out: Folder of the new store.
         encoder: lsa (built in), minilm, gtr-t5-base, or any sentence-transformers model by name or folder.
         val: Fraction of the documents assigned to val, by a hash of their ids.
@@ -68,6 +71,7 @@ def data_build(
         ood_list: Text file with the ids of the ood documents, one per line.
         val_range: First and last id of a range of val documents.
         ood_range: First and last id of a range of ood documents.
+        allow_unknown_ids: Accept lists that contain ids of no document. Default: refuse them.
         unit: Unit of a chunk: a paragraph, or sentences packed up to max_chars.
         min_chars: Drop and count chunks with fewer characters.
         max_chars: Split longer paragraphs at sentence boundaries.
@@ -75,6 +79,8 @@ def data_build(
         min_chunks: Drop and count documents with fewer chunks.
         drop_near_duplicates: Also drop rows of val and ood that have a near duplicate (cosine above 0.98) in train.
         columns: Names of your fields if they differ, such as title=headline group=book.
+        group_by: Column with the id of the document that a row belongs to, if each row is one chunk or page.
+        order_by: Column that sorts the rows of a document. Default: the order of the file.
         vectors: .npy files of precomputed embeddings: one file per source, one row per paragraph.
         dimensions: D of the lsa encoder.
         dtype: Number format of the stored vectors.
@@ -84,17 +90,19 @@ def data_build(
         restart: Discard the work of an interrupted build, and start again.
         quiet: Show no progress.
     """
+    from nextvec.data.id_lists import read_id_list
     from nextvec.data.store.build import build_store
     from nextvec.data.store.build_config import BuildConfig
 
-    ids = _read_ids(val_list), _read_ids(ood_list)
-    plan = SplitPlan(val, ood, as_texts(val_source), as_texts(ood_source), *ids, val_range, ood_range)
+    ids = read_id_list(val_list), read_id_list(ood_list)
+    sources_of_splits = as_texts(val_source), as_texts(ood_source)
+    plan = SplitPlan(val, ood, *sources_of_splits, *ids, val_range, ood_range, allow_unknown_ids)
     config = BuildConfig(
         sources=as_texts(sources),
         encoder=str(encoder),
         split=plan,
         chunker=Chunker(unit, min_chars, max_chars, language),
-        columns=_columns(as_texts(columns)),
+        columns=_columns(as_texts(columns), group_by, order_by),
         dimensions=dimensions,
         vectors=as_texts(vectors),
         dtype=dtype,
@@ -275,29 +283,17 @@ def data_check(
     )
 
 
-def _read_ids(path: str | Path) -> frozenset[str]:
-    """Return the ids of a text file, one per line; none for an empty path."""
-    if not str(path):
-        return frozenset()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"list {path}: cannot be read ({error}); give a text file with one document id per line"
-        ) from error
-    return frozenset(line.strip() for line in lines if line.strip())
-
-
-def _columns(assignments: Sequence[str]) -> Columns:
-    """Return the `Columns` that ``field=name`` assignments describe."""
+def _columns(assignments: Sequence[str], group_by: str, order_by: str) -> Columns:
+    """Return the `Columns` that ``field=name`` assignments and the two options describe."""
     # The names on the left are the fields of Columns; those on the right are the user's.
-    known = {field.name for field in fields(Columns)}
+    known = {field.name for field in fields(Columns)} - {"group_by", "order_by"}
     names: dict[str, str] = {}
     for assignment in assignments:
         field, equals, name = assignment.partition("=")
-        if not equals:
+        if not equals or not name:
             raise InputError(f"column '{assignment}': write it as field=name, such as title=headline")
         if field not in known:
             raise InputError(f"column '{field}' is unknown.{did_you_mean(field, known)}")
-        names[field] = name
-    return Columns(**names)
+        if names.setdefault(field, name) != name:
+            raise InputError(f"column '{field}': has two names, '{names[field]}' and '{name}'. Keep one.")
+    return Columns(**names, group_by=group_by, order_by=order_by)

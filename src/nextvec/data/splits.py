@@ -41,6 +41,8 @@ class SplitPlan:
     val_range: tuple[str, str] | None = None
     """First and last id, both included. Numbers are compared by value and come before other ids."""
     ood_range: tuple[str, str] | None = None
+    allow_unknown_ids: bool = False
+    """Whether `val_ids` and `ood_ids` may contain ids of no document; see `id_lists.require_known_ids`."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.val < 1 and 0 <= self.ood < 1 and self.val + self.ood < 1):
@@ -51,9 +53,16 @@ class SplitPlan:
             ("documents", self.val_ids, self.ood_ids),
             ("sources", self.val_sources, self.ood_sources),
         ):
+            if "" in (*val_rules, *ood_rules):
+                raise StoreError(f"splits: one of the {name} has an empty name. Name it, or leave it out.")
             if both := sorted(set(val_rules) & set(ood_rules)):
-                raise StoreError(f"splits: {name} {', '.join(both[:3])} are in both val and ood. Keep each in one.")
+                more = f", … ({len(both):,} in all)" if len(both) > 3 else ""
+                raise StoreError(
+                    f"splits: {name} {', '.join(both[:3])}{more} are in both val and ood. Keep each in one."
+                )
         for bounds in (self.val_range, self.ood_range):
+            if bounds is not None and "" in bounds:
+                raise StoreError("split range: an id is empty. Write the first and the last id.")
             if bounds is not None and _key(bounds[0]) > _key(bounds[1]):
                 raise StoreError(f"split range {bounds[0]}..{bounds[1]}: is empty. Write the smaller id first.")
         # Two ranges overlap if one of them contains the first id of the other.
@@ -91,6 +100,7 @@ class SplitPlan:
             "ood_ids": len(self.ood_ids),
             "val_range": list(self.val_range) if self.val_range else None,
             "ood_range": list(self.ood_range) if self.ood_range else None,
+            "allow_unknown_ids": self.allow_unknown_ids,
         }
 
 

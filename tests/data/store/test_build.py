@@ -203,7 +203,7 @@ def test_all_dropped_texts_are_counted(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hashing")
 def test_splits_follow_the_plan(source: str, tmp_path: Path) -> None:
-    plan = SplitPlan(val=0.2, ood_sources=("b",), val_ids=frozenset({"doc0", "nowhere"}))
+    plan = SplitPlan(val=0.2, ood_sources=("b",), val_ids=frozenset({"doc0", "nowhere"}), allow_unknown_ids=True)
     store = make_store([source], tmp_path / "s", encoder="owner/hashing", split=plan)
     documents = store.documents
     expected = [
@@ -215,6 +215,14 @@ def test_splits_follow_the_plan(source: str, tmp_path: Path) -> None:
     assert store.manifest["split"] == plan.to_dict()
     order = list(dict.fromkeys(map(read_as, documents.ids)))
     assert documents.group.tolist() == [order.index(read_as(name)) for name in documents.ids]
+
+
+@pytest.mark.usefixtures("hashing")
+def test_unknown_ids_of_a_list_are_refused_and_leave_nothing(source: str, tmp_path: Path) -> None:
+    plan = SplitPlan(val_ids=frozenset({"doc0", "nowhere"}))
+    with pytest.raises(StoreError, match=r"list of ids: 'nowhere' is not in the sources, whose ids are such as 'doc0'"):
+        make_store([source], tmp_path / "s", encoder="owner/hashing", split=plan)
+    assert not list(tmp_path.glob("s*"))
 
 
 @pytest.mark.usefixtures("hashing")

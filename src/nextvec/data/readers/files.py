@@ -143,7 +143,7 @@ class FolderListing:
             names = ", ".join(readable_name(name) for name, _ in self.without_text[:_NAMED_FILES])
             more = ", …" if len(self.without_text) > _NAMED_FILES else ""
             parts.append(f"{_count(len(self.without_text), 'table')} without a column of text ({names}{more})")
-        parts += [_count(number, kind) for kind, number in self.outputs.items()]
+        parts += [_count(number, kind) for kind, number in sorted(self.outputs.items())]
         if self.hidden:
             parts.append(_count(self.hidden, "hidden or temporary file"))
         return ", ".join(parts)

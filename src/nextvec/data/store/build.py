@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from nextvec.core.console import progress
 from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import MAX_FIT_TEXTS, LsaEncoder
+from nextvec.data.id_lists import require_known_ids
 from nextvec.data.space import Space
 from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
 from nextvec.data.store.precomputed import align_precomputed
 from nextvec.data.store.rows import TRAIN, RowTable
-from nextvec.data.store.staging import stage_chunks, staged_files
+from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
 from nextvec.data.store.tables import finish_rows, write_rows
 from nextvec.data.store.writer import create_vectors, finish_store
 from nextvec.errors import InputError, StoreError
@@ -106,6 +107,7 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         stage_chunks(directory.staged, config.sources, config.columns, config.chunker, limit=config.limit, quiet=quiet)
         directory.record(text=True)
     if "selected" not in directory.done:
+        require_known_ids(config.split, read_staged_ids(directory.staged))
         counts = write_rows(directory.staged, directory.encoded, config.split, config.min_chunks)
         directory.record(selected=counts)
     texts = ChunkTexts(directory.encoded / CHUNKS)

@@ -74,6 +74,8 @@ class BuildConfig:
     def _require_aligned_vectors(self) -> None:
         if self.encoder == LSA:
             raise InputError("vectors: the encoder lsa does not make them. Name the encoder that did with --encoder.")
+        if self.columns.group_by:
+            raise InputError("vectors: --group-by may move rows, so that vectors no longer match. Leave one out.")
         if self.chunker.unit != "paragraph":
             raise InputError("vectors: one row is one paragraph. Set the chunk unit to 'paragraph'.")
         if len(self.vectors) != len(self.sources):

@@ -94,6 +94,12 @@ def read_staged_chunks(folder: Path, columns: Sequence[str]) -> Iterator[dict[st
             ) from error
 
 
+def read_staged_ids(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the id and the group of each document that was read, also of those that are dropped later."""
+    for part in read_staged_chunks(folder, ["id", "group"]):
+        yield from zip(part["id"], part["group"], strict=True)
+
+
 def _numbered_documents(
     sources: Sequence[str], columns: Columns, limit: int | None
 ) -> Iterator[tuple[int, int, Document]]:
