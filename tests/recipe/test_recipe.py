@@ -227,7 +227,7 @@ def test_a_file_is_read_and_named_by_its_stem(tmp_path):
     ("content", "words"),
     [
         (b"[training\nepochs = 3", "not valid TOML"),
-        (b"epochs = \xff", "not valid TOML"),
+        (b"epochs = \xff", "not valid UTF-8 (byte 9)"),
         (b"[training]\nepoch = 3", "unknown recipe field 'training.epoch'. Did you mean 'epochs'?"),
     ],
 )

@@ -67,7 +67,7 @@ def leaderboard_show(
 def compare(
     runs: Paths,
     *,
-    baseline: Annotated[str | Path, Parameter(metavar="RUN")] = "",
+    baseline: Run = "",
     data: Annotated[Paths, Parameter(metavar="STORE...")] = (),
     device: Device = "auto",
     out: File = "",

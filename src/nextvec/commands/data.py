@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Data, Device, File, Folder, Names, Paths, as_texts, command
+from nextvec.commands.parameters import Data, Device, EncoderName, File, Folder, Names, Paths, as_texts, command
 from nextvec.data.chunking import Chunker
 from nextvec.data.documents import Columns
 from nextvec.data.splits import SplitPlan
@@ -25,7 +25,7 @@ def data_build(
     sources: Paths,
     out: Folder,
     *,
-    encoder: Annotated[str | Path, Parameter(metavar="ENCODER")] = "lsa",
+    encoder: EncoderName = "lsa",
     val: float = 0.1,
     ood: float = 0.0,
     val_source: Names = (),
@@ -253,7 +253,7 @@ def data_check(
     store: Data,
     *,
     ood_data: Data = "",
-    encoder: Annotated[str | Path, Parameter(metavar="ENCODER")] = "",
+    encoder: EncoderName = "",
     context: int = 5,
     min_context: int | None = None,
     deep: bool = False,

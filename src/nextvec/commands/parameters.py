@@ -7,11 +7,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
 from cyclopts import Parameter
 
+from nextvec.core.paths import expand_path
 from nextvec.core.streams import surviving_hangup, surviving_streams
+
+PATH = "path"
+"""Marks a type of path: commands expand ``~`` in it and refuse an empty one."""
 
 if TYPE_CHECKING:
     from nextvec.core.overrides import Overrides as Overrides
@@ -21,16 +25,18 @@ if TYPE_CHECKING:
     Paths = str | Path | Sequence[str | Path]
 else:
     # The command line passes text only. A union with Recipe would also make cyclopts import pydantic.
-    RecipeLike = Annotated[str, Parameter(metavar="RECIPE")]
+    RecipeLike = Annotated[str, Parameter(metavar="RECIPE"), PATH]
     Overrides = Annotated[tuple[str, ...], Parameter(metavar="FIELD=VALUE...")]
     Names = Annotated[tuple[str, ...], Parameter(metavar="NAME...")]
-    Paths = Annotated[tuple[str, ...], Parameter(metavar="PATH...")]
+    Paths = Annotated[tuple[str, ...], Parameter(metavar="PATH..."), PATH]
 
-Folder = Annotated[str | Path, Parameter(metavar="FOLDER")]
-File = Annotated[str | Path, Parameter(metavar="FILE")]
-Run = Annotated[str | Path, Parameter(metavar="RUN")]
-Data = Annotated[str | Path, Parameter(metavar="STORE")]
+Folder = Annotated[str | Path, Parameter(metavar="FOLDER"), PATH]
+File = Annotated[str | Path, Parameter(metavar="FILE"), PATH]
+Run = Annotated[str | Path, Parameter(metavar="RUN"), PATH]
+Data = Annotated[str | Path, Parameter(metavar="STORE"), PATH]
 """A store, or an .npz file of windows."""
+EncoderName = Annotated[str | Path, Parameter(metavar="ENCODER"), PATH]
+"""A name, or the folder of a model."""
 Device = Annotated[str, Parameter(metavar="{auto,cpu,cuda,mps}")]
 """Not a closed list: ``cuda:1`` is a device, too."""
 
@@ -40,8 +46,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def command(*, by_name: Sequence[str] = (), outlives_terminal: bool = True) -> Callable[[Function], Function]:
     """Prepare a public function for the command line and for Python.
 
-    Its display never ends it: failing writes to the standard streams are dropped, and with `outlives_terminal` a closed
-    terminal (SIGHUP) is ignored. The command line takes the parameters `by_name` by their name only.
+    ``~`` is expanded in its paths, and an empty path is refused. Its display never ends it: failing writes to the
+    standard streams are dropped, and with `outlives_terminal` a closed terminal (SIGHUP) is ignored. The command line
+    takes the parameters `by_name` by their name only.
     """
 
     def decorate(function: Function) -> Function:
@@ -51,6 +58,7 @@ def command(*, by_name: Sequence[str] = (), outlives_terminal: bool = True) -> C
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = _expand_paths(function, args, kwargs)
             with surviving_streams(), surviving_hangup() if outlives_terminal else nullcontext():
                 return function(*args, **kwargs)
 
@@ -64,6 +72,30 @@ def command(*, by_name: Sequence[str] = (), outlives_terminal: bool = True) -> C
         return cast(Function, run)
 
     return decorate
+
+
+def path_parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a command's parameters that are paths."""
+    hints = get_type_hints(function, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if _is_path(hint))
+
+
+def _is_path(hint: Any) -> bool:
+    """Return whether a type, or a member of a union, is marked with PATH."""
+    return PATH in getattr(hint, "__metadata__", ()) or any(map(_is_path, get_args(hint)))
+
+
+def _expand_paths(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with expanded paths. Raises InputError for an empty one."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return args, kwargs  # the call itself reports missing or unknown arguments
+    for name in path_parameters(function) & bound.arguments.keys():
+        bound.arguments[name] = expand_path(bound.arguments[name], name)
+    return bound.args, bound.kwargs
 
 
 def as_texts(values: Paths | Names) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from nextvec.core.overrides import Overrides, override_lines
+from nextvec.core.paths import expand_home
 from nextvec.errors import RecipeError, did_you_mean
 from nextvec.recipe.schema import (
     DataRecipe,
@@ -34,10 +35,16 @@ from nextvec.recipe.schema import (
 )
 
 
+def _require_name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("the name is empty; name the run, or leave it out")
+    return name
+
+
 class Recipe(Section):
     """Everything that determines a run."""
 
-    name: str = "unnamed"
+    name: Annotated[str, AfterValidator(_require_name)] = "unnamed"
     """Name of the run in its folder's name, in tables and in logs."""
     description: str = ""
     """One sentence about the recipe."""
@@ -87,7 +94,7 @@ def find_recipe(name: str | Path) -> Path:
 
     Raises RecipeError if there is no such file or name.
     """
-    path = Path(name)
+    path = Path(expand_home(str(name)))
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise RecipeError(f"recipe {path}: no such file; give the path of a TOML file or the name of a recipe")
@@ -126,7 +133,9 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path}: not valid UTF-8 (byte {error.start:,}). Save the file as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {path}: not valid TOML: {error}") from error
     except OSError as error:
         raise RecipeError(f"recipe {path}: cannot be read: {error.strerror}") from error

@@ -7,16 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.core.loss_terms import requested_shares, term_weights
+from nextvec.core.paths import expand_home, readable_name
 from nextvec.errors import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _expand_home(path: str) -> str:
+    """Expand ``~`` in a path. Raises ValueError for a path that a recipe file cannot contain."""
+    if not path.isprintable() and readable_name(path) != path:
+        raise ValueError(f"'{readable_name(path)}' is not valid UTF-8, which recipe files require; rename it")
+    return expand_home(path)
+
+
+PathText = Annotated[str, AfterValidator(_expand_home)]
+"""A path; empty if there is none."""
 
 
 class Section(BaseModel):
@@ -33,11 +45,11 @@ MAX_DEFAULT_MIN_CONTEXT = 5
 class DataRecipe(Section):
     """Input data."""
 
-    store: str = ""
+    store: PathText = ""
     """Folder of the vector store, or an .npz file of windows, which is imported once into a store next to it (or in the
     cache folder, if it is on a read-only disk). Relative
     paths start at the working directory."""
-    ood: str = ""
+    ood: PathText = ""
     """A store or an .npz file of windows that replaces the store's own ood split."""
     context: Positive = 5
     """S, the number of vectors before the target that the model reads."""
@@ -143,7 +155,7 @@ class TrainingRecipe(Section):
     """Metric used to select best_model.pt: the lowest val_loss or the highest val_cosine."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products. auto: bf16 on hardware with fast bf16. Weights stay float32."""
-    init_from: str = ""
+    init_from: PathText = ""
     """Checkpoint to start from (of nextvec or of the original trainer). Empty: random weights."""
     keep_epochs: bool = True
     """Keep epoch_N.pt of every epoch."""

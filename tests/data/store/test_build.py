@@ -549,7 +549,11 @@ def refused(kind: type[Exception], message: str, sources: Sequence[str], out: Pa
         ({"dimensions": 0}, InputError, "dimensions is 0"),
         ({"min_chunks": 100}, CorpusError, "none of the 40 documents has 100 chunks of text"),
         ({"split": SplitPlan(ood_sources=("bb",))}, StoreError, "no document has the source 'bb'. Did you mean 'b'"),
-        ({"split": SplitPlan(ood_ids=frozenset({"x"}))}, StoreError, r"split ood: would be empty \(40 documents: "),
+        (
+            {"split": SplitPlan(ood_ids=frozenset({"x"}), allow_unknown_ids=True)},
+            StoreError,
+            r"split ood: would be empty \(40 documents: ",
+        ),
         ({"split": SplitPlan(val_range=("x", "y"), val=0)}, StoreError, "split val: would be empty"),
         ({"split": SplitPlan(val_sources=("a", "b"))}, StoreError, "split train: would be empty .*train 0, val 40"),
         ({"limit": 1, "split": SplitPlan(val=0.01)}, StoreError, r"split val: would be empty \(1 documents: train 1"),

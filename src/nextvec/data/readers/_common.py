@@ -1,4 +1,4 @@
-"""Shared by all readers: decompression limits, readable names of files, and the wrapping of errors.
+"""Shared by all readers: decompression limits and the wrapping of errors.
 
 A line has at most MAX_DOCUMENT_BYTES (a long novel has four million). Compressed data may be large, but not both large
 and compressed far more than text or vectors can be: such files are decompression bombs.
@@ -7,7 +7,6 @@ and compressed far more than text or vectors can be: such files are decompressio
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +42,3 @@ def reading(path: Path) -> Iterator[None]:
         raise CorpusError(f"{path}: can't be read: it was removed or renamed. Run the command again.") from error
     except OSError as error:
         raise CorpusError(f"{path}: can't be read: {error.strerror or one_line(error)}.") from error
-
-
-def readable_name(name: str) -> str:
-    r"""Return a file name as valid Unicode: each byte that is not UTF-8 is escaped, ``caf\xe9.txt``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from nextvec.data.readers._common import readable_name
+from nextvec.core.paths import readable_name
 
 _CONVERTERS = {
     ".pdf": ("pdftotext (or docling, markitdown)", "pdftotext {file} {stem}.txt"),

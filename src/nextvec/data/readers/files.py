@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from nextvec.core.paths import readable_name
 from nextvec.data.documents import Columns, Document
-from nextvec.data.readers._common import readable_name, reading
+from nextvec.data.readers._common import reading
 from nextvec.data.readers.converters import conversion_advice
 from nextvec.data.readers.csv_files import DELIMITERS, read_csv
 from nextvec.data.readers.html_pages import read_html

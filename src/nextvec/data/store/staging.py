@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nextvec.core.console import progress
+from nextvec.core.console import progress, show
 from nextvec.core.files import write_atomic, writing
 from nextvec.data.chunking import Chunker, chunk_document
 from nextvec.data.documents import Columns, Document
@@ -52,14 +52,15 @@ def stage_chunks(
     """
     staged_ids = [document_id for part in read_staged_chunks(folder, ["id"]) for document_id in part["id"]]
     number = len(staged_files(folder))
+    notes: list[str] = []
     with progress("reading text", unit="documents", quiet=quiet) as task:
-        documents = _numbered_documents(sources, columns, limit)
+        documents = _numbered_documents(sources, columns, limit, notes.append)
         # Skip the staged documents. Chunks of another input must never be mixed with those of this one.
         if staged_ids != [document.id for _, _, document in islice(documents, len(staged_ids))]:
             with writing(folder):
                 for file in staged_files(folder):
                     file.unlink()
-            number, documents = 0, _numbered_documents(sources, columns, limit)
+            number, documents = 0, _numbered_documents(sources, columns, limit, notes.append)
         else:
             task.advance(len(staged_ids))
         # Short chunks are dropped by `_stage_document`, not by the chunker, because they are counted.
@@ -76,6 +77,7 @@ def stage_chunks(
                 number, rows, characters = number + 1, [], 0
         if rows:
             _write_staged(folder / f"{number:06d}.parquet", rows)
+    show(notes, quiet=quiet)
 
 
 def staged_files(folder: Path) -> list[Path]:
@@ -101,12 +103,12 @@ def read_staged_ids(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _numbered_documents(
-    sources: Sequence[str], columns: Columns, limit: int | None
+    sources: Sequence[str], columns: Columns, limit: int | None, report: Callable[[str], object]
 ) -> Iterator[tuple[int, int, Document]]:
     """Yield all documents, each with the number of its source and of its first paragraph within the source."""
     for origin, source in enumerate(sources):
         first = 0
-        for document in read_documents(source, columns, limit=limit):
+        for document in read_documents(source, columns, limit=limit, report=report):
             yield origin, first, document
             first += len(document.paragraphs)
 
