@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Device, File, command
+from nextvec.commands.parameters import PATH, Device, File, command
 from nextvec.core.files import write_bytes
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
     from nextvec.inference.results import DocumentResults, PredictedVectors
 
-Source = Annotated[str | Path, Parameter(metavar="SOURCE")]
-Model = Annotated[str | Path, Parameter(metavar="MODEL")]
-IndexPath = Annotated[str | Path, Parameter(metavar="STORE")]
+Source = Annotated[str | Path, Parameter(metavar="SOURCE"), PATH]
+Model = Annotated[str | Path, Parameter(metavar="MODEL"), PATH]
+IndexPath = Annotated[str | Path, Parameter(metavar="STORE"), PATH]
 
 
 @command()
