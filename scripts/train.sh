@@ -25,6 +25,6 @@ case "$recipe" in *584k*) data="$root/artifacts/lvm/training_sequences_ctx5_584k
 exec "$nextvec" train "$recipe" \
   --data "${DATA_FILE:-$data}" \
   --ood-data "${OOD_DATA:-$root/artifacts/lvm/wikipedia_ood_test_ctx5.npz}" \
-  --output-dir "${MODEL_DIR:-$root/artifacts/lvm/models/${recipe//-/_}_$(date +%Y%m%d_%H%M%S)}" \
+  --output-dir "${MODEL_DIR:-$root/artifacts/lvm/models/${recipe//-/_}_{time\}}" \
   --device "${DEVICE:-auto}" \
   "$@"

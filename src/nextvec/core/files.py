@@ -26,6 +26,8 @@ _REASONS = {
     errno.EROFS: "the disk is read-only; choose another output folder",
     errno.EACCES: "no permission to write there; choose another output folder",
     errno.EPERM: "no permission to write there; choose another output folder",
+    errno.ENOTEMPTY: "it already exists; choose another output, or remove it",
+    errno.EEXIST: "it already exists; choose another output, or remove it",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
 }
 
@@ -42,24 +44,61 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}") from error
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, new: bool = False) -> None:
     """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
-    Raises OutputError if anything fails. The temporary file is removed, and `path` is unchanged.
+    With `new`, a file that another process has made at `path` in the meantime is kept. Raises OutputError if anything
+    fails. The temporary file is removed, and `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
+    with writing(path), _open_temporary(temporary) as file:
         try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if new:
+                _rename_to_new(temporary, path)
+            else:
+                temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _open_temporary(path: Path) -> IO[bytes]:
+    """Open an empty temporary file and lock it, so that two writers of a file take turns.
+
+    A file that a killed writer left is used again.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
+        try:
+            with contextlib.suppress(OSError):  # a filesystem without flock
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The writer before has renamed the file that this one was waiting for: open the next one.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate(0)
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a file. Raises FileExistsError if `path` exists, which a plain rename would replace."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a filesystem without hard links
+        temporary.rename(path)
+    else:
+        temporary.unlink()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

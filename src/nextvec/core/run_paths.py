@@ -37,6 +37,10 @@ TENSORBOARD_FOLDER = "tensorboard"
 """TensorBoard's files, if `--tensorboard` is given."""
 
 
+TIME, TIME_FORMAT = "{time}", "%Y%m%d_%H%M%S"
+"""In the name of a new run folder: replaced by the time in this format when the folder is made."""
+
+
 def epoch_file(epoch: int) -> str:
     """Return the name of the checkpoint after an epoch (from 1)."""
     return f"epoch_{epoch}.pt"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nextvec.core.console import show
 from nextvec.core.device import resolve_device
+from nextvec.core.locks import exclusive
 from nextvec.core.run_paths import BEST_MODEL
 from nextvec.data.npz.cache import find_store
 from nextvec.data.splits import SPLITS
@@ -40,9 +41,12 @@ def add_to_leaderboard(run: Path, table: Path, *, device: str = "auto", name: st
     facts = read_run(run)
     if facts.evaluation is None or "val" not in facts.evaluation.splits:
         raise InputError(f"run {run}: only finished runs can be added ({facts.state or 'not evaluated on val'})")
-    board = read_leaderboard(table)  # before the work, so that a damaged file is reported at once
-    board = board.with_entry(_entry(facts, _latency_of(facts, device), name, date))
-    write_leaderboard(board)
+    read_leaderboard(table)  # before the work, so that a damaged file is reported at once
+    entry = _entry(facts, _latency_of(facts, device), name, date)
+    # Read again under the lock: another process may have added a row.
+    with exclusive(table):
+        board = read_leaderboard(table).with_entry(entry)
+        write_leaderboard(board)
     return board
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from nextvec.core.console import show
-from nextvec.core.files import make_folder, writing
+from nextvec.core.locks import exclusive
 from nextvec.data.npz.export import export_npz
 from nextvec.data.splits import SPLITS, SplitPlan
 from nextvec.data.store import MANIFEST, Store, open_store, unfinished_folder
@@ -26,6 +23,9 @@ PRODUCTION, OLDER = "production", "production-584k"
 """Presets of the two synthetic stores; their folders have the same names."""
 
 OOD_FILE = "wikipedia_ood_test_ctx5.npz"
+
+STORES = "stores"
+"""Name of the lock: one process at a time builds the stores, and the others use them."""
 
 MIN_WINDOWS = {"train": 32, "val": 1, "ood": 1}
 """Minimum windows per split: one batch of 32 to train on, one window to evaluate."""
@@ -58,7 +58,7 @@ def run_rehearsal(
     show([f"REHEARSAL on SYNTHETIC vectors in {folder}: results do not transfer to real text"], quiet=quiet)
 
     # Both stores are built, whichever the recipe uses: other rehearsals in this folder use them too.
-    with _build_lock(folder):
+    with exclusive(folder / STORES):
         stores = {preset: _synthetic_store(folder / preset, spec, quiet=quiet) for preset, spec in specs.items()}
         ood = _ood_file(stores[PRODUCTION], folder / OOD_FILE, quiet=quiet)
     show([*(line for store in stores.values() for line in _ceiling_lines(store)), f"ood windows: {ood}"], quiet=quiet)
@@ -69,7 +69,7 @@ def run_rehearsal(
     if scale < MAX_DROPOUT_SCALE and loaded.model.dropout is None:
         changes.append(f"model.dropout={DROPOUT}")
         show([f"model.dropout={DROPOUT} is set to avoid overfitting on so few windows"], quiet=quiet)
-    run = single_run.new_folder(folder / "runs", loaded.name)
+    run = single_run.run_folder(folder / "runs", loaded.name)
     return single_run.train_recipe(recipe, (*changes, *overrides), out=str(run), force=force, quiet=quiet)
 
 
@@ -113,18 +113,6 @@ def _sufficient_specs(scale: float) -> dict[str, SyntheticSpec] | None:
             if windows < MIN_WINDOWS[split]:
                 return None
     return specs
-
-
-@contextlib.contextmanager
-def _build_lock(folder: Path) -> Iterator[None]:
-    """Let one process build at a time, so that simultaneous rehearsals share the stores of the first one."""
-    make_folder(folder)
-    with writing(folder):
-        file = (folder / ".building").open("w")
-    with file:
-        with contextlib.suppress(OSError):  # on a filesystem without flock, build without a lock
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _synthetic_store(path: Path, spec: SyntheticSpec, *, quiet: bool) -> Store:

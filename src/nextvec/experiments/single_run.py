@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from nextvec.core.display import Displayable
 from nextvec.core.events import read_events
 from nextvec.core.files import write_json, write_text
 from nextvec.core.formatting import Status
-from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE, TRAINING_LOG
+from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE, TIME, TRAINING_LOG
 from nextvec.core.table import Line, View
 from nextvec.errors import NextvecError, NotFiniteError, StoppedError
 from nextvec.evaluation.examples import Example, nearest_examples
@@ -87,7 +86,7 @@ def train_recipe(
     loaded = load_recipe(recipe, overrides)
     if tensorboard:
         require_tensorboard()  # before the run folder is created
-    folder = Path(out) if out else new_folder(Path("artifacts/runs"), loaded.name)
+    folder = Path(out) if out else run_folder(Path("artifacts/runs"), loaded.name)
     run = start_run(loaded, folder, force=force, quiet=quiet)
     with board(run, wanted=tensorboard) as after_epoch:
         return train_and_evaluate(run, after_epoch)
@@ -177,13 +176,8 @@ def _report_facts(
     }
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """Return an unused path in `parent` from name and time, with a number if that path exists."""
+def run_folder(parent: Path, name: str) -> Path:
+    """Return the path of a new run in `parent`, from its name and `{time}`, which `start_run` replaces."""
     # Names of recipes may contain characters that file names must not.
     safe_name = re.sub(r"[^\w.+-]+", "_", name)
-    stem = f"{safe_name}_{time.strftime('%Y%m%d_%H%M%S')}"
-    path, number = parent / stem, 1
-    while path.exists():
-        number += 1
-        path = parent / f"{stem}_{number}"
-    return path
+    return parent / f"{safe_name}_{TIME}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nextvec.core.display import Displayable
-from nextvec.core.run_paths import RECIPE_FILE
+from nextvec.core.run_paths import RECIPE_FILE, TIME, TIME_FORMAT
 from nextvec.core.table import Line, View
 from nextvec.errors import CheckpointError, InputError, Interrupted, NotFiniteError, StoppedError
 from nextvec.experiments.suite_state import (
@@ -163,7 +165,7 @@ def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
         return
 
     # Record the run folder before training, so that a killed suite finds its run again.
-    path = log.folder / step.run if resumes else single_run.new_folder(log.folder / RUNS, step.name)
+    path = log.folder / step.run if resumes else _unused(single_run.run_folder(log.folder / RUNS, step.name))
     run = path.relative_to(log.folder).as_posix()
     started = step.started if resumes else now()
     step = log.change(step, state="running", run=run, started=started, ended="", reason="")
@@ -189,6 +191,13 @@ def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
         end = read_end(path)
         assert end, f"{path}: its record has no end"
         log.change(step, **end)
+
+
+def _unused(path: Path) -> Path:
+    """Return an unused name for a run's folder. The suite's lock keeps other processes away from it."""
+    stem = path.name.replace(TIME, time.strftime(TIME_FORMAT))
+    names = (path.with_name(f"{stem}_{number}" if number > 1 else stem) for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _compare(log: RecoveryLog, device: str) -> None:

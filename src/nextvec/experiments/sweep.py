@@ -12,12 +12,14 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextvec.core.display import Displayable
-from nextvec.core.files import make_folder, write_json, write_text
+from nextvec.core.files import write_json, write_text
 from nextvec.core.formatting import Status, format_number
+from nextvec.core.locks import locked_folder
 from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE, RESUME_STATE
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.dataset import open_dataset
@@ -126,25 +128,28 @@ def run_sweep(
         raise InputError(f"--trials {trials}: must be at least 1")
     open_dataset(loaded.data, quiet=quiet)  # raises if the data cannot be used
 
-    study = _open_study(folder, loaded, dimensions)
-    try:
-        while (trial := _next_trial(study, dimensions, trials)) is not None:
-            values = _values(dimensions, trial.params)
-            changes = (*overrides, *(f"{field}={value}" for field, value in values.items()))
-            _run_trial(study, trial, load_recipe(recipe, changes), _run_folder(folder, trial.number), quiet=quiet)
-    except (Interrupted, KeyboardInterrupt) as error:
-        name = str(recipe) if isinstance(recipe, str | Path) else loaded.name
-        argv = ["nextvec", "sweep", name, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
-        raise Interrupted(f"Sweep interrupted. To continue: {shlex.join(argv)}") from error
-    return _conclude(study, folder, dimensions)
+    if find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "sweep", "a sweep")
+
+    # Two processes would take each other's running trial for an interrupted one.
+    with locked_folder(folder, f"sweep {folder}: another process is running it. Wait until it ends."):
+        study = _open_study(folder, loaded, dimensions)
+        try:
+            while (trial := _next_trial(study, dimensions, trials)) is not None:
+                values = _values(dimensions, trial.params)
+                changes = (*overrides, *(f"{field}={value}" for field, value in values.items()))
+                _run_trial(study, trial, load_recipe(recipe, changes), _run_folder(folder, trial.number), quiet=quiet)
+        except (Interrupted, KeyboardInterrupt) as error:
+            name = str(recipe) if isinstance(recipe, str | Path) else loaded.name
+            argv = ["nextvec", "sweep", name, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
+            raise Interrupted(f"Sweep interrupted. To continue: {shlex.join(argv)}") from error
+        return _conclude(study, folder, dimensions)
 
 
 def _open_study(folder: Path, recipe: Recipe, dimensions: Sequence[Dimension]) -> optuna.Study:
     """Open the study of a sweep folder, or create it. Raises InputError if recipe or space differ."""
-    try:
-        import optuna.storages.journal
-    except ImportError as error:
-        raise MissingExtraError("optuna", "sweep", "a sweep") from error
+    import optuna.storages.journal
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     # Trials of different recipes or spaces must not share a study: their gains are not comparable.
@@ -160,7 +165,6 @@ def _open_study(folder: Path, recipe: Recipe, dimensions: Sequence[Dimension]) -
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"sweep {folder}: the folder is not empty and contains no sweep. Choose another --out.")
     else:
-        make_folder(folder)
         write_json(file, settings)
 
     # The journal is an append-only file, so a killed sweep loses at most its last line.

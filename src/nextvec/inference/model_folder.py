@@ -13,7 +13,6 @@ ignored. In the same or an older minor version an unknown field is an error. Oth
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nextvec.core.files import make_folder, sha256_of, sync_folder, write_bytes, write_json, writing
+from nextvec.core.files import sha256_of, sync_folder, write_bytes, write_json, writing
+from nextvec.core.locks import unfinished
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA
 from nextvec.data.encoders.lsa import LsaEncoder
@@ -101,18 +101,13 @@ def write_model_folder(
     """
     if path.exists():
         raise OutputError(f"model folder {path}: exists already. Choose another name, or remove it.")
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with writing(path):
-        shutil.rmtree(unfinished, ignore_errors=True)  # left by an interrupted export
-    make_folder(unfinished, new=True)
-    try:
-        _write_files(model, unfinished, dtype, list(model.baselines if baselines is None else baselines))
+    folder = path.with_name(f"{path.name}.unfinished")
+    busy = f"model folder {path}: another process is writing it. Wait until it ends, or choose another name."
+    with unfinished(folder, busy, discard=True):
+        _write_files(model, folder, dtype, list(model.baselines if baselines is None else baselines))
         with writing(path):
-            unfinished.rename(path)
+            folder.rename(path)
         sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def _write_files(

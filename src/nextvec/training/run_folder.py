@@ -6,8 +6,12 @@ run again, and a new run may use its folder.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import secrets
 import shutil
+import time
 from pathlib import Path
 
 from nextvec.core.files import make_folder, remove_leftovers, write_text, writing
@@ -19,6 +23,8 @@ from nextvec.core.run_paths import (
     HISTORY_FILE,
     RECIPE_FILE,
     SENTINEL_LOG,
+    TIME,
+    TIME_FORMAT,
     TRAINING_LOG,
 )
 from nextvec.data.store.writer import require_new
@@ -53,21 +59,31 @@ def require_usable(path: Path) -> None:
         require_new(path)
 
 
-def make_run_folder(path: Path, recipe: Recipe) -> None:
+def make_run_folder(path: Path, recipe: Recipe) -> Path:
     """Make the folder of a run together with its recipe: a run killed at any later moment can be resumed.
 
-    Raises OutputError if it can't be made, or if another process has made it meanwhile.
+    `{time}` in the name becomes the time, with a number if that name is in use: of several runs that start at once,
+    each gets its own folder. Raises OutputError if it can't be made, or if another process has made it meanwhile.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    make_folder(temporary)
+    name = path.name.replace(TIME, time.strftime(TIME_FORMAT))
+    temporary = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    make_folder(temporary, new=True)
     try:
         write_text(temporary / RECIPE_FILE, recipe.to_toml())
-        with writing(path):
-            temporary.rename(path)
+        for number in itertools.count(1):
+            folder = path.with_name(f"{name}_{number}" if number > 1 else name)
+            with writing(folder):
+                try:
+                    temporary.rename(folder)  # fails if the folder exists, because it has a recipe
+                    return folder
+                except OSError as error:
+                    if TIME not in path.name or error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                        raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    raise AssertionError("unreachable: the numbers do not end")
 
 
 def clear_run_folder(path: Path) -> None:

@@ -59,6 +59,7 @@ from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
 def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
     """Check the data, make the run's folder, fit the baselines and build the model.
 
+    `path` may contain `{time}`: the folder then gets the time in its name, and a number if that name is in use.
     Raises StoreError if the data check is red and `force` is not set, and other InputErrors for unusable input;
     nothing is written before these checks are done. A folder of a run that was killed before its first saved state is
     used again.
@@ -66,8 +67,8 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     require_usable(path)
     run, warm_start = _check_start(path, recipe, force=force, quiet=quiet)
     if not path.exists():
-        make_run_folder(path, run.recipe)
-    with RunLock(path) as run.lock:
+        run.path = make_run_folder(path, run.recipe)
+    with RunLock(run.path) as run.lock:
         _prepare_folder(run, warm_start, force=force)
     return run
 

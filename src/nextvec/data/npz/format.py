@@ -177,7 +177,7 @@ def write_members(
                     for block in blocks:
                         stream.write(np.ascontiguousarray(block, dtype=dtype).data.cast("B"))
 
-    write_atomic(path, write)
+    write_atomic(path, write, new=True)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
-from nextvec.core.files import make_folder, sha256_of, sync_folder, write_json, writing
+from nextvec.core.files import sha256_of, sync_folder, write_json, writing
+from nextvec.core.locks import unfinished
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import (
@@ -51,15 +52,9 @@ def unfinished_store(path: Path) -> Iterator[Path]:
     folder = unfinished_folder(path)
     if _is_refused_build(folder):
         remove_folder(folder)
-    if folder.exists():
-        raise OutputError(f"{folder}: already exists. Remove it, or resume the build that created it.")
-    make_folder(folder)
-    try:
+    with unfinished(folder, f"{folder}: another process is writing it. Wait until it ends, or choose another output."):
+        require_new(path)  # another process may have finished it since the first check
         yield folder
-    except BaseException:
-        if folder.exists():
-            remove_folder(folder)
-        raise
 
 
 def _is_refused_build(folder: Path) -> bool:
