@@ -77,6 +77,19 @@ def make_store() -> Callable[..., Store]:
     return write_toy_store
 
 
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 20 text files with 8 paragraphs of random words each."""
+    rng = np.random.default_rng(0)
+    words = np.array([first + second for first in ("ka", "lo", "mi", "ru", "se") for second in ("ban", "dor", "fel")])
+    folder = tmp_path_factory.mktemp("texts") / "texts"
+    folder.mkdir()
+    for number in range(20):
+        paragraphs = [" ".join(rng.choice(words, 16)) + "." for _ in range(8)]
+        (folder / f"{number}.txt").write_text("\n\n".join(paragraphs))
+    return folder
+
+
 @pytest.fixture
 def toy_recipe(toy_store: Store) -> Recipe:
     return make_recipe(

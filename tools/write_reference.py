@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nextvec.cli import COMMANDS, make_app
+from nextvec.commands.original_flags import UNSUPPORTED_FLAGS
 from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.recipe import GateRecipe, Recipe, load_recipe
 
@@ -54,6 +55,16 @@ def commands() -> str:
     app = make_app()
     for name in (name for commands in COMMANDS.values() for name in commands):
         lines += ["", f"## nextvec {name}", "", *_command(app, name)]
+    lines += [
+        "",
+        "## Flags of the original trainer that nextvec does not take",
+        "",
+        "`nextvec train` refuses each of them with one line that contains the answer.",
+        "",
+        "| flag | in nextvec |",
+        "| --- | --- |",
+        *(f"| `{flag}` | {answer} |" for flag, answer in UNSUPPORTED_FLAGS.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 import nextvec
+from nextvec.commands.original_flags import answer_original_flag
 from nextvec.commands.usage import HelpFormatter, describe_usage_error
 from nextvec.core.console import Console
 from nextvec.core.files import append_lines
@@ -142,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # cyclopts takes a lone hyphen for an option, so standard input gets its other name.
     argv = [STANDARD_INPUT if word == "-" else word for word in argv]
+    if answer := answer_original_flag(argv):
+        return _fail(answer, InputError.exit_code)
     app = make_app()
     _import_summaries(app, argv)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tomli_w
 
 import nextvec
+from nextvec.cli import _show
 from nextvec.core.overrides import override_lines
 from nextvec.data.store import Store
 from nextvec.errors import InputError, RecipeError
@@ -101,6 +103,36 @@ def test_functions_that_use_a_model_accept_str_and_path(
         nextvec.generate(text, model=model, index=index)
     with pytest.raises(InputError, match="encoder 'toy'"):
         nextvec.score(text, model=model, out=as_path(tmp_path / "s.html"))
+
+
+@AS
+def test_a_list_of_paths_may_be_one_path(as_path: AsPath, run: Path, texts: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # a second call in the same process finds the same function
+        assert [state.info.path for state in nextvec.watch(as_path(run), once=True).states] == [str(run)]
+    nextvec.compare(as_path(run), out=as_path(tmp_path / "c.md"), quiet=True)
+    store = nextvec.data_build(
+        as_path(texts), as_path(tmp_path / "s"), dimensions=8, columns="title=headline", quiet=True
+    )
+    assert len(store.documents) == 20
+    assert nextvec.read_events(as_path(run))[-1]["kind"] == "finished"
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """The import of a submodule sets an attribute of the package: a function of that name could be used only once."""
+    modules = {module.name for module in pkgutil.iter_modules(nextvec.__path__)}
+    assert not modules & set(nextvec.__all__)
+    for name in nextvec.__all__:
+        first = getattr(nextvec, name)
+        assert not inspect.ismodule(first) and getattr(nextvec, name) is first
+
+
+def test_paths_in_a_result_become_text_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    class Result:
+        def to_dict(self) -> dict[str, Any]:
+            return {"run": Path("runs/a"), "files": [Path("b")]}
+
+    _show(Result(), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"run": "runs/a", "files": ["b"]}
 
 
 def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:

@@ -144,12 +144,8 @@ def test_a_locale_without_unicode_escapes_what_it_lacks() -> None:
     assert done.stdout.isascii()
 
 
-def test_python_survives_a_closed_pipe_during_a_call(tmp_path: Path) -> None:
+def test_python_survives_a_closed_pipe_during_a_call(texts: Path, tmp_path: Path) -> None:
     """The streams of the caller are as before after the call."""
-    (tmp_path / "texts").mkdir()
-    for number in range(20):
-        text = "\n\n".join(f"Paragraph {k} of document {number} has a sentence of words." for k in range(8))
-        (tmp_path / "texts" / f"{number}.txt").write_text(text)
     script = (
         "import sys, nextvec, pathlib; before = sys.stderr, sys.stdout\n"
         f"nextvec.data_build({str(tmp_path / 'texts')!r}, {str(tmp_path / 'store')!r}, dimensions=8)\n"

@@ -106,18 +106,16 @@ def test_two_exports_to_one_file_are_one_file(toy_store: Store, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["import", "synth", "build"])
-def test_two_commands_that_make_one_store_make_it_once(command: str, toy_store: Store, tmp_path: Path) -> None:
+def test_two_commands_that_make_one_store_make_it_once(
+    command: str, toy_store: Store, texts: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "store"
     if command == "import":
         nextvec.data_export(toy_store.path, tmp_path / "windows.npz", quiet=True)
-    (tmp_path / "texts").mkdir()
-    for number in range(20):
-        text = "\n\n".join(f"Paragraph {k} of document {number} has a sentence of words." for k in range(8))
-        (tmp_path / "texts" / f"{number}.txt").write_text(text)
     commands: dict[str, Callable[[int], Store]] = {
         "import": lambda _: nextvec.data_import(tmp_path / "windows.npz", out, quiet=True),
         "synth": lambda _: nextvec.data_synth(out, scale=0.1, quiet=True),
-        "build": lambda _: nextvec.data_build(tmp_path / "texts", out, dimensions=8, quiet=True),
+        "build": lambda _: nextvec.data_build(texts, out, dimensions=8, quiet=True),
     }
     made, refused = split_results(at_once(commands[command]))
     assert len(made) == 1, refused

@@ -1,7 +1,7 @@
 """Files and folders that several processes may make or change at the same time.
 
-One process works, and the others wait (`exclusive`) or are refused (`locked_folder`, `unfinished`). The system releases the locks of a killed process. On a filesystem without flock
-nothing is locked.
+One process works, and the others wait (`exclusive`) or are refused (`locked_folder`, `unfinished`). The system releases
+the locks of a killed process. On a filesystem without flock, nothing is locked.
 """
 
 from __future__ import annotations
