@@ -199,7 +199,8 @@ def _show(result: Any, *, as_json: bool) -> None:
     else:
         console = Console(highlight=False)
         if not console.is_terminal:
-            console = Console(highlight=False, width=PIPE_WIDTH)
+            width = None if os.environ.get("COLUMNS", "").isdigit() else PIPE_WIDTH  # rich reads COLUMNS itself
+            console = Console(highlight=False, width=width)
         console.print(result, crop=False)  # a long path stays on one line
 
 

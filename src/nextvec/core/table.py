@@ -14,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -65,6 +66,9 @@ class Row:
     """A model is highlighted; a baseline is dimmed."""
 
 
+MIN_FOLD_WIDTH = 16
+"""A text of at least this length needs this width in a column to be readable."""
+
 _ROW_STYLES = {"": "", "model": "cyan", "baseline": "dim"}
 
 
@@ -81,8 +85,18 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table for a terminal; where its columns do not fit, one block of lines for each row."""
         table = self.rich()
-        fits = table.__rich_measure__(console, options.update(max_width=10_000)).minimum <= options.max_width
-        yield table if fits else Group(*self._stacked())
+        widest = table.__rich_measure__(console, options.update(max_width=10_000)).maximum
+        yield table if widest - self._slack() <= options.max_width else Group(*self._stacked())
+
+    def _slack(self) -> int:
+        """Return by how many characters the columns can shrink and stay readable: only folding ones can."""
+        slack = 0
+        for index, column in enumerate(self.columns):
+            if column.overflow == "fold":
+                texts = [column.header, *(row.cells[index].plain for row in self.rows)]
+                longest = max(map(cell_len, texts))
+                slack += longest - min(longest, MIN_FOLD_WIDTH)
+        return slack
 
     def _stacked(self) -> Iterator[Text]:
         """Yield the rows below each other: the name of a row, then its other cells with their headers."""
