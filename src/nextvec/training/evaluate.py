@@ -13,6 +13,7 @@ from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL
+from nextvec.data.checks import compare_with_train
 from nextvec.data.dataset import Dataset, open_data, open_ood
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.store import MANIFEST, Store, open_store
@@ -102,6 +103,7 @@ def evaluate_checkpoint(
     if dataset.ood is not None and dataset.store is not dataset.ood:
         findings = dataset.check(length, least).findings
         notes += [finding.text for finding in findings if finding.status == Status.RED and "ood" in finding.name]
+    notes += _space_notes(train_store, dataset)
     baselines = _baselines(checkpoint, dataset, sets, length, notes, torch_device, quiet=quiet)
     return evaluate_predictors(
         {model.name: model, **baselines},
@@ -149,6 +151,14 @@ def _open_evaluated(
     name = checkpoint.values.get("data", {}).get("store", "")
     reason = f"its training store {name} does not exist" if name else "it does not name its training store"
     raise CheckpointError(f"checkpoint {checkpoint.path}: {reason}. Use --data STORE or --ood-data FILE")
+
+
+def _space_notes(train_store: Store | None, dataset: Dataset) -> list[str]:
+    """Return a note for each evaluated split that may be in another embedding space than the model's training set."""
+    if train_store is None or train_store.store_hash == dataset.store.store_hash:
+        return []  # unknown, or the data check has compared them
+    stores = {"val": dataset.store, "ood": dataset.ood or dataset.store}
+    return [finding.text for finding in compare_with_train(train_store, stores) if finding.status != Status.GREEN]
 
 
 def _seen_rows(checkpoint: Checkpoint) -> SeenRows:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nextvec.data.checks import CheckReport, check_statistics, check_store
+from nextvec.data.checks import CheckReport, check_statistics, check_store, compare_with_train
 from nextvec.data.checks.covariance import make_coordinates, measure_moments
 from nextvec.data.checks.order import context_mean_cosine, measure_coherence
 from nextvec.data.checks.rules_distribution import REVERSED_MIN_UNITS, check_reversed, check_shuffled
@@ -235,6 +235,16 @@ def test_easier_and_foreign_ood_sets_are_named_differently(drawn: Store, tmp_pat
     assert "in another embedding space than train, so its scores are meaningless" in text_of(foreign, "ood space")
     assert foreign.worst.name == "ood space" and "ood vs val" not in {result.name for result in foreign.findings}
     assert max(foreign.statistics["train_distance"]["ood"].values()) > 3
+
+
+def test_another_store_is_compared_with_the_training_store(drawn: Store):
+    assert [str(finding.status) for finding in compare_with_train(drawn, {"val": drawn, "ood": drawn})] == ["green"] * 2
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((32, 32)))[0]
+    rotated = replace(drawn, vectors=(np.asarray(drawn.vectors) @ turn).astype(np.float16))
+    val, ood = compare_with_train(drawn, {"val": rotated, "ood": rotated})
+    # With 32 dimensions, chance may leave a third of them in place.
+    assert (val.name, ood.name, ood.status) == ("val space", "ood space", "red") and val.status != "green"
+    assert compare_with_train(drawn, {}) == ()
 
 
 def test_an_available_encoder_is_compared_by_its_fingerprint(drawn: Store, monkeypatch: pytest.MonkeyPatch):

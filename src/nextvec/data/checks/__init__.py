@@ -6,12 +6,13 @@ statistics, and each rule in RULES is a pure function from them to findings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import STATUSES, Status
+from nextvec.data.checks.embedding_space import compare_spaces, measure_profile, measure_reference
 from nextvec.data.checks.findings import Finding, Statistics
 from nextvec.data.checks.rules_distribution import (
     check_coherence,
@@ -32,6 +33,7 @@ from nextvec.data.checks.rules_integrity import (
 )
 from nextvec.data.checks.rules_space import check_spaces
 from nextvec.data.checks.rules_windows import check_lone_windows, check_targets, check_window_files
+from nextvec.data.checks.sampling import draw_sample
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
 from nextvec.data.space import Space
 from nextvec.data.store import Store
@@ -119,6 +121,22 @@ def check_store(
             name: measure_fingerprint(each.space, encoder) for name, each in stores.items() if each is not None
         }
     return CheckReport(str(store.path), context, check_statistics(statistics), statistics)
+
+
+def compare_with_train(train: Store, stores: Mapping[str, Store], sample: int = 20_000) -> tuple[Finding, ...]:
+    """Compare the embedding spaces of splits of other stores, by split, with that of a training store.
+
+    `sample` is the maximum number of rows of each split. Stores with other dimensions cannot be compared.
+    """
+    reference = measure_reference(draw_sample(train.vectors, train.documents, "train", sample))
+    spaces: Statistics = {}
+    for split, store in stores.items():
+        rows = draw_sample(store.vectors, store.documents, split, sample)
+        profile = measure_profile(rows)
+        if len(rows.vectors_RD):
+            is_comparable = profile is not None and reference is not None
+            spaces[split] = compare_spaces(profile, reference) if is_comparable else None
+    return tuple(check_spaces({"space": spaces}))
 
 
 def check_statistics(statistics: Statistics) -> tuple[Finding, ...]:

@@ -29,6 +29,8 @@ MIN_ALL_FOREIGN = 0.75
 Rotations and other models have 0.8 to 1; the most different texts in one space 0.6."""
 MAX_EXPECTED = 0.15
 """Expected share above which even half of the dimensions could be foreign without showing."""
+MAX_UNKNOWN = 0.5
+"""Share of foreign dimensions up to which a high expected share explains it; above, the space is at least unsure."""
 MAX_TRAIN_FOREIGN = 0.5
 """Share of foreign dimensions between two halves of train above which its dimensions cannot be told apart."""
 
@@ -87,7 +89,7 @@ def _assess_dimensions(space: Statistics) -> tuple[Status | None, str]:
         return None, "the dimensions of train have no correlations that distinguish them"
     if foreign > MIN_ALL_FOREIGN:
         return Status.RED, f"{foreign:.0%} of the dimensions do not correspond to train's"
-    if foreign <= MAX_FOREIGN + expected:
+    if foreign <= min(MAX_FOREIGN + expected, MAX_UNKNOWN):
         doubt = "too few chunks, or too uniform ones" if expected > MAX_EXPECTED else ""
         return (None if doubt else Status.GREEN), doubt
     # The share is twice the mean of D outcomes that are 1 with probability `expected` / 2.
