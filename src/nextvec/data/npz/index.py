@@ -136,7 +136,7 @@ def _padding_at_end(vectors_WT: NDArray[np.int32], padding: int) -> Ints:
     return shift_W
 
 
-def rotate_contexts(vectors_WT: NDArray[np.int32], shift_W: Ints) -> NDArray[np.int32]:
+def rotate_contexts(vectors_WT: NDArray[Any], shift_W: Ints) -> NDArray[Any]:
     """Return the windows with their contexts rotated to the right by `shift_W` columns."""
     if not shift_W.any():
         return vectors_WT

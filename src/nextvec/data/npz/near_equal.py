@@ -43,8 +43,9 @@ def projection(dimensions: int) -> NDArray[np.float32]:
     """Return a fixed random matrix (D, P) that keeps distances, or the identity if D is small."""
     if dimensions <= _PROJECTED:
         return np.eye(dimensions, dtype=np.float32)
-    matrix = np.random.default_rng(0).standard_normal((dimensions, _PROJECTED))
-    return (matrix / np.sqrt(_PROJECTED)).astype(np.float32)
+    matrix_DP = np.random.default_rng(0).standard_normal((dimensions, _PROJECTED)) / np.sqrt(_PROJECTED)
+    rounded_DP: NDArray[np.float32] = matrix_DP.astype(np.float32)
+    return rounded_DP
 
 
 def merge_near_equal(projected_VP: NDArray[Any]) -> NearEqual | None:
