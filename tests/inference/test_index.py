@@ -1,5 +1,7 @@
 """The exact index: nearest chunks, exclusions, and the texts behind rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,14 @@ def queries(toy_store) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("block", [2**20, 33 * 16])
-def test_results_are_those_of_a_full_sort(block, toy_store, queries, monkeypatch):
-    monkeypatch.setattr(index_module, "BLOCK_NUMBERS", block)
-    rows, scores = nextvec.open_index(toy_store).search(queries, 6)
-    cosines = queries @ toy_store.vectors.astype(np.float32).T
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("copied", [True, False])
+def test_results_are_those_of_a_full_sort(dtype, copied, toy_store, queries, monkeypatch):
+    monkeypatch.setattr(index_module, "BLOCK_NUMBERS", 33 * 16)
+    monkeypatch.setattr(index_module, "MAX_COPY_BYTES", 2**20 if copied else 0)
+    store = replace(toy_store, vectors=toy_store.vectors.astype(dtype))
+    rows, scores = nextvec.open_index(store).search(queries, 6)
+    cosines = queries @ store.vectors.astype(np.float32).T
     expected = np.argsort(-cosines, axis=1)[:, :6]
     assert rows.tolist() == expected.tolist()
     np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-5)

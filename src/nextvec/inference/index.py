@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +20,10 @@ from nextvec.data.space import Space
 from nextvec.data.store import CHUNKS, Store, open_store
 from nextvec.errors import InputError, SpaceError
 
+MAX_COPY_BYTES = 2**30
+"""Maximum size of a float32 copy of float16 vectors: 700,000 of 384-D. Converting takes four times a search."""
 BLOCK_NUMBERS = 2**20
-"""Numbers of a block of vectors, which is converted to float32 and multiplied while it is in the CPU's cache."""
+"""Numbers of a block of vectors of a larger index, which is converted and multiplied while it is in the CPU's cache."""
 CACHED_BLOCKS = 64
 """Blocks of texts in memory."""
 
@@ -70,7 +72,10 @@ class Index(Protocol):
 
 
 class StoreIndex:
-    """The exact index of a store: memory-mapped vectors, one blocked matrix product per search."""
+    """The exact index of a store: one matrix product per search, in blocks if the index is large.
+
+    Float32 vectors stay memory-mapped. Of float16 vectors, the first search keeps a float32 copy if it is small enough.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -113,14 +118,21 @@ class StoreIndex:
 
     def _cosines(self, queries_QD: Tensor) -> Tensor:
         """Return the cosines (Q, N) of unit queries with all chunks."""
-        vectors_ND = torch.from_numpy(self.store.vectors)
-        cosines_NQ = torch.empty(len(self), len(queries_QD))
-        size = max(1, BLOCK_NUMBERS // self.store.dimensions)
+        vectors_ND = self._matrix
         queries_DQ = queries_QD.T.contiguous()
+        cosines_NQ = torch.empty(len(self), len(queries_QD))
+        is_float32 = vectors_ND.dtype == torch.float32
+        size = len(self) if is_float32 else max(1, BLOCK_NUMBERS // self.store.dimensions)
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             torch.mm(vectors_ND[rows].float(), queries_DQ, out=cosines_NQ[rows])
-        return cosines_NQ.T
+        return cosines_NQ.T.contiguous()
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        """The vectors (N, D) to multiply: in float32 if they are stored so or the copy is small enough."""
+        vectors_ND = torch.from_numpy(self.store.vectors)
+        return vectors_ND.float() if 4 * vectors_ND.numel() <= MAX_COPY_BYTES else vectors_ND
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the unit vectors (N, D) of N rows, without the rounding of float16 in their length."""
