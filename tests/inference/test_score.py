@@ -46,7 +46,7 @@ def test_a_change_of_topic_is_the_deepest_dip(model, text_store):
 
 def test_depths_are_the_climbs_to_both_sides():
     depths = dip_depths(np.array([0.5, 0.6, 0.2, 0.4, 0.7, 0.7]))
-    assert depths.tolist() == pytest.approx([0.1, 0, 0.9, 0, 0, 0], abs=1e-6)
+    assert depths.tolist() == pytest.approx([0, 0, 0.9, 0, 0, 0], abs=1e-6)
     assert find_shifts(depths).tolist() == [False, False, True, False, False, False]
     assert not find_shifts(dip_depths(np.full(6, 0.5))).any()
     assert not find_shifts(dip_depths(np.array([0.5, 0.49, 0.5]))).any(), "a dip within the noise"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MIN_EQUAL_COSINE = 0.9999
 """Chunks with a higher cosine to a context vector are the same chunk; rounding to float16 gives 0.9999997."""
+MAX_SHOWN_CHARS = 160
+"""Characters of a text in a table; JSON and the Python result have all of them."""
 NEIGHBORS = 8
 """Nearest chunks per context vector that are searched for equal ones at first."""
 
@@ -92,9 +94,10 @@ MATCH_COLUMNS = (
 
 
 def match_row(name: str, match: Match, style: Any = "") -> Row:
-    """Return the row of a chunk in a table with MATCH_COLUMNS."""
+    """Return the row of a chunk in a table with MATCH_COLUMNS; a long text is cut."""
+    text = match.text if len(match.text) <= MAX_SHOWN_CHARS else f"{match.text[:MAX_SHOWN_CHARS].rstrip()}…"
     score, position = Cell(f"{match.score:.3f}", match.score), Cell(str(match.position), match.position)
-    return Row((Cell(name), score, Cell(match.title or match.document), position, Cell(match.text)), style)
+    return Row((Cell(name), score, Cell(match.title or match.document), position, Cell(text)), style)
 
 
 def find_next(

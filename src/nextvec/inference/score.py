@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 20
 """Characters of a bar for a cosine of 1."""
+MAX_SHOWN_CHARS = 72
+"""Characters of a chunk in the table: two lines in a terminal of 100 columns."""
 MIN_SHIFT_DEPTH = 0.05
 """Minimum depth of a topic shift: smaller dips are within the noise of one chunk's cosine."""
 
@@ -93,9 +95,14 @@ class DocumentScore(Displayable):
             Column("", "left"),
             Column("percentile"),
             Column(f"vs {self.baseline}"),
-            Column("text", "left", "ellipsis"),
+            Column("text", "left", "fold"),
         )
         return View((Table("Expectedness", columns, tuple(map(_row, self.chunks))), Line(summary)))
+
+
+def cut(text: str) -> str:
+    """Return the start of a text for a table."""
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS].rstrip()}…"
 
 
 def _row(chunk: ChunkScore) -> Row:
@@ -107,7 +114,7 @@ def _row(chunk: ChunkScore) -> Row:
             Cell(bar(chunk.cosine or 0.0)),
             Cell(percentile, chunk.percentile),
             Cell(format_number(chunk.gain, "+.3f"), chunk.gain),
-            Cell(chunk.text),
+            Cell(cut(chunk.text)),
         )
     )
 
@@ -169,12 +176,16 @@ def _percentiles(cosine_W: NDArray[np.float32], references: Sequence[float]) -> 
 
 
 def dip_depths(cosine_W: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the depth of every dip: the rise to the next peak at the left plus that at the right, 0 if it is no dip.
+    """Return the depth of every dip: the rise to the next peak at the left plus that at the right, else 0.
 
-    This is the depth score of TextTiling (Hearst 1997), applied to the cosine of the prediction.
+    This is the depth score of TextTiling (Hearst 1997), applied to the cosine of the prediction. Both ends have a value
+    on one side only, so they are not dips.
     """
     depths = np.zeros(len(cosine_W))
-    for position, cosine in enumerate(cosine_W):
+    for position in range(1, len(cosine_W) - 1):
+        cosine = cosine_W[position]
+        if cosine > min(cosine_W[position - 1], cosine_W[position + 1]):
+            continue
         peaks = []
         for direction in (-1, 1):
             # Climb while the values rise.
@@ -182,10 +193,7 @@ def dip_depths(cosine_W: NDArray[np.float32]) -> NDArray[np.float64]:
             while 0 <= neighbor < len(cosine_W) and cosine_W[neighbor] >= cosine_W[peak]:
                 peak, neighbor = neighbor, neighbor + direction
             peaks.append(float(cosine_W[peak]))
-        is_dip = all(
-            cosine_W[neighbor] >= cosine for neighbor in (position - 1, position + 1) if 0 <= neighbor < len(cosine_W)
-        )
-        depths[position] = sum(peaks) - 2 * float(cosine) if is_dip else 0.0
+        depths[position] = sum(peaks) - 2 * float(cosine)
     return depths
 
 
