@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import Data, Device, EncoderName, File, Folder, Names, Paths, as_texts, command
-from nextvec.data.chunking import Chunker
+from nextvec.data.chunking import MAX_CHARS, Chunker
 from nextvec.data.documents import Columns
 from nextvec.data.splits import SplitPlan
 from nextvec.errors import InputError, did_you_mean
@@ -37,7 +37,8 @@ def data_build(
     allow_unknown_ids: bool = False,
     unit: Literal["paragraph", "sentences"] = "paragraph",
     min_chars: int = 40,
-    max_chars: int = 2000,
+    max_chars: int | None = None,
+    paragraphs: Literal["blank-lines", "lines"] = "blank-lines",
     language: Annotated[str, Parameter(metavar="CODE")] = "en",
     min_chunks: int = 1,
     drop_near_duplicates: bool = False,
@@ -74,7 +75,8 @@ def data_build(
         allow_unknown_ids: Accept lists that contain ids of no document. Default: refuse them.
         unit: Unit of a chunk: a paragraph, or sentences packed up to max_chars.
         min_chars: Drop and count chunks with fewer characters.
-        max_chars: Split longer paragraphs at sentence boundaries.
+        max_chars: Split longer paragraphs at sentence boundaries. Default: 2000, or 200 with --unit sentences.
+        paragraphs: What separates paragraphs. lines: each line is a paragraph.
         language: Language of the text, which sets the rules for sentence boundaries.
         min_chunks: Drop and count documents with fewer chunks.
         drop_near_duplicates: Also drop rows of val and ood that have a near duplicate (cosine above 0.98) in train.
@@ -101,7 +103,7 @@ def data_build(
         sources=as_texts(sources),
         encoder=str(encoder),
         split=plan,
-        chunker=Chunker(unit, min_chars, max_chars, language),
+        chunker=Chunker(unit, min_chars, MAX_CHARS[unit] if max_chars is None else max_chars, paragraphs, language),
         columns=_columns(as_texts(columns), group_by, order_by),
         dimensions=dimensions,
         vectors=as_texts(vectors),

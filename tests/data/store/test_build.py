@@ -512,7 +512,7 @@ def test_zero_and_non_finite_embeddings_are_named_by_row(source: str, tmp_path: 
     ("options", "kind", "message"),
     [
         ({"encoder": "lsa"}, InputError, "the encoder lsa does not make them"),
-        ({"chunker": Chunker("sentences")}, InputError, "Set the chunk unit to 'paragraph'"),
+        ({"chunker": Chunker("sentences")}, InputError, "Leave out --unit and --paragraphs"),
         ({"vectors": ["v.npy", "v.npy"]}, InputError, "2 files for 1 sources"),
         ({"vectors": ["nowhere.npy"]}, StoreError, "nowhere.npy: not a readable .npy file"),
     ],
@@ -793,6 +793,34 @@ def test_two_builds_do_not_write_one_store(source: str, tmp_path: Path, hashing:
     hashing.encode = encode  # type: ignore[method-assign]
     make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert refusals
+
+
+# Short documents
+
+
+def test_documents_too_short_for_a_window_are_reported_with_remedies(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(20):  # one paragraph a line, without blank lines
+        lines = [f"{text.capitalize()}." for text in paragraphs(n, 8)]
+        (folder / f"{n}.txt").write_text("\n".join(lines))
+    store = make_store([str(folder)], tmp_path / "s", dimensions=8)
+    short = store.manifest["short_documents"]
+    assert (short["documents"], short["short"]) == (20, 20)
+    assert "--paragraphs lines (20 documents" in short["remedy"] and "--unit sentences" in short["remedy"]
+    assert "--group-by" not in short["remedy"]  # these are no rows
+    finding = next(finding for finding in check_store(store, 5).findings if finding.name == "train windows")
+    assert finding.status == "red" and finding.remedy == short["remedy"]
+    # Both remedies work.
+    for name, chunker in {"l": Chunker(paragraphs="lines"), "u": Chunker("sentences", max_chars=200)}.items():
+        longer = make_store([str(folder)], tmp_path / name, dimensions=8, chunker=chunker)
+        assert longer.documents.rows.min() >= 6 and "short_documents" not in longer.manifest
+
+
+def test_rows_that_are_single_chunks_can_be_grouped(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": text} for n, text in enumerate(paragraphs(0, 30))]
+    store = make_store([write_jsonl(tmp_path / "rows.jsonl", rows)], tmp_path / "s", dimensions=8)
+    assert "--group-by COLUMN --order-by COLUMN" in store.manifest["short_documents"]["remedy"]
 
 
 # Refused, then repaired

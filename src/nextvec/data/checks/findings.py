@@ -153,7 +153,13 @@ TEMPLATES = {
     "no windows": Template(
         "{split} windows",
         "{split} has no windows: none of its {documents:,} documents has {chunks} chunks.",
-        "Add longer documents to {split}, or set a shorter context.",
+        "{remedy}",
+    ),
+    "short documents": Template(
+        "{split} windows",
+        "{split} has only {windows:,} windows: {short:,} of its {documents:,} documents have fewer than {chunks} "
+        "chunks (context and target).",
+        "{remedy}",
     ),
     "few documents": Template(
         "{split} windows",

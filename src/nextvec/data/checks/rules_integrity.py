@@ -157,11 +157,20 @@ def check_windows(statistics: Statistics) -> Iterator[Finding]:
             else:
                 yield make_finding("no documents", status_if_missing, split=name)
         elif not split["windows"]:
-            chunks = statistics["min_context"] + 1
-            documents = split["documents"]
-            yield make_finding("no windows", status_if_missing, split=name, documents=documents, chunks=chunks)
+            yield make_finding("no windows", status_if_missing, **_shortness(statistics, name))
+        elif name == "train" and 2 * split["short"] > split["documents"]:
+            yield make_finding("short documents", Status.AMBER, **_shortness(statistics, name))
         elif name != "train" and split["groups"] < MIN_GROUPS:
             groups = f", which form {count_groups(split['groups'])}" if split["groups"] < measured["documents"] else ""
             yield make_finding("few documents", Status.AMBER, minimum=MIN_GROUPS, groups=groups, **measured)
         else:
             yield make_finding("windows", Status.GREEN, **measured)
+
+
+def _shortness(statistics: Statistics, name: str) -> dict[str, Any]:
+    """Return the measured values of a split with short documents; the build knows the best remedy."""
+    split, built = statistics["splits"][name], statistics.get("short_documents")
+    remedy = f"Add longer documents to {name}, or set a shorter context."
+    values = {key: split[key] for key in ("documents", "short", "windows")}
+    chunks = statistics["min_context"] + 1
+    return values | {"split": name, "chunks": chunks, "remedy": built["remedy"] if built else remedy}

@@ -81,6 +81,7 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
         "rows": len(store.vectors),
         "dimensions": store.dimensions,
         "min_context": min_context,
+        "short_documents": store.manifest.get("short_documents"),
         **_measure_lengths(scans[store.path], store.documents),
         "ood_set": None if ood is None else _measure_lengths(scans[ood.path], ood.documents),
         "divided_groups": _find_divided_groups(store.documents),

@@ -137,6 +137,7 @@ class Store(Displayable):
                 cells = (Cell(split), *(Cell(f"{size:,}", size) for size in sizes), Cell(", ".join(sources[:5])))
                 rows.append(Row(cells))
         columns = (*columns_of("split", "documents", "vectors"), Column("sources", "left", "fold"))
+        short = self.manifest.get("short_documents")
         counts = {name: value for name, value in self.manifest["counts"].items() if isinstance(value, int) and value}
         return View(
             (
@@ -146,6 +147,7 @@ class Store(Displayable):
                     "counts: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in counts.items()),
                     style="path",
                 ),
+                *([Line(f"{short['message']} {short['remedy']}", Status.AMBER)] if short else []),
                 *(Line(f"note: {notice}", style="path") for notice in self.manifest.get("notices", ())),
                 *(
                     Line(f"{finding['message']} {finding['remedy']}".rstrip(), Status(finding["status"]), "path")

@@ -29,7 +29,7 @@ from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
 from nextvec.data.store.precomputed import align_precomputed
 from nextvec.data.store.rows import TRAIN, RowTable
 from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
-from nextvec.data.store.tables import finish_rows, write_rows
+from nextvec.data.store.tables import WINDOW_CHUNKS, finish_rows, write_rows
 from nextvec.data.store.writer import create_vectors, finish_store
 from nextvec.errors import InputError, StoreError
 
@@ -139,7 +139,33 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         chunker=config.chunker.to_dict(),
         min_chunks=config.min_chunks,
         split=config.split.to_dict(),
+        **_short_documents(config, directory.done["selected"]),
     )
+
+
+def _short_documents(config: BuildConfig, counts: dict[str, int]) -> dict[str, Any]:
+    """Return an entry for the manifest if most documents are too short for a window: numbers, message and remedy."""
+    documents, short = counts["documents_selected"], counts["short_documents"]
+    if 2 * short <= documents:
+        return {}
+    remedies = []
+    if counts["short_by_lines"] < short:
+        enough = documents - counts["short_by_lines"]
+        remedies.append(
+            f"make each line a paragraph with --paragraphs lines ({enough:,} documents would have {WINDOW_CHUNKS} "
+            "chunks)"
+        )
+    if config.chunker.unit == "paragraph":
+        remedies.append("cut the text into sentences with --unit sentences")
+    else:
+        remedies.append(f"make shorter chunks with --max-chars {config.chunker.max_chars // 2}")
+    # Rows of a table may be the chunks of a document; folders and text files have no rows.
+    if any(not Path(source).is_dir() and not source.endswith((".txt", ".md")) for source in config.sources):
+        remedies.append("group the rows of a table with --group-by COLUMN --order-by COLUMN")
+    remedy = f"Build again, and {', or '.join(remedies)}."
+    message = f"{short:,} of {documents:,} documents have fewer than {WINDOW_CHUNKS} chunks (context 5 + 1)."
+    values = {"documents": documents, "short": short, "chunks": WINDOW_CHUNKS, "message": message, "remedy": remedy}
+    return {"short_documents": values}
 
 
 def _counts(done: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +174,8 @@ def _counts(done: dict[str, Any]) -> dict[str, Any]:
     counts = {name: finished.get(name, 0) for name in ("documents", "chunks", "documents_cut")}
     counts |= selected | {name: value + selected.get(name, 0) for name, value in finished.items() if name != "splits"}
     counts["documents_dropped"] = counts["documents_read"] - counts.pop("documents_kept")
+    for name in ("documents_selected", "short_documents", "short_by_lines"):
+        del counts[name]
     return counts | {"unknown_texts": done["unknown_texts"], "splits": finished["splits"]}
 
 

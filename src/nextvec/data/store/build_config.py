@@ -69,15 +69,16 @@ class BuildConfig:
                 raise InputError(f"{name} is {number}, but must be at least 1.")
         if self.vectors:
             self._require_aligned_vectors()
-            object.__setattr__(self, "chunker", Chunker("paragraph", 0, _MAX_PARAGRAPH_CHARS, self.chunker.language))
+            whole = Chunker("paragraph", 0, _MAX_PARAGRAPH_CHARS, language=self.chunker.language)
+            object.__setattr__(self, "chunker", whole)
 
     def _require_aligned_vectors(self) -> None:
         if self.encoder == LSA:
             raise InputError("vectors: the encoder lsa does not make them. Name the encoder that did with --encoder.")
         if self.columns.group_by:
             raise InputError("vectors: --group-by may move rows, so that vectors no longer match. Leave one out.")
-        if self.chunker.unit != "paragraph":
-            raise InputError("vectors: one row is one paragraph. Set the chunk unit to 'paragraph'.")
+        if self.chunker.unit != "paragraph" or self.chunker.paragraphs != "blank-lines":
+            raise InputError("vectors: one row is one paragraph. Leave out --unit and --paragraphs.")
         if len(self.vectors) != len(self.sources):
             raise InputError(
                 f"vectors: {len(self.vectors)} files for {len(self.sources)} sources. "

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from nextvec.core.console import progress, show
 from nextvec.core.files import write_atomic, writing
-from nextvec.data.chunking import Chunker, chunk_document
+from nextvec.data.chunking import Chunker, chunk_document, text_length
 from nextvec.data.documents import Columns, Document
 from nextvec.data.readers import read_documents
 from nextvec.errors import StoreError
@@ -27,7 +27,7 @@ DOCUMENTS_PER_FILE, CHARACTERS_PER_FILE = 2_000, 64 * 2**20
 """A staged file ends at the first of these limits, because it is in memory as a whole."""
 
 _TEXTS = ("id", "title", "source", "group")
-_NUMBERS = ("origin", "paragraphs_read", "too_short")
+_NUMBERS = ("origin", "paragraphs_read", "too_short", "lines")
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXTS]
     + [(name, pa.int64()) for name in _NUMBERS]
@@ -116,7 +116,7 @@ def _numbered_documents(
 def _stage_document(origin: int, first: int, document: Document, chunker: Chunker, min_chars: int) -> dict[str, Any]:
     """Return a document's row of a staged file."""
     chunks = chunk_document(document, chunker)
-    long_enough = [chunk for chunk in chunks if len(chunk.text) >= min_chars]
+    long_enough = [chunk for chunk in chunks if text_length(chunk.text) >= min_chars]
     return {
         "id": document.id,
         "title": document.title,
@@ -128,6 +128,9 @@ def _stage_document(origin: int, first: int, document: Document, chunker: Chunke
         "hashes": [hash_text(chunk.text) for chunk in long_enough],
         "paragraphs_read": len(document.paragraphs),
         "too_short": len(chunks) - len(long_enough),
+        "lines": sum(
+            len(line.strip()) >= max(min_chars, 1) for text in document.paragraphs for line in text.splitlines()
+        ),
     }
 
 

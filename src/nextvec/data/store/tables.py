@@ -31,12 +31,18 @@ from nextvec.errors import CorpusError, StoreError, did_you_mean
 BLOCK_ROWS = 1024
 """Rows of a row group of chunks.parquet: a build encodes them together, and loses at most one block if it is killed."""
 
+WINDOW_CHUNKS = 6
+"""Chunks of the shortest document with a window: the usual context of five, and the target."""
+
 _QUERIES_PER_BLOCK = 2048
 """Rows of val and ood that are compared with train together: the cosines of a block need 64 MiB."""
 
 
 def write_rows(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -> dict[str, Any]:
     """Write the rows to encode and their texts into `folder`; return the counts so far.
+
+    `short_documents` counts the documents with fewer than WINDOW_CHUNKS chunks, and `short_by_lines` those that would
+    have fewer if each line were a paragraph.
 
     Documents with fewer than `min_chunks` chunks are dropped, and so are chunks whose text repeats another one: the
     copy in train is kept, or else the first. Raises CorpusError if no document is left, StoreError if a split that the
@@ -62,12 +68,15 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
     documents: list[tuple[str, str, str, str, int, int]] = []  # id, title, source, key for splits, origin, rows
     hashes: list[NDArray[np.uint64]] = []
     paragraphs: list[NDArray[np.int64]] = []
-    columns = ["id", "title", "source", "group", "origin", "paragraphs", "hashes", "too_short"]
+    columns = ["id", "title", "source", "group", "origin", "paragraphs", "hashes", "too_short", "lines"]
     for part in read_staged_chunks(staged, columns):
         counts["documents_read"] += len(part["id"])
         counts["too_short_dropped"] += sum(part["too_short"])
         for index, chunks in enumerate(part["hashes"]):
             if len(chunks) >= min_chunks:
+                counts["short_documents"] += len(chunks) < WINDOW_CHUNKS
+                counts["short_by_lines"] += part["lines"][index] < WINDOW_CHUNKS
+                counts["documents_selected"] += 1
                 document_id, title, source, group, origin = (part[name][index] for name in columns[:5])
                 documents.append((document_id, title, source, group or document_id, origin, len(chunks)))
                 hashes.append(np.array(chunks, np.uint64))
@@ -75,7 +84,8 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
     if not documents:
         raise CorpusError(
             f"none of the {counts['documents_read']:,} documents has {min_chunks} chunks of text. "
-            "Lower min_chunks or min_chars, or provide longer documents."
+            "Lower min_chunks or min_chars, or make more chunks of each document with --paragraphs lines, "
+            "--unit sentences or, for the rows of a table, --group-by COLUMN --order-by COLUMN."
         )
     ids, titles, sources, keys, origins, rows = map(list, zip(*documents, strict=True))
     # Documents of a group share a key, and so a split.
