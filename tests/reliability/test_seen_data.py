@@ -11,7 +11,7 @@ import torch
 
 from nextvec.core.events import read_events
 from nextvec.core.run_paths import BEST_MODEL, MODEL_CARD, REPORT_FILE
-from nextvec.data.npz.convert import export_npz
+from nextvec.data.npz.export import export_npz
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
