@@ -802,7 +802,7 @@ def test_documents_too_short_for_a_window_are_reported_with_remedies(tmp_path: P
     folder = tmp_path / "texts"
     folder.mkdir()
     for n in range(20):  # one paragraph a line, without blank lines
-        lines = [f"{text.capitalize()}." for text in paragraphs(n, 8)]
+        lines = [f"{text.capitalize()}." for text in paragraphs(n, 14)]
         (folder / f"{n}.txt").write_text("\n".join(lines))
     store = make_store([str(folder)], tmp_path / "s", dimensions=8)
     short = store.manifest["short_documents"]
