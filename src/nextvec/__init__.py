@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
     from nextvec.commands.recipe import recipe_list, recipe_show
+    from nextvec.commands.share import export, push
     from nextvec.commands.train import demo, resume, train
     from nextvec.commands.use import generate, next, predict, score
     from nextvec.commands.watch import watch
@@ -42,6 +43,7 @@ _MODULES = {
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
     "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
+    "nextvec.commands.share": ("export", "push"),
     "nextvec.commands.train": ("demo", "resume", "train"),
     "nextvec.commands.use": ("generate", "next", "predict", "score"),
     "nextvec.commands.watch": ("watch",),
@@ -70,6 +72,7 @@ __all__ = [
     "demo",
     "diagnose",
     "eval",
+    "export",
     "gates_suggest",
     "generate",
     "leaderboard_add",
@@ -81,6 +84,7 @@ __all__ = [
     "open_store",
     "plot",
     "predict",
+    "push",
     "read_events",
     "recipe_list",
     "recipe_show",

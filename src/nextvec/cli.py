@@ -63,6 +63,8 @@ COMMANDS = {
         "next": "use:next",
         "generate": "use:generate",
         "score": "use:score",
+        "export": "share:export",
+        "push": "share:push",
     },
 }
 """Heading in the help → command → module in `nextvec.commands` and function. A command is imported when it is used."""

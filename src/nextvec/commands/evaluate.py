@@ -28,7 +28,8 @@ def eval(
     """Evaluate a checkpoint next to every baseline on the val and ood splits of a store.
 
     Args:
-        checkpoint: A .pt file (of nextvec or of the original trainer), or the folder of a run.
+        checkpoint: A .pt file (of nextvec or of the original trainer), a run folder, or any other model that
+            'nextvec predict' reads.
         data: A store or an .npz file of windows. Default: the data that the model was trained on.
         ood_data: A store or an .npz file of ood windows. Without --data, only these are evaluated.
         context: S, the context length. Default: the checkpoint's, or 5.
@@ -41,7 +42,7 @@ def eval(
     from nextvec.training.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
-        Path(checkpoint),
+        checkpoint,
         data=str(data),
         ood_data=str(ood_data),
         context=context,

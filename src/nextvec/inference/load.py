@@ -14,6 +14,7 @@ from nextvec.core.device import resolve_device
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL, ENCODER_FOLDER, EVALUATION_FILE, RECIPE_FILE
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError, InputError, did_you_mean
 from nextvec.inference.hub import HUB_ID, download_model
@@ -21,7 +22,7 @@ from nextvec.inference.model import LatentVectorModel, ValScores
 from nextvec.inference.model_folder import CONFIG, WEIGHTS, read_model_folder
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
-from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoint
+from nextvec.models.checkpoint import FORMAT_VERSION, Checkpoint, read_baselines, read_checkpoint
 
 DEFAULT_CONTEXT = 5
 """Context length of the original trainer's checkpoints, which lack it."""
@@ -89,12 +90,47 @@ def _load_checkpoint(path: Path, device: torch.device) -> LatentVectorModel:
         source=str(path),
         space=space,
         context_length=context_length,
+        min_context=checkpoint.recipe.data.min_context if checkpoint.is_native else None,
         encoder_name=str(values.get("encoder", "")),
         encoder_folder=run / ENCODER_FOLDER if space.encoder == LSA else None,
         chunker=chunker,
         baselines=_read_baselines(checkpoint, network.dimensions, device),
         val=_read_val_scores(run, network.name) if path.name == BEST_MODEL else ValScores(),
+        seen_rows=SeenRows.from_values(values.get("seen_rows")),
     )
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Return the weights of any source of `load_model` as a checkpoint, to evaluate them or to start training from.
+
+    Raises the errors of `load_model`.
+    """
+    path = Path(source)
+    is_run = path.is_dir() and not (path / CONFIG).is_file()
+    # A path with a checkpoint's suffix stays one even if it is missing, for the clearer error.
+    if is_run or path.is_file() or (path.suffix == ".pt" and str(source) not in shipped_models()):
+        return read_checkpoint(path)
+    model = load_model(source)
+    values = {
+        "format": FORMAT_VERSION,
+        "model_type": model.network.name,
+        "model_config": model.network.config,
+        "model_state_dict": model.network.state_dict(),
+        "space": model.space.to_dict(),
+        "context": model.context_length,
+        "chunker": model.chunker.to_dict(),
+        "encoder": model.encoder_name,
+        "seen_rows": model.seen_rows.to_values(),
+        "recipe": _recipe_of(model),
+        "data": {},
+    }
+    return Checkpoint(path, values)
+
+
+def _recipe_of(model: LatentVectorModel) -> str:
+    """Return a recipe whose windows are those that the model was evaluated on."""
+    least = "" if model.min_context is None else f"min_context = {model.min_context}\n"
+    return f"[data]\ncontext = {model.context_length}\n{least}"
 
 
 def _read_baselines(checkpoint: Checkpoint, dimensions: int, device: torch.device) -> dict[str, LatentModel]:

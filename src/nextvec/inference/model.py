@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA, SYNTHETIC, Encoder, reopen_encoder
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, InputError
@@ -60,6 +61,8 @@ class LatentVectorModel:
     """The embedding space of the vectors that the model reads and predicts."""
     context_length: int
     """S, the maximum number of vectors in a context."""
+    min_context: int | None = None
+    """The shortest context of the windows that the model was evaluated on; None means `context_length`."""
     encoder_name: str = ""
     """The name by which `open_encoder` opens the encoder."""
     encoder_folder: Path | None = None
@@ -69,6 +72,8 @@ class LatentVectorModel:
     baselines: dict[str, LatentModel] = field(default_factory=dict, repr=False)
     """The fitted baselines, by name."""
     val: ValScores = field(default_factory=ValScores, repr=False)
+    seen_rows: SeenRows = field(default=SeenRows(is_complete=False), repr=False)
+    """The rows that the weights were trained on, so that no evaluation mistakes them for unseen ones."""
 
     @property
     def dimensions(self) -> int:

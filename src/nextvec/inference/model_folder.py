@@ -4,6 +4,7 @@
                               chunker, val scores, and SHA-256 of every other file
     model.safetensors         the weights, float16 or float32
     baselines.safetensors     the fitted values of the baselines, named BASELINE.TENSOR
+    seen_rows.safetensors     hashes of the rows that the weights were trained on, one tensor per run
     encoder/                  the fitted encoder (lsa only)
 
 Readers of one major format version read every minor version of it: a newer minor version may add fields, which are then
@@ -13,7 +14,7 @@ ignored. In the same or an older minor version an unknown field is an error. Oth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ from nextvec.core.locks import unfinished
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA
 from nextvec.data.encoders.lsa import LsaEncoder
+from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import Space
 from nextvec.errors import CheckpointError, InputError, OutputError, one_line
 from nextvec.inference.model import LatentVectorModel, ValScores
@@ -42,9 +44,10 @@ MAJOR, MINOR = 1, 0
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 BASELINES = "baselines.safetensors"
+SEEN_ROWS = "seen_rows.safetensors"
 ENCODER = "encoder"
 ENCODER_FILES = ("terms.json", "idf.npy", "components.npy", "mean.npy")
-FILES = (WEIGHTS, BASELINES, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
+FILES = (WEIGHTS, BASELINES, SEEN_ROWS, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
 """Every file that `config.json` may name."""
 
 MAX_CONFIG_BYTES = 2**20
@@ -76,6 +79,7 @@ class FolderConfig(_Section):
     """The network's configuration: kind, variant, dimensions and options."""
     dtype: Literal["float16", "float32"]
     context_length: int = Field(ge=1, le=MAX_CONTEXT_LENGTH)
+    min_context: int | None = Field(default=None, ge=1, le=MAX_CONTEXT_LENGTH)
     outputs: list[str]
     space: dict[str, Any]
     encoder: str
@@ -83,6 +87,10 @@ class FolderConfig(_Section):
     baselines: list[Plain] = []
     """The configuration of each baseline in baselines.safetensors."""
     val: _Val = _Val()
+    seen_runs: list[str] = []
+    """The names of the runs in seen_rows.safetensors, the latest first."""
+    is_history_complete: bool = False
+    """Whether these are all runs that trained the weights."""
     files: dict[str, Digest]
     """File → SHA-256."""
 
@@ -93,11 +101,12 @@ def write_model_folder(
     *,
     dtype: Literal["float16", "float32"] = "float32",
     baselines: Iterable[str] | None = None,
+    add_files: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a model as a new folder, which appears complete or not at all.
 
-    `baselines` names the baselines to include (None: all); ridge has S · D² numbers. Raises OutputError if the folder
-    exists or cannot be written.
+    `baselines` names the baselines to include (None: all); ridge has S · D² numbers. `add_files` writes more files into
+    the unfinished folder. Raises OutputError if the folder exists or cannot be written.
     """
     if path.exists():
         raise OutputError(f"model folder {path}: exists already. Choose another name, or remove it.")
@@ -105,6 +114,8 @@ def write_model_folder(
     busy = f"model folder {path}: another process is writing it. Wait until it ends, or choose another name."
     with unfinished(folder, busy, discard=True):
         _write_files(model, folder, dtype, list(model.baselines if baselines is None else baselines))
+        if add_files is not None:
+            add_files(folder)
         with writing(path):
             folder.rename(path)
         sync_folder(path.parent)
@@ -119,6 +130,10 @@ def _write_files(
     _write_tensors(model.network.state_dict(), folder / WEIGHTS, kind)
     if tensors:
         _write_tensors(tensors, folder / BASELINES, kind)
+    runs = model.seen_rows.runs
+    if runs:
+        hashes = {str(number): torch.from_numpy(rows.hashes) for number, rows in enumerate(runs)}
+        _write_tensors(hashes, folder / SEEN_ROWS, torch.int64)
     if model.encoder_folder is not None:
         LsaEncoder.load(model.encoder_folder).save(folder / ENCODER)
     # The configuration names the checksum of every other file, so it is written last.
@@ -129,12 +144,15 @@ def _write_files(
         network=model.network.config,
         dtype=dtype,
         context_length=model.context_length,
+        min_context=model.min_context,
         outputs=list(model.outputs),
         space=model.space.to_dict(),
         encoder=model.encoder_name,
         chunker=model.chunker.to_dict(),
         baselines=[baseline.config for baseline in selected.values()],
         val=_Val(cosine_percentiles=list(model.val.cosine_percentiles), cosine=model.val.cosine, mrr=model.val.mrr),
+        seen_runs=[rows.run for rows in runs],
+        is_history_complete=model.seen_rows.is_complete,
         files=files,
     )
     write_json(folder / CONFIG, config.model_dump(mode="json"))
@@ -158,6 +176,7 @@ def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentV
             name = str(values.get("kind"))
             baselines[name] = _read_network(path / BASELINES, values, f"{name}.").to(device)
         chunker = Chunker(**config.chunker)
+        seen_rows = _read_seen_rows(path, config)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"model {path}: {one_line(error)}") from error
     if network.dimensions != space.dimensions or any(
@@ -171,12 +190,29 @@ def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentV
         source=str(path),
         space=space,
         context_length=config.context_length,
+        min_context=config.min_context,
         encoder_name=config.encoder,
         encoder_folder=path / ENCODER if space.encoder == LSA else None,
         chunker=chunker,
         baselines=baselines,
         val=ValScores(tuple(config.val.cosine_percentiles), config.val.cosine, config.val.mrr),
+        seen_rows=seen_rows,
     )
+
+
+def _read_seen_rows(path: Path, config: FolderConfig) -> SeenRows:
+    """Return the record of the rows that the weights were trained on."""
+    runs: list[dict[str, Any]] = []
+    if config.seen_runs:
+        try:
+            with safe_open(path / SEEN_ROWS, framework="pt") as opened:
+                runs = [
+                    {"run": run, "hashes": opened.get_tensor(str(number))}
+                    for number, run in enumerate(config.seen_runs)
+                ]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{SEEN_ROWS} can't be read ({one_line(error)}). Download it again.") from error
+    return SeenRows.from_values({"runs": runs, "is_complete": config.is_history_complete})
 
 
 def _read_config(path: Path) -> FolderConfig:
@@ -219,6 +255,7 @@ def _without_unknown(values: Mapping[str, Any]) -> dict[str, Any]:
 def _require_intact_files(path: Path, config: FolderConfig) -> None:
     """Raise CheckpointError unless every file has its checksum and all that the model needs are there."""
     needed = {WEIGHTS} | ({BASELINES} if any("kind" in item for item in config.baselines) else set())
+    needed |= {SEEN_ROWS} if config.seen_runs else set()
     if config.space.get("encoder") == LSA:
         needed |= {name for name in FILES if name.startswith(ENCODER)}
     unknown = sorted(set(config.files) - set(FILES))

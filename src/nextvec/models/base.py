@@ -144,14 +144,16 @@ def present_first(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
     # Rotate each row to the left by its number of absent vectors.
     steps_S = torch.arange(length, device=mask_BS.device)
     source_BS = (steps_S - _count_present(mask_BS)[:, None]) % length
-    return context_BSD.take_along_dim(source_BS[:, :, None], dim=1)
+    # `gather`, unlike `take_along_dim`, can be exported with a variable number of windows.
+    return context_BSD.gather(1, source_BS[:, :, None].expand(-1, -1, context_BSD.shape[2]))
 
 
 def last_present(hidden_BSH: Tensor, mask_BS: Tensor | None) -> Tensor:
     """Return the state (B, H) at the last present step of a network that read `present_first`."""
     if mask_BS is None:
         return hidden_BSH[:, -1]
-    return hidden_BSH.take_along_dim(_count_present(mask_BS)[:, None, None] - 1, dim=1)[:, 0]
+    newest_B11 = _count_present(mask_BS)[:, None, None] - 1
+    return hidden_BSH.gather(1, newest_B11.expand(-1, -1, hidden_BSH.shape[2]))[:, 0]
 
 
 def _count_present(mask_BS: Tensor) -> Tensor:

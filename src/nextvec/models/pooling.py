@@ -61,7 +61,7 @@ class Mixture(nn.Module):
 
     def age_weights(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return the first head's weights by age alone, without content, (B, 1, S)."""
-        scores_BHS = self._position(context_BSD.shape[1])[:1].expand(len(context_BSD), 1, -1)
+        scores_BHS = self._position(context_BSD.shape[1])[:1].expand(context_BSD.shape[0], 1, -1)
         return _masked_softmax(scores_BHS, mask_BS)
 
     def _position(self, length: int) -> Tensor:

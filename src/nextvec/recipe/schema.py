@@ -156,7 +156,8 @@ class TrainingRecipe(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products. auto: bf16 on hardware with fast bf16. Weights stay float32."""
     init_from: PathText = ""
-    """Checkpoint to start from (of nextvec or of the original trainer). Empty: random weights."""
+    """Model to start from: a checkpoint (of nextvec or of the original trainer), a run, an exported folder, a model of
+    the hub, or the name of one that ships with nextvec. Empty: random weights."""
     keep_epochs: bool = True
     """Keep epoch_N.pt of every epoch."""
     checkpoint_interval_s: Annotated[float, Field(gt=0)] = 300.0

@@ -42,9 +42,9 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
         "## Evaluation",
         evaluation_markdown(evaluation).strip(),
         "## How to use it",
-        "```python\nfrom nextvec.models.checkpoint import read_checkpoint\n\n"
-        'model = read_checkpoint("best_model.pt").model()\n'
-        "prediction_BD = model.predict(context_BSD)  # unit vectors; the context has the oldest chunk first\n```",
+        "```python\nimport nextvec\n\n"
+        'model = nextvec.load_model("RUN")  # the folder of this card\n'
+        "prediction = model.predict(context)  # unit vectors (N, S, D), the oldest chunk first\n```",
         "## Training",
         f"- Data: {store}, store hash `{started['store_hash'][:16]}`\n"
         f"- Recipe: `recipe.toml` next to this card, recipe hash `{started.get('recipe_hash', '')}`\n"

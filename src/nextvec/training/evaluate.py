@@ -23,6 +23,7 @@ from nextvec.evaluation.bootstrap import assign_blocks
 from nextvec.evaluation.evaluate import evaluate_predictors
 from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.results import Evaluation
+from nextvec.inference.load import open_checkpoint
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoint
@@ -67,7 +68,7 @@ def evaluate_best(run: Run) -> Evaluation:
 
 
 def evaluate_checkpoint(
-    path: Path,
+    source: str | Path,
     *,
     data: str = "",
     ood_data: str = "",
@@ -77,12 +78,13 @@ def evaluate_checkpoint(
     device: str = "auto",
     quiet: bool = False,
 ) -> Evaluation:
-    """Evaluate a checkpoint and the baselines on the val and ood splits of a store, or on an ood set alone.
+    """Evaluate a model and the baselines on the val and ood splits of a store, or on an ood set alone.
 
-    `data` and `ood_data` are stores or .npz files of windows. With `ood_data` alone only that set is evaluated, with
-    the baselines that the run fitted. Raises CheckpointError or SpaceError if checkpoint and data don't match.
+    `source` is one of `load_model`. `data` and `ood_data` are stores or .npz files of windows. With `ood_data` alone
+    only that set is evaluated, with the baselines that the run fitted. Raises CheckpointError or SpaceError if model
+    and data don't match.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = open_checkpoint(source)
     train_store = _train_store(checkpoint)
     dataset = _open_evaluated(checkpoint, train_store, data, ood_data, quiet=quiet)
     is_ood_only = bool(ood_data) and not data

@@ -40,9 +40,10 @@ from nextvec.evaluation.seen_data import measure_seen, seen_warning
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
 from nextvec.guards.gates import epochs_without_improvement
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
+from nextvec.inference.load import open_checkpoint
 from nextvec.losses import Objective
 from nextvec.models.base import LatentModel, count_parameters
-from nextvec.models.checkpoint import Checkpoint, read_checkpoint
+from nextvec.models.checkpoint import Checkpoint
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import create_model
 from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe, load_recipe
@@ -148,7 +149,7 @@ def _read_warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:
     """Return the checkpoint to start from, after checking that it fits the recipe and the store."""
     if not recipe.training.init_from:
         return None
-    checkpoint = read_checkpoint(recipe.training.init_from)
+    checkpoint = open_checkpoint(recipe.training.init_from)
     kind, variant = checkpoint.config["kind"], checkpoint.config.get("variant", "original")
     if kind != recipe.model.kind:
         raise CheckpointError(
