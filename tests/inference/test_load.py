@@ -123,14 +123,13 @@ def test_an_interrupted_export_leaves_no_folder_that_loads(text_run, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             write_model_folder(nextvec.load_model(text_run), tmp_path / "m")
     assert not list(tmp_path.iterdir())
-    # A killed process leaves an unfinished folder; it is no model, and not in the way of the next export.
-    left = tmp_path / ".m.abc.unfinished"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
+    # A killed process leaves the unfinished folder; it is no model, and the next export replaces it.
+    (tmp_path / "m.unfinished").mkdir()
+    (tmp_path / "m.unfinished" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError):
-        nextvec.load_model(left)
+        nextvec.load_model(tmp_path / "m.unfinished")
     write_model_folder(nextvec.load_model(text_run), tmp_path / "m")
-    assert nextvec.load_model(tmp_path / "m").dimensions
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 DAMAGE = {
