@@ -17,7 +17,6 @@ from nextvec.core.formatting import ABSENT, Status, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.chunking import chunk_document
 from nextvec.data.documents import Document
-from nextvec.data.readers.text import split_paragraphs
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
@@ -163,6 +162,9 @@ def _chunk_texts(model: LatentVectorModel, document: str | Sequence[str]) -> lis
     """Return the chunks of a document: a text is divided by the model's chunker, a list contains the chunks."""
     if not isinstance(document, str):
         return list(document)
+    # Imported here: the readers of all formats take 0.1 s when a model is loaded.
+    from nextvec.data.readers.text import split_paragraphs
+
     paragraphs = tuple(split_paragraphs(document))
     return [chunk.text for chunk in chunk_document(Document("", "", "", paragraphs), model.chunker)]
 

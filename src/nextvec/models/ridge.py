@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 from torch import Tensor
 
 from nextvec.errors import InputError
@@ -217,6 +216,9 @@ def _solve(gram: Tensor, products: Tensor, half_decades: int) -> Tensor | None:
 
 def _solve_in_place(gram: NDArray[np.float64], products: NDArray[np.float64]) -> Tensor | None:
     """Return gram⁻¹ products; the Cholesky factor stays in the upper triangle of `gram`."""
+    # Imported here: only fitting needs it, and it takes 0.3 s when a model is loaded.
+    from scipy.linalg import lapack
+
     # LAPACK reads numpy's rows as columns, so that its lower triangle is the upper one here.
     factor, failed = lapack.dpotrf(gram.T, lower=1, overwrite_a=1, clean=0)
     assert np.shares_memory(factor, gram), "LAPACK made a copy"

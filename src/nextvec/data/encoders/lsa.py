@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 from nextvec.core.files import make_folder, write_atomic, write_json
 from nextvec.data.space import PROBE_TEXTS, Space
@@ -175,6 +174,8 @@ def _strongest_directions(tfidf_NV: Any, dimensions: int) -> NDArray[np.float32]
 
     Raises CorpusError if there is none.
     """
+    # Imported here: only fitting needs them, and scipy.linalg takes 0.3 s when a model is loaded.
+    from scipy.linalg import eigh
     from sklearn.utils.extmath import randomized_range_finder
 
     # Find a basis of K directions that contains the strongest D, and project the texts onto it.
