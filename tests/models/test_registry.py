@@ -12,7 +12,15 @@ from nextvec import ops
 from nextvec.errors import CheckpointError, RecipeError
 from nextvec.models.base import unit
 from nextvec.models.baselines import BASELINE_CLASSES, BASELINES, fit_baselines
-from nextvec.models.registry import MODELS, ORIGINALS, LatentModel, count_parameters, create_model, model_from_config
+from nextvec.models.registry import (
+    MODELS,
+    ORIGINALS,
+    LatentModel,
+    count_parameters,
+    create_model,
+    model_from_config,
+    tensor_shapes,
+)
 from nextvec.models.residual import BASE_DECAY
 from nextvec.recipe import ModelRecipe
 
@@ -347,3 +355,13 @@ def test_a_forward_pass_never_waits_for_the_device(name: str) -> None:
     mask_BS = torch.ones(4, CONTEXT, dtype=torch.bool, device="meta")
     for mode in (True, False):
         assert model.train(mode)(context_BSD, mask_BS).shape == (4, 16)
+
+
+@pytest.mark.parametrize("variant", ["residual", "original"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_shapes_are_known_without_allocating_a_network(kind, variant):
+    config = {"kind": kind, "variant": variant, "dimensions": 16}
+    expected = {name: tuple(tensor.shape) for name, tensor in model_from_config(config).state_dict().items()}
+    assert tensor_shapes(config) == expected
+    huge = tensor_shapes(config | {"dimensions": 10**7})  # terabytes, if they were allocated
+    assert max(size for shape in huge.values() for size in shape) >= 10**7

@@ -36,7 +36,7 @@ from nextvec.errors import CheckpointError, InputError, OutputError, one_line
 from nextvec.inference.model import LatentVectorModel, ValScores
 from nextvec.models.base import LatentModel
 from nextvec.models.load_weights import load_weights
-from nextvec.models.registry import model_from_config
+from nextvec.models.registry import model_from_config, tensor_shapes
 
 MAJOR, MINOR = 1, 0
 """Version of the format: the major number changes if older readers would misread the folder."""
@@ -296,9 +296,7 @@ def _read_network(file: Path, config: Plain, prefix: str) -> LatentModel:
 
 def _require_shapes(shapes: Mapping[str, tuple[int, ...]], config: Plain) -> None:
     """Raise CheckpointError unless a network of this configuration has exactly these tensors."""
-    # The meta device computes shapes only, so that a hostile dimension cannot fill the memory.
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in model_from_config(dict(config)).state_dict().items()}
+    expected = tensor_shapes(dict(config))
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
             raise CheckpointError(

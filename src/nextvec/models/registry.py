@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from nextvec.errors import CheckpointError, RecipeError, did_you_mean
 from nextvec.models.amn import AttentionMixture
 from nextvec.models.base import LatentModel, count_parameters
@@ -18,7 +21,15 @@ from nextvec.models.recurrent import GatedRecurrent, LongShortTermMemory
 from nextvec.models.transformer import TransformerEncoder
 from nextvec.recipe import ModelRecipe
 
-__all__ = ["MODELS", "ORIGINALS", "LatentModel", "count_parameters", "create_model", "model_from_config"]
+__all__ = [
+    "MODELS",
+    "ORIGINALS",
+    "LatentModel",
+    "count_parameters",
+    "create_model",
+    "model_from_config",
+    "tensor_shapes",
+]
 
 MODELS: dict[str, type[LatentModel]] = {
     model.name: model for model in (AttentionMixture, LongShortTermMemory, GatedRecurrent, TransformerEncoder)
@@ -74,3 +85,24 @@ def model_from_config(config: dict[str, Any]) -> LatentModel:
         return classes[kind](**options)
     except (TypeError, ValueError, AssertionError) as error:
         raise CheckpointError(f"model configuration of '{kind}': {error}. Use another checkpoint.") from error
+
+
+def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of the state dict of `model_from_config(config)` without allocating its tensors.
+
+    Raises the same errors.
+    """
+    with torch.device("meta"), _WithoutValues():
+        return {name: tuple(tensor.shape) for name, tensor in model_from_config(config).state_dict().items()}
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips what computes initial values: on the meta device it would import sympy, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name.endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        if name in ("arange", "tensor"):  # tables of constants, which are small, stay on the CPU
+            return func(*args, **{**kwargs, "device": "cpu"})
+        return func(*args, **kwargs)
