@@ -59,6 +59,12 @@ class Dataset:
     def _stores(self) -> list[Store]:
         return [self.store] if self.ood is None else [self.store, self.ood]
 
+    def store_of(self, finding: Finding) -> Store:
+        """Return the store that a finding is about: the ood set if the finding names it or its split."""
+        measured = finding.measured
+        is_ood = measured.get("split") == "ood" or measured.get("where", "").lower().startswith("ood set")
+        return self._store_of("ood" if is_ood else "train")
+
     def _store_of(self, split: str) -> Store:
         return self.ood if split == "ood" and self.ood else self.store
 

@@ -82,9 +82,8 @@ def _check_start(path: Path, recipe: Recipe, *, force: bool, quiet: bool) -> tup
     recipe = _with_absolute_paths(recipe, data)
     report = data.check(recipe.data.context, recipe.data.least_context)
     if report.status == Status.RED and not force:
-        raise StoreError(
-            f"store {data.store.path}: {report.worst.text}. See 'nextvec data check', or use --force to train anyway"
-        )
+        path, text = data.store_of(report.worst).path, report.worst.text
+        raise StoreError(f"store {path}: {text} See 'nextvec data check', or pass --force to train anyway.")
     warm_start = _read_warm_start(recipe, data.store)
     return _build_run(path, recipe, data, report, quiet=quiet), warm_start
 

@@ -13,6 +13,7 @@ from nextvec.core.formatting import Status
 from nextvec.data.checks.embedding_space import Statistics, compare_spaces, measure_profile, measure_reference
 from nextvec.data.checks.rules_space import MIN_DIFFERENCES, assess_space, check_spaces, is_another_space
 from nextvec.data.checks.sampling import Sample
+from nextvec.data.encoders.lsa import LsaEncoder
 
 DIMENSIONS = 96
 
@@ -50,7 +51,7 @@ def changed(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sampl
 
 
 def compare(split: Sample, train: Sample) -> Statistics:
-    return compare_spaces(measure_profile(split), measure_reference(train))
+    return compare_spaces(split, measure_reference(train))
 
 
 def rotated(vectors: np.ndarray) -> np.ndarray:
@@ -212,3 +213,47 @@ def test_findings_name_figures_and_remedy(train: Sample):
         ood.remedy.startswith("Make ood with the encoder of the training set") and ood.measured["differences"] == 1100
     )
     assert is_another_space({"space": spaces}, "ood") and not is_another_space({"space": spaces}, "val")
+
+
+def word_list_documents(topics: int, documents: int, seed: int) -> list[list[str]]:
+    """Documents of 12 paragraphs, each with a few words of its topic that no other document combines."""
+    random = np.random.default_rng(seed)
+    words = np.array([f"{first}{second}" for first in ("ka", "lo", "mi", "ru") for second in ("ban", "dor", "fel")])
+    lists = [random.permutation([f"{word}{topic % 3}" for word in words]) for topic in range(topics)]
+    texts = []
+    for document in range(documents):
+        own = random.choice(lists[document % topics], 8, replace=False)
+        texts.append([" ".join(random.choice(own[start % 3 : start % 3 + 5], 12)) for start in range(12)])
+    return texts
+
+
+@pytest.mark.parametrize("dimensions", [8, 16, 32])
+@pytest.mark.parametrize("seed", range(3))
+def test_few_documents_with_words_of_their_own_are_never_red(dimensions: int, seed: int):
+    """Documents differ from each other more than rows do, so that few of them are never certain."""
+    documents = word_list_documents(6, 60, seed)
+    encoder = LsaEncoder.fit([text for document in documents[:44] for text in document], dimensions)
+
+    def encode(part: list[list[str]]) -> Sample:
+        return make_sample(encoder.encode([text for document in part for text in document]))
+
+    reference = measure_reference(encode(documents[:44]))
+    for part in (documents[44:56], documents[56:], word_list_documents(4, 12, seed + 50)):
+        space = compare_spaces(encode(part), reference)
+        assert assess_space(space)[0] != Status.RED, space
+
+
+def test_vectors_of_one_encoder_are_at_most_amber(train: Sample):
+    """One encoder made both sets, so that only the files can be at fault."""
+    spaces = {"ood": compare(changed(WORLD.texts(1, 100), rotated), train), "val": None}
+    statistics = {"space": spaces, "same_encoder": {"ood": True, "val": True}}
+    ood, val = check_spaces(statistics)
+    assert (ood.status, val.status) == ("amber", "green") and not is_another_space(statistics, "ood")
+    assert ood.message.startswith("One encoder made ood and train, but their vectors do not look like those of one")
+    assert "data check --deep" in ood.remedy and val.message == "One encoder made the vectors of val and train."
+
+
+def test_texts_without_a_known_word_are_not_assessed(train: Sample):
+    """A fitted encoder gives them one vector, which shows nothing about the space."""
+    equal = make_sample(np.tile(WORLD.texts(1, 1).vectors_RD[:1], (240, 1)))
+    assert compare(equal, train) is None and assess_space(None)[0] is None

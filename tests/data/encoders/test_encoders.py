@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextvec.data import encoders
-from nextvec.data.encoders import ENCODERS, Encoder, full_name, open_encoder, store_encoder
+from nextvec.data.encoders import ENCODERS, Encoder, full_name, open_encoder, share_encoder, store_encoder
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.data.store import ENCODER, Store
@@ -114,3 +114,34 @@ def test_the_encoder_of_another_store_is_opened_by_the_name_in_its_manifest(
 def test_encoding_for_a_store_of_an_unknown_encoder_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="the encoder of its vectors is unknown"):
         store_encoder(a_store(tmp_path, Space(name, "", 3)))
+
+
+def test_stores_share_an_encoder_if_it_made_them_from_text_and_its_vectors_agree(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    probes = random.standard_normal((8, 6)).astype(np.float16)
+
+    def text_store(name: str, space: Space, **encoder: object) -> Store:
+        return a_store(tmp_path / name, space, origin="text", encoder={"name": space.encoder, **encoder})
+
+    space = Space("me/model", "1", 6, probes=probes)
+    first, again = text_store("first", space), text_store("again", Space("me/renamed", "2", 6, probes=probes * 2))
+    assert share_encoder(first, first) and share_encoder(first, again)
+    # A name that lies, no fingerprint, precomputed vectors and imported files prove nothing.
+    lying = Space("me/model", "1", 6, probes=random.standard_normal((8, 6)).astype(np.float16))
+    assert not share_encoder(first, text_store("lying", lying))
+    assert not share_encoder(first, text_store("bare", Space("me/model", "1", 6)))
+    precomputed = text_store("precomputed", space, precomputed=["v.npy"])
+    imported = a_store(tmp_path / "imported", space, origin="npz")
+    for store in (precomputed, imported):
+        assert not share_encoder(first, store) and not share_encoder(store, store)
+
+
+def test_fitted_encoders_are_shared_by_revision(tmp_path: Path) -> None:
+    def lsa_store(name: str, revision: str) -> Store:
+        space = Space("lsa", revision, 4, probes=np.ones((8, 4), np.float16))
+        return a_store(tmp_path / name, space, origin="text", encoder={"name": "lsa"})
+
+    first = lsa_store("first", "a1")
+    assert share_encoder(first, lsa_store("second", "a1"))
+    # Probe texts without any known term get the mean direction in every lsa.
+    assert not share_encoder(first, lsa_store("third", "b2"))

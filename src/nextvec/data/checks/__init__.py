@@ -12,7 +12,7 @@ from typing import Any
 
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import STATUSES, Status
-from nextvec.data.checks.embedding_space import compare_spaces, measure_profile, measure_reference
+from nextvec.data.checks.embedding_space import compare_spaces, measure_reference
 from nextvec.data.checks.findings import Finding, Statistics
 from nextvec.data.checks.rules_distribution import (
     check_coherence,
@@ -35,6 +35,7 @@ from nextvec.data.checks.rules_space import check_spaces
 from nextvec.data.checks.rules_windows import check_lone_windows, check_targets, check_window_files
 from nextvec.data.checks.sampling import draw_sample
 from nextvec.data.checks.statistics import measure_fingerprint, measure_store
+from nextvec.data.encoders import share_encoder
 from nextvec.data.space import Space
 from nextvec.data.store import Store
 from nextvec.errors import InputError
@@ -130,13 +131,13 @@ def compare_with_train(train: Store, stores: Mapping[str, Store], sample: int = 
     """
     reference = measure_reference(draw_sample(train.vectors, train.documents, "train", sample))
     spaces: Statistics = {}
+    same_encoder: Statistics = {}
     for split, store in stores.items():
         rows = draw_sample(store.vectors, store.documents, split, sample)
-        profile = measure_profile(rows)
         if len(rows.vectors_RD):
-            is_comparable = profile is not None and reference is not None
-            spaces[split] = compare_spaces(profile, reference) if is_comparable else None
-    return tuple(check_spaces({"space": spaces}))
+            spaces[split] = None if reference is None else compare_spaces(rows, reference)
+            same_encoder[split] = share_encoder(train, store)
+    return tuple(check_spaces({"space": spaces, "same_encoder": same_encoder}))
 
 
 def check_statistics(statistics: Statistics) -> tuple[Finding, ...]:

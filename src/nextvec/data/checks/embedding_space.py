@@ -14,6 +14,10 @@ in one set only are foreign. The figure does not depend on the scale or the mean
 Expected share. With few rows, or texts of very different topics, dimensions that correspond fail as well. The highest
 similarities show how clearly dimensions correspond at best; the share that then fails by chance is expected.
 
+Chance share. Every document has its own vocabulary and therefore its own correlations, so that few documents differ by
+chance however many rows they have. The *chance share* is the highest share between parts of one set: between halves of
+the split's documents, and between random documents of train, as many as the split has, and the other ones of train.
+
 Variance correlation. The rank correlation, over the dimensions, of the variance of the differences. It is 1 at most,
 and about 0 for unrelated dimensions. Another pooling of the same network keeps the profiles of its last layer but
 changes the variances.
@@ -41,6 +45,11 @@ Singles = NDArray[np.float32]
 
 MAX_DIFFERENCES = 10_000
 """Maximum number of differences of a split; more change the figures by less than 0.01."""
+DRAWS = 8
+"""Number of random divisions of each set by documents for the chance share."""
+MAX_FOREIGN = 0.04
+"""Share of foreign dimensions, beyond the expected one, up to which the spaces are the same: a tenth of the dimensions
+permuted gives 0.07 to 0.15. Chance is measured above it only."""
 MIN_DIMENSIONS = 8
 """Minimum number of dimensions with variance: profiles of fewer are alike by chance."""
 
@@ -74,6 +83,7 @@ class SpaceProfile:
 class SpaceReference:
     """What train shows of its embedding space, and how well: two halves of its units of documents are compared."""
 
+    sample: Sample
     profile: SpaceProfile
     mean_D: Singles
     """Mean of the first half."""
@@ -105,11 +115,8 @@ def measure_profile(sample: Sample) -> SpaceProfile | None:
 
 def measure_reference(train: Sample) -> SpaceReference | None:
     """Return the reference of train; None if it or a half of it has no adjacent rows, or too few dimensions vary."""
-    is_first_R = np.isin(train.unit_R, np.random.default_rng(1).permutation(train.units)[::2])
-    whole, first, second = (
-        measure_profile(replace(train, usable_R=train.usable_R & is_part_R))
-        for is_part_R in (train.usable_R, is_first_R, ~is_first_R)
-    )
+    whole = measure_profile(train)
+    first, second = _divide(train, np.random.default_rng(1).permutation(train.units)[::2])
     shares = None if first is None or second is None else compare_dimensions(first, second)
     if whole is None or first is None or second is None or shares is None:
         return None
@@ -119,24 +126,30 @@ def measure_reference(train: Sample) -> SpaceReference | None:
     precision_DD = np.linalg.inv(first.covariance_DD + max(shrinkage, 1e-12) * identity_DD)
     row_distance = sum(_distances(second, first.mean_D, precision_DD))
     correlation = variance_correlation(first, second)
-    return SpaceReference(whole, first.mean_D, precision_DD, row_distance, shares[0], correlation)
+    return SpaceReference(train, whole, first.mean_D, precision_DD, row_distance, shares[0], correlation)
 
 
-def compare_spaces(split: SpaceProfile, train: SpaceReference) -> Statistics | None:
-    """Return the figures described above and counts of differences; None if too few dimensions vary."""
-    shares = compare_dimensions(split, train.profile)
-    if shares is None:
+def compare_spaces(sample: Sample, train: SpaceReference) -> Statistics | None:
+    """Return the figures described above and counts of differences and documents.
+
+    None if the split has no adjacent rows, or too few dimensions vary.
+    """
+    split = measure_profile(sample)
+    shares = None if split is None else compare_dimensions(split, train.profile)
+    if split is None or shares is None:
         return None
     shift, spread = _distances(split, train.mean_D, train.precision_DD)
     return {
         "foreign_dimensions": round(shares[0], 4),
         "expected_foreign": round(shares[1], 4),
+        "chance_foreign": round(_measure_chance(sample, train.sample), 4) if shares[0] > MAX_FOREIGN else None,
         "variance_correlation": round(variance_correlation(split, train.profile), 4),
         "displacement": round(shift / max(train.row_distance, 1e-12), 3),
         "common_share": round(shift / max(shift + spread, 1e-12), 3),
         "mean_strength": round(split.mean_strength, 3),
         "train_mean_strength": round(train.profile.mean_strength, 3),
         "units": split.units,
+        "train_units": train.profile.units,
         "train_foreign": round(train.own_foreign, 4),
         "train_variance_correlation": round(train.own_variance_correlation, 4),
         "differences": split.differences,
@@ -148,12 +161,12 @@ def compare_spaces(split: SpaceProfile, train: SpaceReference) -> Statistics | N
 def compare_dimensions(first: SpaceProfile, second: SpaceProfile) -> tuple[float, float] | None:
     """Return the share of foreign dimensions, 0 to 1, and the share that is expected in one space.
 
-    None if too few dimensions vary.
+    None if too few dimensions vary, or all vectors of a set are equal.
     """
     varies_D, other_varies_D = (_varies(each.variance_D) for each in (first, second))
     both_D = varies_D & other_varies_D
     either = int((varies_D | other_varies_D).sum())
-    if either < MIN_DIMENSIONS:
+    if either < MIN_DIMENSIONS or not (varies_D.any() and other_varies_D.any()):
         return None
     # Similarity of every profile of one set with every profile of the other; dimension i should resemble dimension i.
     similarity_DD = (first.profile_DD @ second.profile_DD.T)[np.ix_(both_D, both_D)]
@@ -183,6 +196,25 @@ def variance_correlation(first: SpaceProfile, second: SpaceProfile) -> float:
     first_D, second_D = (rankdata(each.variance_D) for each in (first, second))
     first_D, second_D = first_D - first_D.mean(), second_D - second_D.mean()
     return float(first_D @ second_D / max(float(np.sqrt((first_D @ first_D) * (second_D @ second_D))), 1e-12))
+
+
+def _measure_chance(split: Sample, train: Sample) -> float:
+    """Return the chance share: the highest share of foreign dimensions between parts of one set; 1 if undivided."""
+    random = np.random.default_rng(1)
+    shares = []
+    for sample, units in ((split, split.units // 2), (train, min(split.units, train.units // 2))):
+        for _ in range(DRAWS):
+            first, second = _divide(sample, random.permutation(sample.units)[:units])
+            compared = None if first is None or second is None else compare_dimensions(first, second)
+            shares.append(1.0 if compared is None else compared[0])
+    return max(shares)
+
+
+def _divide(sample: Sample, units_U: NDArray[np.intp]) -> tuple[SpaceProfile | None, SpaceProfile | None]:
+    """Return the profiles of some units of documents and of the others."""
+    is_first_R = np.isin(sample.unit_R, units_U)
+    first, second = (replace(sample, usable_R=sample.usable_R & part_R) for part_R in (is_first_R, ~is_first_R))
+    return measure_profile(first), measure_profile(second)
 
 
 def _find_pairs(sample: Sample) -> NDArray[np.intp]:

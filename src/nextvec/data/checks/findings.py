@@ -309,6 +309,13 @@ TEMPLATES = {
         "Make {split} with the encoder of the training set: the same model and revision, pooling, normalization and "
         "order of dimensions.",
     ),
+    "unusual vectors": Template(
+        "{split} space",
+        "One encoder made {split} and train, but their vectors do not look like those of one space: {reasons}.",
+        "Check the files with 'nextvec data check --deep'. If they are intact, the texts are unusual or few: compare "
+        "gains over baselines, not scores.",
+    ),
+    "same encoder": Template("{split} space", "One encoder made the vectors of {split} and train."),
     "space unknown": Template(
         "{split} space", "The embedding spaces of {split} and train cannot be compared: {reasons}."
     ),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 from nextvec.core.formatting import Status
+from nextvec.data.checks.embedding_space import MAX_FOREIGN
 from nextvec.data.checks.findings import Finding, Statistics, make_finding
 
 MIN_DIFFERENCES = 20
@@ -19,9 +20,6 @@ MIN_DIFFERENCES_FOR_RED = 100
 MIN_DIFFERENCES_FOR_PART = 1_000
 """Number of differences, in one of the sets, below which a part of the dimensions is never certain to be foreign."""
 
-MAX_FOREIGN = 0.04
-"""Share of foreign dimensions, beyond the expected one, above which the space is unsure. A tenth of the dimensions
-permuted gives 0.07 to 0.15."""
 MAX_EXCESS, MAX_EXCESS_ERRORS = 0.1, 2.0
 """Excess over the expected share above which the space is another, plus this many of its standard errors."""
 MIN_ALL_FOREIGN = 0.75
@@ -48,21 +46,35 @@ MAX_CENTERED_STRENGTH, MIN_CENTERED_UNITS = 0.15, 20
 """Mean strength below which vectors were centered, and the number of documents that it takes to show. Texts without a
 common mean have the cosine of two chunks of a document, 0.3 to 0.6; a common mean adds to it with every document."""
 
+_OUTCOMES = {
+    None: "space unknown",
+    Status.GREEN: "same space",
+    Status.AMBER: "unsure space",
+    Status.RED: "another space",
+}
+
 
 def check_spaces(statistics: Statistics) -> Iterator[Finding]:
     """Check that the vectors of val and ood are in the training set's embedding space."""
     for split, space in statistics.get("space", {}).items():
         status, reasons = assess_space(space)
-        if status is None or space is None:
-            yield make_finding("space unknown", Status.GREEN, split=split, reasons="; ".join(reasons))
-        else:
-            outcome = {Status.GREEN: "same space", Status.AMBER: "unsure space", Status.RED: "another space"}[status]
-            yield make_finding(outcome, status, split=split, reasons="; ".join(reasons), **space)
+        measured = {} if space is None else space
+        outcome = _OUTCOMES[status]
+        if status != Status.GREEN and _shares_encoder(statistics, split):
+            # One encoder made both sets: another space is impossible, but a file may be damaged.
+            status, outcome = (Status.AMBER, "unusual vectors") if status else (Status.GREEN, "same encoder")
+        yield make_finding(outcome, status or Status.GREEN, split=split, reasons="; ".join(reasons), **measured)
 
 
 def is_another_space(statistics: Statistics, split: str) -> bool:
     """Return whether a split is in another embedding space than train, without doubt."""
-    return assess_space(statistics.get("space", {}).get(split))[0] == Status.RED
+    status, _ = assess_space(statistics.get("space", {}).get(split))
+    return status == Status.RED and not _shares_encoder(statistics, split)
+
+
+def _shares_encoder(statistics: Statistics, split: str) -> bool:
+    """Return whether one encoder is known to have made the vectors of a split and of train."""
+    return bool(statistics.get("same_encoder", {}).get(split))
 
 
 def assess_space(space: Statistics | None) -> tuple[Status | None, list[str]]:
@@ -72,7 +84,9 @@ def assess_space(space: Statistics | None) -> tuple[Status | None, list[str]]:
     assessed = [_assess_dimensions(space), _assess_location(space)]
     reasons = [reason for _, reason in assessed if reason]
     statuses = {status for status, _ in assessed}
-    # A handful of documents may be unlike train in any way.
+    # A handful of documents may be unlike train in any way, and unlike a train set without structure.
+    if Status.RED in statuses and space["train_foreign"] > MAX_TRAIN_FOREIGN:
+        return Status.AMBER, reasons
     pairs = min(space["differences"], space["train_differences"])
     if Status.RED in statuses and pairs < MIN_DIFFERENCES_FOR_RED:
         return Status.AMBER, [*reasons, f"there are only {pairs} pairs of adjacent chunks"]
@@ -87,19 +101,24 @@ def _assess_dimensions(space: Statistics) -> tuple[Status | None, str]:
     foreign, expected = space["foreign_dimensions"], space["expected_foreign"]
     if space["train_foreign"] > MAX_TRAIN_FOREIGN:
         return None, "the dimensions of train have no correlations that distinguish them"
-    if foreign > MIN_ALL_FOREIGN:
-        return Status.RED, f"{foreign:.0%} of the dimensions do not correspond to train's"
     if foreign <= min(MAX_FOREIGN + expected, MAX_UNKNOWN):
         doubt = "too few chunks, or too uniform ones" if expected > MAX_EXPECTED else ""
         return (None if doubt else Status.GREEN), doubt
-    # The share is twice the mean of D outcomes that are 1 with probability `expected` / 2.
-    error = math.sqrt(expected * (2 - expected) / space["dimensions"])
+    chance = space["chance_foreign"]
+    if foreign <= MAX_FOREIGN + chance:
+        return None, f"documents of one set differ as much from each other, in {chance:.0%} of the dimensions"
+    # Nothing can be expected for spaces that have nothing in common: the similarities are then all noise.
+    explained = chance if foreign > MIN_ALL_FOREIGN else max(chance, expected)
+    # The share is twice the mean of D outcomes that are 1 with probability `explained` / 2, or 1 / D if none was seen.
+    rate = max(explained / 2, 1 / space["dimensions"])
+    error = 2 * math.sqrt(rate * (1 - rate) / space["dimensions"])
     is_certain = max(space["differences"], space["train_differences"]) >= MIN_DIFFERENCES_FOR_PART
-    is_another = is_certain and foreign > expected + MAX_EXCESS + MAX_EXCESS_ERRORS * error
-    reason = (
-        f"{foreign:.0%} of the dimensions do not correspond to train's (expected by chance for such texts: "
-        f"{expected:.0%})"
+    is_another = foreign > explained + MAX_EXCESS + MAX_EXCESS_ERRORS * error and (
+        is_certain or foreign > MIN_ALL_FOREIGN
     )
+    reason = f"{foreign:.0%} of the dimensions do not correspond to train's"
+    if explained:
+        reason += f" (expected by chance for such documents: {explained:.0%})"
     return (Status.RED if is_another else Status.AMBER), reason
 
 

@@ -25,7 +25,7 @@ from nextvec.data.checks.duplicates import (
     measure_near_duplicates,
     scan_rows,
 )
-from nextvec.data.checks.embedding_space import compare_spaces, measure_profile, measure_reference
+from nextvec.data.checks.embedding_space import compare_spaces, measure_reference
 from nextvec.data.checks.findings import Statistics
 from nextvec.data.checks.order import (
     context_mean_cosine,
@@ -36,6 +36,7 @@ from nextvec.data.checks.order import (
 )
 from nextvec.data.checks.sampling import Sample, draw_sample
 from nextvec.data.checks.targets import measure_targets
+from nextvec.data.encoders import share_encoder
 from nextvec.data.space import Space, probe_cosines
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable, Store
@@ -77,6 +78,7 @@ def measure_store(store: Store, context: int, min_context: int, sample: int, ood
         for split, near in measure_near_duplicates(stores, scans, means).items():
             splits[split].update(near)
         comparison = _compare_with_train(samples, moments)
+        comparison["same_encoder"] = {split: share_encoder(store, stores[split]) for split in comparison["space"]}
     return {
         "rows": len(store.vectors),
         "dimensions": store.dimensions,
@@ -208,9 +210,7 @@ def _compare_with_train(samples: dict[str, Sample], moments: dict[str, Moments])
         # val and ood only: does their time run in the direction of train's, are they in its space, and how far away?
         if asymmetry is not None and train_asymmetry is not None:
             statistics["order"][split]["against_train"] = measure_direction(asymmetry, train_asymmetry)
-        profile = measure_profile(sample)
-        is_comparable = profile is not None and reference is not None
-        statistics["space"][split] = compare_spaces(profile, reference) if is_comparable else None
+        statistics["space"][split] = None if reference is None else compare_spaces(sample, reference)
         distance = measure_train_distance(train_RK, samples["train"], coordinates_RK, sample)
         statistics["train_distance"][split] = distance
     return statistics

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.encoders.sentence_transformers import open_sentence_encoder
-from nextvec.data.space import UNKNOWN, Space, require_same
+from nextvec.data.space import UNKNOWN, Space, difference, require_same
 from nextvec.data.store import ENCODER, Store
 from nextvec.errors import InputError, StoreError, did_you_mean
 
@@ -119,3 +119,19 @@ def reopen_encoder(
     stored = dataclasses.replace(space, encoder=encoder.space.encoder)
     require_same(encoder.space, stored, f"the encoder {encoder.space} and {owner}")
     return encoder
+
+
+def share_encoder(first: Store, second: Store) -> bool:
+    """Return whether one encoder is known to have made the vectors of both stores from their texts.
+
+    Names prove nothing: the stores are one, or the encoders gave the same vectors to the probe texts. A fitted encoder
+    has a hash of its values as revision, because its terms may be too few for the probe texts.
+    """
+    if not (first.is_encoded and second.is_encoded):
+        return False
+    if first.path == second.path:
+        return True
+    if LSA in (first.space.encoder, second.space.encoder):
+        return first.space == second.space
+    has_probes = first.space.probes is not None and second.space.probes is not None
+    return has_probes and difference(first.space, second.space) is None

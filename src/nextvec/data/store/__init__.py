@@ -91,6 +91,11 @@ class Store(Displayable):
         return self.space.encoder == SYNTHETIC
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether the build made all vectors from the texts with one encoder; other vectors only claim an encoder."""
+        return self.manifest.get("origin") == "text" and "precomputed" not in self.manifest.get("encoder", {})
+
+    @property
     def encoder_name(self) -> str:
         """The name by which `open_encoder` opens the encoder of the vectors."""
         return str(self.manifest.get("encoder", {}).get("name", self.space.encoder))
