@@ -10,6 +10,7 @@ Letters in names: B contexts of a batch, S context length, D dimensions.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def write_pt2(model: LatentVectorModel, file: Path) -> None:
     network, example, shapes = _export_inputs(model)
     with _quiet(), torch.no_grad(), ops.native_ops(False):
         program = torch.export.export(network, example, dynamic_shapes=shapes, strict=False)
-        torch.export.save(program, file)
+        content = io.BytesIO()
+        torch.export.save(program, content)
+    write_bytes(file, content.getbuffer())
 
 
 def _export_inputs(model: LatentVectorModel) -> tuple[PaddedNetwork, tuple[Tensor, Tensor], Any]:

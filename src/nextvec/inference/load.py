@@ -17,9 +17,10 @@ from nextvec.data.encoders import LSA
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError, InputError, did_you_mean
+from nextvec.inference.folder_config import CONFIG, WEIGHTS
 from nextvec.inference.hub import HUB_ID, download_model
 from nextvec.inference.model import LatentVectorModel, ValScores
-from nextvec.inference.model_folder import CONFIG, WEIGHTS, read_model_folder
+from nextvec.inference.model_folder import read_model_folder
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.models.checkpoint import FORMAT_VERSION, Checkpoint, read_baselines, read_checkpoint

@@ -7,20 +7,17 @@
     seen_rows.safetensors     hashes of the rows that the weights were trained on, one tensor per run
     encoder/                  the fitted encoder (lsa only)
 
-Readers of one major format version read every minor version of it: a newer minor version may add fields, which are then
-ignored. In the same or an older minor version an unknown field is an error. Other files in the folder are never read.
+Versions are explained in `folder_config`. Other files in the folder are never read.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -33,66 +30,24 @@ from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import Space
 from nextvec.errors import CheckpointError, InputError, OutputError, one_line
+from nextvec.inference.folder_config import (
+    BASELINES,
+    CONFIG,
+    ENCODER,
+    FILES,
+    MAJOR,
+    MINOR,
+    SEEN_ROWS,
+    WEIGHTS,
+    FolderConfig,
+    FolderScores,
+    Plain,
+    read_config,
+)
 from nextvec.inference.model import LatentVectorModel, ValScores
 from nextvec.models.base import LatentModel
 from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import model_from_config, tensor_shapes
-
-MAJOR, MINOR = 1, 0
-"""Version of the format: the major number changes if older readers would misread the folder."""
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-BASELINES = "baselines.safetensors"
-SEEN_ROWS = "seen_rows.safetensors"
-ENCODER = "encoder"
-ENCODER_FILES = ("terms.json", "idf.npy", "components.npy", "mean.npy")
-FILES = (WEIGHTS, BASELINES, SEEN_ROWS, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
-"""Every file that `config.json` may name."""
-
-MAX_CONFIG_BYTES = 2**20
-MAX_CONTEXT_LENGTH = 2**16
-
-Plain = dict[str, bool | int | float | str]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class _Val(_Section):
-    """Scores on the val split; see `ValScores`."""
-
-    cosine_percentiles: list[float] = Field(default=[], max_length=101)
-    cosine: dict[str, float] = {}
-    mrr: dict[str, float] = {}
-
-
-class FolderConfig(_Section):
-    """The content of config.json."""
-
-    format: tuple[int, int]
-    nextvec: str
-    """The version of nextvec that wrote the folder."""
-    network: Plain
-    """The network's configuration: kind, variant, dimensions and options."""
-    dtype: Literal["float16", "float32"]
-    context_length: int = Field(ge=1, le=MAX_CONTEXT_LENGTH)
-    min_context: int | None = Field(default=None, ge=1, le=MAX_CONTEXT_LENGTH)
-    outputs: list[str]
-    space: dict[str, Any]
-    encoder: str
-    chunker: dict[str, Any]
-    baselines: list[Plain] = []
-    """The configuration of each baseline in baselines.safetensors."""
-    val: _Val = _Val()
-    seen_runs: list[str] = []
-    """The names of the runs in seen_rows.safetensors, the latest first."""
-    is_history_complete: bool = False
-    """Whether these are all runs that trained the weights."""
-    files: dict[str, Digest]
-    """File → SHA-256."""
 
 
 def write_model_folder(
@@ -113,20 +68,22 @@ def write_model_folder(
     folder = path.with_name(f"{path.name}.unfinished")
     busy = f"model folder {path}: another process is writing it. Wait until it ends, or choose another name."
     with unfinished(folder, busy, discard=True):
-        _write_files(model, folder, dtype, list(model.baselines if baselines is None else baselines))
+        names = list(model.baselines if baselines is None else baselines)
+        _write_tensors_and_encoder(model, folder, dtype, names)
         if add_files is not None:
             add_files(folder)
+        # Without its configuration no folder loads, so it is written last.
+        _write_config(model, folder, dtype, names)
         with writing(path):
             folder.rename(path)
         sync_folder(path.parent)
 
 
-def _write_files(
+def _write_tensors_and_encoder(
     model: LatentVectorModel, folder: Path, dtype: Literal["float16", "float32"], names: list[str]
 ) -> None:
     kind = getattr(torch, dtype)
-    selected = {name: model.baselines[name] for name in names}
-    tensors = {f"{name}.{key}": value for name in names for key, value in selected[name].state_dict().items()}
+    tensors = {f"{name}.{key}": value for name in names for key, value in model.baselines[name].state_dict().items()}
     _write_tensors(model.network.state_dict(), folder / WEIGHTS, kind)
     if tensors:
         _write_tensors(tensors, folder / BASELINES, kind)
@@ -136,7 +93,13 @@ def _write_files(
         _write_tensors(hashes, folder / SEEN_ROWS, torch.int64)
     if model.encoder_folder is not None:
         LsaEncoder.load(model.encoder_folder).save(folder / ENCODER)
-    # The configuration names the checksum of every other file, so it is written last.
+
+
+def _write_config(
+    model: LatentVectorModel, folder: Path, dtype: Literal["float16", "float32"], names: list[str]
+) -> None:
+    """Write config.json, which names the checksum of every other file."""
+    runs = model.seen_rows.runs
     files = {name: sha256_of(folder / name) for name in FILES if (folder / name).is_file()}
     config = FolderConfig(
         format=(MAJOR, MINOR),
@@ -149,8 +112,10 @@ def _write_files(
         space=model.space.to_dict(),
         encoder=model.encoder_name,
         chunker=model.chunker.to_dict(),
-        baselines=[baseline.config for baseline in selected.values()],
-        val=_Val(cosine_percentiles=list(model.val.cosine_percentiles), cosine=model.val.cosine, mrr=model.val.mrr),
+        baselines=[model.baselines[name].config for name in names],
+        val=FolderScores(
+            cosine_percentiles=list(model.val.cosine_percentiles), cosine=model.val.cosine, mrr=model.val.mrr
+        ),
         seen_runs=[rows.run for rows in runs],
         is_history_complete=model.seen_rows.is_complete,
         files=files,
@@ -166,7 +131,7 @@ def _write_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype
 
 def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentVectorModel:
     """Read an exported model. Raises CheckpointError if a file is missing, damaged, hostile, or of a newer version."""
-    config = _read_config(path)
+    config = read_config(path)
     _require_intact_files(path, config)
     try:
         space = Space.from_dict(config.space)
@@ -215,43 +180,6 @@ def _read_seen_rows(path: Path, config: FolderConfig) -> SeenRows:
     return SeenRows.from_values({"runs": runs, "is_complete": config.is_history_complete})
 
 
-def _read_config(path: Path) -> FolderConfig:
-    """Read config.json: the version first, then every field."""
-    file = path / CONFIG
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_CONFIG_BYTES + 1)
-        if len(content) > MAX_CONFIG_BYTES:
-            raise ValueError(f"more than {MAX_CONFIG_BYTES:,} bytes")
-        values = json.loads(content)
-        major, minor = values["format"]
-        is_version = isinstance(major, int) and isinstance(minor, int)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
-        raise CheckpointError(f"model {path}: {CONFIG} can't be read ({reason}). Export the model again.") from error
-    if not is_version or major != MAJOR:
-        raise CheckpointError(
-            f"model {path}: format {major!r:.20}.{minor!r:.20}, but this nextvec reads format {MAJOR}. "
-            "Upgrade nextvec, or export the model again."
-        )
-    if minor > MINOR:
-        values = _without_unknown(values)
-    try:
-        return FolderConfig.model_validate(values | {"format": (major, minor)})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"model {path}: {CONFIG}: {field}: {first['msg']}. Export the model again.") from error
-
-
-def _without_unknown(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the fields that a newer minor version added."""
-    known = {name: value for name, value in values.items() if name in FolderConfig.model_fields}
-    if isinstance(known.get("val"), dict):
-        known["val"] = {name: value for name, value in known["val"].items() if name in _Val.model_fields}
-    return known
-
-
 def _require_intact_files(path: Path, config: FolderConfig) -> None:
     """Raise CheckpointError unless every file has its checksum and all that the model needs are there."""
     needed = {WEIGHTS} | ({BASELINES} if any("kind" in item for item in config.baselines) else set())
@@ -265,6 +193,9 @@ def _require_intact_files(path: Path, config: FolderConfig) -> None:
         if name not in config.files:
             raise CheckpointError(f"model {path}: {CONFIG} has no checksum of {name}. Export the model again.")
         try:
+            # A device or a pipe in the place of a file would be read forever.
+            if (path / name).exists() and not (path / name).is_file():
+                raise OSError("not a regular file")
             digest = sha256_of(path / name)
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
