@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import nextvec
@@ -115,6 +116,31 @@ def test_an_export_is_complete_and_predicts_the_same(text_run, text_store, tmp_p
     card = (tmp_path / "m" / "README.md").read_text()
     assert card.startswith("---\n") and "nextvec.load_model(folder)" in card and card.count("## How to use it") == 1
     assert "## Evaluation" in card and "## Training" in card, "the run's own card, with its scores"
+
+
+def test_the_card_of_a_run_survives_every_way_of_export(text_run, tmp_path):
+    nextvec.export(text_run, tmp_path / "a", format="pt2")
+    nextvec.export(tmp_path / "a", tmp_path / "b")
+    nextvec.export(text_run / "best_model.pt", tmp_path / "c")
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert card == (tmp_path / "c" / "README.md").read_text()
+    head, _, body = card.removeprefix("---\n").partition("\n---\n")
+    assert yaml.safe_load(head)["model-index"][0]["name"] == "texts"
+    headings = [line for line in body.splitlines() if line.startswith("#")]
+    assert headings[:2] == ["# texts", "## Evaluation"] and headings.count("## How to use it") == 1
+    assert "torch.export.load" not in card and "## Training" in headings
+    nextvec.export(text_run / "epoch_1.pt", tmp_path / "d")
+    assert "Its scores are unknown" in (tmp_path / "d" / "README.md").read_text(), "the card is of the best model"
+
+
+def test_names_in_a_card_are_escaped(tmp_path):
+    network = make_model("amn", "residual").network
+    name = "a_b*<script>\n## How to use it"
+    model = LatentVectorModel(network, name, Space("own", "1", DIMENSIONS), CONTEXT)
+    write_model_folder(model, tmp_path / "model_<b>")
+    nextvec.export(tmp_path / "model_<b>", tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "<b>" not in card.partition("```")[0] and card.count("\n## How to use it") == 1
 
 
 def test_an_exported_model_is_evaluated_and_keeps_its_record_of_seen_rows(text_run, text_store, tmp_path):

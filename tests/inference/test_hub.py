@@ -16,6 +16,8 @@ import pytest
 
 import nextvec
 from hub_stub import TOKEN, HubStub
+from nextvec.inference import load
+from nextvec.inference.model_folder import write_model_folder
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 CLIENT = Path(__file__).with_name("hub_client.py")
@@ -104,7 +106,7 @@ def client(hub, process, tmp_path) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
-def load(client) -> Callable[..., dict[str, Any]]:
+def predict(client) -> Callable[..., dict[str, Any]]:
     """Loads a model in a new process and predicts twice."""
 
     def call(source: object, **env: str) -> dict[str, Any]:
@@ -120,38 +122,35 @@ def push(client, run: Path, *options: str) -> None:
     assert code == 0 and not err, err
 
 
-def test_a_pushed_model_predicts_the_same(client, load, hub, text_run):
+def test_a_pushed_model_predicts_the_same(client, predict, hub, text_run):
     code, out, err = client("push", text_run, NAME, "--message", "First weights")
     commit = hub.repositories[NAME].commits[-1]
     assert code == 0 and not err, err
-    assert out.splitlines() == [
-        f"pushed: {hub.url}/{NAME}/commit/{commit.sha}",
-        f'load it: nextvec.load_model("{NAME}")',
-    ]
+    assert "".join(out.split()) == f'pushed:{hub.url}/{NAME}/commit/{commit.sha}loadit:nextvec.load_model("{NAME}")'
     assert commit.message == "First weights" and len(hub.repositories[NAME].commits) == 2, "one commit"
     assert {"README.md", "example.py", "config.json", "encoder/terms.json"} <= set(commit.files)
     assert not hub.repositories[NAME].is_private
     assert any(request.startswith("PUT /lfs/") for request in hub.requests), "weights are large files"
-    loaded, original = load(NAME), load(text_run)
+    loaded, original = predict(NAME), predict(text_run)
     assert loaded["prediction"] == original["prediction"] and loaded["query"] == original["query"]
     assert loaded["is_repeatable"] and not loaded["is_training"] and loaded["source"] == NAME
 
 
-def test_revisions_are_branches_tags_and_commits(client, load, pushed, text_run):
+def test_revisions_are_branches_tags_and_commits(client, predict, pushed, text_run):
     repository = pushed.repositories[NAME]
     repository.tags["v1"] = repository.commits[-1].sha
-    expected = load(text_run)["prediction"]
+    expected = predict(text_run)["prediction"]
     repository.add("empty", {})
     for revision in ("v1", repository.tags["v1"]):
-        assert load(f"{NAME}@{revision}")["prediction"] == expected
+        assert predict(f"{NAME}@{revision}")["prediction"] == expected
     code, out, err = client("predict", "x.npy", "--model", NAME)
     assert code == 2 and not out and len(err.splitlines()) == 1 and "config.json can't be read (no such file)" in err
 
 
-def test_a_private_repository_needs_the_token(client, load, hub, text_run, tmp_path):
+def test_a_private_repository_needs_the_token(client, predict, hub, text_run, tmp_path):
     push(client, text_run, "--private", "--dtype", "float16")
     assert hub.repositories[NAME].is_private
-    assert load(NAME)["source"] == NAME
+    assert predict(NAME)["source"] == NAME
     code, _, err = client("export", NAME, tmp_path / "m", HF_TOKEN="", HF_HOME=str(tmp_path / "other"))
     assert code == 2 and len(err.splitlines()) == 1 and "for a private model, run 'hf auth login'" in err
 
@@ -163,7 +162,7 @@ def test_private_is_never_pushed_to_a_public_repository(client, pushed, text_run
     assert len(pushed.repositories[NAME].commits) == count
 
 
-def test_a_second_push_leaves_other_files_and_removes_a_stale_graph(client, load, pushed, text_run):
+def test_a_second_push_leaves_other_files_and_removes_a_stale_graph(client, pushed, text_run):
     repository = pushed.repositories[NAME]
     repository.add("by hand", repository.commits[-1].files | {"notes.md": b"mine", "model.onnx": b"of older weights"})
     push(client, text_run)
@@ -171,12 +170,12 @@ def test_a_second_push_leaves_other_files_and_removes_a_stale_graph(client, load
     assert files["notes.md"] == b"mine" and "model.onnx" not in files and "model.safetensors" in files
 
 
-def test_a_cached_model_loads_while_the_hub_is_down(client, load, pushed, text_run):
-    expected = load(NAME)
-    assert load(NAME, HF_ENDPOINT="http://127.0.0.1:9") == expected, "connection refused"
-    assert load(NAME, HF_HUB_OFFLINE="1") == expected
+def test_a_cached_model_loads_while_the_hub_is_down(client, predict, pushed, text_run):
+    expected = predict(NAME)
+    assert predict(NAME, HF_ENDPOINT="http://127.0.0.1:9") == expected, "connection refused"
+    assert predict(NAME, HF_HUB_OFFLINE="1") == expected
     pushed.fail["GET /api/models"] = 500
-    assert load(NAME) == expected
+    assert predict(NAME) == expected
 
 
 ADDRESS = "http://127.0.0.1:9"
@@ -243,7 +242,7 @@ def test_a_kill_during_an_upload_leaves_nothing_that_loads(client, hub, text_run
     assert "config.json" in hub.repositories[NAME].commits[-1].files, "the next push completes"
 
 
-def test_a_kill_during_a_download_leaves_nothing_that_loads(client, load, pushed, text_run, tmp_path):
+def test_a_kill_during_a_download_leaves_nothing_that_loads(client, predict, pushed, text_run, tmp_path):
 
     def kill(request: str) -> None:
         if "model.safetensors" in request:
@@ -254,7 +253,7 @@ def test_a_kill_during_a_download_leaves_nothing_that_loads(client, load, pushed
     assert client(code=PREDICT.format(source=NAME))[0] == -signal.SIGKILL
     code, _, err = client("export", NAME, tmp_path / "m", HF_ENDPOINT=ADDRESS)
     assert code == 2 and len(err.splitlines()) == 1, err
-    assert load(NAME)["source"] == NAME, "the next download completes"
+    assert predict(NAME)["source"] == NAME, "the next download completes"
 
 
 def test_files_from_the_hub_are_checked(client, pushed, text_run, tmp_path):
@@ -266,6 +265,14 @@ def test_files_from_the_hub_are_checked(client, pushed, text_run, tmp_path):
     pushed.blobs[hashlib.sha256(content).hexdigest()] = bytes(content)
     code, _, err = client("export", NAME, tmp_path / "m")
     assert code == 2 and "model.safetensors is damaged" in err and len(err.splitlines()) == 1, (commit, err)
+
+
+def test_an_existing_path_wins_over_the_hub(make_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone").mkdir()
+    write_model_folder(make_model(), tmp_path / "someone" / "a-model")
+    monkeypatch.setattr(load, "download_model", lambda *_: pytest.fail("the hub was asked"))
+    assert nextvec.load_model("someone/a-model").dimensions == 16
 
 
 def test_the_python_function_pushes_too(hub, client, text_run):

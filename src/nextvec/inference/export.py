@@ -15,8 +15,9 @@ from typing import Any, Literal
 from nextvec.core.display import Displayable
 from nextvec.core.files import write_text
 from nextvec.core.formatting import escape_markdown
-from nextvec.core.run_paths import MODEL_CARD
+from nextvec.core.run_paths import BEST_MODEL, MODEL_CARD
 from nextvec.core.table import Line, View
+from nextvec.inference.folder_config import CONFIG
 from nextvec.inference.graph import ONNX_FILE, PT2_FILE, write_onnx, write_pt2
 from nextvec.inference.load import load_model
 from nextvec.inference.model import LatentVectorModel
@@ -89,18 +90,23 @@ def export_model(
     """
     model = load_model(source)
     path = Path(out)
-    card = Path(source) / MODEL_CARD if Path(source).is_dir() else Path()
 
     def add_files(folder: Path) -> None:
         if format in _WRITERS:
             _WRITERS[format](model, folder / _GRAPHS[format])
         write_text(folder / EXAMPLE, _example(model, format))
-        write_text(folder / CARD, _card(model, format, card))
+        write_text(folder / CARD, _card(model, format, _find_card(Path(source))))
 
     kept = [name for name in model.baselines if name not in LARGE_BASELINES]
     write_model_folder(model, path, dtype=dtype, baselines=kept, add_files=add_files)
     files = {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()}
     return ExportedModel(path, model.source, format, files)
+
+
+def _find_card(source: Path) -> Path:
+    """Return the card of a run, its best model or an exported folder; a file that does not exist for other sources."""
+    folder = source.parent if source.name == BEST_MODEL else source
+    return folder / (CARD if (folder / CONFIG).is_file() else MODEL_CARD)
 
 
 def _card(model: LatentVectorModel, format: str, run_card: Path) -> str:

@@ -75,6 +75,11 @@ class LatentVectorModel:
     seen_rows: SeenRows = field(default=SeenRows(is_complete=False), repr=False)
     """The rows that the weights were trained on, so that no evaluation mistakes them for unseen ones."""
 
+    def __post_init__(self) -> None:
+        """Put every network in evaluation mode, whatever mode its source left it in."""
+        for network in (self.network, *self.baselines.values()):
+            network.eval().requires_grad_(False)
+
     @property
     def dimensions(self) -> int:
         """D, the length of a vector."""

@@ -177,7 +177,10 @@ def _read_seen_rows(path: Path, config: FolderConfig) -> SeenRows:
                 ]
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{SEEN_ROWS} can't be read ({one_line(error)}). Download it again.") from error
-    return SeenRows.from_values({"runs": runs, "is_complete": config.is_history_complete})
+    record = SeenRows.from_values({"runs": runs, "is_complete": config.is_history_complete})
+    if len(record.runs) != len(config.seen_runs):
+        raise CheckpointError(f"{SEEN_ROWS} has no integer hashes. Download it again.")
+    return record
 
 
 def _require_intact_files(path: Path, config: FolderConfig) -> None:

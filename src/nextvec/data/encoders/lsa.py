@@ -138,11 +138,15 @@ class LsaEncoder:
             idf_V, components_VD, mean_D = (
                 np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
             )
+            if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+                raise ValueError(f"{_TERMS_FILE} is not a list of terms")
             # The shapes must agree; a file of another encoder would fail much later, or not at all.
             if components_VD.shape != (len(terms), len(mean_D)) or idf_V.shape != (len(terms),):
                 raise ValueError(f"{len(terms)} terms, components {components_VD.shape}, idf {idf_V.shape}")
+            if not all(np.isfinite(array).all() for array in (idf_V, components_VD, mean_D)):
+                raise ValueError("non-finite values")
             return cls(terms, idf_V, components_VD, mean_D)
-        except (OSError, ValueError, TypeError, EOFError) as error:
+        except (OSError, ValueError, TypeError, EOFError, RecursionError, MemoryError) as error:
             raise StoreError(
                 f"encoder {folder}: is missing or damaged ({one_line(error)}). Build the store again."
             ) from error
