@@ -9,7 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("startup", "limit", "throughput", "quality", "inference", "use_model", "encode", "scaling", "memory", "gpu")
+SCRIPTS = (
+    "startup",
+    "limit",
+    "throughput",
+    "quality",
+    "inference",
+    "use_model",
+    "export",
+    "encode",
+    "scaling",
+    "memory",
+    "gpu",
+)
 
 
 def main():

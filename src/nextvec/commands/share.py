@@ -61,8 +61,9 @@ def push(
         message: Message of the commit.
     """
     from nextvec.inference.export import PushedModel, export_model
-    from nextvec.inference.hub import upload_model
+    from nextvec.inference.hub import require_repository_name, upload_model
 
+    require_repository_name(repository)
     with tempfile.TemporaryDirectory() as folder:
         exported = export_model(model, Path(folder) / "model", format=format, dtype=dtype)
         commit = upload_model(exported.path, repository, private=private, message=message)
