@@ -140,3 +140,10 @@ def test_a_model_without_its_encoder_still_predicts(text_run, toy_store, make_mo
         model.encode(["A text."])
     with pytest.raises(InputError, match="encoder 'toy' is unknown"):
         make_model().encode(["A text."])
+
+
+def test_reversed_contexts_of_one_vector_are_read(make_model, contexts):
+    model = make_model()
+    parts = [contexts[0], contexts[0][:1][::-1], contexts[0][:3][::-1]]
+    expected = [model.predict(np.ascontiguousarray(part))[0] for part in parts]
+    assert model.predict(parts) == pytest.approx(np.stack(expected), abs=1e-6)

@@ -124,7 +124,7 @@ def generate(
 
 @command()
 def score(source: Source, *, model: Model, out: File = "", device: Device = "cpu") -> DocumentResults:
-    """Score how expected each chunk of a document is after the chunks before it, and mark topic shifts.
+    """Score how expected each chunk of a document is, how well it fits into the document, and mark topic shifts.
 
     Args:
         source: A file or folder of text (see 'data build'), or - for standard input.

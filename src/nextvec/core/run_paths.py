@@ -29,6 +29,8 @@ ENCODER_FOLDER = "encoder"
 
 EVALUATION_FILE = "evaluation.json"
 """The evaluation of the best model."""
+COHERENCE_FILE = "coherence.safetensors"
+"""The whitening by which `nextvec score` finds chunks that don't fit into their document."""
 REPORT_FILE = "report.html"
 """The report page."""
 MODEL_CARD = "model_card.md"

@@ -13,7 +13,15 @@ from nextvec.core.display import Displayable
 from nextvec.core.events import read_events
 from nextvec.core.files import write_json, write_text
 from nextvec.core.formatting import Status
-from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, MODEL_CARD, REPORT_FILE, TIME, TRAINING_LOG
+from nextvec.core.run_paths import (
+    BEST_MODEL,
+    COHERENCE_FILE,
+    EVALUATION_FILE,
+    MODEL_CARD,
+    REPORT_FILE,
+    TIME,
+    TRAINING_LOG,
+)
 from nextvec.core.table import Line, View
 from nextvec.errors import NextvecError, NotFiniteError, StoppedError
 from nextvec.evaluation.examples import Example, nearest_examples
@@ -21,6 +29,7 @@ from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Diagnoses
 from nextvec.guards.success import Success, evaluate_success
+from nextvec.inference.coherence import fit_coherence
 from nextvec.models.checkpoint import read_checkpoint
 from nextvec.ops import native_ops
 from nextvec.recipe import RecipeLike, load_recipe
@@ -126,6 +135,7 @@ def _evaluate_run(run: Run) -> TrainedRun:
     write_json(run.path / EVALUATION_FILE, evaluation.to_dict())
     run.event("evaluated", evaluation=evaluation.to_dict())
     run.log("", *evaluation_markdown(evaluation).splitlines(), shown=False)
+    _fit_coherence(run)
 
     # Success criteria and diagnoses read the events, which now contain the evaluation.
     success = evaluate_success(run.recipe, run.state.history, read_events(run.path, everything=True))
@@ -145,6 +155,13 @@ def _evaluate_run(run: Run) -> TrainedRun:
     run.event("finished")
     run.write_history("finished", verdict=evaluation.to_dict()["verdict"], success=success.to_dict())
     return TrainedRun(run.path, evaluation, success, diagnoses)
+
+
+def _fit_coherence(run: Run) -> None:
+    """Fit and save what `nextvec score` finds chunks of other documents with, if the store has texts."""
+    store = run.data.store
+    if store.has_texts and (coherence := fit_coherence(store, run.recipe.seed)) is not None:
+        coherence.save(run.path / COHERENCE_FILE)
 
 
 def _examples(run: Run) -> tuple[Example, ...]:

@@ -95,7 +95,9 @@ def _to_tensor(vectors: Any, name: str) -> Tensor:
         try:
             array = np.asarray(vectors)
             # torch reads neither foreign byte orders nor negative strides, and warns about read-only memory.
-            if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+            # A reversed array of one row counts as contiguous, so its strides are checked as well.
+            is_readable = array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative
+            if not is_readable or min(array.strides, default=0) < 0:
                 array = array.astype(array.dtype.newbyteorder("="), order="C")
             tensor = torch.from_numpy(array)
         except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nextvec.core.run_paths import COHERENCE_FILE
 from nextvec.errors import CheckpointError, one_line
 
 MAJOR, MINOR = 1, 0
@@ -24,7 +25,7 @@ BASELINES = "baselines.safetensors"
 SEEN_ROWS = "seen_rows.safetensors"
 ENCODER = "encoder"
 ENCODER_FILES = ("terms.json", "idf.npy", "components.npy", "mean.npy")
-FILES = (WEIGHTS, BASELINES, SEEN_ROWS, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
+FILES = (WEIGHTS, BASELINES, SEEN_ROWS, COHERENCE_FILE, *(f"{ENCODER}/{name}" for name in ENCODER_FILES))
 """Every file that `config.json` may name."""
 
 MAX_CONFIG_BYTES = 2**20

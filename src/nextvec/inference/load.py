@@ -11,12 +11,20 @@ from typing import Any
 import torch
 
 from nextvec.core.device import resolve_device
-from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL, ENCODER_FOLDER, EVALUATION_FILE, RECIPE_FILE
+from nextvec.core.run_paths import (
+    BASELINES_FILE,
+    BEST_MODEL,
+    COHERENCE_FILE,
+    ENCODER_FOLDER,
+    EVALUATION_FILE,
+    RECIPE_FILE,
+)
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError, InputError, did_you_mean
+from nextvec.inference.coherence import Coherence
 from nextvec.inference.folder_config import CONFIG, WEIGHTS
 from nextvec.inference.hub import HUB_ID, download_model
 from nextvec.inference.model import LatentVectorModel, ValScores
@@ -97,6 +105,7 @@ def _load_checkpoint(path: Path, device: torch.device) -> LatentVectorModel:
         chunker=chunker,
         baselines=_read_baselines(checkpoint, network.dimensions, device),
         val=_read_val_scores(run, network.name) if path.name == BEST_MODEL else ValScores(),
+        coherence=_read_coherence(run, network.dimensions),
         seen_rows=SeenRows.from_values(values.get("seen_rows")),
     )
 
@@ -146,6 +155,14 @@ def _read_baselines(checkpoint: Checkpoint, dimensions: int, device: torch.devic
             pass  # a comparison with fewer baselines is better than none
     unfitted = (CopyLast(dimensions), ContextMean(dimensions))
     return {baseline.name: baseline.to(device).eval() for baseline in unfitted}
+
+
+def _read_coherence(run: Path, dimensions: int) -> Coherence | None:
+    """Return the coherence of a run's embedding space; None if it was not fitted or the file is damaged."""
+    try:
+        return Coherence.load(run / COHERENCE_FILE, dimensions)
+    except CheckpointError:
+        return None
 
 
 def _read_val_scores(run: Path, name: str) -> ValScores:

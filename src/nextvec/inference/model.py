@@ -19,6 +19,7 @@ from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, InputError
+from nextvec.inference.coherence import Coherence
 from nextvec.inference.contexts import ContextsLike, Vectors, read_contexts
 from nextvec.inference.continuation import Continuation, continue_text
 from nextvec.inference.index import Index
@@ -72,6 +73,8 @@ class LatentVectorModel:
     baselines: dict[str, LatentModel] = field(default_factory=dict, repr=False)
     """The fitted baselines, by name."""
     val: ValScores = field(default_factory=ValScores, repr=False)
+    coherence: Coherence | None = field(default=None, repr=False)
+    """Measures how well a chunk fits into its document, fitted on the training store; None if it was not fitted."""
     seen_rows: SeenRows = field(default=SeenRows(is_complete=False), repr=False)
     """The rows that the weights were trained on, so that no evaluation mistakes them for unseen ones."""
 
@@ -179,7 +182,7 @@ class LatentVectorModel:
         return continue_text(self, texts, index, steps, snap=snap)
 
     def score(self, document: str | Sequence[str]) -> DocumentScore:
-        """Return how expected each chunk of a document is after the chunks before it, and where topics shift.
+        """Return how expected each chunk of a document is, how well it fits into it, and where topics shift.
 
         A text is divided by the model's chunker at blank lines; a list contains the chunks. Raises InputError for fewer
         than two chunks, and the errors of `encode`.

@@ -5,6 +5,7 @@
     model.safetensors         the weights, float16 or float32
     baselines.safetensors     the fitted values of the baselines, named BASELINE.TENSOR
     seen_rows.safetensors     hashes of the rows that the weights were trained on, one tensor per run
+    coherence.safetensors     the whitening of the embedding space, for scores (see `coherence.py`)
     encoder/                  the fitted encoder (lsa only)
 
 Versions are explained in `folder_config`. Other files in the folder are never read.
@@ -24,12 +25,14 @@ from torch import Tensor
 
 from nextvec.core.files import sha256_of, sync_folder, write_bytes, write_json, writing
 from nextvec.core.locks import unfinished
+from nextvec.core.run_paths import COHERENCE_FILE
 from nextvec.data.chunking import Chunker
 from nextvec.data.encoders import LSA
 from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import Space
 from nextvec.errors import CheckpointError, InputError, OutputError, one_line
+from nextvec.inference.coherence import Coherence
 from nextvec.inference.folder_config import (
     BASELINES,
     CONFIG,
@@ -91,6 +94,8 @@ def _write_tensors_and_encoder(
     if runs:
         hashes = {str(number): torch.from_numpy(rows.hashes) for number, rows in enumerate(runs)}
         _write_tensors(hashes, folder / SEEN_ROWS, torch.int64)
+    if model.coherence is not None:
+        model.coherence.save(folder / COHERENCE_FILE)
     if model.encoder_folder is not None:
         LsaEncoder.load(model.encoder_folder).save(folder / ENCODER)
 
@@ -142,6 +147,8 @@ def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentV
             baselines[name] = _read_network(path / BASELINES, values, f"{name}.").to(device)
         chunker = Chunker(**config.chunker)
         seen_rows = _read_seen_rows(path, config)
+        has_coherence = COHERENCE_FILE in config.files
+        coherence = Coherence.load(path / COHERENCE_FILE, space.dimensions) if has_coherence else None
     except (InputError, TypeError) as error:
         raise CheckpointError(f"model {path}: {one_line(error)}") from error
     if network.dimensions != space.dimensions or any(
@@ -161,6 +168,7 @@ def read_model_folder(path: Path, device: torch.device | str = "cpu") -> LatentV
         chunker=chunker,
         baselines=baselines,
         val=ValScores(tuple(config.val.cosine_percentiles), config.val.cosine, config.val.mrr),
+        coherence=coherence,
         seen_rows=seen_rows,
     )
 

@@ -1,4 +1,7 @@
-"""How expected each chunk of a document is: its cosine to the prediction from the chunks before it.
+"""How expected each chunk of a document is after the chunks before it, and how well it fits into the document.
+
+The first is its cosine to the prediction, the second its coherence (`coherence.py`), which finds chunks that are not of
+this document.
 
 Letters in names: N chunks of the document, W windows (the chunks after the first), D dimensions.
 """
@@ -32,7 +35,7 @@ MIN_SHIFT_DEPTH = 0.05
 
 @dataclass(frozen=True)
 class ChunkScore:
-    """How expected one chunk is. The first chunk of a document has no context, so nothing is measured."""
+    """How expected one chunk is. The first chunk of a document has no context, so only its coherence is measured."""
 
     position: int
     text: str
@@ -46,6 +49,8 @@ class ChunkScore:
     """Cosine to the best baseline's prediction."""
     gain: float | None = None
     """`cosine` − `baseline_cosine`."""
+    coherence: float | None = None
+    """Percentage of val chunks that fit into their document less well, from 0 to 100; None if it was not fitted."""
     depth: float = 0.0
     """How far the cosine dips below the highest values on both sides, from 0 to 4."""
     is_shift: bool = False
@@ -67,6 +72,12 @@ class DocumentScore(Displayable):
         return tuple(chunk.position for chunk in self.chunks if chunk.is_shift)
 
     @property
+    def least_coherent(self) -> int | None:
+        """The position of the chunk that fits into the document least well; None if the model has no coherence."""
+        coherence = {chunk.position: chunk.coherence for chunk in self.chunks if chunk.coherence is not None}
+        return min(coherence, key=coherence.__getitem__, default=None)
+
+    @property
     def mean_cosine(self) -> float:
         """The mean cosine over all chunks after the first."""
         return float(np.mean([chunk.cosine for chunk in self.chunks if chunk.cosine is not None]))
@@ -79,14 +90,14 @@ class DocumentScore(Displayable):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         means = {"mean_cosine": self.mean_cosine, "mean_gain": self.mean_gain}
-        return {**asdict(self), **means, "shifts": list(self.shifts)}
+        return {**asdict(self), **means, "shifts": list(self.shifts), "least_coherent": self.least_coherent}
 
     def view(self) -> View:
         """Return a row with a bar for each chunk, and a summary."""
         shifts = ", ".join(map(str, self.shifts)) or "none"
         summary = (
             f"mean cosine {self.mean_cosine:.4f} ({self.mean_gain:+.4f} vs {self.baseline}) over "
-            f"{len(self.chunks) - 1} chunks; topic shifts at: {shifts}"
+            f"{len(self.chunks) - 1} chunks; topic shifts at: {shifts}; {self._least_coherent_text()}"
         )
         columns = (
             Column("chunk", "left"),
@@ -94,9 +105,16 @@ class DocumentScore(Displayable):
             Column("", "left"),
             Column("percentile"),
             Column(f"vs {self.baseline}"),
+            Column("coherence"),
             Column("text", "left", "fold"),
         )
         return View((Table("Expectedness", columns, tuple(map(_row, self.chunks))), Line(summary)))
+
+    def _least_coherent_text(self) -> str:
+        position = self.least_coherent
+        if position is None:
+            return "no coherence: it was not fitted for this model"
+        return f"least coherent chunk: {position} (percentile {self.chunks[position].coherence:.0f})"
 
 
 def cut(text: str) -> str:
@@ -113,6 +131,7 @@ def _row(chunk: ChunkScore) -> Row:
             Cell(bar(chunk.cosine or 0.0)),
             Cell(percentile, chunk.percentile),
             Cell(format_number(chunk.gain, "+.3f"), chunk.gain),
+            Cell(format_number(chunk.coherence, ".0f"), chunk.coherence),
             Cell(cut(chunk.text)),
         )
     )
@@ -138,6 +157,7 @@ def score_document(model: LatentVectorModel, document: str | Sequence[str]) -> D
     targets_WD = vectors_ND[1:]
     cosine_W = (np.asarray(model.predict(contexts)) * targets_WD).sum(axis=1)
     baseline_W = (np.asarray(model.predict_with(baseline, contexts)) * targets_WD).sum(axis=1)
+    coherence_N = _coherence(model, vectors_ND)
     percentile_W = _percentiles(cosine_W, model.val.cosine_percentiles)
     depth_W = dip_depths(cosine_W)
     is_shift_W = find_shifts(depth_W)
@@ -150,12 +170,22 @@ def score_document(model: LatentVectorModel, document: str | Sequence[str]) -> D
             percentile=None if percentile_W is None else float(percentile_W[number]),
             baseline_cosine=float(baseline_W[number]),
             gain=float(cosine_W[number] - baseline_W[number]),
+            coherence=coherence_N[number + 1],
             depth=float(depth_W[number]),
             is_shift=bool(is_shift_W[number]),
         )
         for number in range(len(cosine_W))
     )
-    return DocumentScore(model.source, baseline, (ChunkScore(0, texts[0], 0), *scored))
+    first = ChunkScore(0, texts[0], 0, coherence=coherence_N[0])
+    return DocumentScore(model.source, baseline, (first, *scored))
+
+
+def _coherence(model: LatentVectorModel, vectors_ND: NDArray[np.float32]) -> list[float] | list[None]:
+    """Return the coherence of every chunk as a percentage of val chunks; None for each if it was not fitted."""
+    if model.coherence is None:
+        return [None] * len(vectors_ND)
+    percentiles: list[float] = model.coherence.percentiles(model.coherence.measure(vectors_ND)).tolist()
+    return percentiles
 
 
 def _chunk_texts(model: LatentVectorModel, document: str | Sequence[str]) -> list[str]:

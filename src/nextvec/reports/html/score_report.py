@@ -1,4 +1,4 @@
-"""The HTML page of scored documents: the cosine of every chunk as a chart, and the chunks as a table."""
+"""The HTML page of scored documents: charts of every chunk's cosine and coherence, and the chunks as a table."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _document(heading: str, score: DocumentScore) -> str:
     table, summary = score.view().blocks
     assert isinstance(table, Table)
     shifts = [finding(Status.AMBER, f"chunk {chunk.position}", chunk.text) for chunk in score.chunks if chunk.is_shift]
-    return section(heading, summary.html(), charts([_panel(heading, score)]), table_card(table)) + findings(
-        "Topic shifts", shifts
-    )
+    return section(
+        heading, summary.html(), charts([_cosine_panel(heading, score), *_coherence_panels(score)]), table_card(table)
+    ) + findings("Topic shifts", shifts)
 
 
-def _panel(heading: str, score: DocumentScore) -> Panel:
+def _cosine_panel(heading: str, score: DocumentScore) -> Panel:
     """Return the chart of the cosines of model and baseline; topic shifts are shaded."""
     scored = [chunk for chunk in score.chunks if chunk.cosine is not None]
     positions = [chunk.position for chunk in scored]
@@ -53,3 +53,16 @@ def _panel(heading: str, score: DocumentScore) -> Panel:
     bands = [Band(chunk - 0.5, chunk + 0.5, None, None, "$amber") for chunk in score.shifts]
     figure = chart(lines, Axes(span([*cosines, *baseline], MIN_RANGE), "chunk"), bands=bands)
     return Panel(heading, "Cosine to the prediction", figure, "Shaded: a new topic seems to start here.")
+
+
+def _coherence_panels(score: DocumentScore) -> list[Panel]:
+    """Return the chart of the coherence, or none if the model has no coherence."""
+    if score.least_coherent is None:
+        return []
+    lines = [
+        Line("coherence", [chunk.position for chunk in score.chunks], [c.coherence for c in score.chunks], "$model")
+    ]
+    text = (
+        f"The percentage of val chunks that fit less well. Chunk {score.least_coherent} fits into the document least."
+    )
+    return [Panel("Coherence", "Percentile among val chunks", chart(lines, Axes((0, 100), "chunk")), text)]
