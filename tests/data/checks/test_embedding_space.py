@@ -167,9 +167,12 @@ def test_centered_vectors_are_unsure(train: Sample):
 
 
 def test_mismatches_in_a_handful_of_documents_are_unsure(train: Sample):
-    space = compare(changed(WORLD.texts(1, 6), rotated), train)
-    status, reasons = assess_space(space)
-    assert status == Status.AMBER and reasons[-1] == "there are only 66 pairs of adjacent chunks"
+    for documents, rows in ((6, 12), (4, 60)):
+        space = compare(make_sample(rotated(WORLD.texts(1, documents, rows).vectors_RD), rows), train)
+        status, reasons = assess_space(space)
+        assert status == Status.AMBER, space
+        pairs = documents * (rows - 1)
+        assert reasons[-1] == f"there are only {documents} documents with {pairs} pairs of adjacent chunks"
 
 
 def test_dimensions_that_are_constant_in_both_sets_are_ignored(train: Sample):

@@ -200,13 +200,30 @@ def variance_correlation(first: SpaceProfile, second: SpaceProfile) -> float:
 
 def _measure_chance(split: Sample, train: Sample) -> float:
     """Return the chance share: the highest share of foreign dimensions between parts of one set; 1 if undivided."""
+    own = _compare_parts(split, split.units // 2)
+    return max(own, _compare_parts(train, min(split.units, train.units // 2)))
+
+
+def _compare_parts(sample: Sample, units: int) -> float:
+    """Return the highest share of foreign dimensions between random units of documents and all others of a sample."""
     random = np.random.default_rng(1)
+    whole, later_N = measure_profile(sample), _find_pairs(sample)
+    if whole is None or not units:
+        return 1.0
+    difference_ND, unit_N = sample.vectors_RD[later_N] - sample.vectors_RD[later_N - 1], sample.unit_R[later_N]
+    whole_DD = difference_ND.T @ difference_ND
     shares = []
-    for sample, units in ((split, split.units // 2), (train, min(split.units, train.units // 2))):
-        for _ in range(DRAWS):
-            first, second = _divide(sample, random.permutation(sample.units)[:units])
-            compared = None if first is None or second is None else compare_dimensions(first, second)
-            shares.append(1.0 if compared is None else compared[0])
+    for _ in range(DRAWS):
+        part_ND = difference_ND[np.isin(unit_N, random.permutation(sample.units)[:units])]
+        if not 0 < len(part_ND) < len(unit_N):
+            return 1.0
+        # The sum of squares and products of the other units is the difference of the sums.
+        part_DD = part_ND.T @ part_ND
+        counts = ((part_DD, len(part_ND)), (whole_DD - part_DD, len(unit_N) - len(part_ND)))
+        moments = (moment_DD / np.float32(count) for moment_DD, count in counts)
+        first, second = (replace(whole, variance_D=np.diagonal(each), profile_DD=_normalize(each)) for each in moments)
+        compared = compare_dimensions(first, second)
+        shares.append(1.0 if compared is None else compared[0])
     return max(shares)
 
 

@@ -17,6 +17,8 @@ MIN_DIFFERENCES = 20
 """Number of differences of adjacent chunks, in both sets, below which nothing is assessed."""
 MIN_DIFFERENCES_FOR_RED = 100
 """Number of differences, in both sets, below which another space is never certain: a handful of documents."""
+MIN_DOCUMENTS_FOR_RED = 6
+"""Number of documents, in both sets, below which another space is never certain: halves of fewer show no chance."""
 MIN_DIFFERENCES_FOR_PART = 1_000
 """Number of differences, in one of the sets, below which a part of the dimensions is never certain to be foreign."""
 
@@ -85,11 +87,12 @@ def assess_space(space: Statistics | None) -> tuple[Status | None, list[str]]:
     reasons = [reason for _, reason in assessed if reason]
     statuses = {status for status, _ in assessed}
     # A handful of documents may be unlike train in any way, and unlike a train set without structure.
+    pairs = min(space["differences"], space["train_differences"])
+    documents = min(space["units"], space["train_units"])
     if Status.RED in statuses and space["train_foreign"] > MAX_TRAIN_FOREIGN:
         return Status.AMBER, reasons
-    pairs = min(space["differences"], space["train_differences"])
-    if Status.RED in statuses and pairs < MIN_DIFFERENCES_FOR_RED:
-        return Status.AMBER, [*reasons, f"there are only {pairs} pairs of adjacent chunks"]
+    if Status.RED in statuses and min(pairs / MIN_DIFFERENCES_FOR_RED, documents / MIN_DOCUMENTS_FOR_RED) < 1:
+        return Status.AMBER, [*reasons, f"there are only {documents} documents with {pairs} pairs of adjacent chunks"]
     for status in (Status.RED, Status.AMBER):
         if status in statuses:
             return status, reasons
