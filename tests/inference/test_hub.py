@@ -33,6 +33,7 @@ print(json.dumps({{
     "query": model.query(context).tolist(),
     "is_repeatable": bool((first == second).all()),
     "is_training": any(module.training for module in modules),
+    "needs_gradients": any(parameter.requires_grad for module in modules for parameter in module.parameters()),
     "source": model.source,
 }}))
 """
@@ -133,7 +134,8 @@ def test_a_pushed_model_predicts_the_same(client, predict, hub, text_run):
     assert any(request.startswith("PUT /lfs/") for request in hub.requests), "weights are large files"
     loaded, original = predict(NAME), predict(text_run)
     assert loaded["prediction"] == original["prediction"] and loaded["query"] == original["query"]
-    assert loaded["is_repeatable"] and not loaded["is_training"] and loaded["source"] == NAME
+    assert loaded["is_repeatable"] and loaded["source"] == NAME
+    assert not loaded["is_training"] and not loaded["needs_gradients"]
 
 
 def test_revisions_are_branches_tags_and_commits(client, predict, pushed, text_run):
