@@ -47,9 +47,9 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
         "prediction = model.predict(context)  # unit vectors (N, S, D), the oldest chunk first\n```",
         "## Training",
         f"- Data: {store}, store hash `{started['store_hash'][:16]}`\n"
-        f"- Recipe: `recipe.toml` next to this card, recipe hash `{started.get('recipe_hash', '')}`\n"
+        f"- Recipe: `recipe.toml` of the run, recipe hash `{started.get('recipe_hash', '')}`\n"
         f"- Versions: {_versions(started.get('versions', {}))}\n"
-        "- Training curves, data check and diagnosis: `report.html`",
+        "- Training curves, data check and diagnosis: `report.html` of the run",
     ]
     return "\n\n".join(blocks) + "\n"
 
