@@ -102,7 +102,7 @@ def measure_profile(sample: Sample) -> SpaceProfile | None:
     if not len(later_N):
         return None
     difference_ND = sample.vectors_RD[later_N] - sample.vectors_RD[later_N - 1]
-    moment_DD = difference_ND.T @ difference_ND / np.float32(len(later_N))
+    moment_DD = np.asarray(difference_ND.T @ difference_ND / len(later_N), np.float32)
     rows_RD = sample.vectors_RD[sample.usable_R]
     mean_D = rows_RD.mean(axis=0, dtype=np.float64).astype(np.float32)
     centered_RD = rows_RD[:MAX_DIFFERENCES] - mean_D
@@ -123,7 +123,7 @@ def measure_reference(train: Sample) -> SpaceReference | None:
     # Shrink the covariance a little, so that directions in which train hardly varies are not infinitely unlikely.
     identity_DD = np.eye(len(first.mean_D), dtype=np.float32)
     shrinkage = _SHRINKAGE * float(np.trace(first.covariance_DD)) / len(identity_DD)
-    precision_DD = np.linalg.inv(first.covariance_DD + max(shrinkage, 1e-12) * identity_DD)
+    precision_DD = np.asarray(np.linalg.inv(first.covariance_DD + max(shrinkage, 1e-12) * identity_DD), np.float32)
     row_distance = sum(_distances(second, first.mean_D, precision_DD))
     correlation = variance_correlation(first, second)
     return SpaceReference(train, whole, first.mean_D, precision_DD, row_distance, shares[0], correlation)
@@ -220,7 +220,7 @@ def _compare_parts(sample: Sample, units: int) -> float:
         # The sum of squares and products of the other units is the difference of the sums.
         part_DD = part_ND.T @ part_ND
         counts = ((part_DD, len(part_ND)), (whole_DD - part_DD, len(unit_N) - len(part_ND)))
-        moments = (moment_DD / np.float32(count) for moment_DD, count in counts)
+        moments = (np.asarray(moment_DD / count, np.float32) for moment_DD, count in counts)
         first, second = (replace(whole, variance_D=np.diagonal(each), profile_DD=_normalize(each)) for each in moments)
         compared = compare_dimensions(first, second)
         shares.append(1.0 if compared is None else compared[0])
