@@ -103,6 +103,9 @@ def test_functions_that_use_a_model_accept_str_and_path(
         nextvec.generate(text, model=model, index=index)
     with pytest.raises(InputError, match="encoder 'toy'"):
         nextvec.score(text, model=model, out=as_path(tmp_path / "s.html"))
+    assert nextvec.export(model, as_path(tmp_path / "m")).path == tmp_path / "m"
+    with pytest.raises(InputError, match="Name it as owner/name"):
+        nextvec.push(model, "no repository")
 
 
 @AS

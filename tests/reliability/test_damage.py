@@ -190,9 +190,9 @@ def test_the_state_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 3},
-        {"format": 3, "model_state_dict": 1},
-        {"format": "3.0", "weights": torch.zeros(3)},
+        {"format": 4},
+        {"format": 4, "model_state_dict": 1},
+        {"format": "4.0", "weights": torch.zeros(3)},
         {"format": 1, "model_state_dict": {}, "model_config": {}},
     ],
 )
@@ -203,7 +203,7 @@ def test_another_format_is_refused_without_falling_back(copy: Path, values: dict
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     remedy = "Train the run again" if values["format"] == 1 else "Upgrade nextvec"
-    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 2. {remedy}" in line
+    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 3. {remedy}" in line
 
 
 def test_a_store_of_a_newer_format_is_refused(other_store, capsys: Capture) -> None:

@@ -148,7 +148,7 @@ def test_python_survives_a_closed_pipe_during_a_call(texts: Path, tmp_path: Path
     """The streams of the caller are as before after the call."""
     script = (
         "import sys, nextvec, pathlib; before = sys.stderr, sys.stdout\n"
-        f"nextvec.data_build({str(tmp_path / 'texts')!r}, {str(tmp_path / 'store')!r}, dimensions=8)\n"
+        f"nextvec.data_build({str(texts)!r}, {str(tmp_path / 'store')!r}, dimensions=8)\n"
         "assert (sys.stderr, sys.stdout) == before; print('built')"
     )
     with closed_pipe() as writer:

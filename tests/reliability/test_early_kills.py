@@ -45,7 +45,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
 
         monkeypatch.setattr(files, "write_atomic", wrap("file", files.write_atomic))
         monkeypatch.setattr(EventLog, "write", wrap("event", EventLog.write))
-        monkeypatch.setattr(run_module, "_append", wrap("log", run_module._append))
+        monkeypatch.setattr(run_module, "append_lines", wrap("log", run_module.append_lines))
         return seen
 
     return arm

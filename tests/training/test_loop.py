@@ -464,6 +464,7 @@ def test_unusable_input_is_refused_before_a_folder_is_made(
             start_run(changed(toy_recipe, override), path, quiet=True)
         assert not path.exists(), override
     path.mkdir()
+    (path / "notes.txt").write_text("of the user")
     with pytest.raises(OutputError, match="already exists"):
         start_run(toy_recipe, path, quiet=True)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Folder, command
+from nextvec.commands.parameters import PATH, Folder, command
 
 if TYPE_CHECKING:
     from nextvec.inference.export import ExportedModel, PushedModel
 
-Model = Annotated[str | Path, Parameter(metavar="MODEL")]
+Model = Annotated[str | Path, Parameter(metavar="MODEL"), PATH]
 
 
 @command()
@@ -46,7 +46,7 @@ def push(
     format: Literal["safetensors", "onnx", "pt2"] = "safetensors",
     dtype: Literal["float16", "float32"] = "float32",
     private: bool = False,
-    message: str = "Upload a model of nextvec",
+    message: Annotated[str, Parameter(metavar="TEXT")] = "Upload a model of nextvec",
 ) -> PushedModel:
     """Export a model and upload it to the Hugging Face hub in one commit.
 

@@ -216,7 +216,7 @@ def test_ood_that_is_easier_or_harder_than_val_is_amber(make_store, sound, simil
     ("center", "name", "status", "text"),
     [
         (0.15 * np.resize([1, -1], 24), "mean direction", "amber", "unrelated embedding spaces"),
-        (np.full(24, -0.15), "ood space", "red", "times as far from train's mean as a chunk of train"),
+        (np.full(24, -0.15), "ood space", "amber", "times as far from train's mean as a chunk of train"),
     ],
     ids=["other", "opposite"],
 )
@@ -228,8 +228,8 @@ def test_another_mean_direction_may_be_another_space(make_store, sound, center, 
     assert report.status == "green"
     assert "have no correlations that distinguish them" in finding(report, "ood space").text
     vectors[900:] = make_vectors(rows[90:], center=center, seed=1)
-    fault = only_fault(check_store(make_store(vectors, rows, PLAN), 5))
-    assert (fault.name, fault.status) == (name, status) and text in fault.text
+    fault = finding(check_store(make_store(vectors, rows, PLAN), 5), name)
+    assert fault.status == status and text in fault.text
 
 
 def test_coherence_is_the_mean_cosine_at_each_distance(make_store):

@@ -34,6 +34,10 @@ BLOCK_ROWS = 1024
 WINDOW_CHUNKS = 6
 """Chunks of the shortest document with a window: the usual context of five, and the target."""
 
+MAX_EQUAL_VECTORS = 0.2
+"""Largest share of a split's rows that is dropped because of equal vectors. If more are equal, the encoder does not
+tell the texts apart (lsa gives texts without a known term one vector), and dropping would cut up the documents."""
+
 _QUERIES_PER_BLOCK = 2048
 """Rows of val and ood that are compared with train together: the cosines of a block need 64 MiB."""
 
@@ -110,6 +114,8 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
 def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quiet: bool = False) -> dict[str, Any]:
     """Drop the encoded rows whose vector repeats another one, and write documents, texts and vectors of the store.
 
+    If that would drop more than MAX_EQUAL_VECTORS of a split, the encoder gives different texts the same vector. Then
+    equal vectors are kept, and the data check reports them.
     With `near`, rows of val and ood with a near duplicate in train are dropped too. Returns the counts of this step,
     and those of the store. Raises StoreError if a split loses all of its rows.
     """
@@ -117,11 +123,14 @@ def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quie
     hash_N = hash_rows(vectors)
     first_N = is_first_of_equals(hash_N, table.splits)
     counts = count_repeats(hash_N, table.splits, ~first_N)
+    if _largest_loss(table, first_N) > MAX_EQUAL_VECTORS:
+        counts = dict.fromkeys(counts, 0) | {"equal_vectors_kept": int((~first_N).sum())}
+        first_N = np.ones_like(first_N)
     unlike_N = first_N & ~_is_near_train(vectors, table, first_N, quiet=quiet) if near else first_N
     kept_N = table.without_short_parts(unlike_N, min_chunks)
     counts["near_duplicates_dropped"] = int(first_N.sum() - unlike_N.sum())
     counts["short_parts_dropped"] = int(unlike_N.sum() - kept_N.sum())
-    _require_rows(table, kept_N, "has the vector of another row (texts without a known term have the same one)")
+    _require_rows(table, kept_N, "has the vector of another row")
 
     # Every file is written anew, or is a second name of the encoded file, so this step can be repeated.
     rows = table.take(kept_N)
@@ -152,6 +161,12 @@ def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quie
             for number, split in enumerate(SPLITS)
         },
     }
+
+
+def _largest_loss(table: RowTable, kept_N: NDArray[np.bool_]) -> float:
+    """Return the largest share of a split's rows that are not kept."""
+    present = (number for number in range(len(SPLITS)) if (table.splits == number).any())
+    return max(1 - float(kept_N[table.splits == number].mean()) for number in present)
 
 
 def _is_near_train(
