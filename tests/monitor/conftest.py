@@ -12,8 +12,9 @@ import pytest
 
 from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.monitor.discovery import WatchedRun
-from nextvec.monitor.web.app import bind, make_server
+from nextvec.monitor.web.app import make_server
 from nextvec.monitor.web.broker import Broker
+from nextvec.web.listen import bind
 
 Events = list[dict[str, Any]]
 

@@ -10,10 +10,8 @@ import pytest
 
 from nextvec import cli
 from nextvec.core.run_paths import EVENTS_FILE
-from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
-from nextvec.monitor.web.app import address_of, bind, token_for
-from nextvec.monitor.web.auth import is_loopback
+from nextvec.web.listen import bind
 
 
 def next_message(response: http.client.HTTPResponse, kind: str = "runs") -> dict[str, Any]:
@@ -125,10 +123,11 @@ def test_only_files_of_listed_runs_are_served(serve, make_events, write_run, tmp
         assert served.ask(path)[0] == 404, path
 
 
-def test_a_token_is_required_unless_the_server_is_local(serve, monkeypatch):
+def test_a_token_is_required_unless_the_server_is_local(serve):
     served = serve(host="0.0.0.0", token="t0ken")
+    assert served.ask("/", Authorization="Bearer t0ken")[0] == 200 and served.ask("/", Authorization="t0ken")[0] == 401
     for path in ("/", "/?token=wrong", "/stream", "/assets/watch.js", "/?token="):
-        assert served.ask(path)[0] == 403, path
+        assert served.ask(path)[0] == 401, path
     assert served.ask("/", Host="evil.example")[0] == 421
     status, headers, _ = served.ask("/?token=t0ken")
     assert status == 303 and headers["location"] == "/", "the token is removed from the address bar"
@@ -137,12 +136,6 @@ def test_a_token_is_required_unless_the_server_is_local(serve, monkeypatch):
     assert (
         served.ask("/", Cookie=cookie)[0] == 200 == served.ask("/", Cookie=cookie, Host=f"192.168.1.7:{served.port}")[0]
     )
-    assert token_for("127.0.0.1") == "" == token_for("localhost") and len(token_for("0.0.0.0")) > 20
-    assert token_for("0.0.0.0") != token_for("0.0.0.0")
-    monkeypatch.setenv("NEXTVEC_WATCH_TOKEN", "mine")
-    assert token_for("0.0.0.0") == "mine" and token_for("::1") == ""
-    assert address_of("::", 80, "a").endswith(":80/?token=a") and address_of("::1", 80, "") == "http://[::1]:80/"
-    assert not is_loopback("192.168.1.1") and not is_loopback("localhost.evil.example")
 
 
 def test_twenty_open_streams_do_not_delay_the_shutdown(serve, make_events, write_run, tmp_path):
@@ -160,7 +153,7 @@ def test_twenty_open_streams_do_not_delay_the_shutdown(serve, make_events, write
 def test_a_port_in_use_gives_the_next_free_one(monkeypatch, tmp_path, capsys):
     taken = bind("127.0.0.1", 0)
     port = taken.getsockname()[1]
-    following = bind("127.0.0.1", port)
+    following = bind("127.0.0.1", port, max_tries=100)
     assert port < following.getsockname()[1] < port + 100
     following.close()
     monkeypatch.chdir(tmp_path)
@@ -171,27 +164,6 @@ def test_a_port_in_use_gives_the_next_free_one(monkeypatch, tmp_path, capsys):
     assert cli.main(["watch", "--web", "--host", "0.0.0.0", "--port", "0"]) == 0
     output = capsys.readouterr().err
     assert "warning: other machines can reach this page" in output and "?token=" in output
-    taken.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "message"),
-    [
-        ("no.such.host.invalid", 0, "no such address"),
-        ("192.0.2.1", 0, "cannot be bound"),
-        ("127.0.0.1", 70000, "--port"),
-    ],
-)
-def test_an_unusable_address_is_an_error(host, port, message):
-    with pytest.raises(InputError, match=message):
-        bind(host, port)
-
-
-def test_an_error_reports_that_no_port_is_free(monkeypatch):
-    taken = bind("127.0.0.1", 0)
-    monkeypatch.setattr("nextvec.monitor.web.app.MAX_PORT_TRIES", 1)
-    with pytest.raises(OutputError, match=r"--port \d+: no free port from .* Pass another port"):
-        bind("127.0.0.1", taken.getsockname()[1])
     taken.close()
 
 

@@ -1,4 +1,4 @@
-"""The server of the live page: the page, runs as JSON, a stream of changes, and the socket that it listens on.
+"""The server of the live page: the page, runs as JSON, and a stream of changes.
 
     /                   the page                      /assets/NAME    its scripts and styles, and plotly
     /api/run?id=        one run                       /stream         server-sent events: new and changed runs
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
-import os
-import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
@@ -30,12 +27,11 @@ from starlette.types import ASGIApp
 
 from nextvec.core.formatting import SYMBOLS
 from nextvec.core.run_paths import REPORT_FILE
-from nextvec.errors import InputError, OutputError
 from nextvec.monitor.discovery import WatchedRun
-from nextvec.monitor.web.auth import AccessControl, is_loopback
 from nextvec.monitor.web.broker import Broker
 from nextvec.monitor.web.payload import detail, overlay
 from nextvec.reports.html.panels import RUN_STYLES
+from nextvec.web.access import AccessControl
 
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -185,54 +181,6 @@ class PageServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket at the first free port from `port` on; port 0 lets the system choose.
-
-    Raises InputError if this machine does not have the address, OutputError if no port is free.
-    """
-    if not 0 <= port < 2**16:
-        raise InputError(f"--port {port}: not a port. Pass a number from 0 to {2**16 - 1}.")
-    # Resolve the name once: the first address decides between IPv4 and IPv6.
-    try:
-        family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"--host {host}: no such address ({_reason(error)}). Leave it out to serve this machine only."
-        ) from error
-    # Port 0 lets the system choose, which needs one try only.
-    last = min(port + MAX_PORT_TRIES, 2**16) if port else 1
-    for candidate in range(port, last):
-        opened = socket.socket(family, socket.SOCK_STREAM)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            opened.bind((address[0], candidate))
-            opened.listen(128)  # already here, so that a port in use is detected now
-        except OSError as error:
-            opened.close()
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise InputError(
-                    f"--host {host}: cannot be bound ({_reason(error)}). Leave it out to serve this machine only."
-                ) from error
-            continue
-        return opened
-    raise OutputError(f"--port {port}: no free port from {port} to {last - 1} on {host}. Pass another port.")
-
-
-def address_of(host: str, port: int, token: str) -> str:
-    """Return the URL to open in a browser."""
-    # A wildcard address cannot be opened, and IPv6 addresses need brackets.
-    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    shown = f"[{shown}]" if ":" in shown else shown
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
-
-
-def token_for(host: str) -> str:
-    """Return the required token if others can reach the server, else an empty one."""
-    if is_loopback(host):
-        return ""
-    return os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
-
-
 def make_server(broker: Broker, host: str, token: str, poll_seconds: float = 1.0) -> PageServer:
     """Return the server, ready to run on a bound socket."""
     app = make_app(broker, host=host, token=token, poll_seconds=poll_seconds)
@@ -254,7 +202,3 @@ def serve_page(
     """Serve the page until the process gets a signal to end."""
     broker = Broker(runs, folders, refresh_seconds=refresh_seconds)
     make_server(broker, host, token).run(sockets=[opened])
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)

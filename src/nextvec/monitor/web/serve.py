@@ -9,7 +9,8 @@ from pathlib import Path
 from nextvec.core.console import show
 from nextvec.monitor.discovery import RUN_FOLDERS, find_runs, list_runs
 from nextvec.monitor.web import app
-from nextvec.monitor.web.auth import is_loopback
+from nextvec.web.access import is_loopback
+from nextvec.web.listen import address_of, bind, token_for
 
 
 def serve_runs(runs: Sequence[str], host: str, port: int, *, refresh_seconds: float) -> None:
@@ -21,14 +22,14 @@ def serve_runs(runs: Sequence[str], host: str, port: int, *, refresh_seconds: fl
     # The other paths are runs, or files in them.
     single = [run for run in runs if Path(run) not in folders]
     followed = find_runs(single) if single else []
-    socket = app.bind(host, port)
+    socket = bind(host, port, max_tries=app.MAX_PORT_TRIES)
     bound_port = socket.getsockname()[1]
     if port and bound_port != port:
         show((f"port {port} is in use; using {bound_port}",))
     # Only the loopback address works without a token.
-    token = app.token_for(host)
+    token = token_for(host, app.TOKEN_VARIABLE)
     if not is_loopback(host):
         show((f"warning: other machines can reach this page on {host}. It requires the token, but is not encrypted.",))
-    show((f"watching at {app.address_of(host, bound_port, token)}  (Ctrl-C to stop)",))
+    show((f"watching at {address_of(host, bound_port, token)}  (Ctrl-C to stop)",))
     with suppress(KeyboardInterrupt):
         app.serve_page(followed, folders, socket, host, token, refresh_seconds=refresh_seconds)

@@ -1,7 +1,8 @@
-"""Access to the live page: the Host header is checked, and a token is required unless the server is local.
+"""Access to a web server: the Host header is checked, and a token is required unless the server is local.
 
 A foreign Host header comes from a page whose own name resolves to this machine (DNS rebinding); its script could read
-the runs. An IP address cannot be rebound, so any address is accepted if a token is required.
+what the server shows. An IP address cannot be rebound, so any address is accepted if a token is required. Programs send
+the token in a header (Authorization: Bearer TOKEN); a browser sends it once in the URL and then as a cookie.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
@@ -47,8 +49,18 @@ def is_loopback(host: str) -> bool:
 class AccessControl:
     """Middleware that refuses requests without access and adds the security headers to every response."""
 
-    def __init__(self, app: ASGIApp, *, host: str, token: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        token: str = "",
+        open_paths: Collection[str] = (),
+        refuse: Callable[[str, int], Response] = PlainTextResponse,
+    ) -> None:
+        """Protect `app`; `open_paths` need no token, and `refuse` makes a response of a message and a status."""
         self._app, self._host, self._token = app, host, token
+        self._open_paths, self._refuse = frozenset(open_paths), refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it to the application."""
@@ -65,24 +77,33 @@ class AccessControl:
         refusal = self._refusal(HTTPConnection(scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, connection: HTTPConnection) -> PlainTextResponse | RedirectResponse | None:
+    def _refusal(self, connection: HTTPConnection) -> Response | None:
         """Return the response to a request without access; None if it has access."""
         if not self._is_known_host(connection.headers.get("host", "")):
-            return PlainTextResponse("Unrecognized Host header. Open the URL that nextvec printed.", 421)
-        if not self._token:
+            return self._refuse("Unrecognized Host header. Open the URL that nextvec printed.", 421)
+        if not self._token or connection.scope["path"] in self._open_paths:
+            return None
+        scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(value.strip()):
             return None
         # Cookies are shared by all ports of a host, so the name contains the port.
         cookie = f"nextvec_{connection.url.port or 0}"
-        if secrets.compare_digest(connection.cookies.get(cookie, "").encode(), self._token.encode()):
+        if self._is_token(connection.cookies.get(cookie, "")):
             return None
-        # The first visit has the token in the URL; compare_digest takes the same time for every wrong token.
+        # The first visit has the token in the URL.
         token = parse_qs(connection.url.query).get("token", [""])[0]
-        if connection.scope["method"] == "GET" and secrets.compare_digest(token.encode(), self._token.encode()):
+        if connection.scope["method"] == "GET" and self._is_token(token):
             # The redirect removes the token from the address bar and the history.
             response = RedirectResponse(connection.url.path, 303)
             response.set_cookie(cookie, self._token, httponly=True, samesite="strict", path="/")
             return response
-        return PlainTextResponse("Missing or wrong token. Open the complete URL that nextvec printed.", 403)
+        refusal = self._refuse("Missing or wrong token. Open the complete URL that nextvec printed.", 401)
+        refusal.headers["www-authenticate"] = "Bearer"
+        return refusal
+
+    def _is_token(self, value: str) -> bool:
+        """Return whether a value is the token; the comparison takes the same time for every wrong one."""
+        return secrets.compare_digest(value.encode("utf-8", "surrogateescape"), self._token.encode())
 
     def _is_known_host(self, header: str) -> bool:
         """Return whether a Host header names this machine."""

@@ -1,0 +1,1 @@
+"""What every web server of nextvec needs: access control and the socket that it listens on."""
