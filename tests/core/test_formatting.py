@@ -7,6 +7,7 @@ import pytest
 from nextvec.core.formatting import (
     STATUSES,
     SYMBOLS,
+    cut_text,
     escape_markdown,
     format_count,
     format_interval,
@@ -14,6 +15,21 @@ from nextvec.core.formatting import (
     format_percent,
     worst,
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("a short\ntext", "a short text"),
+        ("exactly twelve"[:12], "exactly twel"),
+        ("two words, and more", "two words…"),
+        ("abcdefghijklmnop", "abcdefghijk…"),
+        ("a bcdefghijklmnop", "a bcdefghij…"),
+        ("", ""),
+    ],
+)
+def test_a_long_text_is_cut_after_a_word(text, cut):
+    assert cut_text(text, 12) == cut and len(cut) <= 12
 
 
 def test_worst_returns_the_worst_status():

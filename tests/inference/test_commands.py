@@ -81,6 +81,9 @@ def test_texts_come_from_standard_input_and_folders(name, run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stdin)
     code, out, _ = run(COMMANDS[name].replace("article.txt", "-") + " --json")
     assert code == 0 and out == expected.replace('"article"', '"standard input"')
+    Stdin.buffer = io.BytesIO(b" \n\n")
+    code, _, errors = run(COMMANDS[name].replace("article.txt", "-"))
+    assert code == 2 and errors == "nextvec: standard input: has no text. Pass at least one paragraph.\n"
     code, out, _ = run(COMMANDS[name].replace("article.txt", "texts") + " --json")
     values = json.loads(out)
     names = values["contexts"] if name == "predict" else [item["document"] for item in values["documents"]]

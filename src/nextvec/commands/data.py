@@ -61,7 +61,8 @@ def data_build(
 
     Args:
         sources: Files of text (.txt, .md, .html), tables (.jsonl, .json, .csv, .tsv, .parquet), folders of them, a
-            Wikipedia dump (.xml.bz2), hf:NAME, or builtin:python-docs. Files may be compressed (.gz, .bz2, .xz, .zst).
+            Wikipedia dump (.xml.bz2), hf:NAME, or the documentation of Python (builtin:python-docs, or only
+            builtin:python-docs/stdlib). Files may be compressed (.gz, .bz2, .xz, .zst).
         out: Folder of the new store.
         encoder: lsa (built in), minilm, gtr-t5-base, or any sentence-transformers model by name or folder.
         val: Fraction of the documents assigned to val, by a hash of their ids.

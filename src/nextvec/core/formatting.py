@@ -77,6 +77,16 @@ def format_count(count: int) -> str:
     return f"{count // 1000}K" if count >= 1000 else str(count)
 
 
+def cut_text(text: str, max_chars: int) -> str:
+    """Return text of at most `max_chars` characters on one line; a longer one ends with … after its last whole word."""
+    line = " ".join(text.split())
+    if len(line) <= max_chars:
+        return line
+    start, _, rest = line[:max_chars].rpartition(" ")
+    # One very long word, or text without spaces, is cut inside it.
+    return f"{start.rstrip(',;:') if len(rest) < max_chars // 2 else line[: max_chars - 1]}…"
+
+
 # An underscore inside a word, as in AMN_790k, is not markup.
 _MARKUP = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)_|_(?!\w)")
 

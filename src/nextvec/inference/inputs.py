@@ -52,6 +52,9 @@ def read_texts(source: str, chunker: Chunker) -> list[TextDocument]:
     kept = [document for document in chunked if document.texts]
     if not kept:
         name = "standard input" if source in STANDARD_INPUT else source
+        is_empty = not any(paragraph.strip() for document in documents for paragraph in document.paragraphs)
+        if is_empty or not chunker.min_chars:
+            raise CorpusError(f"{name}: has no text. Pass at least one paragraph.")
         raise CorpusError(f"{name}: no paragraph has the model's {chunker.min_chars} characters. Pass a longer text.")
     return kept
 

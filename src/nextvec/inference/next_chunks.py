@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.core.display import Displayable
+from nextvec.core.formatting import cut_text
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.chunking import collapse_whitespace
 from nextvec.data.space import require_same
@@ -74,14 +75,11 @@ class NextChunks(Displayable):
             rows.append(match_row(self.baseline, self.baseline_chunk, "baseline"))
         read = f"{len(self.context)} chunk{'s' if len(self.context) != 1 else ''}"
         excluded = f"; {self.excluded} equal to the context left out" if self.excluded else ""
-        return View(
-            (
-                Table("Most likely next chunks", MATCH_COLUMNS, tuple(rows)),
-                Line(
-                    f"{self.model} read the last {read}; searched {self.index} by {self.output}{excluded}", style="note"
-                ),
-            )
-        )
+        notes = [f"{self.model} read the last {read}; searched {self.index} by {self.output}{excluded}"]
+        if self.baseline_chunk is not None:
+            notes.append(f"{self.baseline}, the best baseline, ranks the chunk of the last row first")
+        table = Table("Most likely next chunks", MATCH_COLUMNS, tuple(rows))
+        return View((table, *(Line(text, style="note") for text in notes)))
 
 
 MATCH_COLUMNS = (
@@ -95,7 +93,7 @@ MATCH_COLUMNS = (
 
 def match_row(name: str, match: Match, style: Any = "") -> Row:
     """Return the row of a chunk in a table with MATCH_COLUMNS; a long text is cut."""
-    text = match.text if len(match.text) <= MAX_SHOWN_CHARS else f"{match.text[:MAX_SHOWN_CHARS].rstrip()}…"
+    text = cut_text(match.text, MAX_SHOWN_CHARS)
     score, position = Cell(f"{match.score:.3f}", match.score), Cell(str(match.position), match.position)
     return Row((Cell(name), score, Cell(match.title or match.document), position, Cell(text)), style)
 

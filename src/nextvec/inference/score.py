@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.core.display import Displayable
-from nextvec.core.formatting import ABSENT, Status, format_number
+from nextvec.core.formatting import ABSENT, Status, cut_text, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.chunking import chunk_document
 from nextvec.data.documents import Document
@@ -117,11 +117,6 @@ class DocumentScore(Displayable):
         return f"least coherent chunk: {position} (percentile {self.chunks[position].coherence:.0f})"
 
 
-def cut(text: str) -> str:
-    """Return the start of a text for a table."""
-    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS].rstrip()}…"
-
-
 def _row(chunk: ChunkScore) -> Row:
     percentile = ABSENT if chunk.percentile is None else f"{chunk.percentile:.0f}"
     return Row(
@@ -132,7 +127,7 @@ def _row(chunk: ChunkScore) -> Row:
             Cell(percentile, chunk.percentile),
             Cell(format_number(chunk.gain, "+.3f"), chunk.gain),
             Cell(format_number(chunk.coherence, ".0f"), chunk.coherence),
-            Cell(cut(chunk.text)),
+            Cell(cut_text(chunk.text, MAX_SHOWN_CHARS)),
         )
     )
 

@@ -118,6 +118,12 @@ def test_source_files_are_neither_executed_nor_imported(package: Path, monkeypat
         documents = list(read_documents(BUILTIN))
     assert [document.source for document in documents] == ["boats"] * 6 + ["stdlib"]
     assert documents[-1] == Document("shore", "shore", "stdlib", (D,))
+    assert list(read_documents(f"{BUILTIN}/boats")) == documents[:-1]
+    assert list(read_documents(f"{BUILTIN}/stdlib")) == documents[-1:]
+    with pytest.raises(
+        CorpusError, match=r"/not_installed_anywhere: not_installed_anywhere is not installed\. Install"
+    ):
+        list(read_documents(f"{BUILTIN}/not_installed_anywhere"))
     assert not [name for name in set(sys.modules) - before if name.split(".")[0] in ("boats", "shore")]
     assert not list(package.parents[1].rglob("executed"))
 
@@ -140,10 +146,14 @@ def test_reading_is_deterministic(package: Path) -> None:
     assert [d.id for d in first] == sorted(d.id for d in first)
 
 
-def test_an_unknown_builtin_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("source", "suggestion"),
+    [("python-doc", "python-docs"), ("python-docs/stlib", "python-docs/stdlib"), ("python-docs/", "python-docs")],
+)
+def test_an_unknown_builtin_is_refused(source: str, suggestion: str) -> None:
     with pytest.raises(CorpusError) as caught:
-        list(read_documents("builtin:python-doc"))
-    assert str(caught.value) == ("builtin:python-doc: unknown built-in text. Did you mean 'builtin:python-docs'?")
+        list(read_documents(f"builtin:{source}"))
+    assert str(caught.value) == f"builtin:{source}: unknown built-in text. Did you mean 'builtin:{suggestion}'?"
 
 
 def test_the_garbage_collector_is_restored(package: Path) -> None:

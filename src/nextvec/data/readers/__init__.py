@@ -31,7 +31,7 @@ SOURCES = {
     ".xml": "a Wikipedia dump (pages-articles)",
     ".gz, .bz2, .xz, .zst": "any of the kinds above except Parquet, compressed: texts.jsonl.zst",
     "hf:owner/name[:config[:split]]": "a dataset of the Hugging Face hub, or a folder that `datasets` can load",
-    "builtin:python-docs": "the docstrings of torch, numpy, scikit-learn and the standard library",
+    "builtin:python-docs[/name]": "the docstrings of torch, numpy, sklearn and stdlib, or of one",
 }
 """Kinds of sources for `read_documents`, and their documents."""
 

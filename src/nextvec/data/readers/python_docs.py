@@ -1,6 +1,7 @@
 """Read the documentation inside the Python installation: a corpus of real text that needs no download.
 
-    builtin:python-docs      torch, numpy and scikit-learn if installed, and the standard library
+    builtin:python-docs         torch, numpy and scikit-learn if installed, and the standard library
+    builtin:python-docs/NAME    one of them: torch, numpy, sklearn or stdlib
 
 Each module is a document: its docstring, then those of its classes and functions in source order. Each topic of
 `pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and never
@@ -47,15 +48,28 @@ _BLOCK_FIELDS = ("finalbody", "orelse", "handlers", "cases", "body")
 def read_builtin(source: str) -> Generator[Document, None, None]:
     """Yield the documents of BUILTIN: each package in order of its module names, then the standard library.
 
-    A module without a paragraph of prose is skipped. Raises CorpusError for another name.
+    `BUILTIN/NAME` is one of them. A module without a paragraph of prose is skipped. Raises CorpusError for another
+    name, or for a package that is not installed.
     """
-    if source != BUILTIN:
-        raise CorpusError(f"{source}: unknown built-in text.{did_you_mean(source, [BUILTIN])}")
+    names = [*PACKAGES, STDLIB]
+    selected = source.removeprefix(f"{BUILTIN}/")
+    if source != BUILTIN and selected not in names:
+        known = [BUILTIN, *(f"{BUILTIN}/{name}" for name in names)]
+        raise CorpusError(f"{source}: unknown built-in text.{did_you_mean(source, known)}")
     for package in PACKAGES:
-        spec = PathFinder.find_spec(package)  # locates a top-level package without importing it
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            yield from read_modules(Path(folder), package, package)
-    yield from read_modules(Path(sysconfig.get_path("stdlib")), STDLIB, "")
+        if source == BUILTIN or selected == package:
+            yield from _read_package(package, is_required=source != BUILTIN)
+    if source == BUILTIN or selected == STDLIB:
+        yield from read_modules(Path(sysconfig.get_path("stdlib")), STDLIB, "")
+
+
+def _read_package(package: str, *, is_required: bool) -> Iterator[Document]:
+    """Yield the documents of an installed package. Raises CorpusError if one that is required is not installed."""
+    spec = PathFinder.find_spec(package)  # locates a top-level package without importing it
+    if spec is None and is_required:
+        raise CorpusError(f"{BUILTIN}/{package}: {package} is not installed. Install it, or read {BUILTIN}/{STDLIB}.")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        yield from read_modules(Path(folder), package, package)
 
 
 def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:

@@ -250,7 +250,7 @@ def _require_splits(plan: SplitPlan, splits: list[str], sources: list[str]) -> N
     for split in SPLITS:
         if is_required[split] and not documents[split]:
             counts = ", ".join(f"{name} {documents[name]}" for name in SPLITS)
-            raise StoreError(
-                f"split {split}: would be empty ({len(splits):,} documents: {counts}). "
-                "Provide more documents, or change the fractions, sources or ids of the splits."
-            )
+            remedy = "Provide more documents, or change the fractions, sources or ids of the splits."
+            if split == "val":
+                remedy += " A store that is only an index needs no val: pass --val 0."
+            raise StoreError(f"split {split}: would be empty ({len(splits):,} documents: {counts}). {remedy}")
