@@ -32,21 +32,14 @@ from nextvec.monitor.web.broker import Broker
 from nextvec.monitor.web.payload import detail, overlay
 from nextvec.reports.html.panels import RUN_STYLES
 from nextvec.web.access import AccessControl
+from nextvec.web.static_files import MEDIA_TYPES, SHARED_ASSETS, asset_response
 
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 )
 """A report has an even stricter policy inside. In the sandbox it cannot send requests to this server."""
-MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-ASSETS = {
-    "page.css": "nextvec.reports.html",
-    "chart.js": "nextvec.reports.html",
-    "watch.css": "nextvec.monitor.web",
-    "watch.js": "nextvec.monitor.web",
-    "dom.js": "nextvec.monitor.web",
-    "list.js": "nextvec.monitor.web",
-    "run.js": "nextvec.monitor.web",
-}
+PACKAGE = "nextvec.monitor.web"
+ASSETS = SHARED_ASSETS | dict.fromkeys(("watch.css", "watch.js", "list.js", "run.js"), PACKAGE)
 PLOTLY = "plotly.min.js"
 HEARTBEAT_SECONDS = 15.0
 """A stream without changes sends a comment at this interval, so that dead connections are detected."""
@@ -79,7 +72,7 @@ def make_app(broker: Broker, *, host: str = "127.0.0.1", token: str = "", poll_s
 
 
 def _page(request: Request) -> Response:
-    return Response(_asset_bytes("nextvec.monitor.web", "watch.html"), media_type="text/html")
+    return asset_response(PACKAGE, "watch.html")
 
 
 def _asset(request: Request) -> Response:
@@ -89,11 +82,7 @@ def _asset(request: Request) -> Response:
         return Response(script, media_type=MEDIA_TYPES[".js"], headers={"cache-control": "private, max-age=86400"})
     if name not in ASSETS:
         return PlainTextResponse("No such file.", 404)
-    return Response(_asset_bytes(ASSETS[name], name), media_type=MEDIA_TYPES[Path(name).suffix])
-
-
-def _asset_bytes(package: str, name: str) -> bytes:
-    return files(package).joinpath("assets", name).read_bytes()
+    return asset_response(ASSETS[name], name)
 
 
 def _run(request: Request) -> Response:

@@ -15,7 +15,7 @@ let stale = false;
 
 function showConnection(text, state) {
   connection.textContent = text;
-  connection.className = state;
+  connection.className = `connection ${state}`;
 }
 
 function connect() {
