@@ -110,11 +110,23 @@ def continue_text(
     model: LatentVectorModel, texts: Sequence[str], index: Index | Store | str | Path, steps: int, *, snap: bool
 ) -> Continuation:
     """Return a continuation of `steps` chunks; see `LatentVectorModel.generate`."""
-    if steps < 1:
-        raise InputError(f"steps is {steps}, but must be at least 1.")
     opened = open_index(index)
     require_same_space(model, opened)
-    read, context_SD = read_last(model, texts)
+    return continue_context(model, opened, *read_last(model, texts), steps, snap=snap)
+
+
+def continue_context(
+    model: LatentVectorModel,
+    opened: Index,
+    read: tuple[str, ...],
+    context_SD: NDArray[np.float32],
+    steps: int,
+    *,
+    snap: bool,
+) -> Continuation:
+    """Return a continuation of `steps` chunks after the texts `read` with the vectors `context_SD`."""
+    if steps < 1:
+        raise InputError(f"steps is {steps}, but must be at least 1.")
     excluded = equal_rows(opened, read, context_SD, *opened.search(context_SD, NEIGHBORS))
     start_D = context_SD.mean(axis=0)
     start_D /= max(float(np.linalg.norm(start_D)), 1e-12)

@@ -102,11 +102,17 @@ def find_next(
     model: LatentVectorModel, texts: Sequence[str], index: Index | Store | str | Path, k: int = 5
 ) -> NextChunks:
     """Return the k most likely next chunks; see `LatentVectorModel.next`."""
-    if k < 1:
-        raise InputError(f"k is {k}, but must be at least 1.")
     opened = open_index(index)
     require_same_space(model, opened)
-    read, context_SD = read_last(model, texts)
+    return rank_chunks(model, opened, *read_last(model, texts), k)
+
+
+def rank_chunks(
+    model: LatentVectorModel, opened: Index, read: tuple[str, ...], context_SD: NDArray[np.float32], k: int
+) -> NextChunks:
+    """Return the k most likely next chunks after the texts `read` with the vectors `context_SD`."""
+    if k < 1:
+        raise InputError(f"k is {k}, but must be at least 1.")
     # One search for everything: the model's output, the baseline's, and the context vectors, to find equal chunks.
     baseline = model.best_baseline("mrr")
     outputs_2D = np.concatenate([model.retrieval_vectors(context_SD), model.predict_with(baseline, context_SD)])
@@ -125,12 +131,17 @@ def find_next(
 
 def read_last(model: LatentVectorModel, texts: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return the last texts that a model reads at once, and their vectors (S, D). Raises InputError without texts."""
-    if not len(texts):
-        raise InputError("texts: there are none. Pass at least one text.")
     if isinstance(texts, str):
         raise InputError("texts: one text is not a list. Pass a list of texts.")
-    read = tuple(texts[-model.context_length :])
+    read = last_texts(model, texts)
     return read, model.encode(read)
+
+
+def last_texts(model: LatentVectorModel, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the last texts that a model reads at once. Raises InputError without texts."""
+    if not len(texts):
+        raise InputError("texts: there are none. Pass at least one text.")
+    return tuple(texts[-model.context_length :])
 
 
 def require_same_space(model: LatentVectorModel, index: Index) -> None:

@@ -140,13 +140,22 @@ def bar(fraction: float) -> str:
 
 def score_document(model: LatentVectorModel, document: str | Sequence[str]) -> DocumentScore:
     """Score every chunk of a document after the first; see `LatentVectorModel.score`."""
-    texts = _chunk_texts(model, document)
+    texts = chunk_texts(model, document)
+    require_two_chunks(texts)
+    return score_chunks(model, texts, model.encode(texts))
+
+
+def require_two_chunks(texts: Sequence[str]) -> None:
+    """Raise InputError for a document of fewer than two chunks, which cannot be scored."""
     if len(texts) < 2:
         raise InputError(
             f"document: has {len(texts)} chunk{'s' if len(texts) != 1 else ''}, but a score needs at least 2. "
             "Pass a longer text."
         )
-    vectors_ND = model.encode(texts)
+
+
+def score_chunks(model: LatentVectorModel, texts: Sequence[str], vectors_ND: NDArray[np.float32]) -> DocumentScore:
+    """Score every chunk after the first of a document with the chunks `texts` and their vectors (N, D)."""
     baseline = model.best_baseline("cosine")
     contexts = [vectors_ND[max(0, end - model.context_length) : end] for end in range(1, len(texts))]
     targets_WD = vectors_ND[1:]
@@ -183,7 +192,7 @@ def _coherence(model: LatentVectorModel, vectors_ND: NDArray[np.float32]) -> lis
     return percentiles
 
 
-def _chunk_texts(model: LatentVectorModel, document: str | Sequence[str]) -> list[str]:
+def chunk_texts(model: LatentVectorModel, document: str | Sequence[str]) -> list[str]:
     """Return the chunks of a document: a text is divided by the model's chunker, a list contains the chunks."""
     if not isinstance(document, str):
         return list(document)
