@@ -1,5 +1,6 @@
 """A small store that every test of training and judging can use: documents that drift, with a forward direction."""
 
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import nextvec
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import VECTORS, DocumentTable, Store
@@ -88,6 +90,54 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paragraphs = [" ".join(rng.choice(words, 16)) + "." for _ in range(8)]
         (folder / f"{number}.txt").write_text("\n\n".join(paragraphs))
     return folder
+
+
+TOPICS = ("harbor boats tide gull rope sail", "oven flour yeast crust bake loaf", "orbit comet lens moon star dust")
+VERBS = ["carries", "moves", "finds", "keeps", "turns", "marks", "leaves", "holds", "meets", "follows"]
+
+
+def make_documents(count: int = 40, seed: int = 0) -> list[dict[str, object]]:
+    """Documents about one topic each, with paragraphs that no other document has."""
+    rng = np.random.default_rng(seed)
+    documents = []
+    for number in range(count):
+        words = TOPICS[number % len(TOPICS)].split()
+        paragraphs = []
+        for position in range(9):
+            chosen = [*rng.choice(words, 4), *rng.choice(VERBS, 2), f"note{number}x{position}"]
+            paragraphs.append("The " + " ".join(chosen) + " beside the old stone wall today.")
+        documents.append({"id": f"d{number}", "title": f"Document {number}", "source": "s", "paragraphs": paragraphs})
+    return documents
+
+
+@pytest.fixture(scope="session")
+def text_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A text store with its own encoder."""
+    folder = tmp_path_factory.mktemp("inference")
+    source = folder / "texts.jsonl"
+    source.write_text("".join(json.dumps(document) + "\n" for document in make_documents()))
+    return nextvec.data_build([source], out=folder / "store", val=0.2, dimensions=12, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def text_run(text_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on `text_store`."""
+    values = {
+        "name": "texts",
+        "data": {"store": str(text_store.path), "context": 4, "min_context": 1},
+        "training": {"epochs": 1, "batch_size": 32},
+        "evaluation": {"resamples": 100, "ridge_windows": 1000},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    run = tmp_path_factory.mktemp("runs") / "texts"
+    nextvec.train(values, out=run, force=True, quiet=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def paragraphs(text_store: Store) -> list[str]:
+    """The paragraphs of the first document of the store."""
+    return text_store.texts(range(int(text_store.documents.rows[0])))
 
 
 @pytest.fixture

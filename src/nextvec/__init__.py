@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
     from nextvec.commands.recipe import recipe_list, recipe_show
+    from nextvec.commands.serve import serve
     from nextvec.commands.share import export, push
     from nextvec.commands.train import demo, resume, train
     from nextvec.commands.use import generate, next, predict, score
@@ -43,6 +44,7 @@ _MODULES = {
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
     "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
+    "nextvec.commands.serve": ("serve",),
     "nextvec.commands.share": ("export", "push"),
     "nextvec.commands.train": ("demo", "resume", "train"),
     "nextvec.commands.use": ("generate", "next", "predict", "score"),
@@ -91,6 +93,7 @@ __all__ = [
     "rehearse",
     "resume",
     "score",
+    "serve",
     "suite",
     "sweep",
     "train",

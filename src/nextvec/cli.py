@@ -65,6 +65,7 @@ COMMANDS = {
         "score": "use:score",
         "export": "share:export",
         "push": "share:push",
+        "serve": "serve:serve",
     },
 }
 """Heading in the help → command → module in `nextvec.commands` and function. A command is imported when it is used."""

@@ -139,7 +139,7 @@ def test_paths_in_a_result_become_text_in_json(capsys: pytest.CaptureFixture[str
 
 
 def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:
-    """New functions must join the tests above; `demo`, `sweep` and `rehearse` are too slow, `plot` needs an extra."""
+    """New functions must join the tests above; `demo`, `sweep` and `rehearse` are too slow, `plot` and `serve` need extras."""
     called = set()
     for test in (
         test_functions_that_use_a_model_accept_str_and_path,
@@ -149,7 +149,7 @@ def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:
     ):
         called |= set(inspect.unwrap(test).__code__.co_names)
     functions = {name for name in nextvec.__all__ if inspect.isfunction(getattr(nextvec, name))}
-    assert functions - called == {"demo", "sweep", "rehearse", "plot", "load_recipe", "recipe_list"}
+    assert functions - called == {"demo", "sweep", "rehearse", "plot", "load_recipe", "recipe_list", "serve"}
 
 
 def test_a_recipe_is_a_name_a_path_a_dict_or_a_recipe(toy_recipe: Recipe, tmp_path: Path) -> None:

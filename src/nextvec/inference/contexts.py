@@ -55,7 +55,7 @@ class Contexts:
             context_BSD, mask_BS = _stack(self.parts[positions])
             context_BSD = context_BSD.to(device, torch.float32)
             mask_BS = None if mask_BS is None else mask_BS.to(device)
-            _require_unit_length(context_BSD, mask_BS, start)
+            require_unit_length(context_BSD, mask_BS, start)
             yield positions, context_BSD, mask_BS
 
     def like_input(self, vectors_ND: Tensor) -> Vectors:
@@ -82,7 +82,7 @@ def read_contexts(contexts: ContextsLike, dimensions: int, max_length: int, owne
         parts = [_to_tensor(context, f"context {number}") for number, context in enumerate(contexts)]
         shapes = [tuple(context.shape) for context in parts]
     for number, shape in enumerate(shapes):
-        _require_shape(shape, number, dimensions, max_length, owner)
+        require_shape(shape, number, dimensions, max_length, owner)
     is_tensor = isinstance(first, Tensor)
     return Contexts(parts, first.device if is_tensor else torch.device("cpu"), not is_tensor)
 
@@ -108,7 +108,8 @@ def _to_tensor(vectors: Any, name: str) -> Tensor:
     return tensor
 
 
-def _require_shape(shape: tuple[int, ...], number: int, dimensions: int, max_length: int, owner: str) -> None:
+def require_shape(shape: tuple[int, ...], number: int, dimensions: int, max_length: int, owner: str) -> None:
+    """Raise InputError or SpaceError unless a shape is (S, D) for 1 ≤ S ≤ `max_length` and D = `dimensions`."""
     if len(shape) != 2:
         raise InputError(f"context {number}: shape {shape} is not (S, D). Pass one row per vector.")
     if shape[1] != dimensions:
@@ -138,7 +139,7 @@ def _stack(parts: Tensor | list[Tensor]) -> tuple[Tensor, Tensor | None]:
     return context_BSD, ages_S < torch.tensor(lengths)[:, None]
 
 
-def _require_unit_length(context_BSD: Tensor, mask_BS: Tensor | None, start: int) -> None:
+def require_unit_length(context_BSD: Tensor, mask_BS: Tensor | None, start: int) -> None:
     """Raise InputError for the first vector that is not finite or not of unit length; `start` is the first context."""
     lengths_BS = torch.linalg.vector_norm(context_BSD, dim=2)
     is_unit_BS = (lengths_BS - 1).abs() <= MAX_LENGTH_ERROR  # False for NaN
