@@ -139,7 +139,7 @@ def test_paths_in_a_result_become_text_in_json(capsys: pytest.CaptureFixture[str
 
 
 def test_every_public_function_is_called_with_both_kinds_of_paths() -> None:
-    """New functions must join the tests above; `demo`, `sweep` and `rehearse` are too slow, `plot` and `serve` need extras."""
+    """New functions must join the tests above; three are too slow, and `plot` and `serve` need extras."""
     called = set()
     for test in (
         test_functions_that_use_a_model_accept_str_and_path,
