@@ -67,6 +67,13 @@ class OutputError(NextvecError, OSError):
     """A result cannot be written: the folder exists or is read-only, or the disk is full."""
 
 
+class ServerError(NextvecError, OSError):
+    """A server can't be reached, refuses a request, or sends an answer that can't be used."""
+
+    status: int | None = None
+    """HTTP status of the answer; None if there was none or it was not the problem."""
+
+
 class MissingExtraError(InputError):
     """An optional package is not installed."""
 

@@ -64,7 +64,8 @@ def data_build(
             Wikipedia dump (.xml.bz2), hf:NAME, or the documentation of Python (builtin:python-docs, or only
             builtin:python-docs/stdlib). Files may be compressed (.gz, .bz2, .xz, .zst).
         out: Folder of the new store.
-        encoder: lsa (built in), minilm, gtr-t5-base, or any sentence-transformers model by name or folder.
+        encoder: lsa (built in), minilm, gtr-t5-base, any sentence-transformers model by name or folder, or a model
+            behind a server, openai:URL#MODEL.
         val: Fraction of the documents assigned to val, by a hash of their ids.
         ood: Fraction of the documents assigned to ood, by a hash of their ids.
         val_source: Sources whose documents are all assigned to val.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import PATH, Device, File, command
+from nextvec.commands.parameters import PATH, Device, EncoderName, File, command
 from nextvec.core.files import write_bytes
 from nextvec.errors import InputError
 
@@ -27,6 +27,7 @@ def predict(
     model: Model,
     output: Literal["prediction", "query"] = "prediction",
     out: File = "",
+    encoder: EncoderName = "",
     device: Device = "cpu",
 ) -> PredictedVectors:
     """Predict the vector that follows each document, or each context of a file of vectors.
@@ -37,6 +38,7 @@ def predict(
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
         output: Output of the model: the prediction estimates the next vector, the query retrieves it.
         out: .npy file to write the (N, D) float32 vectors to.
+        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
     """
     import numpy as np
@@ -45,7 +47,7 @@ def predict(
     from nextvec.inference.load import load_model
     from nextvec.inference.results import PredictedVectors
 
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, encoder=str(encoder))
     contexts: Any
     if is_vector_file(str(source)):
         contexts = read_vectors(str(source), loaded)
@@ -70,6 +72,7 @@ def next(
     model: Model,
     index: IndexPath,
     k: Annotated[int, Parameter(alias="-k")] = 5,
+    encoder: EncoderName = "",
     device: Device = "cpu",
 ) -> DocumentResults:
     """Find the chunks of a store that most likely follow each document.
@@ -79,6 +82,7 @@ def next(
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
         index: The store to search; its vectors must be of the model's encoder.
         k: Number of chunks to show.
+        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
     """
     from nextvec.inference.index import open_index
@@ -86,7 +90,7 @@ def next(
     from nextvec.inference.load import load_model
     from nextvec.inference.results import DocumentResult, DocumentResults
 
-    loaded, opened = load_model(model, device), open_index(index)
+    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
     documents = read_texts(str(source), loaded.chunker)
     return DocumentResults(
         tuple(DocumentResult(document.name, loaded.next(document.texts, opened, k)) for document in documents)
@@ -95,7 +99,14 @@ def next(
 
 @command()
 def generate(
-    source: Source, *, model: Model, index: IndexPath, steps: int = 5, raw: bool = False, device: Device = "cpu"
+    source: Source,
+    *,
+    model: Model,
+    index: IndexPath,
+    steps: int = 5,
+    raw: bool = False,
+    encoder: EncoderName = "",
+    device: Device = "cpu",
 ) -> DocumentResults:
     """Continue each document by chunks of a store, and report the drift.
 
@@ -105,6 +116,7 @@ def generate(
         index: The store to take chunks from; its vectors must be of the model's encoder.
         steps: Number of chunks.
         raw: Feed the raw prediction back after each step, instead of the vector of the chosen chunk.
+        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
     """
     from nextvec.inference.index import open_index
@@ -112,7 +124,7 @@ def generate(
     from nextvec.inference.load import load_model
     from nextvec.inference.results import DocumentResult, DocumentResults
 
-    loaded, opened = load_model(model, device), open_index(index)
+    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
     documents = read_texts(str(source), loaded.chunker)
     return DocumentResults(
         tuple(
@@ -123,13 +135,16 @@ def generate(
 
 
 @command()
-def score(source: Source, *, model: Model, out: File = "", device: Device = "cpu") -> DocumentResults:
+def score(
+    source: Source, *, model: Model, out: File = "", encoder: EncoderName = "", device: Device = "cpu"
+) -> DocumentResults:
     """Score how expected each chunk of a document is, how well it fits into the document, and mark topic shifts.
 
     Args:
         source: A file or folder of text (see 'data build'), or - for standard input.
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
         out: .html file to write a self-contained page to.
+        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
     """
     from nextvec.inference.inputs import read_texts
@@ -137,7 +152,7 @@ def score(source: Source, *, model: Model, out: File = "", device: Device = "cpu
     from nextvec.inference.results import DocumentResult, DocumentResults
     from nextvec.reports.html.score_report import write_score_report
 
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, encoder=str(encoder))
     documents = read_texts(str(source), loaded.chunker)
     # In a folder, documents of one chunk are left out; if none is left, the error is that of the last one.
     results = [DocumentResult(item.name, loaded.score(item.texts)) for item in documents if len(item.texts) > 1]

@@ -29,6 +29,9 @@ PROBE_TEXTS = (
 
 SAME_SPACE_COSINE = 0.99
 """Minimum cosine of the probe vectors of one space; bfloat16 against float32 gives 0.996."""
+MIN_SERVER_COSINE = 0.999
+"""Minimum cosine of the probe vectors of one server. Its vectors vary slightly with the texts encoded together, so that
+they are never equal; another model, or another precision of the same one, gives less."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Space:
     """(P, D) unit vectors of PROBE_TEXTS; None if the encoder is unknown (imported or synthetic vectors)."""
 
     def __str__(self) -> str:
-        return f"{self.encoder}@{self.revision} ({self.dimensions}-D)"
+        return f"{self.encoder}{'@' if self.revision else ''}{self.revision} ({self.dimensions}-D)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for manifests and checkpoints."""
@@ -75,17 +78,18 @@ class Space:
             ) from error
 
 
-def difference(first: Space, second: Space) -> str | None:
+def difference(first: Space, second: Space, min_cosine: float = SAME_SPACE_COSINE) -> str | None:
     """Return how two spaces differ, for a message; None if no difference is known.
 
-    If both have probes, these decide; otherwise encoder and revision, as far as both are known ("" is unknown).
+    If both have probes, these decide: their cosine must be at least `min_cosine`. Otherwise encoder and revision
+    decide, as far as both are known ("" is unknown).
     """
     if first.dimensions != second.dimensions:
         return f"{first.dimensions} dimensions vs {second.dimensions}"
     if first.probes is not None and second.probes is not None and first.probes.shape == second.probes.shape:
         # Vectors of the same texts are the strongest evidence, whatever the names of the encoders are.
         cosine = float(probe_cosines(first.probes, second.probes).min())
-        if cosine < SAME_SPACE_COSINE:
+        if cosine < min_cosine:
             return f"the same text gets different vectors (cosine {cosine:.3f}): {first} vs {second}"
         return None
     # Without probes, names and revisions decide; an unknown one proves no difference.
@@ -101,6 +105,9 @@ SYNTHETIC = "synthetic"
 UNKNOWN = "unknown"
 """Encoder name of vectors from an unknown encoder (npz files)."""
 
+RESERVED_NAMES = frozenset((SYNTHETIC, UNKNOWN, "lsa"))
+"""Names that no model of a server may have, because a space with this name has another meaning."""
+
 
 def probe_cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cosine (P,) of each row of `first` (P, D) with the same row of `second` (P, D)."""
@@ -110,8 +117,8 @@ def probe_cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float
     return cosines
 
 
-def require_same(first: Space, second: Space, owners: str) -> None:
+def require_same(first: Space, second: Space, owners: str, min_cosine: float = SAME_SPACE_COSINE) -> None:
     """Raise SpaceError if the spaces differ. `owners` names both for the message: "checkpoint x and store y"."""
-    reason = difference(first, second)
+    reason = difference(first, second, min_cosine)
     if reason is not None:
         raise SpaceError(f"{owners}: have different embedding spaces ({reason}). Use vectors of one encoder.")

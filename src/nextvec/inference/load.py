@@ -20,7 +20,8 @@ from nextvec.core.run_paths import (
     RECIPE_FILE,
 )
 from nextvec.data.chunking import Chunker
-from nextvec.data.encoders import LSA
+from nextvec.data.encoders import LSA, full_name
+from nextvec.data.encoders.remote_names import without_url
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.space import UNKNOWN, Space
 from nextvec.errors import CheckpointError, DamagedCheckpointError, InputError, did_you_mean
@@ -37,20 +38,26 @@ DEFAULT_CONTEXT = 5
 """Context length of the original trainer's checkpoints, which lack it."""
 
 
-def load_model(source: str | Path, device: str = "cpu") -> LatentVectorModel:
+def load_model(source: str | Path, device: str = "cpu", *, encoder: str | Path = "") -> LatentVectorModel:
     """Load a trained model in evaluation mode.
 
     `source` is the name of a model that comes with nextvec, a run folder, a checkpoint (.pt), an exported folder, or
     `owner/name[@revision]` on the Hugging Face hub; they are tried in this order. `device` is auto, cpu, cuda or mps.
-    Raises CheckpointError if the model is missing, damaged, or of a newer version, InputError for an unknown device,
-    MissingExtraError if a model of the hub needs a package.
+    `encoder` replaces the model's encoder by the same one elsewhere, such as ``openai:URL#MODEL`` of a server that has
+    moved. Raises CheckpointError if the model is missing, damaged, or of a newer version, InputError for an unknown
+    device or encoder, MissingExtraError if a model of the hub needs a package.
     """
     torch_device, _ = resolve_device(device)
-    name = str(source)
+    model = _load_source(str(source), torch_device)
+    return replace(model, replacement_encoder=full_name(str(encoder))) if str(encoder) else model
+
+
+def _load_source(name: str, torch_device: torch.device) -> LatentVectorModel:
+    """Load a model from the first kind of source that has it."""
     if name in shipped_models():
         folder = Path(str(files("nextvec") / "shipped_models" / name))
         return replace(read_model_folder(folder, torch_device), source=name)
-    path = Path(source)
+    path = Path(name)
     if path.is_dir():
         return _load_folder(path, torch_device)
     if path.is_file():
@@ -58,7 +65,9 @@ def load_model(source: str | Path, device: str = "cpu") -> LatentVectorModel:
             raise CheckpointError(f"model {path}: is one file of an exported model. Name its folder.")
         return _load_checkpoint(path, torch_device)
     if HUB_ID.fullmatch(name):
-        return replace(read_model_folder(download_model(name), torch_device), source=name)
+        model = read_model_folder(download_model(name), torch_device)
+        # The texts and the key of a user must not reach a server that somebody else's model names.
+        return replace(model, source=name, encoder_name=without_url(model.encoder_name))
     known = did_you_mean(name, shipped_models()) if shipped_models() else ""
     raise CheckpointError(f"model '{name}': no such file or folder.{known}")
 

@@ -68,6 +68,8 @@ class LatentVectorModel:
     """The name by which `open_encoder` opens the encoder."""
     encoder_folder: Path | None = None
     """The folder of the fitted encoder, if the encoder was fitted on the training text."""
+    replacement_encoder: str = ""
+    """The encoder to open instead of `encoder_name`: the same model elsewhere, with the same fingerprint."""
     chunker: Chunker = Chunker()
     """The rules by which the training documents became chunks."""
     baselines: dict[str, LatentModel] = field(default_factory=dict, repr=False)
@@ -156,6 +158,7 @@ class LatentVectorModel:
             fitted,
             f"the model {self.source}",
             device=self.device.type,
+            replacement=self.replacement_encoder,
         )
 
     def best_baseline(self, measure: Literal["cosine", "mrr"]) -> str:

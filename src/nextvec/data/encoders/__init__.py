@@ -3,12 +3,14 @@
     encoder = open_encoder("minilm")
     vectors = encoder.encode(["One text.", "Another."])      # (2, 384) float32, unit length
 
-`store_encoder` opens the encoder that made a store, to encode new text in the same space.
+`store_encoder` opens the encoder that made a store, to encode new text in the same space. An encoder behind a server is
+named ``openai:URL#MODEL``; see `remote`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.data.encoders.lsa import LsaEncoder
+from nextvec.data.encoders.remote import open_remote_encoder
+from nextvec.data.encoders.remote_names import PREFIX, full_remote_name
 from nextvec.data.encoders.sentence_transformers import open_sentence_encoder
-from nextvec.data.space import UNKNOWN, Space, difference, require_same
+from nextvec.data.space import MIN_SERVER_COSINE, SAME_SPACE_COSINE, UNKNOWN, Space, difference, require_same
 from nextvec.data.store import ENCODER, Store
 from nextvec.errors import InputError, StoreError, did_you_mean
 
@@ -30,6 +34,9 @@ ENCODERS = {
     "gtr-t5-base": "sentence-transformers/gtr-t5-base, 768-D, from the Hugging Face hub",
 }
 """Short names. Any other sentence-transformers model is named by OWNER/NAME or by its folder."""
+
+SERVER = "NEXTVEC_ENCODER"
+"""Environment variable with the encoder to open instead of one behind a server, which may have moved."""
 
 _HUB_NAMES = {"gtr-t5-base": "sentence-transformers/gtr-t5-base"}
 
@@ -61,8 +68,11 @@ class Encoder(Protocol):
 def full_name(name: str) -> str:
     """Return the canonical name of an encoder: full names of hub models, absolute paths of folders.
 
-    Raises InputError with a suggestion if it is neither a known name, a folder, nor a possible model of the hub.
+    Raises InputError with a suggestion if it is neither a known name, a server's model, a folder, nor a possible model
+    of the hub.
     """
+    if name.startswith(PREFIX):
+        return full_remote_name(name)
     # Order matters: a short name wins over a folder of that name, a folder over a model of the hub.
     if name in ENCODERS:
         return _HUB_NAMES.get(name, name)
@@ -76,21 +86,24 @@ def full_name(name: str) -> str:
 
 
 def open_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Open an encoder by its name in ENCODERS, its folder, or its name on the hub.
+    """Open an encoder by its name in ENCODERS, its folder, its name on the hub, or ``openai:URL#MODEL``.
 
     `lsa` cannot be opened by name, because it is fitted on a corpus; see `store_encoder`. Raises InputError for an
-    unknown name or a model that cannot be loaded, MissingExtraError if a required package is not installed.
+    unknown name or a model that cannot be loaded, MissingExtraError if a required package is not installed, ServerError
+    if a server does not encode. A server decides about device and precision itself.
     """
     name = full_name(name)
     if name == LSA:
         raise InputError("encoder 'lsa' is fitted on a corpus. Build a store with it, then use the store's encoder.")
     if precision not in PRECISIONS:
         raise InputError(f"precision '{precision}' is unknown.{did_you_mean(precision, PRECISIONS)}")
+    if name.startswith(PREFIX):
+        return open_remote_encoder(name)
     return open_sentence_encoder(name, device=device, precision=precision)
 
 
-def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Open the encoder that made a store's vectors.
+def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto", replacement: str = "") -> Encoder:
+    """Open the encoder that made a store's vectors, or its `replacement`; see `reopen_encoder`.
 
     Raises SpaceError if the available encoder is another one, StoreError if the encoder is unknown (imported or
     synthetic vectors), and the errors of `open_encoder`.
@@ -100,24 +113,41 @@ def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto"
             f"store {store.path}: the encoder of its vectors is unknown. Build a store from text to encode new text."
         )
     fitted, owner = store.path / ENCODER, f"the store {store.path}"
-    return reopen_encoder(store.space, store.encoder_name, fitted, owner, device=device, precision=precision)
+    options = {"device": device, "precision": precision, "replacement": replacement}
+    return reopen_encoder(store.space, store.encoder_name, fitted, owner, **options)
 
 
 def reopen_encoder(
-    space: Space, name: str, fitted: Path, owner: str, *, device: str = "auto", precision: str = "auto"
+    space: Space,
+    name: str,
+    fitted: Path,
+    owner: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    replacement: str = "",
 ) -> Encoder:
     """Open the encoder of a space: lsa from the folder `fitted`, any other by its `name`.
 
-    Raises SpaceError, which names the `owner` of the space, if the available encoder has another fingerprint.
+    A `replacement` is opened instead: the same model elsewhere. Without one, the variable NEXTVEC_ENCODER replaces an
+    encoder behind a server. Raises SpaceError, which names the `owner` of the space, if the fingerprint differs.
     """
     encoder: Encoder
+    min_cosine = SAME_SPACE_COSINE
     if space.encoder == LSA:
+        if replacement:
+            raise InputError(f"{owner}: contains its encoder, lsa, which '{replacement}' can't replace. Leave it out.")
         encoder = LsaEncoder.load(fitted)
     else:
-        encoder = open_encoder(name, device=device, precision=precision)
+        is_remote = name.startswith(PREFIX)
+        opened = replacement or (os.environ.get(SERVER, "") if is_remote else "") or name
+        encoder = open_encoder(opened, device=device, precision=precision)
+        # One model behind two servers must agree more closely than an encoder in two precisions.
+        if is_remote and opened.startswith(PREFIX):
+            min_cosine = MIN_SERVER_COSINE
     # Compare fingerprints, not names: the owner may have a short name of the same encoder.
     stored = dataclasses.replace(space, encoder=encoder.space.encoder)
-    require_same(encoder.space, stored, f"the encoder {encoder.space} and {owner}")
+    require_same(encoder.space, stored, f"the encoder {encoder.space} and {owner}", min_cosine)
     return encoder
 
 

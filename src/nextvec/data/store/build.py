@@ -10,8 +10,6 @@ configuration and files alone, so an interrupted build ends in the same bytes as
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from numpy.typing import NDArray
 from nextvec.core.console import progress
 from nextvec.data.encoders import LSA, Encoder, open_encoder
 from nextvec.data.encoders.lsa import MAX_FIT_TEXTS, LsaEncoder
+from nextvec.data.encoders.remote import ANSWERS, keep_answers
+from nextvec.data.encoders.remote_names import PREFIX, parse_name
 from nextvec.data.id_lists import require_known_ids
 from nextvec.data.space import Space
 from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
@@ -30,8 +30,9 @@ from nextvec.data.store.precomputed import align_precomputed
 from nextvec.data.store.rows import TRAIN, RowTable
 from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
 from nextvec.data.store.tables import WINDOW_CHUNKS, finish_rows, write_rows
+from nextvec.data.store.vector_source import VectorSource, encoded_vectors, require_one_encoder
 from nextvec.data.store.writer import create_vectors, finish_store
-from nextvec.errors import InputError, StoreError
+from nextvec.errors import InputError, ServerError, StoreError
 
 _VERIFIED_TEXTS = 64
 """Number of texts that are encoded to verify that the named encoder made the precomputed embeddings."""
@@ -67,7 +68,7 @@ def _open_encoder(config: BuildConfig) -> Encoder | None:
         return None
     try:
         return open_encoder(config.encoder, device=config.device, precision=config.precision)
-    except InputError:
+    except (InputError, ServerError):
         if config.vectors:
             return None
         raise
@@ -79,12 +80,15 @@ def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Pat
     is_new = not directory.done and not staged_files(directory.staged)
     try:
         encoder = _open_encoder(config)
-    except InputError:
+    except (InputError, ServerError):
         if is_new:
             directory.remove()
         raise
     try:
         _build(config, directory, path, encoder, quiet)
+    except ServerError as error:
+        # Nothing is wrong with the input. The work stays, as after a kill.
+        raise ServerError(f"{error} To continue the build, run the same command again.") from error
     except InputError:
         # A refused build may be followed by one with other input: this folder must not be in its way. Keep it only for
         # the same command (a network may come back), if it contains staged chunks or encoded vectors.
@@ -116,7 +120,8 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
     if config.vectors:
         vectors = _precomputed_vectors(config, directory, texts, encoder)
     else:
-        vectors = _encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
+        vectors = encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
+    vectors = require_one_encoder(directory, vectors)
     _write_vectors(directory, texts, vectors, config.dtype, quiet)
 
     # The files of the store, without repeats
@@ -179,28 +184,6 @@ def _counts(done: dict[str, Any]) -> dict[str, Any]:
     return counts | {"unknown_texts": done["unknown_texts"], "splits": finished["splits"]}
 
 
-@dataclass(frozen=True)
-class _VectorSource:
-    """Where the vectors of a store come from: an encoder or precomputed embeddings."""
-
-    space: Space
-    settings: dict[str, Any]
-    """The encoder's entry in the manifest."""
-    read_block: Callable[[int], NDArray[np.float32]]
-    """Return the vectors of a block of rows."""
-    count_unknown: Callable[[], int] = lambda: 0
-    """Return how many texts without any known term were encoded so far."""
-
-
-def _encoded_vectors(encoder: Encoder, texts: ChunkTexts) -> _VectorSource:
-    return _VectorSource(
-        encoder.space,
-        encoder.settings,
-        lambda block: encoder.encode(texts.read_block(block)),
-        lambda: encoder.unknown_texts,
-    )
-
-
 def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, quiet: bool) -> LsaEncoder:
     """Fit lsa on the training documents and save it, or load it if that is done."""
     folder = directory.store / ENCODER
@@ -218,7 +201,7 @@ def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkText
 
 def _precomputed_vectors(
     config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, encoder: Encoder | None
-) -> _VectorSource:
+) -> VectorSource:
     """Align the precomputed embeddings with the rows, and compare a sample with the encoder if it is available."""
     embeddings = align_precomputed(
         directory.staged,
@@ -227,7 +210,8 @@ def _precomputed_vectors(
         config.sources,
         allow_extra_rows=config.limit is not None,
     )
-    space = Space(config.encoder, "", embeddings.dimensions)
+    is_remote = config.encoder.startswith(PREFIX)
+    space = Space(parse_name(config.encoder)[1] if is_remote else config.encoder, "", embeddings.dimensions)
     verified = "not verified: the encoder is not available here"
     if encoder is not None:
         count = min(_VERIFIED_TEXTS, len(embeddings))
@@ -236,20 +220,13 @@ def _precomputed_vectors(
         verified = embeddings.verify_encoder(encoder, rows, list(texts.read(rows)))
         space = encoder.space
     settings = {"name": config.encoder, "precomputed": list(config.vectors), "verified": verified}
-    return _VectorSource(space, settings, lambda block: embeddings.read(np.arange(*texts.blocks[block])))
+    return VectorSource(space, settings, lambda block: embeddings.read(np.arange(*texts.blocks[block])))
 
 
 def _write_vectors(
-    directory: BuildDirectory, texts: ChunkTexts, vectors: _VectorSource, dtype: str, quiet: bool
+    directory: BuildDirectory, texts: ChunkTexts, vectors: VectorSource, dtype: str, quiet: bool
 ) -> None:
     """Write vectors.npy block by block; each is on disk before the journal records it."""
-    # Two encoders must never write into one file of vectors, so the journal names the one that started.
-    encoder = {"space": str(vectors.space), **vectors.settings}
-    if directory.done.setdefault("encoder", encoder) != encoder:
-        raise StoreError(
-            f"{directory.folder}: its vectors were made by {directory.done['encoder']}, but the encoder is now "
-            f"{encoder}. Continue on the machine where the build started, or start again with --restart."
-        )
     rows = texts.blocks[-1][1]
     # Continue after the last block in the journal.
     finished, unknown = directory.done.get("blocks", 0), directory.done.get("unknown_texts", 0)
@@ -257,13 +234,15 @@ def _write_vectors(
     with (
         create_vectors(directory.encoded, rows, vectors.space.dimensions, dtype) as writer,
         progress(f"vectors of {vectors.space.encoder}", remaining, unit="chunks", quiet=quiet) as task,
+        keep_answers(vectors.server, directory.encoded / ANSWERS) as clear_answers,
     ):
         for block in range(finished, len(texts.blocks)):
             start, stop = texts.blocks[block]
             # Flush before the journal records the block: after a kill, no recorded block is missing.
             writer.write(np.arange(start, stop), _to_unit_length(vectors.read_block(block), start, dtype))
             writer.flush()
-            directory.record(encoder=encoder, blocks=block + 1, unknown_texts=unknown + vectors.count_unknown())
+            directory.record(blocks=block + 1, unknown_texts=unknown + vectors.count_unknown())
+            clear_answers()
             task.advance(stop - start)
 
 

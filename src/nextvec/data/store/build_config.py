@@ -12,6 +12,7 @@ from typing import Any
 from nextvec.data.chunking import Chunker
 from nextvec.data.documents import Columns
 from nextvec.data.encoders import LSA, PRECISIONS, full_name
+from nextvec.data.encoders.remote_names import without_url
 from nextvec.data.splits import SplitPlan
 from nextvec.data.store.build_dir import stamp_files
 from nextvec.data.store.precomputed import open_precomputed
@@ -28,7 +29,7 @@ class BuildConfig:
     sources: tuple[str, ...]
     """Sources of text; see `readers.SOURCES`."""
     encoder: str = LSA
-    """A name in `encoders.ENCODERS`, a model of the Hugging Face hub, or a folder."""
+    """A name in `encoders.ENCODERS`, a model of the Hugging Face hub, a folder, or ``openai:URL#MODEL``."""
     split: SplitPlan = SplitPlan()
     """How documents are divided into train, val and ood."""
     chunker: Chunker = Chunker()
@@ -90,6 +91,7 @@ class BuildConfig:
         """Return plain values that decide every byte of the store, including the state of the source files."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {
+            "encoder": without_url(self.encoder),  # a server may move; its model is compared by the fingerprint
             "split": self.split.to_dict(),
             "val ids": _hash_ids(self.split.val_ids),
             "ood ids": _hash_ids(self.split.ood_ids),
