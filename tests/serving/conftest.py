@@ -1,6 +1,10 @@
 """Services over a small text run. Most tests send requests through the application in process, without a socket."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from nextvec.data.store import Store
 from nextvec.inference.model import LatentVectorModel
 from nextvec.serving.access_log import AccessLog
 from nextvec.serving.app import make_app
+from nextvec.serving.protocol import BoundedProtocol
 from nextvec.serving.service import Service
+from nextvec.web.listen import address_of, bind
 
 BASE = "http://127.0.0.1"
 
@@ -56,3 +63,55 @@ def vectors(model: LatentVectorModel) -> Callable[..., Any]:
         return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
     return make
+
+
+@dataclass
+class RealServer:
+    """A server on a socket of this machine."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return address_of("127.0.0.1", self.port, "")
+
+    @property
+    def printed_url(self) -> str:
+        """The URL for a browser, with the token."""
+        return address_of("127.0.0.1", self.port, self.token)
+
+
+@contextmanager
+def serve_app(service: Service, log_file: Path, token: str = "") -> Iterator[RealServer]:
+    """Serve a service that is ready on a real socket, from a thread; it stays open for other servers."""
+    opened, log = bind("127.0.0.1", 0), AccessLog(log_file)
+    config = uvicorn.Config(
+        make_app(service, token=token, log=log), http=BoundedProtocol, ws="none", lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 10
+    while not server.started:
+        assert time.monotonic() < until, "the server did not start"
+        time.sleep(0.01)
+    yield RealServer(opened.getsockname()[1], token)
+    server.should_exit = True
+    thread.join(10)
+    log.close()
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def server(service: Service, log_file: Path) -> Iterator[RealServer]:
+    """`service` on a socket, for browsers and other programs."""
+    with serve_app(service, log_file) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def locked_server(service: Service, log_file: Path) -> Iterator[RealServer]:
+    """`service` on a socket, with a token."""
+    with serve_app(service, log_file, token="a token & more") as served:
+        yield served

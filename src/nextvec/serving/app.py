@@ -26,15 +26,15 @@ from nextvec.serving.documentation import describe_api, docs_page
 from nextvec.serving.errors import RequestError, as_request_error, error_response, internal_error, validation_message
 from nextvec.serving.limits import BodyLimits
 from nextvec.serving.observe import Observer
-from nextvec.serving.page import add_page
+from nextvec.serving.page import PAGE_PATHS, add_page
 from nextvec.serving.service import Service
 from nextvec.serving.vectors import json_contexts, npy_contexts, require_contexts
 from nextvec.serving.work import PredictWork, TextWork
 from nextvec.web.access import AccessControl
 
 JSON, NPY = "application/json", "application/octet-stream"
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Probes have no token."""
+OPEN_PATHS = ("/healthz", "/readyz", *PAGE_PATHS)
+"""Probes have no token, and the page asks for it."""
 CLIENT_GONE = 499
 """Status in the log if the client has closed the connection; it gets no response."""
 

@@ -1,18 +1,20 @@
-"""The page to try the service: `GET /` and its assets."""
+"""The page to try the model in a browser: `GET /` and its scripts and styles. All its data come from the API."""
 
 from __future__ import annotations
-
-from importlib.resources import files
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from nextvec.web.static_files import SHARED_ASSETS, asset_response
+
+PACKAGE = "nextvec.serving"
 PAGE = "index.html"
-ASSETS = {"page.css": "nextvec.reports.html", "docs.css": "nextvec.serving"}
+ASSETS = SHARED_ASSETS | dict.fromkeys(("docs.css", "try.css", "try.js", "results.js"), PACKAGE)
 """File → package with the folder `assets` that contains it. No other file is served."""
-MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+
+PAGE_PATHS = ("/", *(f"/assets/{name}" for name in ASSETS))
+"""Paths that need no token: the page asks for it, and contains nothing of the model."""
 
 
 def add_page(app: FastAPI) -> None:
@@ -20,15 +22,10 @@ def add_page(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return _file("nextvec.serving", PAGE)
+        return asset_response(PACKAGE, PAGE)
 
     @app.get("/assets/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:
         if name not in ASSETS:
             raise HTTPException(404)
-        return _file(ASSETS[name], name)
-
-
-def _file(package: str, name: str) -> Response:
-    content = files(package).joinpath("assets", name).read_bytes()
-    return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
+        return asset_response(ASSETS[name], name)

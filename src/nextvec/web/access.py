@@ -81,7 +81,7 @@ class AccessControl:
         """Return the response to a request without access; None if it has access."""
         if not self._is_known_host(connection.headers.get("host", "")):
             return self._refuse("Unrecognized Host header. Open the URL that nextvec printed.", 421)
-        if not self._token or connection.scope["path"] in self._open_paths:
+        if not self._token:
             return None
         scheme, _, value = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(value.strip()):
@@ -97,6 +97,8 @@ class AccessControl:
             response = RedirectResponse(connection.url.path, 303)
             response.set_cookie(cookie, self._token, httponly=True, samesite="strict", path="/")
             return response
+        if connection.scope["path"] in self._open_paths:
+            return None
         refusal = self._refuse("Missing or wrong token. Open the complete URL that nextvec printed.", 401)
         refusal.headers["www-authenticate"] = "Bearer"
         return refusal

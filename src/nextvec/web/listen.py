@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import socket
+from urllib.parse import quote
 
 from nextvec.errors import InputError, OutputError
 from nextvec.web.access import is_loopback
@@ -51,7 +52,7 @@ def address_of(host: str, port: int, token: str) -> str:
     # A wildcard address cannot be opened, and IPv6 addresses need brackets.
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
 def token_for(host: str, variable: str) -> str:
