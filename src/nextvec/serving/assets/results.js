@@ -81,14 +81,14 @@ export function showScore({ chunks, baseline, mean_cosine: cosine, mean_gain: ga
         chunk.percentile === null ? "" : `percentile ${fixed(chunk.percentile, 0)}`)]),
     least === null ? [] : el("td", { class: "bars" },
       bar(chunk.coherence / 100, chunk.position === least ? "low" : "coherence"),
-      figures(`percentile ${fixed(chunk.coherence, 0)}`))));
+      figures(`coherence ${fixed(chunk.coherence, 0)}`))));
   const key = (kind, label) => el("span", {}, el("span", { class: `key ${kind}` }), label);
   const scored = table(["", "Chunk", "Expected", ...(least === null ? [] : ["Coherent"])], rows);
   scored.classList.add("chunks");
   return [
     el("p", {}, summary),
-    el("p", { class: "legend" }, key("", "cosine to the prediction from the chunks before"), key("mark", baseline),
-      least === null ? "" : key("coherence", "fit into the document, percentile of val chunks"),
+    el("p", { class: "legend" }, key("", "cosine to the prediction from the chunks before"), key("mark", `cosine to ${baseline}, the best baseline`),
+      least === null ? "" : key("coherence", "coherence: fit into the document, as a percentile of val chunks"),
       key("low", "topic shift or least coherent")),
     el("div", { class: "card" }, scored),
   ];
