@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         if stub.key and self.headers.get("Authorization") != f"Bearer {stub.key}":
             message = f"Incorrect API key provided: {self.headers.get('Authorization')}. Find your API key elsewhere."
             return self.send(401, {"error": {"message": message, "type": "invalid_request_error", "code": "bad_key"}})
-        if self.path == "/decode":
+        if self.path.startswith("/decode"):
             return self.send(200, {"texts": stub.decode(np.array(self.body["vectors"], np.float32))})
         if len(texts) > stub.max_texts:
             message = f"batch size {len(texts)} > maximum allowed batch size {stub.max_texts}"

@@ -65,6 +65,7 @@ def push(
 
     require_repository_name(repository)
     with tempfile.TemporaryDirectory() as folder:
-        exported = export_model(model, Path(folder) / "model", format=format, dtype=dtype)
+        # The address of a server is nobody else's business.
+        exported = export_model(model, Path(folder) / "model", format=format, dtype=dtype, names_server=False)
         commit = upload_model(exported.path, repository, private=private, message=message)
     return PushedModel(repository, commit, exported.model, exported.format, exported.files)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[str | Path, Parameter(metavar="SOURCE"), PATH]
 Model = Annotated[str | Path, Parameter(metavar="MODEL"), PATH]
+DecoderUrl = Annotated[str, Parameter(metavar="URL")]
 IndexPath = Annotated[str | Path, Parameter(metavar="STORE"), PATH]
 
 
@@ -72,6 +73,7 @@ def next(
     model: Model,
     index: IndexPath,
     k: Annotated[int, Parameter(alias="-k")] = 5,
+    decoder: DecoderUrl = "",
     encoder: EncoderName = "",
     device: Device = "cpu",
 ) -> DocumentResults:
@@ -82,40 +84,7 @@ def next(
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
         index: The store to search; its vectors must be of the model's encoder.
         k: Number of chunks to show.
-        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
-        device: Device of the model.
-    """
-    from nextvec.inference.index import open_index
-    from nextvec.inference.inputs import read_texts
-    from nextvec.inference.load import load_model
-    from nextvec.inference.results import DocumentResult, DocumentResults
-
-    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
-    documents = read_texts(str(source), loaded.chunker)
-    return DocumentResults(
-        tuple(DocumentResult(document.name, loaded.next(document.texts, opened, k)) for document in documents)
-    )
-
-
-@command()
-def generate(
-    source: Source,
-    *,
-    model: Model,
-    index: IndexPath,
-    steps: int = 5,
-    raw: bool = False,
-    encoder: EncoderName = "",
-    device: Device = "cpu",
-) -> DocumentResults:
-    """Continue each document by chunks of a store, and report the drift.
-
-    Args:
-        source: A file or folder of text (see 'data build'), or - for standard input.
-        model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
-        index: The store to take chunks from; its vectors must be of the model's encoder.
-        steps: Number of chunks.
-        raw: Feed the raw prediction back after each step, instead of the vector of the chosen chunk.
+        decoder: Server that also makes a text of the prediction. A round trip of texts tests it first.
         encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
     """
@@ -128,7 +97,47 @@ def generate(
     documents = read_texts(str(source), loaded.chunker)
     return DocumentResults(
         tuple(
-            DocumentResult(document.name, loaded.generate(document.texts, opened, steps, snap=not raw))
+            DocumentResult(document.name, loaded.next(document.texts, opened, k, decoder=decoder or None))
+            for document in documents
+        )
+    )
+
+
+@command()
+def generate(
+    source: Source,
+    *,
+    model: Model,
+    index: IndexPath,
+    steps: int = 5,
+    raw: bool = False,
+    decoder: DecoderUrl = "",
+    encoder: EncoderName = "",
+    device: Device = "cpu",
+) -> DocumentResults:
+    """Continue each document by chunks of a store, and report the drift.
+
+    Args:
+        source: A file or folder of text (see 'data build'), or - for standard input.
+        model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
+        index: The store to take chunks from; its vectors must be of the model's encoder.
+        steps: Number of chunks.
+        raw: Feed the raw prediction back after each step, instead of the vector of the chosen chunk.
+        decoder: Server that also makes a text of each prediction. A round trip of texts tests it first.
+        encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
+        device: Device of the model.
+    """
+    from nextvec.inference.index import open_index
+    from nextvec.inference.inputs import read_texts
+    from nextvec.inference.load import load_model
+    from nextvec.inference.results import DocumentResult, DocumentResults
+
+    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
+    documents = read_texts(str(source), loaded.chunker)
+    options: Any = {"snap": not raw, "decoder": decoder or None}
+    return DocumentResults(
+        tuple(
+            DocumentResult(document.name, loaded.generate(document.texts, opened, steps, **options))
             for document in documents
         )
     )

@@ -18,6 +18,7 @@ from nextvec.core.formatting import format_number
 from nextvec.core.table import Cell, Line, Row, Table, View, columns_of
 from nextvec.data.store import Store
 from nextvec.errors import InputError
+from nextvec.inference.decoder import Decoded, Decoder, decode_predictions
 from nextvec.inference.index import Index, open_index
 from nextvec.inference.next_chunks import (
     MATCH_COLUMNS,
@@ -60,10 +61,13 @@ class Continuation(Displayable):
     raw_drift: Drift
     agreement: tuple[float, ...]
     """Cosine between the predictions of the two roll-outs at each step."""
+    decoded: Decoded | None = None
+    """The predictions as texts, one per step, if a decoder was used."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
+        """Return plain values, for JSON; `decoded` only with a decoder."""
+        values = asdict(self)
+        return values if self.decoded else {name: value for name, value in values.items() if name != "decoded"}
 
     def view(self) -> View:
         """Return the chunks and the drift as tables."""
@@ -86,6 +90,7 @@ class Continuation(Displayable):
                 Table("Continuation", MATCH_COLUMNS, rows),
                 Table("Drift (cosine of the prediction)", columns_of("step", *headers), drift),
                 Line(f"{self.model} read {len(self.context)} chunks, then {fed_back} of each step", style="note"),
+                *(self.decoded.blocks("step") if self.decoded else ()),
             )
         )
 
@@ -107,12 +112,18 @@ class _Rollout:
 
 
 def continue_text(
-    model: LatentVectorModel, texts: Sequence[str], index: Index | Store | str | Path, steps: int, *, snap: bool
+    model: LatentVectorModel,
+    texts: Sequence[str],
+    index: Index | Store | str | Path,
+    steps: int,
+    *,
+    snap: bool,
+    decoder: Decoder | str | None = None,
 ) -> Continuation:
     """Return a continuation of `steps` chunks; see `LatentVectorModel.generate`."""
     opened = open_index(index)
     require_same_space(model, opened)
-    return continue_context(model, opened, *read_last(model, texts), steps, snap=snap)
+    return continue_context(model, opened, *read_last(model, texts), steps, snap=snap, decoder=decoder)
 
 
 def continue_context(
@@ -123,6 +134,7 @@ def continue_context(
     steps: int,
     *,
     snap: bool,
+    decoder: Decoder | str | None = None,
 ) -> Continuation:
     """Return a continuation of `steps` chunks after the texts `read` with the vectors `context_SD`."""
     if steps < 1:
@@ -137,9 +149,13 @@ def continue_context(
             _advance(model, opened, rollout, excluded, step)
     snapped, raw = rollouts
     agreement = (float(a @ b) for a, b in zip(snapped.predictions, raw.predictions, strict=True))
-    chunks = tuple((snapped if snap else raw).matches)
+    chosen = snapped if snap else raw
+    chunks = tuple(chosen.matches)
+    decoded = None
+    if decoder is not None and chunks:
+        decoded = decode_predictions(model, opened, decoder, read, np.stack(chosen.predictions))
     drifts = snapped.drift(start_D), raw.drift(start_D)
-    return Continuation(model.source, opened.name, read, snap, chunks, *drifts, tuple(agreement))
+    return Continuation(model.source, opened.name, read, snap, chunks, *drifts, tuple(agreement), decoded)
 
 
 def _advance(model: LatentVectorModel, index: Index, rollout: _Rollout, excluded: set[int], step: int) -> None:

@@ -8,7 +8,7 @@ README.md                              the model card
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from nextvec.core.files import write_text
 from nextvec.core.formatting import escape_markdown
 from nextvec.core.run_paths import BEST_MODEL, MODEL_CARD
 from nextvec.core.table import Line, View
+from nextvec.data.encoders.remote_names import without_url
 from nextvec.inference.folder_config import CONFIG
 from nextvec.inference.graph import ONNX_FILE, PT2_FILE, write_onnx, write_pt2
 from nextvec.inference.load import load_model
@@ -82,13 +83,17 @@ def export_model(
     *,
     format: Format = "safetensors",
     dtype: Literal["float16", "float32"] = "float32",
+    names_server: bool = True,
 ) -> ExportedModel:
     """Export the model of `source` (see `load_model`) as a new folder, which appears complete or not at all.
 
-    `dtype` is the format of the weights in model.safetensors; a graph has float32. Raises the errors of `load_model`,
-    OutputError if the folder exists or cannot be written, MissingExtraError if the format needs a package.
+    `dtype` is the format of the weights in model.safetensors; a graph has float32. Without `names_server`, the folder
+    lacks the URL of the encoder's server. Raises the errors of `load_model`, OutputError if the folder exists or cannot
+    be written, MissingExtraError if the format needs a package.
     """
     model = load_model(source)
+    if not names_server:
+        model = replace(model, encoder_name=without_url(model.encoder_name))
     path = Path(out)
 
     def add_files(folder: Path) -> None:

@@ -22,6 +22,7 @@ from nextvec.errors import CheckpointError, InputError
 from nextvec.inference.coherence import Coherence
 from nextvec.inference.contexts import ContextsLike, Vectors, read_contexts
 from nextvec.inference.continuation import Continuation, continue_text
+from nextvec.inference.decoder import Decoder, RoundTrip
 from nextvec.inference.index import Index
 from nextvec.inference.next_chunks import NextChunks, find_next
 from nextvec.inference.score import DocumentScore, score_document
@@ -161,28 +162,47 @@ class LatentVectorModel:
             replacement=self.replacement_encoder,
         )
 
+    @cached_property
+    def tested_decoders(self) -> dict[tuple[Decoder | str, str], tuple[Decoder, RoundTrip]]:
+        """Decoder and index → the opened decoder and its self-test, which is made once."""
+        return {}
+
     def best_baseline(self, measure: Literal["cosine", "mrr"]) -> str:
         """Return the name of the available baseline with the highest val score, or copy-last without val scores."""
         scores: dict[str, float] = getattr(self.val, measure)
         return max(self.baselines, key=lambda name: scores.get(name, -2.0 + (name == "copy-last")))
 
-    def next(self, texts: Sequence[str], index: Index | Store | str | Path, k: int = 5) -> NextChunks:
+    def next(
+        self,
+        texts: Sequence[str],
+        index: Index | Store | str | Path,
+        k: int = 5,
+        *,
+        decoder: Decoder | str | None = None,
+    ) -> NextChunks:
         """Return the k chunks of an index that most likely follow the texts, next to the best baseline's first.
 
-        Only the last `context_length` texts are read, and chunks equal to one of them are left out. Raises the errors
-        of `encode`, SpaceError for an index of another space.
+        Only the last `context_length` texts are read, and chunks equal to one of them are left out. A `decoder`, the
+        URL of a server or an object with `name` and `decode`, also makes a text of the prediction; it is tested first.
+        Raises the errors of `encode`, SpaceError for an index of another space, ServerError if the decoder fails.
         """
-        return find_next(self, texts, index, k)
+        return find_next(self, texts, index, k, decoder)
 
     def generate(
-        self, texts: Sequence[str], index: Index | Store | str | Path, steps: int = 5, *, snap: bool = True
+        self,
+        texts: Sequence[str],
+        index: Index | Store | str | Path,
+        steps: int = 5,
+        *,
+        snap: bool = True,
+        decoder: Decoder | str | None = None,
     ) -> Continuation:
         """Return a continuation of the texts by `steps` chunks of an index, none of them twice.
 
         Each step feeds the vector of its chosen chunk back (`snap`) or the raw prediction. The drift of both is part of
-        the result. Raises the errors of `next`.
+        the result. A `decoder` also makes a text of each prediction. Raises the errors of `next`.
         """
-        return continue_text(self, texts, index, steps, snap=snap)
+        return continue_text(self, texts, index, steps, snap=snap, decoder=decoder)
 
     def score(self, document: str | Sequence[str]) -> DocumentScore:
         """Return how expected each chunk of a document is, how well it fits into it, and where topics shift.

@@ -88,7 +88,7 @@ def _write_tensors_and_encoder(
     kind = getattr(torch, dtype)
     tensors = {f"{name}.{key}": value for name in names for key, value in model.baselines[name].state_dict().items()}
     _write_tensors(model.network.state_dict(), folder / WEIGHTS, kind)
-    if tensors:
+    if names:  # also if none of them has tensors: a reader looks for the file
         _write_tensors(tensors, folder / BASELINES, kind)
     runs = model.seen_rows.runs
     if runs:

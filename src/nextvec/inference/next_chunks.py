@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from nextvec.data.chunking import collapse_whitespace
 from nextvec.data.space import require_same
 from nextvec.data.store import Store
 from nextvec.errors import InputError
+from nextvec.inference.decoder import Decoded, Decoder, decode_predictions
 from nextvec.inference.index import Index, IndexedChunk, open_index
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ class NextChunks(Displayable):
     """The chunk that the baseline ranks first; None if every chunk of the index is in the context."""
     excluded: int
     """Chunks of the index that equal a text of the context."""
+    decoded: Decoded | None = None
+    """The prediction as a text, if a decoder was used."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
+        """Return plain values, for JSON; `decoded` only with a decoder."""
+        values = asdict(self)
+        return values if self.decoded else {name: value for name, value in values.items() if name != "decoded"}
 
     def view(self) -> View:
         """Return the chunks as a table, and the baseline's choice."""
@@ -79,7 +83,8 @@ class NextChunks(Displayable):
         if self.baseline_chunk is not None:
             notes.append(f"{self.baseline}, the best baseline, ranks the chunk of the last row first")
         table = Table("Most likely next chunks", MATCH_COLUMNS, tuple(rows))
-        return View((table, *(Line(text, style="note") for text in notes)))
+        decoded = self.decoded.blocks("rank") if self.decoded else ()
+        return View((table, *(Line(text, style="note") for text in notes), *decoded))
 
 
 MATCH_COLUMNS = (
@@ -99,12 +104,21 @@ def match_row(name: str, match: Match, style: Any = "") -> Row:
 
 
 def find_next(
-    model: LatentVectorModel, texts: Sequence[str], index: Index | Store | str | Path, k: int = 5
+    model: LatentVectorModel,
+    texts: Sequence[str],
+    index: Index | Store | str | Path,
+    k: int = 5,
+    decoder: Decoder | str | None = None,
 ) -> NextChunks:
     """Return the k most likely next chunks; see `LatentVectorModel.next`."""
     opened = open_index(index)
     require_same_space(model, opened)
-    return rank_chunks(model, opened, *read_last(model, texts), k)
+    read, context_SD = read_last(model, texts)
+    result = rank_chunks(model, opened, read, context_SD, k)
+    if decoder is None:
+        return result
+    prediction_1D = np.asarray(model.predict(context_SD))
+    return replace(result, decoded=decode_predictions(model, opened, decoder, read, prediction_1D))
 
 
 def rank_chunks(

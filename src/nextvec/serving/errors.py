@@ -11,7 +11,15 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from nextvec.core.console import show
-from nextvec.errors import CheckpointError, InputError, MissingExtraError, NextvecError, escape_controls, one_line
+from nextvec.errors import (
+    CheckpointError,
+    InputError,
+    MissingExtraError,
+    NextvecError,
+    ServerError,
+    escape_controls,
+    one_line,
+)
 
 
 class RequestError(Exception):
@@ -37,6 +45,9 @@ def as_request_error(error: Exception) -> RequestError | None:
         return RequestError(str(error), 409)
     if isinstance(error, InputError):
         return RequestError(str(error), 422)
+    if isinstance(error, ServerError):  # its message has an address that clients need not know
+        show((str(error),))
+        return RequestError("The server of the encoder does not answer. Try again later.", 503)
     return RequestError(str(error), 409) if isinstance(error, NextvecError) else None
 
 
