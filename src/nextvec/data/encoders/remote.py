@@ -15,7 +15,7 @@ import base64
 import binascii
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -135,8 +135,9 @@ class RemoteEncoder:
             futures = [executor.submit(self._embed, batch, stop) for batch in batches]
             # The probe texts come last, so that the vectors between two equal fingerprints are of one model.
             check = executor.submit(self._check_fingerprint, stop)
-            for future in as_completed([*futures, check]):
-                future.result()
+            requests: list[Future[Any]] = [*futures, check]
+            for request in as_completed(requests):
+                request.result()
         except Exception:
             # Requests that are under way end, and their answers are kept; no other one starts.
             stop.set()
