@@ -39,7 +39,7 @@ def test_a_run_that_the_sentinel_stops_leaves_a_report(recipe_file: str, tmp_pat
         "<h2>Training</h2>",
         "Cosine · Validation",
         "ridge",
-        "Ring: the best epoch.",
+        "Ring: the best epoch of the prediction.",
         "<h2>Gates and sentinel</h2>",
         "<b>epoch 1</b>",
         "<b>epoch 2</b>",

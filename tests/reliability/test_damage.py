@@ -116,19 +116,28 @@ def test_a_run_with_two_damaged_states_cannot_be_resumed(copy: Path, capsys: Cap
     assert PREVIOUS_STATE in line and "the file is corrupted (SHA-256 mismatch)" in line
 
 
-def test_a_damaged_best_model_is_read_from_the_equal_epoch_checkpoint(finished: Path, copy: Path) -> None:
-    (copy / BEST_MODEL).write_bytes(b"rotten")
-    found = read_checkpoint(copy)
-    assert found.path.name.startswith("epoch_") and "which was saved with the same content" in found.notice
-    assert_same_values(read_checkpoint(finished).values, found.values)
-    run = resume_run(copy, quiet=True)
-    evaluate_best(run)
+def test_a_damaged_best_model_is_read_from_the_equal_epoch_checkpoint(toy_recipe: Recipe, tmp_path: Path) -> None:
+    """The files are equal if all outputs are of one epoch, here the only one; `resume` writes the best model again."""
+    run = start_run(changed(toy_recipe, "model.kind=lstm", "model.variant=original"), tmp_path / "run", quiet=True)
+    loop.train(run)
     run.close()
-    assert any(found.notice in event["text"] for event in events_of(copy, "warning"))
-    for epoch in (1, 2):
-        (copy / f"epoch_{epoch}.pt").unlink()
+    intact = read_checkpoint(run.path).values
+    assert intact["epoch"] > 0
+    (run.path / BEST_MODEL).write_bytes(b"rotten")
+    found = read_checkpoint(run.path)
+    assert found.path.name.startswith("epoch_") and "which was saved with the same content" in found.notice
+    assert_same_values(intact, found.values)
+    resumed = resume_run(run.path, quiet=True)
+    evaluate_best(resumed)
+    resumed.close()
+    assert any(found.notice in event["text"] for event in events_of(run.path, "warning"))
+    assert not read_checkpoint(run.path).notice
+    # Without an equal file, the damage is an error.
+    (run.path / BEST_MODEL).write_bytes(b"rotten")
+    for file in run.path.glob("epoch_*.pt"):
+        file.unlink()
     with pytest.raises(DamagedCheckpointError, match=r"best_model\.pt: the file is corrupted"):
-        read_checkpoint(copy)
+        read_checkpoint(run.path)
 
 
 def test_damaged_baselines_are_fitted_again(finished: Path, copy: Path) -> None:
@@ -190,9 +199,9 @@ def test_the_state_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 4},
-        {"format": 4, "model_state_dict": 1},
-        {"format": "4.0", "weights": torch.zeros(3)},
+        {"format": 5},
+        {"format": 5, "model_state_dict": 1},
+        {"format": "5.0", "weights": torch.zeros(3)},
         {"format": 1, "model_state_dict": {}, "model_config": {}},
     ],
 )
@@ -203,7 +212,7 @@ def test_another_format_is_refused_without_falling_back(copy: Path, values: dict
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     remedy = "Train the run again" if values["format"] == 1 else "Upgrade nextvec"
-    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 3. {remedy}" in line
+    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 4. {remedy}" in line
 
 
 def test_a_store_of_a_newer_format_is_refused(other_store, capsys: Capture) -> None:

@@ -32,6 +32,7 @@ from nextvec.training import step as training_step
 from nextvec.training.evaluate import evaluate_best, evaluate_checkpoint
 from nextvec.training.run import Run, restore_state, save_state
 from nextvec.training.setup import resume_run, start_run
+from nextvec.training.validation import validate
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
@@ -345,7 +346,7 @@ def test_validation_does_not_change_training(
 
 def test_an_untrained_original_amn_scores_as_the_context_mean(toy_recipe: Recipe, tmp_path: Path) -> None:
     run = start_run(changed(toy_recipe, "model.variant=original"), tmp_path / "run", quiet=True)
-    figures = loop.validate(run, "val")
+    figures = validate(run, "val")
     assert figures["val_cosine"] == pytest.approx(run.baseline_cosines["val"]["context-mean"], abs=1e-6)
 
 
@@ -358,7 +359,7 @@ def test_an_lstm_learns_from_random_weights(toy_recipe: Recipe, tmp_path: Path) 
 
 def test_the_best_checkpoint_is_that_of_the_best_epoch(toy_recipe: Recipe, tmp_path: Path) -> None:
     run = trained(changed(toy_recipe, "training.epochs=4", "training.lr=0.01"), tmp_path / "run")
-    best = max(run.state.history, key=lambda record: record["val_cosine"])
+    best = max([run.state.start, *run.state.history], key=lambda record: record["val_cosine"])
     saved = read_checkpoint(run.path / BEST_MODEL)
     assert saved.values["epoch"] == best["epoch"] and saved.values["metrics"]["val_cosine"] == best["val_cosine"]
     evaluation = evaluate_best(run)

@@ -44,7 +44,7 @@ class TrainerFlags:
     tau: float | None = None
     """Override objective.tau."""
     init_from: File | None = None
-    """Override training.init_from: a checkpoint to start from."""
+    """Override training.init_from: a run, a checkpoint, an exported folder or the name of a shipped model."""
 
     def overrides(self) -> tuple[str, ...]:
         """Return the flags that are set, as overrides of a recipe."""

@@ -17,6 +17,8 @@ GATE_METRICS = {
     "val_cosine": GateMetric("mean cosine between prediction and target on val"),
     "val_gain": GateMetric("val_cosine minus the best baseline's cosine"),
     "val_margin": GateMetric("cosine to the target minus cosine to the last context vector, on val"),
+    "val_mrr": GateMetric("MRR of the query on val, among all its chunks"),
+    "val_mrr_gain": GateMetric("val_mrr minus the best baseline's MRR"),
     "val_loss": GateMetric("the objective on val", lower_is_better=True),
     "ood_cosine": GateMetric("mean cosine between prediction and target on ood"),
     "ood_gain": GateMetric("ood_cosine minus the best baseline's cosine"),

@@ -15,7 +15,7 @@ HISTORY_FILE = "training_history.json"
 """The metrics of every epoch."""
 
 BEST_MODEL = "best_model.pt"
-"""The checkpoint with the best `training.best_metric`."""
+"""The checkpoint with the best prediction, by `training.best_metric`, and the best query, by MRR on val."""
 RESUME_STATE = "resume.pt"
 """The training state that `nextvec resume` continues from."""
 PREVIOUS_STATE = "resume_previous.pt"

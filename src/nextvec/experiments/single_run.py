@@ -41,7 +41,9 @@ from nextvec.trackers.tensorboard import board, require_tensorboard
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.loop import train as train_loop
 from nextvec.training.run import Run
+from nextvec.training.selection import selection_of
 from nextvec.training.setup import resume_run, start_run
+from nextvec.training.text_log import selection_line
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def _report_facts(
         "diagnoses": diagnoses.to_dict(),
         "synthetic": run.data.synthetic,
         "baselines": run.baseline_cosines,
+        "selection": selection_line(selection_of(run)),
     }
 
 

@@ -64,13 +64,14 @@ class Success:
 
 def evaluate_success(recipe: Recipe, history: Sequence[EpochMetrics], events: Sequence[Event]) -> Success:
     """Return the criteria of a run, from its epochs (at least one) and all its events since the first start."""
-    criteria = (*_check_cosines(recipe, history), _check_aborts(events), _check_losses(recipe, history))
+    criteria = (*_check_cosines(recipe, history, events), _check_aborts(events), _check_losses(recipe, history))
     return Success((*criteria, *_check_seen_data(events)))
 
 
-def _check_cosines(recipe: Recipe, history: Sequence[EpochMetrics]) -> Iterator[Criterion]:
-    """Check the cosines of the best epoch, the one of best_model.pt."""
-    best = max(history, key=lambda metrics: selection_score(recipe, metrics))
+def _check_cosines(recipe: Recipe, history: Sequence[EpochMetrics], events: Sequence[Event]) -> Iterator[Criterion]:
+    """Check the cosines of the best epoch, the one of the prediction in best_model.pt; the start is epoch 0."""
+    starts = [event for event in events if event["kind"] == "start"]
+    best = max([*starts[-1:], *history], key=lambda metrics: selection_score(recipe, metrics))
     for split in ("val", "ood"):
         threshold = getattr(recipe.success, f"{split}_cosine")
         if threshold is None:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from nextvec import ops
 
+QUERY_PREFIX = "query_head."
+"""Beginning of the names, in a state dict, of what only the query uses. The prediction uses everything else."""
+
 
 class LatentModel(nn.Module):
     """Predicts the next vector of a document (B, D) from the S vectors before it (B, S, D), oldest first.
@@ -82,7 +85,7 @@ class LatentModel(nn.Module):
 
     def prediction_parameters(self) -> list[nn.Parameter]:
         """Return all parameters that are not in the query head."""
-        return [parameter for name, parameter in self.named_parameters() if not name.startswith("query_head.")]
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith(QUERY_PREFIX)]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,8 +3,8 @@
 A checkpoint is one dictionary: `format`, `model_type`, `model_config`, `model_state_dict` (the names that the original
 trainer used, so that its files and ours are read in the same way), and `recipe`, `data`, `space`, `context`, `epoch`,
 `step`, `metrics`, `version`, and `seen_rows`: hashes of all rows that the weights were trained on, those of the run's
-ancestors included (`data/seen_rows.py`). `resume.pt` also has `training`: optimizer, random state, metric sums and
-history.
+ancestors included (`data/seen_rows.py`). `best_model.pt` also has `selection`: the epoch that each of its outputs is
+from. `resume.pt` also has `training`: optimizer, random state, metric sums, history and the selected outputs.
 
 Files are loaded with `weights_only=True`. The SHA-256 of each is in `checkpoints.json` beside it. During a save that
 file lists the old and the new checksum, so that one of them is right whenever the writer is killed.
@@ -30,8 +30,8 @@ from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
 from nextvec.recipe import Recipe, make_recipe
 
-FORMAT_VERSION = 3
-"""Format 2 had no `seen_rows`."""
+FORMAT_VERSION = 4
+"""Format 3 had no selected outputs in its training state."""
 
 Checksums = dict[str, dict[str, Any]]
 """File name → `sha256` of the file, and `before`, the checksum of the file that it replaces."""

@@ -24,8 +24,8 @@ KEY_SIZE = 64
 NUM_AGES = 64
 """Ages with a position weight of their own; older vectors share the last one."""
 
-QUERY_DECAYS = (0.05, 0.5, 1.0)
-"""The initial decays of the query head: nearly the newest vector, a steep mean, the plain mean."""
+QUERY_DECAYS = (0.25, 0.05, 1.0)
+"""The initial decays of the query head: the mean that it starts as, nearly the newest vector, the plain mean."""
 
 NO_DECAY_SUFFIXES = ("position_HA", "gain_HD")
 """Name endings of parameters whose initial values have a meaning, so that weight decay must not shrink them."""
@@ -98,11 +98,16 @@ class QueryHead(nn.Module):
     def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.mixture = Mixture(dimensions, dimensions, QUERY_DECAYS)
-        # Start as 0.7 · nearly the newest vector + 0.3 · steep mean, without a correction.
-        self.gain_HD = nn.Parameter(torch.tensor([0.7, 0.3, 0.0])[:, None].repeat(1, dimensions))
+        # Start as the first mean, without a correction.
+        self.gain_HD = nn.Parameter(torch.tensor([1.0, 0.0, 0.0])[:, None].repeat(1, dimensions))
         self.metric = nn.Linear(dimensions, dimensions)
         nn.init.zeros_(self.metric.weight)
         nn.init.zeros_(self.metric.bias)
+
+    @torch.no_grad()
+    def start_with(self, decay: float) -> None:
+        """Make a fresh query the decayed mean with another decay, such as the one that retrieves best on train."""
+        self.mixture.position_HA[0] = math.log(decay) * torch.arange(NUM_AGES, dtype=torch.float32)
 
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return the raw query (B, D); values at masked positions are not read."""

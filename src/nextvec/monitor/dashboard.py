@@ -274,8 +274,7 @@ def _trend_heading(state: RunState) -> str:
 def cosine_table(state: RunState, width: int) -> Table:
     """Return cosines and gains of now and of the best epoch; the best baseline has the scale of the trend."""
     scores = state.scores
-    best_epoch = count(scores.best.get("epoch"))
-    best = f"best ({best_epoch})" if best_epoch else ""
+    best = f"best ({count(scores.best.get('epoch'))})" if scores.best else ""
     table = _columns("cosine", _epoch_heading(state), "gain", best, _trend_heading(state), "best baseline", numbers=3)
     trend_width = _trend_width(width, 3, BASELINE + 2)
     for split in ("val", "ood"):

@@ -156,7 +156,7 @@ class Scores:
         return cls(
             records=records,
             latest=last_record(records) or _newest_metrics(steps, records),
-            best=_best_record(records),
+            best=_best_record(records, last_event(events, "start")),
             baselines=baselines,
             best_baselines=_best_baselines(baselines, records),
         )
@@ -303,12 +303,17 @@ def _data_summary(started: Event, recipe: dict[str, Any]) -> str:
     return " · ".join(filter(None, facts))
 
 
-def _best_record(records: Sequence[Event]) -> Event:
-    """Return the last record that was marked as best; if none is marked, the one with the highest val cosine."""
+def _best_record(records: Sequence[Event], start: Event) -> Event:
+    """Return the last record that was marked as best; if none is marked, the start, which no epoch has improved.
+
+    Without a start it is the record with the highest val cosine.
+    """
     # Training marks the epoch whose weights it keeps, by the metric of the recipe.
     marked = [record for record in records if record.get("best") is True]
     if marked:
         return marked[-1]
+    if records and start:
+        return start
     scored = [record for record in records if finite(record.get("val_cosine")) is not None]
     return max(scored, key=lambda record: finite(record["val_cosine"]) or -math.inf, default={})
 

@@ -10,6 +10,7 @@ from nextvec.recipe.load import (
     recipe_folders,
 )
 from nextvec.recipe.schema import (
+    INITIAL,
     DataRecipe,
     EvaluationRecipe,
     GateRecipe,
@@ -21,6 +22,7 @@ from nextvec.recipe.schema import (
 )
 
 __all__ = [
+    "INITIAL",
     "DataRecipe",
     "EvaluationRecipe",
     "GateRecipe",

@@ -116,7 +116,7 @@ def load_recipe(recipe: RecipeLike, overrides: Overrides = ()) -> Recipe:
     # Values in Python are not files: they cannot extend another recipe.
     changes = override_lines(overrides)
     if isinstance(recipe, Recipe):
-        return make_recipe(recipe.model_dump(exclude_none=True), changes) if changes else recipe
+        return make_recipe(recipe.model_dump(exclude_none=True, exclude_unset=True), changes) if changes else recipe
     if isinstance(recipe, Mapping):
         return make_recipe(dict(recipe), changes)
     # A file without a name gets the name of the file.

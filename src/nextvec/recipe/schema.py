@@ -66,11 +66,16 @@ class DataRecipe(Section):
         return min(self.context, MAX_DEFAULT_MIN_CONTEXT) if self.min_context is None else self.min_context
 
 
+INITIAL = "initial"
+"""The `model.kind` that takes the network of the initial model."""
+
+
 class ModelRecipe(Section):
     """Architecture."""
 
     kind: str = "amn"
-    """Name in the registry: amn, lstm, gru or transformer."""
+    """Name in the registry: amn, lstm, gru or transformer. initial: the network of training.init_from with all its
+    options, and its context length if data.context is left out."""
     variant: Literal["residual", "original"] = "residual"
     """residual: the network corrects a learned weighted mean of the context; original: as published."""
     query: bool | None = None
@@ -152,7 +157,8 @@ class TrainingRecipe(Section):
     early_stop: Annotated[int, Field(ge=0)] = 0
     """Epochs without improvement of `best_metric` that end the run. 0 disables early stopping."""
     best_metric: Literal["val_loss", "val_cosine"] = "val_cosine"
-    """Metric used to select best_model.pt: the lowest val_loss or the highest val_cosine."""
+    """Metric used to select the prediction of best_model.pt, among the start and all epochs: the lowest val_loss or the
+    highest val_cosine. The query has the highest val_mrr."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products. auto: bf16 on hardware with fast bf16. Weights stay float32."""
     init_from: PathText = ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nextvec.core.formatting import escape_markdown
 from nextvec.reports.leaderboard import SYNTHETIC
 from nextvec.reports.tables import evaluation_markdown
+from nextvec.training.text_log import selection_line
 
 if TYPE_CHECKING:
     from nextvec.evaluation.results import Evaluation, SplitResult
@@ -46,7 +47,8 @@ def model_card(facts: RunFacts, evaluation: Evaluation) -> str:
         'model = nextvec.load_model("RUN")  # the folder of this card\n'
         "prediction = model.predict(context)  # unit vectors (N, S, D), the oldest chunk first\n```",
         "## Training",
-        f"- Data: {store}, store hash `{started['store_hash'][:16]}`\n"
+        (f"- {selection_line(facts.selection)}\n" if facts.selection else "")
+        + f"- Data: {store}, store hash `{started['store_hash'][:16]}`\n"
         f"- Recipe: `recipe.toml` of the run, recipe hash `{started.get('recipe_hash', '')}`\n"
         f"- Versions: {_versions(started.get('versions', {}))}\n"
         "- Training curves, data check and diagnosis: `report.html` of the run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class RunFacts:
     """Why the run has no evaluation; empty if it has one."""
     ended: float
     """Time of the last event, in seconds since 1970."""
+    selection: Mapping[str, Mapping[str, Any]]
+    """Output → the epoch that it has in best_model.pt, and its metric; empty before the end of the training."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -87,7 +89,9 @@ def read_run(path: Path) -> RunFacts:
             raise InputError(
                 f"run {path}: {EVALUATION_FILE} is damaged ({error!r}). Evaluate again with 'nextvec resume {path}'."
             ) from error
-    return RunFacts(path, started, evaluation, _state(path, events, evaluation), events[-1]["time"])
+    trained = next((event for event in reversed(events) if event["kind"] == "trained"), {})
+    state, ended = _state(path, events, evaluation), events[-1]["time"]
+    return RunFacts(path, started, evaluation, state, ended, trained.get("selection", {}))
 
 
 def case_of(path: Path) -> Case:

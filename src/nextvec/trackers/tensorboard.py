@@ -84,9 +84,7 @@ def _write_hyperparameters(writer: SummaryWriter, run: Run) -> None:
     """The recipe beside the best epoch's figures, in this run's own files: the board's table of runs."""
     from torch.utils.tensorboard.summary import hparams
 
-    best = next((record for record in reversed(run.state.history) if record["best"]), None)
-    if best is None:
-        return
+    best = run.state.record(run.state.selected["prediction"].epoch)
     figures = {
         f"best/{name}": float(best[name])
         for name in ("val_cosine", "val_gain", "ood_cosine", "ood_gain")

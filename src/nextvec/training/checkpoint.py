@@ -65,9 +65,11 @@ def require_same_space(checkpoint: Checkpoint, store: Store) -> None:
     """Raise CheckpointError or SpaceError if a checkpoint's model was not trained on vectors such as the store's."""
     dimensions = checkpoint.config["dimensions"]
     if dimensions != store.dimensions:
+        name = checkpoint.values.get("encoder", "")
+        encoder = f", '{name}'" if name else ""
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: {dimensions}-D, but store {store.path} is {store.dimensions}-D. "
-            "Use the store that it was trained on"
+            f"Use a store of the encoder that it was trained with{encoder}"
         )
     if "space" in checkpoint.values:  # the original trainer's files have none
         space = Space.from_dict(checkpoint.values["space"])

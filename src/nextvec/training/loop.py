@@ -7,32 +7,27 @@ interrupted and resumed is bit-equal on the CPU to one that never stopped.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
-from torch import Tensor
-
 from nextvec.core.console import progress
 from nextvec.core.device import peak_memory
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BEST_MODEL, epoch_file
-from nextvec.data.windows import epoch_order, sample
+from nextvec.data.windows import epoch_order
 from nextvec.errors import Interrupted, StoppedError
-from nextvec.evaluation.metrics import score_windows
-from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates, selection_score
+from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates
 from nextvec.guards.sentinel import sentinel_lines
 from nextvec.training.checkpoint import save_checkpoint
-from nextvec.training.run import EpochMetrics, Run, save_state
+from nextvec.training.run import Run, save_state
+from nextvec.training.selection import best_checkpoint, log_trained, select_outputs
 from nextvec.training.signals import stop_signals
+from nextvec.training.state import EpochMetrics
 from nextvec.training.step import require_finite_step, train_step
 from nextvec.training.text_log import epoch_lines
-
-LOSS_WINDOWS = 20_000
-"""Validation windows (a fixed sample) for the loss terms, which cost more than cosines; cosines use all windows."""
+from nextvec.training.validation import validate
 
 
 def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
@@ -69,12 +64,12 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
                 run.log_sentinel(*sentinel_lines(metrics))
 
                 # Saving: the epoch's checkpoint, the best one, and the state to resume from.
-                _save_checkpoints(run, is_best=metrics["best"])
+                _save_checkpoints(run, metrics)
                 if run.stops_early:
                     epochs_waited = epochs_without_improvement(run.scores)
                     run.log(f"stopped early: {recipe.best_metric} has not improved for {epochs_waited} epochs")
                 if state.is_done:
-                    run.event("trained", best_epoch=1 + run.scores.index(max(run.scores)))
+                    log_trained(run)
                 if (red := next((verdict for verdict in verdicts if verdict.stops), None)) is not None:
                     _stop_at_gate(run, red)
                 run.write_history("trained" if state.is_done else "running")
@@ -132,7 +127,7 @@ def _finish_epoch(run: Run) -> EpochMetrics:
         if split in run.sets:
             metrics |= validate(run, split)
     metrics["lr"] = run.learning_rate
-    metrics["best"] = selection_score(run.recipe, metrics) > max(run.scores, default=-math.inf)
+    metrics |= select_outputs(run, metrics)
     metrics["seconds"] = state.epoch_seconds
     metrics["windows_per_second"] = run.steps_per_epoch * run.recipe.training.batch_size / state.epoch_seconds
     metrics["memory_mb"] = peak_memory(run.device)
@@ -140,53 +135,17 @@ def _finish_epoch(run: Run) -> EpochMetrics:
     return metrics
 
 
-def validate(run: Run, split: str) -> EpochMetrics:
-    """Score the model on a split with the same code as the final evaluation: float32, without dropout."""
-    run.eval_model.eval()
-    scores = score_windows(run.eval_model, run.sets[split].vectors, run.sets[split].windows)
-    if not scores.is_finite:
-        run.fail(f"the model's predictions on {split} are not finite", "Lower training.lr and start again.")
-    baseline, cosine = run.best_baseline(split)
-    metrics: EpochMetrics = {
-        f"{split}_cosine": scores.mean_cosine,
-        f"{split}_gain": scores.mean_cosine - cosine,
-        f"{split}_best_baseline": f"{baseline} {cosine:.4f}",
-        f"{split}_margin": scores.mean_margin,
-    }
-    return metrics | (_validation_losses(run) if split == "val" else {})
-
-
-@torch.inference_mode()
-def _validation_losses(run: Run) -> dict[str, float]:
-    """Return the loss terms on a fixed shuffled sample of the validation windows, batched as in training."""
-    windows = run.sets["val"]
-    index_W = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
-    index_W = index_W[epoch_order(len(index_W), run.recipe.seed, 0)].to(run.device)
-    batches = index_W.split(run.recipe.training.batch_size)
-    losses: dict[str, list[Tensor]] = {}
-    for index_B in batches:
-        batch = windows.batch(index_B)
-        prediction_BD = run.eval_model(batch.context_BSD, batch.mask_BS)
-        values = run.objective.values(prediction_BD, batch.target_BD, batch.group_B)
-        values["loss"] = run.objective.loss(values)
-        for name, value in values.items():
-            if name.startswith("loss"):
-                losses.setdefault(name, []).append(value)
-    # Mean over windows: the last batch is smaller. One wait for the device per loss, not one per batch.
-    means = {}
-    for name, values_per_batch in losses.items():
-        pairs = zip(torch.stack(values_per_batch).tolist(), batches, strict=True)
-        means[f"val_{name}"] = sum(value * len(index_B) for value, index_B in pairs) / len(index_W)
-    return means
-
-
-def _save_checkpoints(run: Run, *, is_best: bool) -> None:
-    """Save the validated weights as the epoch's checkpoint and, if they are the best so far, as best_model.pt."""
-    checkpoint = {**run.metadata(), "model_state_dict": run.eval_model.state_dict()}
+def _save_checkpoints(run: Run, metrics: EpochMetrics) -> None:
+    """Save the validated weights as the epoch's checkpoint and, if an output is the best so far, best_model.pt."""
+    improved = {metrics["best"], metrics.get("query_best", metrics["best"])}
+    best = best_checkpoint(run) if True in improved or metrics["epoch"] == 1 else None
     if run.recipe.training.keep_epochs:
-        save_checkpoint(run.path / epoch_file(run.state.epoch), checkpoint)
-    if is_best:
-        save_checkpoint(run.path / BEST_MODEL, checkpoint)
+        # If both outputs are the best, the two files are equal, and each can replace the other if it is damaged.
+        is_same = best is not None and improved == {True}
+        values = best if is_same else {**run.metadata(), "model_state_dict": run.eval_model.state_dict()}
+        save_checkpoint(run.path / epoch_file(run.state.epoch), values)
+    if best is not None:
+        save_checkpoint(run.path / BEST_MODEL, best)
 
 
 def _stop_at_gate(run: Run, red: GateVerdict) -> NoReturn:

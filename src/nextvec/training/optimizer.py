@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nextvec.models.base import LatentModel
+from nextvec.models.base import QUERY_PREFIX, LatentModel
 from nextvec.models.pooling import NO_DECAY_SUFFIXES
 from nextvec.recipe import TrainingRecipe
 
@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Adam
     groups: dict[float, list[nn.Parameter]] = {recipe.weight_decay: [], 0.0: [], recipe.query_weight_decay: []}
     for name, parameter in model.named_parameters():
         has_decay = parameter.ndim >= 2 and not name.endswith(NO_DECAY_SUFFIXES)
-        decay = recipe.query_weight_decay if name.startswith("query_head.") else recipe.weight_decay
+        decay = recipe.query_weight_decay if name.startswith(QUERY_PREFIX) else recipe.weight_decay
         groups[decay if has_decay else 0.0].append(parameter)
     settings = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items() if parameters]
     # Fused: one kernel for all parameters, and it can skip an update on the device (`found_inf`, see FiniteGuard).
@@ -85,9 +85,14 @@ class WeightAverage:
     def __init__(self, model: LatentModel, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         """A separate model with the averaged weights."""
+        self._source = model
         self._decay = decay
         self._weights: list[Tensor] = list(model.parameters())
         self._averages: list[Tensor] = list(self.model.parameters())
+
+    def restart(self) -> None:
+        """Set the average to the present weights, such as those of a warm start."""
+        self.model.load_state_dict(self._source.state_dict())
 
     @torch.no_grad()
     def update(self, step: int) -> None:

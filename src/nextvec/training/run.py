@@ -38,57 +38,11 @@ from nextvec.models.registry import LatentModel
 from nextvec.recipe import Recipe
 from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.optimizer import WeightAverage
-from nextvec.training.step import FiniteGuard, Metrics
+from nextvec.training.state import SelectedOutput, TrainingState
+from nextvec.training.step import FiniteGuard
 
 STEP_EVENTS_PER_EPOCH = 20
 """Step events per epoch: enough for a live curve, and a GPU waits this rarely for the host."""
-
-EpochMetrics = dict[str, Any]
-"""The metrics of a finished epoch, as in training_history.json."""
-
-
-@dataclass
-class TrainingState:
-    """Everything that changes during training, apart from weights, optimizer and random generators."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    step_in_epoch: int = 0
-    step: int = 0
-    epoch_seconds: float = 0.0
-    """Time spent on the current epoch's steps."""
-    metric_sums: Metrics = field(default_factory=dict)
-    """Sum of each training metric over the current epoch's steps: 0-dim, on the device."""
-    history: list[EpochMetrics] = field(default_factory=list)
-    """The metrics of each finished epoch."""
-    is_done: bool = False
-    """Whether training is over: all epochs are finished, or early stopping ended it."""
-    stop_reason: str = ""
-    """Why a gate stopped the run; empty if none did."""
-
-    def add_step(self, metrics: Metrics, seconds: float) -> None:
-        """Count one step and add its metrics to the epoch's sums, on the device, in one fused operation."""
-        for name, value in metrics.items():
-            self.metric_sums.setdefault(name, torch.zeros_like(value))
-        torch._foreach_add_([self.metric_sums[name] for name in metrics], list(metrics.values()))
-        self.step += 1
-        self.step_in_epoch += 1
-        self.epoch_seconds += seconds
-
-    def train_means(self) -> dict[str, float]:
-        """Return the means of the current epoch's training metrics, under their names in logs and history."""
-        # The host waits for the device once for all metrics, not once for each.
-        totals = torch.stack(list(self.metric_sums.values())).tolist()
-        means = {name: total / self.step_in_epoch for name, total in zip(self.metric_sums, totals, strict=True)}
-        return {name if name.startswith(("share", "grad")) else f"train_{name}": mean for name, mean in means.items()}
-
-    def start_next_epoch(self, metrics: EpochMetrics) -> None:
-        """Append the metrics of the finished epoch to the history and reset what is counted per epoch."""
-        self.history.append(metrics)
-        self.epoch += 1
-        self.step_in_epoch = 0
-        self.epoch_seconds = 0.0
-        self.metric_sums = {}
 
 
 class RunLock:
@@ -147,6 +101,8 @@ class Run:
     baselines: dict[str, LatentModel] = field(default_factory=dict)
     baseline_cosines: dict[str, dict[str, float]] = field(default_factory=dict)
     """Split → baseline → mean cosine."""
+    baseline_mrr: dict[str, float] = field(default_factory=dict)
+    """Baseline → MRR on val, on the windows on which the query is validated; empty if the model has no query."""
     seen_rows: SeenRows = field(default_factory=SeenRows)
     """The rows that the weights were trained on: those of this run, and of the ancestors of a warm start."""
     state: TrainingState = field(default_factory=TrainingState)
@@ -304,6 +260,7 @@ class Run:
             "synthetic": self.data.synthetic,
             "baselines": self.baseline_cosines,
             **facts,
+            "start": self.state.start,
             "epochs": self.state.history,
         }
         write_json(self.path / HISTORY_FILE, content)
@@ -325,10 +282,13 @@ def save_state(run: Run) -> None:
         "step": state.step,
         "epoch_seconds": state.epoch_seconds,
         "metric_sums": state.metric_sums,
+        "start": state.start,
         "history": state.history,
+        "selected": {output: kept._asdict() for output, kept in state.selected.items()},
         "is_done": state.is_done,
         "stop_reason": state.stop_reason,
         "baseline_cosines": run.baseline_cosines,
+        "baseline_mrr": run.baseline_mrr,
     }
     if run.ema is not None:
         training["ema"] = run.ema.model.state_dict()
@@ -352,11 +312,14 @@ def restore_state(run: Run, saved: Checkpoint) -> None:
             step=training["step"],
             epoch_seconds=training["epoch_seconds"],
             metric_sums={name: total.to(run.device) for name, total in training["metric_sums"].items()},
+            start=training["start"],
             history=training["history"],
+            selected={output: SelectedOutput(**kept) for output, kept in training["selected"].items()},
             is_done=training["is_done"],
             stop_reason=training["stop_reason"],
         )
         run.baseline_cosines = training["baseline_cosines"]
+        run.baseline_mrr = training["baseline_mrr"]
         run.seen_rows = SeenRows.from_values(saved.values["seen_rows"])
         random_state = training["random_state"]
     except (KeyError, ValueError, TypeError) as error:

@@ -31,7 +31,7 @@ from nextvec.core.run_paths import (
 )
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
-from nextvec.data.seen_rows import SeenRows, hash_rows
+from nextvec.data.seen_rows import hash_rows
 from nextvec.data.store import ENCODER, Store
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
@@ -40,18 +40,18 @@ from nextvec.evaluation.seen_data import measure_seen, seen_warning
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
 from nextvec.guards.gates import epochs_without_improvement
 from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
-from nextvec.inference.load import open_checkpoint
 from nextvec.losses import Objective
 from nextvec.models.base import LatentModel, count_parameters
 from nextvec.models.checkpoint import Checkpoint
-from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import create_model
 from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe, load_recipe
 from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
-from nextvec.training.checkpoint import read_resume_checkpoint, require_same_space
+from nextvec.training.checkpoint import read_resume_checkpoint
+from nextvec.training.initial_weights import initialize_weights, open_initial_model, require_same_vectors
 from nextvec.training.optimizer import WeightAverage, make_optimizer
 from nextvec.training.run import Run, RunLock, restore_state, save_state
 from nextvec.training.run_folder import clear_run_folder, is_worthless, make_run_folder, require_usable
+from nextvec.training.selection import log_trained, measure_start, restore_best
 from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
 
 # Starting.
@@ -66,11 +66,11 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     used again.
     """
     require_usable(path)
-    run, warm_start = _check_start(path, recipe, force=force, quiet=quiet)
+    run, initial = _check_start(path, recipe, force=force, quiet=quiet)
     if not path.exists():
         run.path = make_run_folder(path, run.recipe)
     with RunLock(run.path) as run.lock:
-        _prepare_folder(run, warm_start, force=force)
+        _prepare_folder(run, initial, force=force)
     return run
 
 
@@ -78,17 +78,18 @@ def _check_start(path: Path, recipe: Recipe, *, force: bool, quiet: bool) -> tup
     """Return a new run in memory, and the checkpoint to start from, after all checks; nothing is written."""
     if recipe.evaluation.retrieval == "faiss":
         require_faiss()
+    recipe, initial = open_initial_model(recipe)
     data = open_dataset(recipe.data, quiet=quiet)
     recipe = _with_absolute_paths(recipe, data)
     report = data.check(recipe.data.context, recipe.data.least_context)
     if report.status == Status.RED and not force:
         path, text = data.store_of(report.worst).path, report.worst.text
         raise StoreError(f"store {path}: {text} See 'nextvec data check', or pass --force to train anyway.")
-    warm_start = _read_warm_start(recipe, data.store)
-    return _build_run(path, recipe, data, report, quiet=quiet), warm_start
+    require_same_vectors(initial, data.store)
+    return _build_run(path, recipe, data, report, quiet=quiet), initial
 
 
-def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> None:
+def _prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> None:
     """Write the first content of a run folder: recipe, data check, baselines, initial weights and state."""
     clear_run_folder(run.path)
     facts = _facts(run)
@@ -125,12 +126,9 @@ def _prepare_folder(run: Run, warm_start: Checkpoint | None, *, force: bool) -> 
             "--force."
         )
 
-    if warm_start is not None:
-        report = load_weights(run.model, warm_start.weights)
-        run.event("warm_start", file=str(warm_start.path), **report.to_dict())
-        run.log(f"warm start from {warm_start.path}: {report.summary()}")
-        run.seen_rows = SeenRows.from_values(warm_start.values.get("seen_rows"))
+    initialize_weights(run, initial)
     _record_seen_rows(run)
+    measure_start(run)
     run.write_history("running")
     save_state(run)  # from here on the run can be resumed after any interruption
 
@@ -142,26 +140,6 @@ def _record_seen_rows(run: Run) -> None:
     run.event("seen_data", **asdict(seen))
     if warning := seen_warning(run.recipe.model.kind, seen):
         run.warn(warning, seen.status)
-
-
-def _read_warm_start(recipe: Recipe, store: Store) -> Checkpoint | None:
-    """Return the checkpoint to start from, after checking that it fits the recipe and the store."""
-    if not recipe.training.init_from:
-        return None
-    checkpoint = open_checkpoint(recipe.training.init_from)
-    kind, variant = checkpoint.config["kind"], checkpoint.config.get("variant", "original")
-    if kind != recipe.model.kind:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: it is of model '{kind}', the recipe's is '{recipe.model.kind}'. "
-            f"Set model.kind={kind}"
-        )
-    if variant != recipe.model.variant:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: it is of the {variant} {kind}, the recipe's is the {recipe.model.variant} "
-            f"one. Set model.variant={variant}"
-        )
-    require_same_space(checkpoint, store)
-    return checkpoint
 
 
 def _with_absolute_paths(recipe: Recipe, data: Dataset) -> Recipe:
@@ -185,10 +163,10 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
         raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder.")
     with RunLock(path) as run_lock:
         if is_worthless(path):
-            run, warm_start = _check_start(path, load_recipe(path / RECIPE_FILE), force=force, quiet=quiet)
+            run, initial = _check_start(path, load_recipe(path / RECIPE_FILE), force=force, quiet=quiet)
             run.lock = run_lock
             show((f"run {path}: it has no saved state yet, so it starts again from its recipe",), quiet=quiet)
-            _prepare_folder(run, warm_start, force=force)
+            _prepare_folder(run, initial, force=force)
             return run
         run, notices = _restore_run(path, run_lock, force=force, quiet=quiet)
         state = run.state
@@ -197,10 +175,11 @@ def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
         state.stop_reason = ""
         run.event("resumed")
         _rewrite_logs(run)
-        for notice in (*notices, *run.notices):
-            run.warn(notice)
+        for notice in (*notices, *run.notices, restore_best(run)):
+            if notice:
+                run.warn(notice)
         if state.is_done:
-            run.event("trained", best_epoch=1 + run.scores.index(max(run.scores)))
+            log_trained(run)
             run.log(_why_done(run))
         else:
             show((f"resumed after epoch {state.epoch}, step {state.step_in_epoch} of the next epoch",), quiet=quiet)

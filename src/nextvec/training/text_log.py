@@ -1,9 +1,10 @@
 """The lines of training.log, as pure functions of the recipe or of an epoch's metrics. People and `grep` read them.
 
+start: val cosine 0.5190 (best baseline decayed-mean 0.5190), MRR of the query 0.2210 (best baseline copy-last 0.2230)
 Epoch 3/30
   train_cosine=0.5123 train_loss_mse=0.00127 train_loss_info=1.731 share_mse=0.50 share_info=0.50
   val_cosine=0.5234 val_gain=+0.0044 val_best_baseline=decayed-mean:0.5190 val_margin=+0.1012 val_loss_mse=0.001241 …
-  lr=0.000473 windows_per_second=3126 seconds=4.1 best=true
+  lr=0.000473 windows_per_second=3126 seconds=4.1 best=true query_best=false
   ● green gate: val cosine 0.5234 ≥ 0.48 (best baseline decayed-mean 0.5190)
 """
 
@@ -41,6 +42,24 @@ def baseline_line(split: str, cosines: Mapping[str, float]) -> str:
     return f"baselines on {split}: " + " ".join(f"{name}={cosine:.4f}" for name, cosine in cosines.items())
 
 
+def start_line(metrics: Mapping[str, Any]) -> str:
+    """Return the validation before the first step. `val cosine` has a space, so that `grep val_cosine` finds epochs."""
+    parts = [f"val cosine {metrics['val_cosine']:.4f} (best baseline {metrics['val_best_baseline']})"]
+    if "val_mrr" in metrics:
+        parts.append(f"MRR of the query {metrics['val_mrr']:.4f} (best baseline {metrics['val_mrr_best_baseline']})")
+    return f"start: {', '.join(parts)}"
+
+
+def selection_line(selection: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which epoch each output of best_model.pt is from: `TrainingState.selected` without its weights."""
+    parts = []
+    for output, kept in selection.items():
+        when = f"epoch {kept['epoch']}" if kept["epoch"] else "the start, because no epoch was better"
+        metric = kept["metric"].replace("_", " ")
+        parts.append(f"{output} of {when} ({metric} {kept['value']:.4f}, at the start {kept['start']:.4f})")
+    return f"best_model.pt: {', '.join(parts)}"
+
+
 def epoch_lines(metrics: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return an epoch's heading, its metrics in the five lines below it, then its gates and diagnoses."""
     lines = [f"Epoch {metrics['epoch']}/{recipe.training.epochs}"]
@@ -49,6 +68,7 @@ def epoch_lines(metrics: Mapping[str, Any], recipe: Recipe) -> list[str]:
     lines.append(
         f"  lr={metrics['lr']:.3g} windows_per_second={metrics['windows_per_second']:.0f} "
         f"seconds={metrics['seconds']:.1f} best={str(metrics['best']).lower()}"
+        + (f" query_best={str(metrics['query_best']).lower()}" if "query_best" in metrics else "")
     )
     lines += [f"  {GateVerdict(**verdict).line}" for verdict in metrics["gates"]]
     return lines + [f"  diagnosis: {Diagnosis(**item).line}" for item in metrics.get("diagnoses", ())]
@@ -57,10 +77,14 @@ def epoch_lines(metrics: Mapping[str, Any], recipe: Recipe) -> list[str]:
 def _split_line(metrics: Mapping[str, Any], split: str) -> str:
     """Return the metrics of a split; the losses come last, as not every split has them."""
     losses = {name: value for name, value in metrics.items() if name.startswith(f"{split}_loss")}
+    query = ""
+    if f"{split}_mrr" in metrics:
+        best = metrics[f"{split}_mrr_best_baseline"].replace(" ", ":")
+        query = f"{split}_mrr={metrics[f'{split}_mrr']:.4f} {split}_mrr_best_baseline={best} "
     return (
         f"{split}_cosine={metrics[f'{split}_cosine']:.4f} {split}_gain={metrics[f'{split}_gain']:+.4f} "
         f"{split}_best_baseline={metrics[f'{split}_best_baseline'].replace(' ', ':')} "
-        f"{split}_margin={metrics[f'{split}_margin']:+.4f} {_metrics(losses, split)}"
+        f"{split}_margin={metrics[f'{split}_margin']:+.4f} {query}{_metrics(losses, split)}"
     ).rstrip()
 
 

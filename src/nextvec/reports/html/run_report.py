@@ -74,6 +74,8 @@ class ReportContent:
     """Windows with their texts."""
     ended: str = ""
     """Why the run ended early."""
+    selection: str = ""
+    """Which epoch each output of best_model.pt is from."""
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -90,7 +92,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         _scores(evaluation) if evaluation else "",
         _geometry(evaluation) if evaluation else "",
         _examples(content.examples),
-        _curves(source, is_evaluated=evaluation is not None),
+        _curves(source, content.selection, is_evaluated=evaluation is not None),
         _gates(content.history),
         _check(content.check),
         _reproduction(content.recipe, content.versions),
@@ -213,14 +215,14 @@ def _examples(examples: Sequence[Example]) -> str:
     return section("Example windows", *cards, note(EXAMPLES_NOTE)) if cards else ""
 
 
-def _curves(source: CurveSource, *, is_evaluated: bool) -> str:
+def _curves(source: CurveSource, selection: str, *, is_evaluated: bool) -> str:
     if not source.records:
         return ""
     # The metrics of every epoch are folded: they are for copying, not for reading.
-    ring = "Ring: the best epoch" + (", whose weights were evaluated." if is_evaluated else ".")
+    ring = "Ring: the best epoch of the prediction" + (", whose weights were evaluated." if is_evaluated else ".")
     legend = f"Dashed lines: the baselines on the same windows. {ring} Shaded areas: gates, green or red."
     metrics = f"<details><summary>Metrics of every epoch</summary>{_history_table(source.records).html()}</details>"
-    return section("Training", charts(run_panels(source)), note(legend), metrics)
+    return section("Training", charts(run_panels(source)), note(legend), note(selection) if selection else "", metrics)
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
