@@ -48,7 +48,7 @@ def make_app(service: Service, *, host: str = "127.0.0.1", token: str = "", log:
     app.add_exception_handler(Exception, _answer_internal_error)
     for kind in (RequestError, nextvec.NextvecError, HTTPException, ValidationError, ClientDisconnect):
         app.add_exception_handler(kind, _answer_error)
-    _add_model_routes(app, service)
+    _add_model_routes(app)
     _add_state_routes(app, service)
     add_page(app)
     describe_api(app)
@@ -57,42 +57,52 @@ def make_app(service: Service, *, host: str = "127.0.0.1", token: str = "", log:
     return Observer(protected, metrics=service.metrics, log=log or AccessLog(), paths=paths)
 
 
-def _add_model_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes that run the model."""
+def _add_model_routes(app: FastAPI) -> None:
+    """Add the routes that run the model.
 
-    @app.post("/v1/predict", summary="Predict the vectors that follow contexts of vectors")
-    async def predict(request: Request) -> Response:
-        runner = service.runner
-        with service.batcher.expecting():
-            kind = _require_media_type(request, JSON, NPY)
-            body = await request.body()
-            contexts = json_contexts(body) if kind == JSON else npy_contexts(body)
-            require_contexts(contexts, runner.model)
-        result = await service.run(PredictWork(contexts), request.scope["nextvec"])
-        return _json({"model": runner.model.source, "prediction": result.prediction_ND, "query": result.query_ND})
+    They are plain routes of Starlette, because they parse their bodies themselves: the resolution of parameters takes
+    FastAPI as long as everything else that it does for a request. `describe_api` documents them.
+    """
+    for task in (predict, next, generate, score):
+        app.add_route(f"/v1/{task.__name__}", task, methods=["POST"], include_in_schema=False)
 
-    @app.post("/v1/next", summary="Find the chunks of the index that most likely follow a text")
-    async def next(request: Request) -> Response:
-        values = await _read(request, schemas.NextRequest, needs_index=True)
-        return await _run_texts(request, TextWork("next", _document(values), values.k))
 
-    @app.post("/v1/generate", summary="Continue a text by chunks of the index")
-    async def generate(request: Request) -> Response:
-        values = await _read(request, schemas.GenerateRequest, needs_index=True)
-        return await _run_texts(request, TextWork("generate", _document(values), values.steps, snap=not values.raw))
+async def predict(request: Request) -> Response:
+    """Predict the vectors that follow contexts of vectors."""
+    service: Service = request.app.state.service
+    runner = service.runner
+    kind = _require_media_type(request, JSON, NPY)
+    body = await request.body()
+    contexts = json_contexts(body) if kind == JSON else npy_contexts(body)
+    require_contexts(contexts, runner.model)
+    result = await service.run(PredictWork(contexts), request.scope["nextvec"])
+    return _json({"model": runner.model.source, "prediction": result.prediction_ND, "query": result.query_ND})
 
-    @app.post("/v1/score", summary="Score how expected each chunk of a document is")
-    async def score(request: Request) -> Response:
-        values = await _read(request, schemas.ScoreRequest, needs_index=False)
-        return await _run_texts(request, TextWork("score", _document(values)))
 
-    @app.get("/v1/model", summary="Describe the model, its index and the limits")
-    async def model() -> Response:
-        return _json(service.describe())
+async def next(request: Request) -> Response:
+    """Find the chunks of the index that most likely follow a text."""
+    values = await _read(request, schemas.NextRequest, needs_index=True)
+    return await _run_texts(request, TextWork("next", _document(values), values.k))
+
+
+async def generate(request: Request) -> Response:
+    """Continue a text by chunks of the index."""
+    values = await _read(request, schemas.GenerateRequest, needs_index=True)
+    return await _run_texts(request, TextWork("generate", _document(values), values.steps, snap=not values.raw))
+
+
+async def score(request: Request) -> Response:
+    """Score how expected each chunk of a document is."""
+    values = await _read(request, schemas.ScoreRequest, needs_index=False)
+    return await _run_texts(request, TextWork("score", _document(values)))
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:
     """Add the routes for those who operate the service."""
+
+    @app.get("/v1/model", summary="Describe the model, its index and the limits")
+    async def model() -> Response:
+        return _json(service.describe())
 
     @app.get("/healthz", summary="Report that the process runs")
     async def healthz() -> Response:

@@ -28,6 +28,14 @@ OPERATIONS: dict[tuple[str, str], tuple[Request, type[BaseModel] | None, tuple[i
 }
 """(path, method) → models of the request and the response, and the statuses of refusals."""
 
+SUMMARIES = {
+    "/v1/predict": "Predict the vectors that follow contexts of vectors",
+    "/v1/next": "Find the chunks of the index that most likely follow a text",
+    "/v1/generate": "Continue a text by chunks of the index",
+    "/v1/score": "Score how expected each chunk of a document is",
+}
+"""Path of an operation that FastAPI does not document → what it does."""
+
 REFUSALS = {
     400: "The body is not valid JSON, or not a .npy file.",
     401: "The token is missing or wrong.",
@@ -65,8 +73,11 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     }
     document["security"] = [{}, {"token": []}]
+    documented = document["paths"]
+    document["paths"] = {}
     for (path, method), (request, response, statuses) in OPERATIONS.items():
-        operation = document["paths"][path][method]
+        operation = documented.get(path, {}).get(method) or {"summary": SUMMARIES[path]}
+        document["paths"].setdefault(path, {})[method] = operation
         if request is not None:
             operation["requestBody"] = {"required": True, "content": _request_content(request)}
         content = {"text/plain": {"schema": {"type": "string"}}} if response is None else _content(response)
