@@ -113,5 +113,5 @@ def server(service: Service, log_file: Path) -> Iterator[RealServer]:
 @pytest.fixture(scope="session")
 def locked_server(service: Service, log_file: Path) -> Iterator[RealServer]:
     """`service` on a socket, with a token."""
-    with serve_app(service, log_file, token="a token & more") as served:
+    with serve_app(service, log_file, token="a&token#more;%20") as served:
         yield served

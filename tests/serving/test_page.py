@@ -2,6 +2,9 @@
 
 import pytest
 
+from nextvec.errors import InputError
+from nextvec.serving.app import make_app
+
 EVIL = "<img src=x onerror=\"document.title='hit'\"> the boats sail with the tide beside the old stone wall today."
 READY = "!document.getElementById('run').disabled"
 DONE = f"{READY} && !document.querySelector('.busy')"
@@ -27,6 +30,7 @@ def test_a_text_gets_its_next_chunks_and_scores(server, visit, model, service, p
         shown = items.nth(number).inner_text()
         assert match.text in shown and match.title in shown and f"score {match.score:.3f}" in shown.replace("−", "-")
     assert f"{expected.baseline}, the best baseline" in found.page.inner_text("#next")
+    assert found.page.inner_text("#announcement") == "Done: Most likely next chunks, Score of every chunk"
     scores = model.score(paragraphs[:4])
     rows = found.page.locator("#score tbody tr")
     assert rows.count() == 4 and "no chunk before it" in rows.nth(0).inner_text()
@@ -71,7 +75,7 @@ def test_refusals_are_one_line_each(server, visit, paragraphs):
     # One chunk has next chunks but no score: each answer has its own error.
     submit(found, paragraphs[0])
     assert found.page.locator("#next li").count() >= 5
-    error = found.page.inner_text("#score .error")
+    error = found.page.inner_text("#score .error[role=alert]")
     assert "has 1 chunk, but a score needs at least 2" in error and "\n" not in error
     submit(found, "x")
     assert found.page.locator("section .error").count() == 2 and found.page.locator("section li").count() == 0
@@ -81,6 +85,33 @@ def test_refusals_are_one_line_each(server, visit, paragraphs):
     assert "The service does not answer" in found.page.inner_text("#next .error")
     assert "not reachable" in found.page.inner_text("#connection")
     found.page.unroute("**/v1/*")
+
+
+def test_the_page_offers_what_the_service_can_do(server, visit, client, paragraphs):
+    described = client.get("/v1/model").json()
+    found = visit(server.url)
+    states = iter(
+        [
+            (503, {"error": "The service is loading."}),
+            (200, described | {"index": None}),
+            (200, described | {"encoder_error": "The encoder is not installed."}),
+        ]
+    )
+
+    def answer(route):
+        status, values = next(states)
+        route.fulfill(status=status, json=values)
+
+    found.page.route("**/v1/model", answer)
+    found.page.reload()
+    found.wait_for("document.getElementById('connection').textContent === 'loading …'")
+    found.wait_for(READY)
+    assert not found.page.is_visible("#continue") and not found.page.is_visible("#count")
+    submit(found, "\n\n".join(paragraphs[:3]), "text=Score the text")
+    assert found.page.locator("#score tbody tr").count() == 3 and found.page.inner_text("#next") == ""
+    found.page.reload()
+    found.wait_for("document.getElementById('error').textContent === 'The encoder is not installed.'")
+    assert found.page.is_disabled("#run") and found.page.is_disabled("#continue")
 
 
 def test_the_page_asks_for_a_token_and_keeps_it(locked_server, visit, paragraphs):
@@ -103,6 +134,12 @@ def test_the_page_asks_for_a_token_and_keeps_it(locked_server, visit, paragraphs
     opened = visit(locked_server.printed_url)
     opened.wait_for(READY)
     assert opened.page.url == locked_server.url
+
+
+@pytest.mark.parametrize("token", ["two words", "€uro", "line\nbreak", " "])
+def test_a_token_that_no_header_can_carry_is_refused(service, token):
+    with pytest.raises(InputError, match="token: has a space or a character outside ASCII"):
+        make_app(service, token=token)
 
 
 def test_the_page_is_used_by_keyboard_and_fits_a_phone(server, visit, paragraphs):

@@ -8,6 +8,7 @@ the token in a header (Authorization: Bearer TOKEN); a browser sends it once in 
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Callable, Collection
@@ -17,6 +18,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nextvec.errors import InputError
 
 EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 PAGE_POLICY = (
@@ -35,6 +38,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+_TOKEN = re.compile(r"[!-~]+")
+"""Printable ASCII without spaces."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -58,7 +63,12 @@ class AccessControl:
         open_paths: Collection[str] = (),
         refuse: Callable[[str, int], Response] = PlainTextResponse,
     ) -> None:
-        """Protect `app`; `open_paths` need no token, and `refuse` makes a response of a message and a status."""
+        """Protect `app`; `open_paths` need no token, and `refuse` makes a response of a message and a status.
+
+        Raises InputError for a token that a cookie or a header cannot carry.
+        """
+        if token and not _TOKEN.fullmatch(token):
+            raise InputError("token: has a space or a character outside ASCII. Use letters, digits and punctuation.")
         self._app, self._host, self._token = app, host, token
         self._open_paths, self._refuse = frozenset(open_paths), refuse
 

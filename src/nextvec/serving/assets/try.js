@@ -57,11 +57,11 @@ byId("access").addEventListener("submit", async (event) => {
   byId("access-error").textContent = "";
   // The service answers a right token with a cookie, which scripts cannot read.
   await fetch(`/?token=${encodeURIComponent(byId("token").value)}`).catch(() => null);
-  await load();
-  if (model === null) byId("access-error").textContent = "Wrong token.";
+  const error = await load();
+  if (error) byId("access-error").textContent = error.status === 401 ? "Wrong token." : error.message;
 });
 
-// Describes the model, and enables what this service can do.
+// Describes the model, and enables what this service can do. Returns the error if the service refuses.
 async function load() {
   try {
     model = await ask("/v1/model");
@@ -71,7 +71,7 @@ async function load() {
       showConnection("loading …", "");
       setTimeout(load, RETRY_MS);
     } else if (error.status !== 401) byId("error").textContent = error.message;
-    return;
+    return error;
   }
   byId("access").hidden = true;
   byId("try").hidden = false;
@@ -90,6 +90,11 @@ async function load() {
   byId("run").textContent = index ? "Find next chunks and score" : "Score the text";
   count.closest("label").hidden = byId("continue").hidden = !index;
   setBusy(false);
+  return null;
+}
+
+function showError(error) {
+  return el("p", { class: "error", role: "alert" }, error.message);
 }
 
 function setBusy(isBusy) {
@@ -106,12 +111,15 @@ async function run(requests) {
   }
   if (!count.reportValidity()) return undefined;
   setBusy(true);
+  const announce = (message) => (byId("announcement").textContent = message); // for screen readers
+  announce("Computing …");
   await Promise.all(requests.map(async ([name, heading, path, body, show]) => {
     const section = sections[name];
     section.replaceChildren(el("h2", {}, heading), el("p", { class: "busy" }, "Computing …"));
-    const content = await ask(path, { text: text.value, ...body }).then(show, (error) => el("p", { class: "error" }, error.message));
+    const content = await ask(path, { text: text.value, ...body }).then(show, showError);
     section.replaceChildren(el("h2", {}, heading), ...[content].flat().filter(Boolean));
   }));
+  announce(`Done: ${requests.map(([, heading]) => heading).join(", ")}`);
   return setBusy(false);
 }
 
