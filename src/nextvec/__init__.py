@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nextvec.commands.share import export, push
     from nextvec.commands.train import demo, resume, train
     from nextvec.commands.use import generate, next, predict, score
-    from nextvec.commands.watch import watch
+    from nextvec.commands.watch import runs, watch
     from nextvec.core.events import read_events
     from nextvec.data.store import Store, open_store
     from nextvec.errors import NextvecError
@@ -48,7 +48,7 @@ _MODULES = {
     "nextvec.commands.share": ("export", "push"),
     "nextvec.commands.train": ("demo", "resume", "train"),
     "nextvec.commands.use": ("generate", "next", "predict", "score"),
-    "nextvec.commands.watch": ("watch",),
+    "nextvec.commands.watch": ("runs", "watch"),
     "nextvec.core.events": ("read_events",),
     "nextvec.data.store": ("Store", "open_store"),
     "nextvec.errors": ("NextvecError",),
@@ -92,6 +92,7 @@ __all__ = [
     "recipe_show",
     "rehearse",
     "resume",
+    "runs",
     "score",
     "serve",
     "suite",

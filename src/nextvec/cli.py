@@ -51,6 +51,7 @@ COMMANDS = {
     },
     "Evaluation": {
         "watch": "watch:watch",
+        "runs": "watch:runs",
         "eval": "evaluate:eval",
         "diagnose": "evaluate:diagnose",
         "compare": "compare:compare",

@@ -70,6 +70,7 @@ def test_functions_on_runs_accept_str_and_path(as_path: AsPath, run: Path, toy_s
     table = as_path(tmp_path / "board.md")
     assert nextvec.leaderboard_add(as_path(run), table=table).entries == nextvec.leaderboard_show(table=table).entries
     assert len(nextvec.watch([as_path(run)], once=True).states) == 1
+    assert [item["name"] for item in nextvec.runs(as_path(run), where="epochs > 0").runs] == [run.name]
     assert nextvec.load_model(as_path(run)).dimensions == toy_store.dimensions
     assert nextvec.read_events(run)
 

@@ -48,7 +48,7 @@ class Trainer:
         self.killed = False
         """Whether the interruption kills the process."""
 
-    def train(self, source: str, overrides: tuple[str, ...], *, out: str, force: bool, quiet: bool) -> None:
+    def train(self, source: str, overrides: tuple[str, ...], *, out: str, **options: Any) -> None:
         recipe = load_recipe(source, overrides)
         self.calls.append(("train", recipe.name))
         self._point(recipe.name, "before the folder")
@@ -58,7 +58,7 @@ class Trainer:
         (Path(out) / "resume.pt").write_bytes(b"checkpoint")
         self._end(recipe.name, Path(out))
 
-    def resume(self, run: str, *, force: bool, quiet: bool) -> None:
+    def resume(self, run: str, *, force: bool, **options: Any) -> None:
         name = load_recipe(f"{run}/recipe.toml").name
         self.calls.append(("resume, forced" if force else "resume", name))
         self._end(name, Path(run))
@@ -121,12 +121,14 @@ def log_of(out: Path) -> str:
 
 def test_a_suite_trains_real_recipes_in_order(write: Write, toy_recipe: Recipe, tmp_path: Path, comparison: Comparison):
     out = tmp_path / "suite"
-    result = run_suite((write("one"), write("two", lr=1e-3)), out=str(out), device="cpu", quiet=True)
+    recipes = write("one"), write("two", lr=1e-3)
+    result = run_suite(recipes, out=str(out), device="cpu", trackers=["tensorboard"], quiet=True)
     assert states(result) == {"one": "complete", "two": "complete", "compare": "complete"}
     assert result.exit_code == 0 and result.lines[-1] == f"comparison: {out / 'comparison.md'}"
     assert comparison.calls == [(["one", "two"], [toy_recipe.data.store])]
     for step in json.loads((out / "suite.json").read_text())["steps"][:2]:
         assert step["state"] == "complete" and step["started"] <= step["ended"]
+        assert json.loads((out / step["run"] / "trackers/tensorboard.json").read_text())["epochs"] == 1
         verdict = json.loads((out / step["run"] / "evaluation.json").read_text())["verdict"]["sentence"]
         assert verdict in step["verdict"] and f"[x] train {step['name']} → {step['run']} " in log_of(out)
 
@@ -377,7 +379,8 @@ def test_a_real_gate_stops_one_run_but_not_the_suite(
 
 def test_a_suite_ends_with_the_real_comparison(write: Write, tmp_path: Path):
     out = tmp_path / "suite"
-    result = run_suite((write("one"), write("two", lr=1e-3)), out=str(out), device="cpu", quiet=True)
+    recipes = write("one"), write("two", lr=1e-3)
+    result = run_suite(recipes, out=str(out), device="cpu", trackers=["tensorboard"], quiet=True)
     assert states(result)["compare"] == "complete"
     text = (out / "comparison.md").read_text()
     assert "one" in text and "two" in text

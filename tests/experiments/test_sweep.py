@@ -26,10 +26,11 @@ def recipe(toy_recipe: Recipe, tmp_path: Path) -> str:
     return str(file)
 
 
-def swept(recipe: str, folder: Path, *overrides: str, space: tuple[str, ...] = SPACE, trials: int = 3):
-    return sweep(
-        recipe, ("training.epochs=2", *overrides), space=space, trials=trials, out=str(folder / "sweep"), quiet=True
-    )
+def swept(
+    recipe: str, folder: Path, *overrides: str, space: tuple[str, ...] = SPACE, trials: int = 3, tracker: str = ""
+):
+    changes, out = ("training.epochs=2", *overrides), str(folder / "sweep")
+    return sweep(recipe, changes, space=space, trials=trials, out=out, tracker=tracker.split(), quiet=True)
 
 
 def test_the_best_trial_on_val_is_chosen_and_its_recipe_can_be_trained(recipe: str, tmp_path: Path) -> None:
@@ -55,7 +56,8 @@ def test_the_best_trial_on_val_is_chosen_and_its_recipe_can_be_trained(recipe: s
 
 
 def test_a_sweep_started_again_continues(recipe: str, tmp_path: Path) -> None:
-    first = swept(recipe, tmp_path, trials=2)
+    first = swept(recipe, tmp_path, trials=2, tracker="tensorboard")
+    assert (first.path / "trial-001/trackers/tensorboard.json").is_file()
     second = swept(recipe, tmp_path, trials=3)
     kept = {trial.number: trial for trial in second.trials}
     assert len(kept) == 3 and all(kept[trial.number] == trial for trial in first.trials)

@@ -1,4 +1,4 @@
-"""The outputs of a small run: report, model card, TensorBoard files, plots and comparison."""
+"""The outputs of a small run: report, model card, plots and comparison, and the same run with a tracker."""
 
 import json
 import re
@@ -16,8 +16,6 @@ from nextvec.commands.train import resume, train
 from nextvec.data.store import Store
 from nextvec.data.store.writer import write_texts
 from nextvec.errors import MissingExtraError
-from nextvec.recipe import Recipe
-from nextvec.trackers.tensorboard import hyperparameters, scalars
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -60,8 +58,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, recipe_of: Callable[..., dict[
 
 
 @pytest.fixture(scope="module")
-def boarded(tmp_path_factory: pytest.TempPathFactory, recipe_of: Callable[..., dict[str, Any]]) -> Path:
-    return run_recipe(recipe_of(), tmp_path_factory.mktemp("runs") / "boarded", tensorboard=True)
+def tracked(tmp_path_factory: pytest.TempPathFactory, recipe_of: Callable[..., dict[str, Any]]) -> Path:
+    return run_recipe(recipe_of(), tmp_path_factory.mktemp("runs") / "tracked", tracker="tensorboard")
 
 
 def test_the_report_shows_five_example_windows(run: Path, texts_store: Store) -> None:
@@ -119,34 +117,21 @@ def test_the_model_card_has_valid_hub_metadata(run: Path) -> None:
     assert read.library_name == "nextvec" and read.eval_results[0].metric_type == "cosine_similarity"
 
 
-def test_tensorboard_gets_scalars_and_does_not_change_the_run(run: Path, boarded: Path) -> None:
+def test_a_tracker_gets_the_epochs_and_does_not_change_the_run(run: Path, tracked: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = reading.EventAccumulator(str(boarded / "tensorboard"))
+    found = reading.EventAccumulator(str(tracked / "tensorboard"))
     found.Reload()
-    history = json.loads((boarded / "training_history.json").read_text())["epochs"]
+    history = json.loads((tracked / "training_history.json").read_text())["epochs"]
     written = {item.step: item.value for item in found.Scalars("val/cosine")}
     assert written == {record["epoch"]: pytest.approx(record["val_cosine"]) for record in history}
-    assert {"train/loss_mse", "share/info", "run/lr", "best/val_cosine"} <= set(found.Tags()["scalars"])
-    plugin = found.PluginTagToContent("hparams")
-    assert b"training.batch_size" in plugin["_hparams_/session_start_info"]
-    weights = [torch.load(folder / "best_model.pt", weights_only=True)["model_state_dict"] for folder in (run, boarded)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not (run / "tensorboard").exists()
-
-
-def test_tensorboard_values() -> None:
-    record = {
-        "epoch": 2,
-        "step": 9,
-        "val_cosine": 0.5,
-        "share_mse": 0.4,
-        "lr": 0.1,
-        "best": True,
-        "val_best_baseline": "x",
-    }
-    assert scalars(record) == {"val/cosine": 0.5, "share/mse": 0.4, "run/lr": 0.1}
-    recipe = Recipe(name="x").model_dump(exclude_none=True)
-    assert hyperparameters(recipe)["training.lr"] == recipe["training"]["lr"] and "gates" not in hyperparameters(recipe)
+    assert {"train/loss_mse", "share/info", "run/lr", "val/best_baseline"} <= set(found.Tags()["scalars"])
+    gain = json.loads((tracked / "evaluation.json").read_text())["splits"]["val"]["gain"]
+    assert found.Scalars("evaluation/val/gain_low")[0].value == pytest.approx(gain["low"])
+    assert "tracker tensorboard: " in (tracked / "training.log").read_text()
+    for file in ("best_model.pt", "epoch_1.pt", "epoch_2.pt"):
+        weights = [torch.load(folder / file, weights_only=True)["model_state_dict"] for folder in (run, tracked)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not (run / "tensorboard").exists() and not (run / "trackers").exists()
 
 
 @pytest.mark.parametrize("missing", ["tensorboard", "matplotlib"])
@@ -156,7 +141,7 @@ def test_a_missing_extra_is_reported_before_any_work(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nextvec\[(tensorboard|plots)\]'"):
         if missing == "tensorboard":
-            train("demo", (), tensorboard=True, out=str(tmp_path / "run"))
+            train("demo", (), tracker=["tensorboard"], out=str(tmp_path / "run"))
         else:
             plot("nowhere", out=str(tmp_path / "x.svg"))
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, as_texts, command
+from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, Trackers, as_texts, command
 from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def suite(
     overrides: Overrides = (),
     device: Device = "",
     force: bool = False,
+    tracker: Trackers = (),
     quiet: bool = False,
 ) -> SuiteResult:
     """Train recipes one after another and compare all models on all their data sets. Rerun to resume.
@@ -36,6 +37,7 @@ def suite(
         overrides: Changes to every recipe, such as training.epochs=3.
         device: Device of every run. Default: the device of each recipe.
         force: Retry stopped and failed steps, ignore their gates, and train even if a data check is red.
+        tracker: Also send every run to an experiment tracker (an extra of the same name). May be repeated.
         quiet: Show no progress.
     """
     from nextvec.experiments.suite import run_suite
@@ -46,6 +48,7 @@ def suite(
         overrides=override_lines(overrides),
         device=device,
         force=force,
+        trackers=as_texts(tracker),
         quiet=quiet,
     )
 
@@ -58,6 +61,7 @@ def sweep(
     space: Annotated[Names, Parameter(metavar="FIELD=RANGE...")] = (),
     trials: int = 20,
     out: Folder = "artifacts/sweep",
+    tracker: Trackers = (),
     quiet: bool = False,
 ) -> SweepResult:
     """Search for the hyperparameters with the highest gain on val (extra: sweep). Rerun to resume.
@@ -71,11 +75,20 @@ def sweep(
         space: Search space: field=low..high, field=low..high:log or field=a,b,c, once per field.
         trials: Total number of trials, including those of earlier calls.
         out: Folder of the sweep.
+        tracker: Also send every trial to an experiment tracker (an extra of the same name). May be repeated.
         quiet: Show no progress.
     """
     from nextvec.experiments.sweep import run_sweep
 
-    return run_sweep(recipe, override_lines(overrides), space=as_texts(space), trials=trials, out=str(out), quiet=quiet)
+    return run_sweep(
+        recipe,
+        override_lines(overrides),
+        space=as_texts(space),
+        trials=trials,
+        out=str(out),
+        trackers=as_texts(tracker),
+        quiet=quiet,
+    )
 
 
 @command()

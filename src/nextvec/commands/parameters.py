@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from nextvec.recipe import RecipeLike as RecipeLike
 
     Names = str | Sequence[str]
+    Trackers = str | Sequence[str]
     Paths = str | Path | Sequence[str | Path]
 else:
     # The command line passes text only. A union with Recipe would also make cyclopts import pydantic.
     RecipeLike = Annotated[str, Parameter(metavar="RECIPE"), PATH]
     Overrides = Annotated[tuple[str, ...], Parameter(metavar="FIELD=VALUE...")]
     Names = Annotated[tuple[str, ...], Parameter(metavar="NAME...")]
+    # Repeated, one name each time: a list would take the recipe that follows for a tracker.
+    Trackers = Annotated[
+        tuple[str, ...], Parameter(metavar="{tensorboard,trackio,wandb,mlflow}", consume_multiple=False)
+    ]
     Paths = Annotated[tuple[str, ...], Parameter(metavar="PATH..."), PATH]
 
 Folder = Annotated[str | Path, Parameter(metavar="FOLDER"), PATH]

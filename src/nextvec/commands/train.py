@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Data, Device, File, Folder, Overrides, RecipeLike, Run, command
+from nextvec.commands.parameters import (
+    Data,
+    Device,
+    File,
+    Folder,
+    Overrides,
+    RecipeLike,
+    Run,
+    Trackers,
+    as_texts,
+    command,
+)
 from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
@@ -97,7 +108,7 @@ def train(
     flags: Annotated[TrainerFlags, Parameter(name="*", group="Flags of the original trainer")] = NO_FLAGS,
     out: Annotated[Folder, Parameter(alias="--output-dir")] = "",
     force: bool = False,
-    tensorboard: bool = False,
+    tracker: Trackers = (),
     quiet: bool = False,
 ) -> TrainedRun:
     """Train the model of a recipe and evaluate it next to the baselines.
@@ -108,7 +119,8 @@ def train(
         flags: Flags of the original trainer. Each one overrides a field of the recipe.
         out: Folder of the run. Default: artifacts/runs/NAME_TIME.
         force: Train even if the data check is red.
-        tensorboard: Also write TensorBoard files into the run's folder tensorboard/ (extra: tensorboard).
+        tracker: Also send the epochs and the evaluation to an experiment tracker (an extra of the same name). May be
+            repeated.
         quiet: Show no progress.
     """
     from nextvec.recipe import load_recipe
@@ -117,19 +129,20 @@ def train(
     loaded = load_recipe(recipe, (*override_lines(overrides), *flags.overrides()))
     from nextvec.experiments.single_run import train_recipe
 
-    return train_recipe(loaded, out=str(out), force=force, tensorboard=tensorboard, quiet=quiet)
+    return train_recipe(loaded, out=str(out), force=force, trackers=as_texts(tracker), quiet=quiet)
 
 
 @command()
-def resume(run: Run, *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
+def resume(run: Run, *, force: bool = False, tracker: Trackers = (), quiet: bool = False) -> TrainedRun:
     """Resume an interrupted run. The result is identical to that of an uninterrupted run.
 
     Args:
         run: Folder of the run.
         force: Resume even if a gate or the sentinel stopped the run, or if its recipe has changed.
-        tensorboard: Also write TensorBoard files (extra: tensorboard). Without earlier files, they start at this epoch.
+        tracker: Also send the run to this experiment tracker. The trackers of the interrupted run continue by
+            themselves.
         quiet: Show no progress.
     """
     from nextvec.experiments.single_run import resume_folder
 
-    return resume_folder(str(run), force=force, tensorboard=tensorboard, quiet=quiet)
+    return resume_folder(str(run), force=force, trackers=as_texts(tracker), quiet=quiet)

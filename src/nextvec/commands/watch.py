@@ -1,15 +1,17 @@
-"""The command that follows runs while they train: in the terminal, or as a web page."""
+"""Commands that read runs: `watch` follows them in the terminal or as a web page, `runs` lists and queries them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Paths, as_texts, command
+from nextvec.commands.parameters import Folder, Paths, as_texts, command
 from nextvec.errors import InputError
 
 if TYPE_CHECKING:
+    from nextvec.monitor.run_list import RunList
     from nextvec.monitor.watched_runs import WatchedRuns
 
 WEB_PORT = 8765
@@ -53,3 +55,26 @@ def watch(
     from nextvec.monitor.watched_runs import watch_in_terminal
 
     return watch_in_terminal(paths, refresh_seconds=every, once=once)
+
+
+@command(outlives_terminal=False)
+def runs(
+    folder: Folder = ".",
+    *,
+    where: Annotated[str, Parameter(metavar="CONDITION")] = "",
+    sort: Annotated[str, Parameter(metavar="FIELD")] = "started",
+) -> RunList:
+    """List the runs below a folder with their state and scores, or those that a condition selects.
+
+    A run is running, finished, interrupted, stopped, failed or, if its process has died, orphaned. Reads event logs and
+    never writes. Fields: name, path, recipe, network, state, epochs, val_cosine, ood_cosine, gain, gain_low, gain_high,
+    ood_gain, mrr, status, verdict, seed, seconds, started, device, parameters, synthetic, version.
+
+    Args:
+        folder: Folder that contains runs, at any depth.
+        where: Condition on the fields, such as "val_cosine > 0.58 and network == 'amn'". Comparisons, in, and, or, not.
+        sort: Field to sort by: numbers from the highest, times from the newest, text from A.
+    """
+    from nextvec.monitor.run_list import list_all_runs
+
+    return list_all_runs(Path(folder), where=where, sort=sort)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 RECIPE_FILE = "recipe.toml"
 """The resolved recipe."""
 EVENTS_FILE = "events.jsonl"
@@ -36,7 +38,9 @@ REPORT_FILE = "report.html"
 MODEL_CARD = "model_card.md"
 """The model card, with Hugging Face metadata."""
 TENSORBOARD_FOLDER = "tensorboard"
-"""TensorBoard's files, if `--tensorboard` is given."""
+"""TensorBoard's files, if `--tracker tensorboard` is given."""
+TRACKERS_FOLDER = "trackers"
+"""For each tracker NAME.json, the id of the tracked run and the epochs sent, and NAME.log, its library's output."""
 
 
 TIME, TIME_FORMAT = "{time}", "%Y%m%d_%H%M%S"
@@ -46,3 +50,8 @@ TIME, TIME_FORMAT = "{time}", "%Y%m%d_%H%M%S"
 def epoch_file(epoch: int) -> str:
     """Return the name of the checkpoint after an epoch (from 1)."""
     return f"epoch_{epoch}.pt"
+
+
+def tracker_file(folder: Path, name: str) -> Path:
+    """Return the file with the position of a tracker."""
+    return folder / TRACKERS_FOLDER / f"{name}.json"

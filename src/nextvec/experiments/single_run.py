@@ -37,7 +37,8 @@ from nextvec.reports.html.run_report import ReportContent, write_report
 from nextvec.reports.model_card import model_card
 from nextvec.reports.run_summary import case_of, read_run
 from nextvec.reports.tables import diagnoses_view, evaluation_markdown, evaluation_view
-from nextvec.trackers.tensorboard import board, require_tensorboard
+from nextvec.trackers.tracker import require_trackers
+from nextvec.trackers.tracking import tracking
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.loop import train as train_loop
 from nextvec.training.run import Run
@@ -90,25 +91,23 @@ def train_recipe(
     *,
     out: str = "",
     force: bool = False,
-    tensorboard: bool = False,
+    trackers: Sequence[str] = (),
     quiet: bool = False,
 ) -> TrainedRun:
     """Train the model of a recipe and evaluate it next to the baselines."""
     loaded = load_recipe(recipe, overrides)
-    if tensorboard:
-        require_tensorboard()  # before the run folder is created
+    trackers = require_trackers(trackers)  # before the run folder is created
     folder = Path(out) if out else run_folder(Path("artifacts/runs"), loaded.name)
     run = start_run(loaded, folder, force=force, quiet=quiet)
-    with board(run, wanted=tensorboard) as after_epoch:
+    with tracking(run, trackers) as after_epoch:
         return train_and_evaluate(run, after_epoch)
 
 
-def resume_folder(folder: str, *, force: bool = False, tensorboard: bool = False, quiet: bool = False) -> TrainedRun:
+def resume_folder(folder: str, *, force: bool = False, trackers: Sequence[str] = (), quiet: bool = False) -> TrainedRun:
     """Resume an interrupted run; the result is identical to that of an uninterrupted run."""
-    if tensorboard:
-        require_tensorboard()
+    trackers = require_trackers(trackers)
     run = resume_run(Path(folder), force=force, quiet=quiet)
-    with board(run, wanted=tensorboard) as after_epoch:
+    with tracking(run, trackers) as after_epoch:
         return train_and_evaluate(run, after_epoch)
 
 

@@ -29,6 +29,7 @@ from nextvec.experiments.suite_state import (
     read_suite,
 )
 from nextvec.recipe import find_recipe, load_recipe
+from nextvec.trackers.tracker import require_trackers
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def run_suite(
     overrides: tuple[str, ...] = (),
     device: str = "",
     force: bool = False,
+    trackers: Sequence[str] = (),
     quiet: bool = False,
 ) -> SuiteResult:
     """Train recipes one after another and compare all models on all their stores. Rerun to resume.
 
     Raises InputError if a recipe, its data or its initial checkpoint cannot be used, Interrupted after Ctrl-C.
     """
-    folder = Path(out)
+    folder, trackers = Path(out), require_trackers(trackers)
     # Check every recipe before the first training, so that an error does not appear after hours.
     changes = (*overrides, *([f"runtime.device={device}"] if device else []))
     requested = [_load_step(recipe, changes) for recipe in recipes]
@@ -98,7 +100,7 @@ def run_suite(
             for step in log.training:
                 # --force retries stopped and failed steps; complete steps are never repeated.
                 if not step.has_ended or (force and step.state != "complete"):
-                    _train(log, step, force=force)
+                    _train(log, step, force=force, trackers=trackers)
             _compare(log, device or "auto")
         except (Interrupted, KeyboardInterrupt) as error:
             # The message contains the full command, quoted for the shell.
@@ -106,6 +108,7 @@ def run_suite(
             argv += ["--overrides", *overrides] if overrides else []
             argv += ["--device", device] if device else []
             argv += ["--force"] if force else []
+            argv += [word for name in trackers for word in ("--tracker", name)]
             raise Interrupted(f"Suite interrupted. To continue: {shlex.join(argv)}") from error
         finally:
             log.write_checklist("checklist")
@@ -153,7 +156,7 @@ def _require_inputs(step: Step, *, quiet: bool) -> None:
         raise CheckpointError(f"recipe {recipe.name}: training.init_from {recipe.training.init_from}: no such file")
 
 
-def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
+def _train(log: RecoveryLog, step: Step, *, force: bool, trackers: Sequence[str]) -> None:
     """Train or resume a step until it ends. A stop by a gate is recorded, not raised."""
     from nextvec.experiments import single_run  # loads torch; reading a suite does not need it
 
@@ -169,11 +172,12 @@ def _train(log: RecoveryLog, step: Step, *, force: bool) -> None:
     run = path.relative_to(log.folder).as_posix()
     started = step.started if resumes else now()
     step = log.change(step, state="running", run=run, started=started, ended="", reason="")
+    options: dict[str, Any] = {"force": force, "trackers": trackers, "quiet": log.quiet}
     try:
         if resumes:
-            single_run.resume_folder(str(path), force=force, quiet=log.quiet)
+            single_run.resume_folder(str(path), **options)
         else:
-            single_run.train_recipe(step.recipe, step.overrides, out=str(path), force=force, quiet=log.quiet)
+            single_run.train_recipe(step.recipe, step.overrides, out=str(path), **options)
     except (StoppedError, NotFiniteError) as error:
         state = "stopped" if isinstance(error, StoppedError) else "failed"
         # Prefer the reason in the run's events: the error's message also contains the command to continue.

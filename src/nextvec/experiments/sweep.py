@@ -27,6 +27,8 @@ from nextvec.errors import InputError, Interrupted, MissingExtraError, NextvecEr
 from nextvec.experiments.search_space import Dimension, parse_space
 from nextvec.experiments.single_run import train_and_evaluate
 from nextvec.recipe import Recipe, RecipeLike, load_recipe
+from nextvec.trackers.tracker import require_trackers
+from nextvec.trackers.tracking import tracking
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
@@ -112,6 +114,7 @@ def run_sweep(
     space: tuple[str, ...] = (),
     trials: int = 20,
     out: str = "artifacts/sweep",
+    trackers: Sequence[str] = (),
     quiet: bool = False,
 ) -> SweepResult:
     """Search for the recipe values with the highest gain on val. Rerun to resume.
@@ -126,6 +129,7 @@ def run_sweep(
             load_recipe(recipe, (*overrides, bound))
     if trials < 1:
         raise InputError(f"--trials {trials}: must be at least 1")
+    trackers = require_trackers(trackers)
     open_dataset(loaded.data, quiet=quiet)  # raises if the data cannot be used
 
     if find_spec("optuna") is None:
@@ -138,10 +142,12 @@ def run_sweep(
             while (trial := _next_trial(study, dimensions, trials)) is not None:
                 values = _values(dimensions, trial.params)
                 changes = (*overrides, *(f"{field}={value}" for field, value in values.items()))
-                _run_trial(study, trial, load_recipe(recipe, changes), _run_folder(folder, trial.number), quiet=quiet)
+                trial_recipe, path = load_recipe(recipe, changes), _run_folder(folder, trial.number)
+                _run_trial(study, trial, trial_recipe, path, trackers=trackers, quiet=quiet)
         except (Interrupted, KeyboardInterrupt) as error:
             name = str(recipe) if isinstance(recipe, str | Path) else loaded.name
             argv = ["nextvec", "sweep", name, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
+            argv += [word for name in trackers for word in ("--tracker", name)]
             raise Interrupted(f"Sweep interrupted. To continue: {shlex.join(argv)}") from error
         return _conclude(study, folder, dimensions)
 
@@ -210,11 +216,14 @@ def _run_folder(folder: Path, number: int) -> Path:
     return folder / f"trial-{number:03d}"
 
 
-def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder: Path, *, quiet: bool) -> None:
+def _run_trial(
+    study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder: Path, *, trackers: Sequence[str], quiet: bool
+) -> None:
     """Train or resume a trial, and report its result to the study."""
     import optuna
 
     def prune(run: Run) -> None:
+        track(run)
         # A killed trial may have finished epochs without reporting them, so report every epoch that is missing.
         reported = trial.study.trials[trial.number].intermediate_values
         for metrics in run.state.history:
@@ -230,7 +239,8 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder:
         shutil.rmtree(folder, ignore_errors=True)
         run = start_run(recipe, folder, quiet=quiet)
     try:
-        train_and_evaluate(run, after_epoch=prune)
+        with tracking(run, trackers) as track:
+            train_and_evaluate(run, after_epoch=prune)
     except (StoppedError, NotFiniteError, _BelowMedianError) as error:
         # The table shows the reason only, not the command to continue the run.
         trial.set_user_attr("reason", str(error).partition(" Everything is saved")[0])

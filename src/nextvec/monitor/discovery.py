@@ -70,7 +70,7 @@ def list_runs(folders: Iterable[str | Path]) -> Iterator[Path]:
     """Yield the run folders that some folders contain."""
     for folder in map(Path, folders):
         with suppress(OSError):  # a missing folder has no runs
-            yield from (child for child in folder.iterdir() if _is_run(child))
+            yield from (child for child in folder.iterdir() if is_run(child))
 
 
 def newest_first(folders: Iterable[Path]) -> list[Path]:
@@ -91,12 +91,13 @@ def _run_folders(path: str) -> list[Path]:
     # A file in a run, such as training.log, stands for its folder.
     folders = [place if place.is_dir() else place.parent for place in places]
     for place, folder in zip(places, folders, strict=True):
-        if not _is_run(folder):
+        if not is_run(folder):
             raise InputError(f"{place}: not a run. Pass the folder of a run, which contains {EVENTS_FILE}.")
     return folders
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Return whether a folder contains a file of a run."""
     return any((folder / name).is_file() for name in RUN_FILES)
 
 

@@ -1,98 +1,50 @@
-"""TensorBoard's files of a run, for those who look there: scalars for each epoch, and the hyperparameters.
-
-They are written from the epochs' records after each epoch is saved, so that they can't change what is learned. A run
-that is resumed purges what lies beyond its position.
-"""
+"""TensorBoard's event files in the folder `tensorboard/` of a run. torch's writer is not needed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-from nextvec.errors import MissingExtraError
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-    from nextvec.training.run import Run
-
-
-FOLDER = "tensorboard"
-GROUPS = ("train", "val", "ood", "share")
-"""First words of figures that become groups of charts; all others are in `run`."""
+from nextvec.core.run_paths import TENSORBOARD_FOLDER
+from nextvec.trackers.tracker import OpenedRun, TrackedRun
 
 
-def require_tensorboard() -> None:
-    """Raise MissingExtraError where TensorBoard is not installed."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
+class TensorBoardTracker:
+    """Writes scalars, and the hyperparameters as a session of the HParams plugin."""
+
+    def on_start(self, run: TrackedRun) -> OpenedRun:
+        """Open a new event file."""
+        folder = run.path / TENSORBOARD_FOLDER
+        self._epochs = run.epochs
+        self._writer = EventFileWriter(str(folder))
+        if run.epochs:  # readers drop what a killed process wrote after the saved position
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(step=run.epochs + 1, session_log=start))
+        self._add(hparams_pb(dict(run.config), trial_id=run.id), 0)
+        self._writer.flush()
+        return OpenedRun(f"tensorboard --logdir {folder}")
+
+    def on_epoch(self, epoch: int, time: float, metrics: Mapping[str, float]) -> None:
+        """Write the scalars of an epoch."""
+        self._add(_scalars(metrics), epoch, time)
+        self._epochs = epoch
+        self._writer.flush()
+
+    def on_end(self, state: str, time: float, metrics: Mapping[str, float], facts: Mapping[str, str]) -> None:
+        """Write the evaluation at the last epoch, and the facts as a table of text."""
+        self._add(_scalars(metrics), self._epochs, time)
+        table = "".join(f"\n| {name} | {text} |" for name, text in facts.items())
+        self._add(text_pb("outcome", f"| | |\n| --- | --- |{table}"), self._epochs, time)
+        self._writer.close()
+
+    def _add(self, summary: Summary, step: int, time: float = 0.0) -> None:
+        self._writer.add_event(Event(wall_time=time, step=step, summary=summary))
 
 
-@contextmanager
-def board(run: Run, *, wanted: bool) -> Iterator[Callable[[Run], None] | None]:
-    """What to call after each epoch, or None where no board is wanted; the end writes what is left."""
-    if not wanted:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    done = len(run.state.history)
-    writer = SummaryWriter(str(run.path / FOLDER), purge_step=done + 1 if done else None)
-
-    def write(run: Run) -> None:
-        nonlocal done
-        for record in run.state.history[done:]:
-            for name, value in scalars(record).items():
-                writer.add_scalar(name, value, record["epoch"], walltime=None)
-        done = len(run.state.history)
-        writer.flush()
-
-    try:
-        yield write
-    finally:
-        write(run)  # the epoch after which a gate has ended the run
-        _write_hyperparameters(writer, run)
-        writer.close()
-
-
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch's record by their names on the board: ``{"val/cosine": 0.52}``."""
-    found = {}
-    for key, value in record.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and key not in ("epoch", "step"):
-            group, _, rest = key.partition("_")
-            found[f"{group}/{rest}" if group in GROUPS and rest else f"run/{key}"] = float(value)
-    return found
-
-
-def hyperparameters(recipe: Mapping[str, Any]) -> dict[str, bool | str | int | float]:
-    """The recipe's fields as one level of names and plain values: ``{"training.lr": 0.0005}``."""
-    flat: dict[str, bool | str | int | float] = {}
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{field}": inner for field, inner in hyperparameters(value).items()}
-        elif isinstance(value, bool | str | int | float):
-            flat[name] = value
-    return flat
-
-
-def _write_hyperparameters(writer: SummaryWriter, run: Run) -> None:
-    """The recipe beside the best epoch's figures, in this run's own files: the board's table of runs."""
-    from torch.utils.tensorboard.summary import hparams
-
-    best = run.state.record(run.state.selected["prediction"].epoch)
-    figures = {
-        f"best/{name}": float(best[name])
-        for name in ("val_cosine", "val_gain", "ood_cosine", "ood_gain")
-        if name in best and math.isfinite(best[name])
-    }
-    values = hyperparameters(run.recipe.model_dump(exclude_none=True))
-    files: Any = writer.file_writer
-    for summary in hparams(values, figures):
-        files.add_summary(summary)
-    for name, value in figures.items():
-        writer.add_scalar(name, value, best["epoch"])
+def _scalars(metrics: Mapping[str, float]) -> Summary:
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()])
