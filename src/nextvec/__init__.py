@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nextvec.commands.data import data_build, data_check, data_export, data_import, data_synth
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
+    from nextvec.commands.index import index_build
     from nextvec.commands.recipe import recipe_list, recipe_show
     from nextvec.commands.serve import serve
     from nextvec.commands.share import export, push
@@ -43,6 +44,7 @@ _MODULES = {
     "nextvec.commands.data": ("data_build", "data_check", "data_export", "data_import", "data_synth"),
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
+    "nextvec.commands.index": ("index_build",),
     "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
     "nextvec.commands.serve": ("serve",),
     "nextvec.commands.share": ("export", "push"),
@@ -77,6 +79,7 @@ __all__ = [
     "export",
     "gates_suggest",
     "generate",
+    "index_build",
     "leaderboard_add",
     "leaderboard_show",
     "load_model",

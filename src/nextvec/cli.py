@@ -60,6 +60,7 @@ COMMANDS = {
         "leaderboard show": "compare:leaderboard_show",
     },
     "Use a model": {
+        "index build": "index:index_build",
         "predict": "use:predict",
         "next": "use:next",
         "generate": "use:generate",
@@ -74,6 +75,7 @@ COMMANDS = {
 GROUPS = {
     "data": "Build, import, export, check and synthesize vector stores.",
     "recipe": "List and show recipes.",
+    "index": "Build an index of a store in a vector database.",
     "gates": "Suggest gates for a recipe.",
     "leaderboard": "Add runs to the leaderboard, and show it.",
 }
@@ -87,7 +89,7 @@ PIPE_WIDTH = 100
 STORED_RESULTS = frozenset(
     (
         *("data_build", "data_import", "data_export", "data_synth", "demo", "train", "resume", "suite", "sweep"),
-        *("rehearse", "plot", "leaderboard_add"),
+        *("rehearse", "plot", "leaderboard_add", "index_build"),
     )
 )
 """Commands whose result is in files. The other commands have failed if it cannot be printed."""

@@ -58,6 +58,9 @@ def test_functions_on_stores_accept_str_and_path(as_path: AsPath, toy_store: Sto
     assert nextvec.data_synth(as_path(tmp_path / "synthetic"), scale=0.2, quiet=True).synthetic
     assert nextvec.gates_suggest(as_path(toy_store.path), quiet=True).gates
     assert len(nextvec.open_index(as_path(toy_store.path))) == len(toy_store.vectors)
+    pytest.importorskip("lancedb", reason="the extra lancedb is not installed")
+    built = nextvec.index_build(as_path(toy_store.path), to=as_path(tmp_path / "db"), quiet=True)
+    assert built.rows == len(nextvec.open_index(built.index)) == len(toy_store.vectors)
 
 
 @AS

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 Source = Annotated[str | Path, Parameter(metavar="SOURCE"), PATH]
 Model = Annotated[str | Path, Parameter(metavar="MODEL"), PATH]
 DecoderUrl = Annotated[str, Parameter(metavar="URL")]
-IndexPath = Annotated[str | Path, Parameter(metavar="STORE"), PATH]
+IndexPath = Annotated[str | Path, Parameter(metavar="INDEX"), PATH]
+Where = Annotated[str, Parameter(metavar="CONDITION")]
 
 
 @command()
@@ -73,6 +74,7 @@ def next(
     model: Model,
     index: IndexPath,
     k: Annotated[int, Parameter(alias="-k")] = 5,
+    where: Where = "",
     decoder: DecoderUrl = "",
     encoder: EncoderName = "",
     device: Device = "cpu",
@@ -82,8 +84,9 @@ def next(
     Args:
         source: A file or folder of text (see 'data build'), or - for standard input.
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
-        index: The store to search; its vectors must be of the model's encoder.
+        index: The store to search, or lancedb:DIR#TABLE; its vectors must be of the model's encoder.
         k: Number of chunks to show.
+        where: SQL condition on the index's columns that the chunks match, such as "source = 'x'".
         decoder: Server that also makes a text of the prediction. A round trip of texts tests it first.
         encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
@@ -93,7 +96,7 @@ def next(
     from nextvec.inference.load import load_model
     from nextvec.inference.results import DocumentResult, DocumentResults
 
-    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
+    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index, where)
     documents = read_texts(str(source), loaded.chunker)
     return DocumentResults(
         tuple(
@@ -111,6 +114,7 @@ def generate(
     index: IndexPath,
     steps: int = 5,
     raw: bool = False,
+    where: Where = "",
     decoder: DecoderUrl = "",
     encoder: EncoderName = "",
     device: Device = "cpu",
@@ -120,9 +124,10 @@ def generate(
     Args:
         source: A file or folder of text (see 'data build'), or - for standard input.
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.
-        index: The store to take chunks from; its vectors must be of the model's encoder.
+        index: The store to take chunks from, or lancedb:DIR#TABLE; its vectors must be of the model's encoder.
         steps: Number of chunks.
         raw: Feed the raw prediction back after each step, instead of the vector of the chosen chunk.
+        where: SQL condition on the index's columns that the chunks match, such as "source = 'x'".
         decoder: Server that also makes a text of each prediction. A round trip of texts tests it first.
         encoder: The model's encoder elsewhere, such as openai:URL#MODEL. Default: where the model remembers it.
         device: Device of the model.
@@ -132,7 +137,7 @@ def generate(
     from nextvec.inference.load import load_model
     from nextvec.inference.results import DocumentResult, DocumentResults
 
-    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index)
+    loaded, opened = load_model(model, device, encoder=str(encoder)), open_index(index, where)
     documents = read_texts(str(source), loaded.chunker)
     options: Any = {"snap": not raw, "decoder": decoder or None}
     return DocumentResults(

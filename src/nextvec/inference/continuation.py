@@ -117,11 +117,12 @@ def continue_text(
     index: Index | Store | str | Path,
     steps: int,
     *,
+    where: str = "",
     snap: bool,
     decoder: Decoder | str | None = None,
 ) -> Continuation:
     """Return a continuation of `steps` chunks; see `LatentVectorModel.generate`."""
-    opened = open_index(index)
+    opened = open_index(index, where)
     require_same_space(model, opened)
     return continue_context(model, opened, *read_last(model, texts), steps, snap=snap, decoder=decoder)
 

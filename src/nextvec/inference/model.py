@@ -178,15 +178,18 @@ class LatentVectorModel:
         index: Index | Store | str | Path,
         k: int = 5,
         *,
+        where: str = "",
         decoder: Decoder | str | None = None,
     ) -> NextChunks:
         """Return the k chunks of an index that most likely follow the texts, next to the best baseline's first.
 
-        Only the last `context_length` texts are read, and chunks equal to one of them are left out. A `decoder`, the
-        URL of a server or an object with `name` and `decode`, also makes a text of the prediction; it is tested first.
-        Raises the errors of `encode`, SpaceError for an index of another space, ServerError if the decoder fails.
+        `index` is a store or ``lancedb:DIR#TABLE``. `where` is an SQL condition that the chunks match, such as
+        ``source = 'x'``. Only the last `context_length` texts are read, and chunks equal to one of them are left out.
+        A `decoder`, the URL of a server or an object with `name` and `decode`, also makes a text of the prediction; it
+        is tested first. Raises the errors of `encode` and `open_index`, SpaceError for an index of another space,
+        ServerError if the decoder fails.
         """
-        return find_next(self, texts, index, k, decoder)
+        return find_next(self, texts, index, k, where=where, decoder=decoder)
 
     def generate(
         self,
@@ -194,6 +197,7 @@ class LatentVectorModel:
         index: Index | Store | str | Path,
         steps: int = 5,
         *,
+        where: str = "",
         snap: bool = True,
         decoder: Decoder | str | None = None,
     ) -> Continuation:
@@ -202,7 +206,7 @@ class LatentVectorModel:
         Each step feeds the vector of its chosen chunk back (`snap`) or the raw prediction. The drift of both is part of
         the result. A `decoder` also makes a text of each prediction. Raises the errors of `next`.
         """
-        return continue_text(self, texts, index, steps, snap=snap, decoder=decoder)
+        return continue_text(self, texts, index, steps, where=where, snap=snap, decoder=decoder)
 
     def score(self, document: str | Sequence[str]) -> DocumentScore:
         """Return how expected each chunk of a document is, how well it fits into it, and where topics shift.

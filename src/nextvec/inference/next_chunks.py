@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from nextvec.core.display import Displayable
 from nextvec.core.formatting import cut_text
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.chunking import collapse_whitespace
-from nextvec.data.space import require_same
+from nextvec.data.space import SAME_SPACE_COSINE, SYNTHETIC, UNKNOWN, probe_cosines, require_same
 from nextvec.data.store import Store
-from nextvec.errors import InputError
+from nextvec.errors import InputError, SpaceError
 from nextvec.inference.decoder import Decoded, Decoder, decode_predictions
 from nextvec.inference.index import Index, IndexedChunk, open_index
 
@@ -27,6 +28,8 @@ MIN_EQUAL_COSINE = 0.9999
 """Chunks with a higher cosine to a context vector are the same chunk; rounding to float16 gives 0.9999997."""
 MAX_SHOWN_CHARS = 160
 """Characters of a text in a table; JSON and the Python result have all of them."""
+SAMPLED_TEXTS = 16
+"""Texts of an index of unknown origin that are encoded to check its vectors."""
 NEIGHBORS = 8
 """Nearest chunks per context vector that are searched for equal ones at first."""
 
@@ -43,8 +46,8 @@ class Match:
     document: str
     """Id of the document."""
     title: str
-    position: int
-    """Number of chunks before it in its document."""
+    position: int | None
+    """Number of chunks before it in its document; None if the index does not know it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ MATCH_COLUMNS = (
 def match_row(name: str, match: Match, style: Any = "") -> Row:
     """Return the row of a chunk in a table with MATCH_COLUMNS; a long text is cut."""
     text = cut_text(match.text, MAX_SHOWN_CHARS)
-    score, position = Cell(f"{match.score:.3f}", match.score), Cell(str(match.position), match.position)
+    score = Cell(f"{match.score:.3f}", match.score)
+    position = Cell("–" if match.position is None else str(match.position), match.position)
     return Row((Cell(name), score, Cell(match.title or match.document), position, Cell(text)), style)
 
 
@@ -108,10 +112,12 @@ def find_next(
     texts: Sequence[str],
     index: Index | Store | str | Path,
     k: int = 5,
+    *,
+    where: str = "",
     decoder: Decoder | str | None = None,
 ) -> NextChunks:
     """Return the k most likely next chunks; see `LatentVectorModel.next`."""
-    opened = open_index(index)
+    opened = open_index(index, where)
     require_same_space(model, opened)
     read, context_SD = read_last(model, texts)
     result = rank_chunks(model, opened, read, context_SD, k)
@@ -159,8 +165,32 @@ def last_texts(model: LatentVectorModel, texts: Sequence[str]) -> tuple[str, ...
 
 
 def require_same_space(model: LatentVectorModel, index: Index) -> None:
-    """Raise SpaceError if an index is known to have another embedding space than a model."""
+    """Raise SpaceError if an index is known to have another embedding space than a model.
+
+    If the index has no encoder fingerprint, but texts, a sample of them is encoded and compared with their vectors.
+    """
     require_same(model.space, index.space, f"model {model.source} and {index.name}")
+    if index.space.probes is None and model not in _CHECKED.setdefault(index, WeakSet()):
+        _compare_sample(model, index)
+        _CHECKED[index].add(model)
+
+
+_CHECKED: WeakKeyDictionary[Index, WeakSet[LatentVectorModel]] = WeakKeyDictionary()
+"""Models whose encoder made the sampled vectors of an index, so that each pair is checked once."""
+
+
+def _compare_sample(model: LatentVectorModel, index: Index) -> None:
+    """Raise SpaceError if the model's encoder gives most of the sampled texts of an index other vectors."""
+    chunks = [chunk for chunk in index.chunks(index.sample(SAMPLED_TEXTS)) if chunk.text.strip()]
+    if not chunks or model.space.encoder in (UNKNOWN, SYNTHETIC):
+        return
+    vectors = index.vectors([chunk.row for chunk in chunks])
+    cosine = float(np.median(probe_cosines(model.encode([chunk.text for chunk in chunks]), vectors)))
+    if cosine < SAME_SPACE_COSINE:
+        raise SpaceError(
+            f"{index.name}: its vectors are not those of the encoder {model.space} for its texts (median cosine "
+            f"{cosine:.3f} of {len(chunks)} texts). Use an index of the model's encoder, or name another column."
+        )
 
 
 def equal_rows(

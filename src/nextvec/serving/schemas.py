@@ -111,7 +111,7 @@ class MatchItem(BaseModel):
     text: str
     document: Annotated[str, Field(description="Id of the document.")]
     title: str
-    position: Annotated[int, Field(description="Number of chunks before it in its document.")]
+    position: Annotated[int | None, Field(description="Number of chunks before it in its document; null if unknown.")]
 
 
 class NextResponse(BaseModel):

@@ -32,7 +32,7 @@ function matchItem(match, { why = "", kind = "", rank = match.rank, append = nul
     el("div", { class: "match-head" },
       el("span", { class: "rank" }, rank),
       el("span", { class: "title" }, match.title || match.document),
-      el("span", { class: "place" }, `chunk ${match.position}`),
+      el("span", { class: "place" }, match.position === null ? "" : `chunk ${match.position}`),
       el("span", { class: "value" }, bar(match.score), `score ${fixed(match.score)}`)),
     passage(match.text),
     append && el("button", { type: "button", class: "link add", onclick: () => append(match.text) }, "Append to the text"));
