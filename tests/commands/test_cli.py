@@ -360,7 +360,12 @@ def test_version_is_that_of_the_package(capsys: Capture) -> None:
         (["train"], "train: RECIPE is missing. See 'nextvec train --help'."),
         (["train", "demo", "--kuiet"], "train: unknown option: --kuiet. Did you mean --quiet?"),
         (["train", "demo", "--out"], "train: --out requires an argument."),
-        (["data", "build", "notes"], "data build: --out requires an argument."),
+        (["data", "build", "notes"], "data build: --out is missing. See 'nextvec data build --help'."),
+        (["next", "a.txt", "--model", "m", "--indx", "s"], "next: unknown option: --indx. Did you mean --index?"),
+        (
+            ["next", "a", "b", "--model", "m", "--index", "s"],
+            "next: unexpected argument 'b'. See 'nextvec next --help'.",
+        ),
         (["watch", "--every", "soon"], "watch: invalid value for --every: unable to convert 'soon' into float."),
         (["watch", "--evry", "5"], "watch: unknown option: --evry. Did you mean --every?"),
         (["data", "export", "s", "--out", "x", "--split", "vla"], "Did you mean 'val'?"),

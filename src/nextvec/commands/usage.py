@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
 from attrs import evolve
-from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError
+from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnusedCliTokensError
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 from nextvec.errors import did_you_mean
@@ -50,8 +51,19 @@ def describe_usage_error(error: CycloptsError) -> str:
         known = [name for name in error.app or () if name.startswith("-") == is_option]
         kind = "option" if is_option else "command"
         return f"unknown {kind} '{f'{command} {word}'.strip()}'.{did_you_mean(word, known)}"
-    if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
-        name = error.argument.name.lstrip("-").upper()
-        return f"{command}: {name} is missing. See 'nextvec {command} --help'."
+    help_hint = f"See 'nextvec {command} --help'."
+    # An option that was passed without its value has a keyword; cyclopts describes that case well.
+    if isinstance(error, MissingArgumentError) and error.argument and error.keyword is None:
+        name = error.argument.name
+        # A misspelt option is the cause, and the missing one its consequence.
+        options = [word for word in error.unused_tokens or () if word.startswith("-")]
+        if misspelt := difflib.get_close_matches(name, options, n=1):
+            return f"{command}: unknown option: {misspelt[0]}. Did you mean {name}?"
+        return (
+            f"{command}: {name if error.argument.index is None else name.lstrip('-').upper()} is missing. {help_hint}"
+        )
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        unexpected = ", ".join(f"'{word}'" for word in error.unused_tokens)
+        return f"{command}: unexpected argument {unexpected}. {help_hint}"
     text = str(error).replace('"', "'").removeprefix(f"Command '{command}' parameter ")
     return f"{command}: {text[:1].lower()}{text[1:]}"
