@@ -22,6 +22,7 @@ from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import VECTORS, DocumentTable, Store
 from nextvec.data.store.writer import finish_store, write_documents
+from nextvec.models import published, recurrent, transformer
 from nextvec.recipe import Recipe, make_recipe
 
 # What must pass before a change lands (.ci/run) must not hang on luck; elsewhere hypothesis finds new cases each time.
@@ -152,6 +153,24 @@ def toy_recipe(toy_store: Store) -> Recipe:
             "runtime": {"device": "cpu", "threads": 1},
         }
     )
+
+
+SMALL_NETWORKS = {
+    published: {"RECURRENT_HIDDEN": 32, "TRANSFORMER_HIDDEN": 32, "FEED_FORWARD": 64},
+    recurrent: {"RECURRENT_HIDDEN": 32},
+    transformer: {"TRANSFORMER_HIDDEN": 32, "FEED_FORWARD": 64},
+}
+"""Module → width → value. Every layer of the networks remains."""
+
+
+@pytest.fixture
+def small_networks() -> Iterator[None]:
+    """Make the recurrent networks and the transformers narrow, for tests whose subject is not their size."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: tests undo theirs
+        for module, widths in SMALL_NETWORKS.items():
+            for name, width in widths.items():
+                patch.setattr(module, name, width)
+        yield
 
 
 @pytest.fixture

@@ -167,10 +167,12 @@ def synthetic(request, tmp_path_factory):
     return request.param, sets["val"], fit_baselines([sets["train"].batch()], 16, 5, quiet=True)
 
 
-def test_the_forward_margin_of_reversible_data_is_zero_within_its_interval(tmp_path):
-    """The direction always is exactly. A 95 % interval may miss: four of 20 or more would in one test of sixty."""
+@pytest.mark.parametrize(("stores", "least"), [(8, 6), pytest.param(20, 17, marks=pytest.mark.long)])
+def test_the_forward_margin_of_reversible_data_is_zero_within_its_interval(tmp_path, stores, least):
+    """The direction always is exactly. A 95 % interval may miss: three of 8 or four of 20 would in one test of sixty
+    or fewer."""
     covered, spec = 0, dataclasses.replace(SPEC, dimensions=32, topics=8, forward=0.0)
-    for seed in range(20):
+    for seed in range(stores):
         store = synthesize(tmp_path / str(seed), dataclasses.replace(spec, seed=seed), quiet=True)
         windows = index_windows(store.documents, None, 5)
         evaluated = WindowSet("train", torch.from_numpy(store.vectors.astype(np.float32)), store.documents, windows)
@@ -178,7 +180,7 @@ def test_the_forward_margin_of_reversible_data_is_zero_within_its_interval(tmp_p
         assert (result.direction.value, result.direction.low, result.direction.high) == (0.0, 0.0, 0.0)
         assert result.forward_margin.high - result.forward_margin.low < 0.006
         covered += result.forward_margin.low < 0 < result.forward_margin.high
-    assert covered >= 17
+    assert covered >= least
 
 
 def test_predictors_that_ignore_order_have_no_direction(synthetic):

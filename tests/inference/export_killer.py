@@ -1,9 +1,9 @@
 """Export a model in forked children that are killed at the n-th file operation; print what each left as JSON.
 
-    python export_killer.py RUN FOLDER
+    python export_killer.py RUN FOLDER STEP
 
 An event is every operation that opens a file for writing, renames, removes or links one, or makes a folder, and the
-middle of every atomic write. The children are killed at event 0, 1, … until one finishes.
+middle of every atomic write. The children are killed at event 0, STEP, 2·STEP, … until one finishes.
 """
 
 import json
@@ -21,7 +21,7 @@ from nextvec.errors import NextvecError
 from nextvec.inference.export import export_model
 from nextvec.inference.load import load_model
 
-run, folder = map(Path, sys.argv[1:])
+run, folder = map(Path, sys.argv[1:3])
 kill_point = -1
 events: list[str] = []
 OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate")
@@ -73,7 +73,7 @@ sys.addaudithook(audit)
 write_atomic, files.write_atomic = files.write_atomic, write_in_halves
 os.fsync = lambda descriptor: None  # only a power cut loses written data, a kill does not
 expected, results = predict(run), []
-for point in count():
+for point in count(step=int(sys.argv[3])):
     path = folder / f"m{point}"
     child = os.fork()
     if child == 0:

@@ -8,6 +8,7 @@ means the first event of that kind.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -120,6 +121,8 @@ def child(out: Path, point: int | str, number: int) -> tuple[int, list[str]]:
 
 
 report = -1
+for module in ("torch._dynamo", "pyarrow.dataset"):
+    importlib.import_module(module)  # training imports them late: once for all children, which then take a seventh
 torch.set_num_threads(1)
 checkpoint.write_bytes = write_in_halves
 os.write, os.replace = write_line, replace_with_events

@@ -18,6 +18,7 @@ from nextvec.training import step as training_step
 from nextvec.training.run import Run
 from nextvec.training.setup import resume_run, start_run
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 PLACES = ("data", "loss", "gradient")
 STEPS_AN_EPOCH = 7
 

@@ -34,6 +34,8 @@ from nextvec.training.run import Run, restore_state, save_state
 from nextvec.training.setup import resume_run, start_run
 from nextvec.training.validation import validate
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
     return make_recipe(recipe.model_dump(exclude_none=True), overrides)

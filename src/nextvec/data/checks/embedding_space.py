@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr, ndtri  # scipy.stats takes half a second to import
 
 from nextvec.data.checks.findings import Statistics
 from nextvec.data.checks.sampling import Sample
@@ -186,16 +186,23 @@ def _expect_foreign(same_D: Singles, deviation: float) -> float:
     # The highest quarter of the similarities shows where those of corresponding dimensions lie, because foreign
     # dimensions are not among them. Their deviation is that of chance, or less if all profiles are alike.
     upper, highest = np.quantile(same_D, (0.75, 0.9))
-    scatter = min(deviation, float(highest - upper) / float(norm.ppf(0.9) - norm.ppf(0.75)))
-    center = max(float(highest) - float(norm.ppf(0.9)) * scatter, 0.0)
-    return float(2 * norm.sf(center / max(scatter, 1e-12)))
+    scatter = min(deviation, float(highest - upper) / float(ndtri(0.9) - ndtri(0.75)))
+    center = max(float(highest) - float(ndtri(0.9)) * scatter, 0.0)
+    return float(2 * ndtr(-center / max(scatter, 1e-12)))
 
 
 def variance_correlation(first: SpaceProfile, second: SpaceProfile) -> float:
     """Return Spearman's rank correlation of the variances of the dimensions; 0 if one set has equal variances."""
-    first_D, second_D = (rankdata(each.variance_D) for each in (first, second))
+    first_D, second_D = (_average_ranks(each.variance_D) for each in (first, second))
     first_D, second_D = first_D - first_D.mean(), second_D - second_D.mean()
     return float(first_D @ second_D / max(float(np.sqrt((first_D @ first_D) * (second_D @ second_D))), 1e-12))
+
+
+def _average_ranks(values_D: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks (D,) of the values, from 1; equal values share the mean of their ranks."""
+    _, inverse_D, count_V = np.unique(values_D, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(count_V) - (count_V - 1) / 2)[inverse_D]
+    return ranks
 
 
 def _measure_chance(split: Sample, train: Sample) -> float:
