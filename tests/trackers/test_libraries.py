@@ -1,6 +1,7 @@
 """Each tracker with its real library, offline: what was written is read back with the library's own reader."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,12 @@ def read_wandb(home: Path, folder: Path, identity: str) -> tuple[dict[int, float
     files = sorted((home / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
     assert len(files) == 2, "one file for each process"
     for file in files:
-        for record in wandb_records(file):
+        # wandb's service closes the file some time after `finish` has returned.
+        ends = time.monotonic() + 30
+        while (records := list(wandb_records(file)))[-1:] == [] or not records[-1].HasField("exit"):
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        for record in records:
             values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
             if "val/cosine" in values:
                 points.append((values["_step"], values["val/cosine"]))
