@@ -34,8 +34,8 @@ COMMANDS = {
     "Get started": {"demo": "train:demo"},
     "Data": {
         "data build": "data:data_build",
-        "data import": "data:data_import",
-        "data export": "data:data_export",
+        "data import": "interchange:data_import",
+        "data export": "interchange:data_export",
         "data check": "data:data_check",
         "data synth": "data:data_synth",
     },

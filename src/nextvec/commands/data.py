@@ -1,4 +1,4 @@
-"""Commands on vector stores: build, import, export, synthesize and check them."""
+"""Commands on vector stores: build, synthesize and check them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def data_build(
     order_by: Annotated[str, Parameter(metavar="COLUMN")] = "",
     vectors: Paths = (),
     dimensions: int = 768,
+    allow_lost_rows: float = 0.01,
     dtype: Literal["float16", "float32"] = "float16",
     limit: int | None = None,
     device: Device = "auto",
@@ -87,6 +88,7 @@ def data_build(
         order_by: Column that sorts the rows of a document. Default: the order of the file.
         vectors: .npy files of precomputed embeddings: one file per source, one row per paragraph.
         dimensions: D of the lsa encoder.
+        allow_lost_rows: Largest share of the documents that may have no usable text; more is an error with its reasons.
         dtype: Number format of the stored vectors.
         limit: Read at most this many documents of each source.
         device: Device of a neural encoder.
@@ -112,87 +114,12 @@ def data_build(
         dtype=dtype,
         min_chunks=min_chunks,
         drop_near_duplicates=drop_near_duplicates,
+        allow_lost_rows=allow_lost_rows,
         limit=limit,
         device=device,
         precision=precision,
     )
     return build_store(config, str(out), restart=restart, quiet=quiet)
-
-
-@command(by_name=["out"])
-def data_import(
-    train: File,
-    out: Folder,
-    *,
-    val_file: File = "",
-    ood_file: File = "",
-    val: float = 0.1,
-    documents: File = "",
-    columns: Annotated[Names, Parameter(metavar="ROLE=NAME...")] = (),
-    encoder: Annotated[str, Parameter(metavar="ENCODER")] = "unknown",
-    dtype: Literal["keep", "float16", "float32"] = "keep",
-    allow_shared: bool = False,
-    quiet: bool = False,
-) -> Store:
-    """Import .npz files of windows (context_sequences, target_vectors) as a vector store.
-
-    Windows that share a vector are linked into one document: vectors are stored once, and no split can leak. Windows
-    across borders of documents are left out. A table (vectors, article_ids) is imported document by document.
-
-    Args:
-        train: The .npz file of the training windows.
-        out: Folder of the new store.
-        val_file: .npz file of the val windows. Default: a fraction of the train file's documents.
-        ood_file: .npz file of the ood windows.
-        val: Fraction of the train file's documents assigned to val if there is no val_file.
-        documents: .npy file with the document of each training window, an integer or a string. Windows of different
-            documents are never linked, and windows that cross their borders are left out.
-        columns: Names of the members if they differ: context=NAME target=NAME document=NAME, or vectors=NAME
-            document=NAME chunk=NAME for a table.
-        encoder: Name of the encoder that made the vectors, if known.
-        dtype: Number format of the stored vectors.
-        allow_shared: Import even if the files share vectors, which is a leak between splits.
-        quiet: Show no progress.
-    """
-    from nextvec.data.npz.convert import import_npz
-
-    # Empty paths are splits without a file.
-    files = {"train": train, "val": val_file, "ood": ood_file}
-    return import_npz(
-        {split: Path(file) for split, file in files.items() if str(file)},
-        Path(out),
-        val=val,
-        documents=Path(documents) if str(documents) else None,
-        columns=columns,
-        dtype=None if dtype == "keep" else dtype,
-        encoder=encoder,
-        allow_shared=allow_shared,
-        quiet=quiet,
-    )
-
-
-@command(by_name=["out"])
-def data_export(
-    store: Folder,
-    out: File,
-    *,
-    split: Literal["train", "val", "ood"] = "train",
-    context: int = 5,
-    quiet: bool = False,
-) -> Path:
-    """Export the windows of a split as an .npz file (context_sequences, target_vectors, article_index).
-
-    Args:
-        store: Folder of the store.
-        out: The .npz file to write.
-        split: Split to export.
-        context: S, the number of vectors before each target.
-        quiet: Show no progress.
-    """
-    from nextvec.data.npz.export import export_npz
-    from nextvec.data.store import open_store
-
-    return export_npz(open_store(store), split, Path(out), context, quiet=quiet)
 
 
 @command()

@@ -7,13 +7,17 @@ Rows are streamed: only the rows that are read are downloaded. The default split
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from nextvec.data.documents import Columns, Document
 from nextvec.data.readers.rows import Row, RowReader
 from nextvec.errors import CorpusError, MissingExtraError, NextvecError, one_line
+
+T = TypeVar("T")
 
 
 def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
@@ -21,16 +25,19 @@ def read_hub(source: str, columns: Columns) -> Generator[Document, None, None]:
 
     Raises MissingExtraError without the package `datasets`, CorpusError for any error of it or of the hub.
     """
-    name, config, split = _parse(source)
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("datasets", "hub", f"reading {source}") from error
-    reader = RowReader(Path(name).name or name, columns)
-    yield from reader.read(
-        _checked_rows(_rows(datasets, source, name, config, split), source, reader), reader.default_source
-    )
+    reader = RowReader(_short_name(source), columns)
+    rows = _reading(source, lambda: iter(_open_dataset(source)))
+    yield from reader.read(_checked_rows(rows, source, reader), reader.default_source)
     yield from reader.grouped()
+
+
+def read_hub_batches(source: str, batch_rows: int) -> tuple[str, Iterator[pa.Table]]:
+    """Return the last part of a dataset's name, and its rows as Arrow tables of at most `batch_rows` rows.
+
+    Raises the errors of `read_hub` when the first table is read.
+    """
+    tables = _reading(source, lambda: _open_dataset(source).with_format("arrow").iter(batch_size=batch_rows))
+    return _short_name(source), tables
 
 
 def _checked_rows(rows: Iterable[dict[str, Any]], source: str, reader: RowReader) -> Iterator[Row]:
@@ -53,21 +60,32 @@ def _parse(source: str) -> tuple[str, str | None, str | None]:
     return name, config or None, split or None
 
 
-def _rows(datasets: Any, source: str, name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the dataset; any error of the hub becomes a CorpusError."""
+def _short_name(source: str) -> str:
+    name, _, _ = _parse(source)
+    return Path(name).name or name
+
+
+def _open_dataset(source: str) -> Any:
+    """Return the streamed rows of a dataset: of the split that is named, or else of train or the only split."""
+    name, config, split = _parse(source)
     try:
-        if split is None:
-            # Prefer train; a dataset with a single split needs no choice either.
-            splits = datasets.load_dataset(name, config, streaming=True)
-            split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
-            if split is None:
-                raise CorpusError(
-                    f"{source}: has the splits {', '.join(splits)}. Choose one: hf:{name}:{config or ''}:SPLIT."
-                )
-            rows = splits[split]
-        else:
-            rows = datasets.load_dataset(name, config, split=split, streaming=True)
-        yield from rows
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "hub", f"reading {source}") from error
+    if split is not None:
+        return datasets.load_dataset(name, config, split=split, streaming=True)
+    # Prefer train; a dataset with a single split needs no choice either.
+    splits = datasets.load_dataset(name, config, streaming=True)
+    split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
+    if split is None:
+        raise CorpusError(f"{source}: has the splits {', '.join(splits)}. Choose one: hf:{name}:{config or ''}:SPLIT.")
+    return splits[split]
+
+
+def _reading(source: str, open_rows: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """Yield what `open_rows` returns; any error of the hub becomes a CorpusError."""
+    try:
+        yield from open_rows()
     except NextvecError:
         raise
     except Exception as error:

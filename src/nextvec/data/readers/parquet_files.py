@@ -27,7 +27,7 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Row]:
         names = metadata.schema.to_arrow_schema().names
         reader.check(names, str(path))
         wanted = [name for name in reader.names if name in names]
-        _require_bounds(path, metadata)
+        require_bounds(path, metadata)
         leaves = [metadata.schema.column(index) for index in range(metadata.num_columns)]
         texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         # Read texts as dictionaries, so that a text that is equal in all rows is in memory once.
@@ -45,7 +45,7 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Row]:
         ) from error
 
 
-def _require_bounds(path: Path, metadata: Any) -> None:
+def require_bounds(path: Path, metadata: Any) -> None:
     """Raise CorpusError if a column of a parquet file has an implausible compression ratio."""
     for group in range(metadata.num_row_groups):
         for index in range(metadata.num_columns):

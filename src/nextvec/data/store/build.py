@@ -25,11 +25,12 @@ from nextvec.data.id_lists import require_known_ids
 from nextvec.data.space import Space
 from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
 from nextvec.data.store.build_config import BuildConfig
+from nextvec.data.store.build_counts import describe_losses, describe_short_documents, final_counts, require_text
 from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
-from nextvec.data.store.precomputed import align_precomputed
+from nextvec.data.store.precomputed import align_precomputed, verify_encoder
 from nextvec.data.store.rows import TRAIN, RowTable
 from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
-from nextvec.data.store.tables import WINDOW_CHUNKS, finish_rows, write_rows
+from nextvec.data.store.tables import finish_rows, write_rows
 from nextvec.data.store.vector_source import VectorSource, encoded_vectors, require_one_encoder
 from nextvec.data.store.writer import create_vectors, finish_store
 from nextvec.errors import InputError, ServerError, StoreError
@@ -113,6 +114,7 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
     if "selected" not in directory.done:
         require_known_ids(config.split, read_staged_ids(directory.staged))
         counts = write_rows(directory.staged, directory.encoded, config.split, config.min_chunks)
+        require_text(config, counts)
         directory.record(selected=counts)
     texts = ChunkTexts(directory.encoded / CHUNKS)
 
@@ -137,51 +139,16 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         directory.store,
         path,
         vectors.space,
-        _counts(directory.done),
+        final_counts(directory.done),
         origin="text",
         sources=list(config.sources),
         encoder=vectors.settings,
         chunker=config.chunker.to_dict(),
         min_chunks=config.min_chunks,
         split=config.split.to_dict(),
-        **_short_documents(config, directory.done["selected"]),
+        **describe_short_documents(config, directory.done["selected"]),
+        **describe_losses(config, directory.done["selected"]),
     )
-
-
-def _short_documents(config: BuildConfig, counts: dict[str, int]) -> dict[str, Any]:
-    """Return an entry for the manifest if most documents are too short for a window: numbers, message and remedy."""
-    documents, short = counts["documents_selected"], counts["short_documents"]
-    if 2 * short <= documents:
-        return {}
-    remedies = []
-    if counts["short_by_lines"] < short:
-        enough = documents - counts["short_by_lines"]
-        remedies.append(
-            f"make each line a paragraph with --paragraphs lines ({enough:,} documents would have {WINDOW_CHUNKS} "
-            "chunks)"
-        )
-    if config.chunker.unit == "paragraph":
-        remedies.append("cut the text into sentences with --unit sentences")
-    else:
-        remedies.append(f"make shorter chunks with --max-chars {config.chunker.max_chars // 2}")
-    # Rows of a table may be the chunks of a document; folders and text files have no rows.
-    if any(not Path(source).is_dir() and not source.endswith((".txt", ".md")) for source in config.sources):
-        remedies.append("group the rows of a table with --group-by COLUMN --order-by COLUMN")
-    remedy = f"Build again, and {', or '.join(remedies)}."
-    message = f"{short:,} of {documents:,} documents have fewer than {WINDOW_CHUNKS} chunks (context 5 + 1)."
-    values = {"documents": documents, "short": short, "chunks": WINDOW_CHUNKS, "message": message, "remedy": remedy}
-    return {"short_documents": values}
-
-
-def _counts(done: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts for the manifest from those of the stages; drops by text and by vector are added up."""
-    selected, finished = done["selected"], done["finished"]
-    counts = {name: finished.get(name, 0) for name in ("documents", "chunks", "documents_cut")}
-    counts |= selected | {name: value + selected.get(name, 0) for name, value in finished.items() if name != "splits"}
-    counts["documents_dropped"] = counts["documents_read"] - counts.pop("documents_kept")
-    for name in ("documents_selected", "short_documents", "short_by_lines"):
-        del counts[name]
-    return counts | {"unknown_texts": done["unknown_texts"], "splits": finished["splits"]}
 
 
 def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, quiet: bool) -> LsaEncoder:
@@ -217,7 +184,8 @@ def _precomputed_vectors(
         count = min(_VERIFIED_TEXTS, len(embeddings))
         # Encode an evenly spaced sample of the texts again, and compare.
         rows = np.arange(count) * len(embeddings) // count
-        verified = embeddings.verify_encoder(encoder, rows, list(texts.read(rows)))
+        where = f"vectors {config.vectors[0]}"
+        verified = verify_encoder(where, encoder, embeddings.read(rows), list(texts.read(rows)))
         space = encoder.space
     settings = {"name": config.encoder, "precomputed": list(config.vectors), "verified": verified}
     return VectorSource(space, settings, lambda block: embeddings.read(np.arange(*texts.blocks[block])))

@@ -15,6 +15,7 @@ from nextvec.data.encoders import LSA, PRECISIONS, full_name
 from nextvec.data.encoders.remote_names import without_url
 from nextvec.data.splits import SplitPlan
 from nextvec.data.store.build_dir import stamp_files
+from nextvec.data.store.lost_rows import ALLOWED_SHARE, require_share
 from nextvec.data.store.precomputed import open_precomputed
 from nextvec.errors import InputError, did_you_mean
 
@@ -44,6 +45,8 @@ class BuildConfig:
     """Number format of the stored vectors."""
     min_chunks: int = 1
     """Minimum number of chunks of a document; shorter documents are dropped and counted."""
+    allow_lost_rows: float = ALLOWED_SHARE
+    """Largest share of the documents that may have no usable text. It decides no byte of the store."""
     drop_near_duplicates: bool = False
     """Whether rows of val and ood are dropped if train has a near duplicate (cosine above `NEAR_COSINE`)."""
     limit: int | None = None
@@ -59,6 +62,7 @@ class BuildConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         object.__setattr__(self, "encoder", full_name(self.encoder))
+        require_share(self.allow_lost_rows)
         if not self.sources:
             raise InputError("no source of text. Name at least one; 'nextvec data build --help' lists the kinds.")
         for name, value, known in (("dtype", self.dtype, _DTYPES), ("precision", self.precision, PRECISIONS)):
@@ -90,6 +94,7 @@ class BuildConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that decide every byte of the store, including the state of the source files."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["allow_lost_rows"]  # it decides whether there is a store, not its bytes
         return values | {
             "encoder": without_url(self.encoder),  # a server may move; its model is compared by the fingerprint
             "split": self.split.to_dict(),
@@ -98,7 +103,7 @@ class BuildConfig:
             "chunker": self.chunker.to_dict(),
             "columns": dataclasses.asdict(self.columns),
             "files": stamp_files([*self.sources, *self.vectors]),
-            "stages": 2,  # version of the build directory
+            "stages": 3,  # version of the build directory
             "nextvec": version("nextvec"),
             "sentencex": version("sentencex"),  # another version may split the remaining text differently
         }

@@ -67,23 +67,26 @@ class PrecomputedEmbeddings:
         unit_BD: NDArray[np.float32] = (vectors_BD / lengths_B[:, None]).astype(np.float32)
         return unit_BD
 
-    def verify_encoder(self, encoder: Encoder, rows_B: NDArray[np.int64], texts: Sequence[str]) -> str:
-        """Compare rows with the encoder's vectors of their texts; return the result for the manifest.
 
-        Raises SpaceError if another encoder made them.
-        """
-        if encoder.space.dimensions != self.dimensions:
-            raise SpaceError(
-                f"vectors {self.files[0]}: have {self.dimensions} dimensions, but the encoder {encoder.space} has "
-                f"{encoder.space.dimensions}. Name the encoder that made them."
-            )
-        cosine = float(probe_cosines(self.read(rows_B), encoder.encode(texts)).mean())
-        if cosine < MIN_ENCODER_COSINE:
-            raise SpaceError(
-                f"vectors {self.files[0]}: not from the encoder {encoder.space}; {len(texts)} texts encoded again have "
-                f"a mean cosine of {cosine:.3f} with them. Name the encoder that made them, or check their order."
-            )
-        return f"{len(texts)} texts encoded again, mean cosine {cosine:.3f}"
+def verify_encoder(where: str, encoder: Encoder, vectors: NDArray[Any], texts: Sequence[str]) -> str:
+    """Compare vectors (B, D) with the encoder's vectors of their texts, if any; return the result for the manifest.
+
+    Raises SpaceError, which names the vectors by `where`, if another encoder made them.
+    """
+    if encoder.space.dimensions != vectors.shape[1]:
+        raise SpaceError(
+            f"{where}: have {vectors.shape[1]} dimensions, but the encoder {encoder.space} has "
+            f"{encoder.space.dimensions}. Name the encoder that made them."
+        )
+    if not texts:
+        return "not verified: there are no texts"
+    cosine = float(probe_cosines(vectors, encoder.encode(texts)).mean())
+    if cosine < MIN_ENCODER_COSINE:
+        raise SpaceError(
+            f"{where}: not from the encoder {encoder.space}; {len(texts)} texts encoded again have a mean cosine of "
+            f"{cosine:.3f} with them. Name the encoder that made them, or check their order."
+        )
+    return f"{len(texts)} texts encoded again, mean cosine {cosine:.3f}"
 
 
 def open_precomputed(files: Sequence[str]) -> list[NDArray[Any]]:

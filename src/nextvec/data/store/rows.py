@@ -104,13 +104,14 @@ class RowTable:
         rows_P = np.diff(np.append(starts, len(self.document_N)))
         document_P = self.document_N[starts].tolist()
         taken = {self.ids[document] for document in document_P}
-        ids, parts, number_of_key = [], dict[int, int](), dict[str, int]()
+        ids, parts, number_of_key = [], dict[str, int](), dict[str, int]()
         for document in document_P:
-            name, part = self.ids[document], parts.get(document, 0) + 1
+            # Documents of two sources may have one id; they are numbered like parts, so that ids are unique.
+            name, part = self.ids[document], parts.get(self.ids[document], 0) + 1
             # Another document may already be called "ID#2": count on.
             while part > 1 and f"{name}#{part}" in taken:
                 part += 1
-            parts[document] = part
+            parts[name] = part
             ids.append(name if part == 1 else f"{name}#{part}")
             number_of_key.setdefault(self.keys[document], len(number_of_key))
         return DocumentTable(

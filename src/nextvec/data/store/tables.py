@@ -46,7 +46,8 @@ def write_rows(staged: Path, folder: Path, plan: SplitPlan, min_chunks: int) -> 
     """Write the rows to encode and their texts into `folder`; return the counts so far.
 
     `short_documents` counts the documents with fewer than WINDOW_CHUNKS chunks, and `short_by_lines` those that would
-    have fewer if each line were a paragraph.
+    have fewer if each line were a paragraph. `without_text` counts the documents without any text, `without_chunks`
+    those whose texts are all too short.
 
     Documents with fewer than `min_chunks` chunks are dropped, and so are chunks whose text repeats another one: the
     copy in train is kept, or else the first. Raises CorpusError if no document is left, StoreError if a split that the
@@ -77,6 +78,8 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
         counts["documents_read"] += len(part["id"])
         counts["too_short_dropped"] += sum(part["too_short"])
         for index, chunks in enumerate(part["hashes"]):
+            if not chunks:
+                counts["without_chunks" if part["too_short"][index] else "without_text"] += 1
             if len(chunks) >= min_chunks:
                 counts["short_documents"] += len(chunks) < WINDOW_CHUNKS
                 counts["short_by_lines"] += part["lines"][index] < WINDOW_CHUNKS
@@ -108,6 +111,7 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
         np.concatenate(paragraphs),
     )
     listed = len((plan.val_ids | plan.ood_ids) - set(keys))
+    counts["chunks_selected"] = len(table.document_N)
     return table, np.concatenate(hashes), dict(counts) | {"listed_ids_not_found": listed}
 
 

@@ -41,18 +41,24 @@ from nextvec.data.store import (
 )
 from nextvec.errors import OutputError
 
+STAGED_PREFIX = "staged."
+"""Prefix of the working files of an import."""
+_STORE_FILES = (VECTORS, DOCUMENTS, CHUNKS, MANIFEST, f".{MANIFEST}.tmp")
+
 
 @contextlib.contextmanager
 def unfinished_store(path: Path) -> Iterator[Path]:
     """Make an empty folder for the files of the store `path`; it is removed if the block fails.
 
-    `finish_store` renames it to `path`. Raises OutputError if the store or its unfinished folder exists.
+    `finish_store` renames it to `path`. What a killed import left is removed. Raises OutputError if the store exists,
+    or an unfinished folder of a build or with files of others.
     """
     require_new(path)
     folder = unfinished_folder(path)
     if _is_refused_build(folder):
         remove_folder(folder)
-    with unfinished(folder, f"{folder}: another process is writing it. Wait until it ends, or choose another output."):
+    busy = f"{folder}: another process is writing it. Wait until it ends, or choose another output."
+    with unfinished(folder, busy, discard=_is_killed_import(folder)):
         require_new(path)  # another process may have finished it since the first check
         yield folder
 
@@ -63,6 +69,12 @@ def _is_refused_build(folder: Path) -> bool:
         return bool(json.loads((folder / JOURNAL).read_text(encoding="utf-8"))["done"]["refused"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_killed_import(folder: Path) -> bool:
+    """Return whether a folder has only the files of a store that an import or a synthesis was writing."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    return all(name in _STORE_FILES or name.startswith(STAGED_PREFIX) for name in names)
 
 
 class VectorWriter:
