@@ -23,16 +23,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-from nextvec.core.server_settings import read_key, read_timeout, require_url
+from nextvec.core.server_settings import find_proxy, proxy_headers, read_key, read_timeout, require_url
 from nextvec.errors import ServerError, one_line
 
 CONNECT_SECONDS = 10.0
 
 MAX_ATTEMPTS = 6
 """Attempts per request. The waits between them grow from 0.5 to 8 s, about 12 s together."""
+MAX_ATTEMPTS_ASKED = 20
+"""Attempts if the server says how long to wait, as services with a limited rate do."""
 MAX_ATTEMPTS_UNREACHED = 3
 """Attempts if the server refuses connections or its name is unknown, and it has never answered: a mistyped URL."""
 MAX_TOTAL_SECONDS = 180.0
@@ -65,6 +68,9 @@ class JsonClient:
         path = quote(self._parts.path or "/", safe=_SAFE_IN_PATHS)
         query = quote(self._parts.query, safe=_SAFE_IN_PATHS + "?")
         self._target = path + (f"?{query}" if query else "")
+        self._proxy = find_proxy(self._parts)
+        if self._proxy and self._parts.scheme == "http":
+            self._target = f"http://{self._parts.netloc}{self._target}"
         self.name, self._key_variable = name, key_variable
         self._key, self._seconds = read_key(key_variable), read_timeout()
         self._lock = threading.Lock()
@@ -82,19 +88,22 @@ class JsonClient:
         for attempt in itertools.count(1):
             last_attempt, wait, status = MAX_ATTEMPTS, None, None
             try:
-                answer = self._exchange(body, max_bytes)
+                answer = self._exchange(body, max_bytes, stop)
                 if answer.status not in RETRIED_STATUSES:
                     return self._read(answer)
                 fault, wait, status = self._describe(answer), _retry_after(answer.headers), answer.status
+                last_attempt = MAX_ATTEMPTS if wait is None else MAX_ATTEMPTS_ASKED
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, ServerError):
                     raise
                 fault = self._describe_fault(error)
                 if isinstance(error, ConnectionRefusedError | socket.gaierror) and not self._has_answered:
                     last_attempt = MAX_ATTEMPTS_UNREACHED
-            # A server's own wait is kept; otherwise it doubles. Jitter spreads the requests of many threads.
-            backoff = min(FIRST_WAIT_SECONDS * 2 ** (attempt - 1), MAX_WAIT_SECONDS)
-            delay = backoff * random.uniform(0.5, 1) if wait is None else wait + backoff * random.uniform(0, 0.5)
+            # Waits double, or are those that the server asks for. Jitter spreads the requests of many threads.
+            if wait is None:
+                delay = min(FIRST_WAIT_SECONDS * 2 ** (attempt - 1), MAX_WAIT_SECONDS) * random.uniform(0.5, 1)
+            else:
+                delay = wait + random.uniform(0, 0.1 + wait / 4)
             seconds = time.monotonic() - started
             if attempt >= last_attempt or seconds + delay > MAX_TOTAL_SECONDS:
                 asked = f"; it asks to wait {wait:,.0f} s" if wait else ""
@@ -120,30 +129,40 @@ class JsonClient:
     def _redact(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _exchange(self, body: bytes, max_bytes: int) -> _Answer:
+    def _exchange(self, body: bytes, max_bytes: int, stop: threading.Event) -> _Answer:
         """Send one request and read its answer. Raises OSError or HTTPException for a fault of the connection."""
         with self._lock:
             kept = self._idle.pop() if self._idle else None
         if kept is not None:
             # The server may have closed a kept connection; that is no fault, so a new one follows at once.
             with suppress(ConnectionError):
-                return self._send(kept, body, max_bytes)
-        return self._send(self._connect(), body, max_bytes)
+                return self._send(kept, body, max_bytes, stop)
+        return self._send(self._connect(), body, max_bytes, stop)
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        """The certificates of this machine; reading them takes longer than a request."""
+        return ssl.create_default_context()
 
     def _connect(self) -> http.client.HTTPConnection:
+        """Open a connection to the server, or to the proxy of the environment."""
         host, port = self._parts.hostname or "", self._parts.port
         connection: http.client.HTTPConnection
+        proxy = self._proxy
+        first = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
         if self._parts.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                host, port, timeout=CONNECT_SECONDS, context=ssl.create_default_context()
-            )
+            connection = http.client.HTTPSConnection(*first, timeout=CONNECT_SECONDS, context=self._context)
+            if proxy:  # the proxy forwards bytes, and cannot read them
+                connection.set_tunnel(host, port, proxy_headers(proxy))
         else:
-            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+            connection = http.client.HTTPConnection(*first, timeout=CONNECT_SECONDS)
         connection.connect()
         connection.sock.settimeout(self._seconds)
         return connection
 
-    def _send(self, connection: http.client.HTTPConnection, body: bytes, max_bytes: int) -> _Answer:
+    def _send(
+        self, connection: http.client.HTTPConnection, body: bytes, max_bytes: int, stop: threading.Event
+    ) -> _Answer:
         """Use a connection for one request, and keep it if it can be used again."""
         expired = threading.Event()
 
@@ -159,6 +178,8 @@ class JsonClient:
         timer.start()
         is_kept = False
         try:
+            if stop.is_set():  # after `abort`, which cannot end what starts later
+                raise _NoAnswerError("stopped")
             connection.request("POST", self._target, body, self._headers())
             response = connection.getresponse()
             answer = _Answer(response.status, response.headers, self._read_content(response, max_bytes))
@@ -185,6 +206,8 @@ class JsonClient:
             "Accept-Encoding": "identity",
             "User-Agent": "nextvec",
         }
+        if self._proxy and self._parts.scheme == "http":
+            headers |= proxy_headers(self._proxy)
         return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _read_content(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:

@@ -1,11 +1,14 @@
-"""What a user sets to reach a server: its URL, the key, and the timeout of a request."""
+"""What a user sets to reach a server: its URL, the key, the timeout of a request, and a proxy."""
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import os
 import threading
 from contextlib import suppress
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from nextvec.errors import InputError, one_line
 
@@ -52,3 +55,34 @@ def read_timeout() -> float:
         if 0 < seconds <= threading.TIMEOUT_MAX:
             return seconds
     raise InputError(f"{TIMEOUT}: '{text}' is not a number of seconds above 0.")
+
+
+def find_proxy(server: SplitResult) -> SplitResult | None:
+    """Return the proxy that HTTPS_PROXY or HTTP_PROXY names for a server; None for this machine and for NO_PROXY.
+
+    Raises InputError for a proxy that is not an http URL.
+    """
+    host = server.hostname or ""
+    url = getproxies_environment().get(server.scheme, "")
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return None
+    if not url or host == "localhost" or proxy_bypass_environment(host):
+        return None
+    variable = f"{server.scheme.upper()}_PROXY"
+    try:
+        proxy = urlsplit(url if "://" in url else f"http://{url}")
+        is_usable = proxy.scheme == "http" and bool(proxy.hostname) and (proxy.port or 80) > 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise InputError(f"{variable}: is not a proxy that can be used. Write http://HOST:PORT.")
+    return proxy
+
+
+def proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    """Return the header with the user and password of a proxy, if its URL has them."""
+    if proxy.username is None:
+        return {}
+    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}

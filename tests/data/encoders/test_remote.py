@@ -186,6 +186,23 @@ def test_a_server_that_does_not_finish_an_answer_is_left_at_the_deadline(stub, f
     assert time.monotonic() - started < 2
 
 
+def test_ctrl_c_does_not_wait_for_answers(stub, monkeypatch):
+    encoder = open_encoder(stub.encoder)
+    encoder.encode(TEXTS)  # connections that are kept
+    stub.fault = lambda number, texts: hang
+
+    def interrupt(requests):
+        while stub.running < module.CONCURRENCY - 2:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "as_completed", interrupt)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode(TEXTS)
+    assert time.monotonic() - started < 2  # `hang` takes 3 s
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon"])
 def test_a_timeout_must_be_a_number_of_seconds(stub, value, monkeypatch):
     monkeypatch.setenv(TIMEOUT, value)
@@ -344,6 +361,31 @@ def test_the_key_reaches_the_server_and_nothing_else(stub, monkeypatch, capsys):
     with pytest.raises(InputError, match="NEXTVEC_ENCODER_KEY: contains") as caught:
         open_encoder(stub.encoder)
     assert "sk-with" not in str(caught.value) + "".join(capsys.readouterr())
+
+
+def test_a_server_that_limits_the_rate_gets_time(stub):
+    encoder = open_encoder(stub.encoder)
+    stub.faults = [status(429, Retry_After="0")] * 10
+    assert encoder.encode(TEXTS[:2]).shape == (2, 12)
+    assert "(20 attempts in" in refused(stub, *[status(429, Retry_After="0")] * 20)
+
+
+def test_a_proxy_of_the_environment_is_used_for_other_machines(stub, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://me:hidden@127.0.0.1:{stub.server_port}")
+    monkeypatch.setenv("https_proxy", "127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert open_encoder("openai:http://server.invalid:9#m").encode(TEXTS[:2]).shape == (2, 12)
+    assert stub.paths[-1] == "http://server.invalid:9/v1/embeddings"
+    assert stub.headers[-1]["host"] == "server.invalid:9"
+    assert stub.headers[-1]["proxy-authorization"] == "Basic bWU6aGlkZGVu"
+    assert open_encoder(stub.encoder).encode(TEXTS[:2]).shape == (2, 12)  # this machine needs no proxy
+    assert stub.paths[-1] == "/v1/embeddings" and "proxy-authorization" not in stub.headers[-1]
+    with pytest.raises(ServerError, match="refused"):
+        open_encoder("openai:https://server.invalid#m")
+    monkeypatch.setenv("http_proxy", "socks5://hidden@host")
+    with pytest.raises(InputError, match="HTTP_PROXY: is not a proxy that can be used") as caught:
+        open_encoder("openai:http://server.invalid#m")
+    assert "hidden" not in str(caught.value)
 
 
 def test_tls_faults_are_explained(stub, monkeypatch):
