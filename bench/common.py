@@ -61,7 +61,7 @@ def open_run(store: str, *overrides: str, name: str = "bench") -> Run:
     values = {"name": name, "data": {"store": store}, "objective": FULL, "training": {"epochs": 1, "batch_size": 512}}
     recipe = make_recipe({**values, "runtime": {"threads": torch.get_num_threads()}}, overrides)
     data = open_dataset(recipe.data, quiet=True)
-    run = setup._build_run(OUT / "run", recipe, data, None, quiet=True)  # type: ignore[arg-type]
+    run = setup.build_run(OUT / "run", recipe, data, None, quiet=True)  # type: ignore[arg-type]
     run.event = lambda *_, **__: None  # type: ignore[method-assign]
     return run
 

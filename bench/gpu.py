@@ -52,7 +52,7 @@ from nextvec.losses import Objective
 from nextvec.models.registry import create_model
 from nextvec.ops import window
 from nextvec.recipe import make_recipe
-from nextvec.training import loop, setup
+from nextvec.training import loop, resume, setup
 from nextvec.training import run as training_run
 from nextvec.training.optimizer import learning_rate_at
 from nextvec.training.run import TrainingState
@@ -191,7 +191,7 @@ class Bench:
             },
             overrides,
         )
-        run = setup._build_run(OUT / "gpu-run", recipe, data, None, quiet=True)
+        run = setup.build_run(OUT / "gpu-run", recipe, data, None, quiet=True)
         run.event = lambda *_, **__: None
         return run
 
@@ -523,7 +523,7 @@ def resumed(bench):
     try:
         loop.train(resumed, stop_after_first)
     except StopAfterEpochError:
-        resumed = setup.resume_run(folder / "resumed", quiet=True)
+        resumed = resume.resume_run(folder / "resumed", quiet=True)
     loop.train(resumed)
     pairs = [
         (left.detach().double().cpu(), right.detach().double().cpu())
@@ -786,7 +786,7 @@ def production_run(bench):
     for number, (method, *case) in enumerate(cases):
         path = folder / f"run-{number}"
         path.mkdir()
-        run = setup._build_run(path, recipe(*case), opened.data, opened.check, quiet=True)
+        run = setup.build_run(path, recipe(*case), opened.data, opened.check, quiet=True)
         run.baselines, run.baseline_cosines = opened.baselines, opened.baseline_cosines
         marks = [time.perf_counter()]
 

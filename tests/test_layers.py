@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["core"],
-    ["recipe", "ops", "web"],
+    ["recipe", "ops", "distributed", "web"],
     ["data", "models", "losses"],
     ["evaluation"],
     ["guards"],

@@ -26,7 +26,7 @@ from nextvec.commands.usage import HelpFormatter, describe_usage_error
 from nextvec.core.console import Console
 from nextvec.core.files import append_lines
 from nextvec.core.formatting import STATUSES, Status
-from nextvec.core.process import prepare_process
+from nextvec.core.process import is_follower, is_one_of_several, prepare_process
 from nextvec.core.streams import is_stdout_closed_by_reader, protect_streams, stdout_failure
 from nextvec.errors import InputError, Interrupted, NextvecError, escape_controls, one_line
 
@@ -93,6 +93,9 @@ STORED_RESULTS = frozenset(
     )
 )
 """Commands whose result is in files. The other commands have failed if it cannot be printed."""
+
+SHARED_COMMANDS = frozenset(("train", "resume"))
+"""Commands that several processes, started by torchrun, run together."""
 
 STANDARD_INPUT = "/dev/stdin"
 """The source of text that is written `-` on the command line."""
@@ -170,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ] = None,
     ) -> int:
         command, arguments, _ = app.parse_args(words)
+        if is_one_of_several() and command.__name__ not in SHARED_COMMANDS:
+            raise InputError("only train and resume run in several processes. Run the other commands without torchrun.")
         result = command(*arguments.args, **arguments.kwargs)
         if result is not None:  # --help and --version print their text themselves
             _show(result, as_json=as_json)
@@ -241,5 +246,6 @@ def _fail(message: str, code: int) -> int:
     """Report an error as one line on standard error. With NEXTVEC_DEBUG set, show the traceback instead."""
     if os.environ.get(DEBUG):
         raise
-    sys.stderr.write(f"nextvec: {escape_controls(message)}\n")
+    if not is_follower():
+        sys.stderr.write(f"nextvec: {escape_controls(message)}\n")
     return code

@@ -25,7 +25,8 @@ from nextvec.errors import NextvecError
 from nextvec.recipe import load_recipe
 from nextvec.training import checkpoint, loop
 from nextvec.training import step as training_step
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.resume import resume_run
+from nextvec.training.setup import start_run
 
 mode, *recipes, folder = sys.argv[1:]
 plan_point: int | str = -1

@@ -20,8 +20,9 @@ from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import checkpoint, loop
 from nextvec.training.checkpoint import read_resume_checkpoint, save_checkpoint
 from nextvec.training.evaluate import evaluate_best
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 Capture = pytest.CaptureFixture[str]
 

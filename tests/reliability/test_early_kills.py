@@ -14,7 +14,8 @@ from nextvec.errors import CheckpointError, OutputError
 from nextvec.experiments.single_run import resume_folder, train_recipe
 from nextvec.recipe import Recipe
 from nextvec.training import run as run_module
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.resume import resume_run
+from nextvec.training.setup import start_run
 
 
 class Killed(BaseException):

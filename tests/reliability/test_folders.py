@@ -21,8 +21,9 @@ from nextvec.models.checkpoint import read_checkpoint
 from nextvec.monitor.state import read_state
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop, setup
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 BUSY = "another process is training it. Wait for it to end, or stop it"
 
@@ -82,7 +83,7 @@ def test_a_second_trainer_is_refused_and_changes_nothing(recipe: Recipe, tmp_pat
 def test_a_killed_trainer_releases_the_lock(recipe: Recipe, tmp_path: Path) -> None:
     path = half_trained(recipe, tmp_path / "run")
     code = (
-        "import os, sys; from pathlib import Path; from nextvec.training.setup import resume_run\n"
+        "import os, sys; from pathlib import Path; from nextvec.training.resume import resume_run\n"
         "run = resume_run(Path(sys.argv[1]), quiet=True); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9

@@ -15,8 +15,9 @@ from nextvec.models.checkpoint import read_checkpoint
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training import step as training_step
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 PLACES = ("data", "loss", "gradient")

@@ -29,7 +29,8 @@ from nextvec.recipe import Recipe, make_recipe
 from nextvec.reports.comparison import comparison_markdown
 from nextvec.training import evaluate
 from nextvec.training.evaluate import evaluate_checkpoint
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.resume import resume_run
+from nextvec.training.setup import start_run
 
 
 def resplit(store: Store, path: Path, train: tuple[int, ...], val: tuple[int, ...], ood: tuple[int, ...] = ()) -> Store:

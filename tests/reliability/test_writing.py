@@ -18,8 +18,9 @@ from nextvec.errors import OutputError
 from nextvec.models.checkpoint import read_checkpoint
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 FULL = Path("/dev/full")
 TRIAL = """

@@ -30,8 +30,10 @@ from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training import step as training_step
 from nextvec.training.evaluate import evaluate_best, evaluate_checkpoint
-from nextvec.training.run import Run, restore_state, save_state
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.resume import resume_run
+from nextvec.training.run import Run
+from nextvec.training.saved_state import restore_state, save_state
+from nextvec.training.setup import start_run
 from nextvec.training.validation import validate
 
 pytestmark = pytest.mark.usefixtures("small_networks")

@@ -26,9 +26,10 @@ from nextvec.training import loop, validation
 from nextvec.training.evaluate import evaluate_best
 from nextvec.training.initial_weights import open_initial_model
 from nextvec.training.query_start import QUERY_DECAYS, fit_query_decay
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
 from nextvec.training.selection import select_outputs, selection_of
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:

@@ -40,3 +40,13 @@ def give_back_memory() -> None:
     if sys.platform.startswith("linux"):
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_one_of_several() -> bool:
+    """Return whether torchrun started this process together with others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_follower() -> bool:
+    """Return whether torchrun started this process and another one is the main one, which prints."""
+    return is_one_of_several() and os.environ.get("RANK", "0") != "0"

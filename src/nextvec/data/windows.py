@@ -66,12 +66,22 @@ class WindowSet:
         """Return the windows at positions `index` (B,), the last `reversed_count` of them reversed; see `gather`."""
         return gather(self.vectors, self.windows, index, reversed_count)
 
-    def sample_document_negatives(self, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def targets(self, index: Tensor, reversed_count: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the targets (B, D) and groups (B,) of `batch`, without reading the contexts."""
+        selected = self.windows.take(index)
+        target_B = _first_reversed(selected, reversed_count)[0] if reversed_count else selected.targets
+        return self.vectors.index_select(0, target_B), selected.groups
+
+    def sample_document_negatives(self, index: Tensor, count: int, share: slice | None = None) -> tuple[Tensor, Tensor]:
         """Draw negatives from each window's document, outside of the window: the hardest to distinguish.
 
         For each window at the positions `index` (B,), `count` chunks are drawn uniformly with replacement from torch's
         random generator. Returns the vectors (B, K, D), and (B,) False if the document has no chunk outside the window.
+        With `share`, numbers are drawn for all windows, and only these windows' vectors are returned.
         """
+        uniform_BK = torch.rand(len(index), count, device=index.device)
+        if share is not None:
+            index, uniform_BK = index[share], uniform_BK[share]
         # Find the document of each target, and how many of its rows are before and inside the window.
         first_M, rows_M = self._document_bounds
         target_B = self.windows.targets[index].long()
@@ -84,7 +94,7 @@ class WindowSet:
         window_B = before_B + 1
         outside_B = rows_M[document_B] - window_B
         # Draw positions among the chunks outside, and shift those after the window's start by its length.
-        drawn_BK = (torch.rand(len(index), count, device=index.device) * outside_B[:, None]).long()
+        drawn_BK = (uniform_BK * outside_B[:, None]).long()
         drawn_BK += window_B[:, None] * (drawn_BK >= (target_B - before_B - start_B)[:, None])
         drawn_BK = torch.where(outside_B[:, None] > 0, start_B[:, None] + drawn_BK, target_B[:, None])
         # One gather for all negatives; a document without a chunk outside gets its target, which the caller masks.
@@ -152,9 +162,7 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     target_B, rows_BS = selected.targets, selected.targets[:, None] - steps_S
     if reversed_count:
         # Reversed: the target is the oldest row of the window, and the context follows it in the store.
-        length_B = windows.context if selected.available is None else selected.available
-        is_reversed_B = torch.arange(len(selected), device=vectors.device) >= len(selected) - reversed_count
-        target_B = torch.where(is_reversed_B, target_B - length_B, target_B)
+        target_B, is_reversed_B = _first_reversed(selected, reversed_count)
         rows_BS = torch.where(is_reversed_B[:, None], target_B[:, None] + steps_S, rows_BS)
     # Masked positions read the target's row, so that every row exists, and are zeroed after the gather.
     if mask_BS is not None:
@@ -167,6 +175,13 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     if mask_BS is not None:
         context_BSD.masked_fill_(~mask_BS[:, :, None], 0.0)
     return Batch(context_BSD, gathered[:, -1], selected.groups, mask_BS)
+
+
+def _first_reversed(windows: Windows, reversed_count: int) -> tuple[Tensor, Tensor]:
+    """Return the targets (B,) if the last `reversed_count` windows are reversed, and (B,) True for these windows."""
+    length_B = windows.context if windows.available is None else windows.available
+    is_reversed_B = torch.arange(len(windows), device=windows.targets.device) >= len(windows) - reversed_count
+    return torch.where(is_reversed_B, windows.targets - length_B, windows.targets), is_reversed_B
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

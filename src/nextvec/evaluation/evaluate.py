@@ -6,8 +6,9 @@ offset profiles use a fixed sample, the queries. Rollouts and ablations use a pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from nextvec.core.console import progress
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.windows import WindowSet, sample
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.ablations import measure_ablations
 from nextvec.evaluation.bootstrap import estimate_means
@@ -52,6 +54,9 @@ from nextvec.recipe import EvaluationRecipe
 
 __all__ = ["Evaluation", "evaluate_predictors"]
 
+CallOthers = Callable[[str, Mapping[str, Predictor], Mapping[str, OffsetProfile]], None]
+"""Called with a split, the predictors and their offset profiles."""
+
 MAX_REPEATED_WINDOWS = 2_000
 """Upper limit of windows for rollouts and ablations, because these predict each window 5 to 8 times."""
 
@@ -66,6 +71,8 @@ def evaluate_predictors(
     notes: Sequence[str] = (),
     latency: Latency | None = None,
     record: SeenRows | None = None,
+    processes: ProcessGroup = ALONE,
+    call_others: CallOthers | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Evaluate predictors on the windows of each split.
@@ -73,6 +80,7 @@ def evaluate_predictors(
     `model` names the predictor that the others are baselines of; without it there are no gains and no verdict. The
     `sets` are on the predictors' device. A split without windows is skipped and noted, after the caller's `notes`.
     `latency` is the model's, and becomes part of the result. `record` contains the rows that it was trained on.
+    `call_others` makes the other `processes` call `measure_predictors` with these arguments.
     Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe asks for faiss and it is
     not installed.
     """
@@ -92,10 +100,9 @@ def evaluate_predictors(
             # a direction compares a predictor with the context mean.
             samples = draw_samples(windows, recipe, seed)
             profiles = measure_offset_profiles(ordered, samples.queries, recipe.resamples, seed)
-            measured = {}
-            for name, predictor in ordered.items():
-                measured[name] = measure_predictor(name, predictor, samples, profiles[name])
-                task.advance(len(windows))
+            if call_others is not None:
+                call_others(split, ordered, profiles)
+            measured = measure_predictors(ordered, samples, profiles, processes, partial(task.advance, len(windows)))
             results[split] = compare(measured, ordered, model, samples)
     verdict = None if model is None else make_verdict(model, results)
     if model is None or verdict is None or record is None:
@@ -140,6 +147,23 @@ class Measured(NamedTuple):
     reciprocal_rank_Q: NDArray[np.float64]
     """1 / rank of each query's target: by the query output if the predictor has one, else by the prediction."""
     result: PredictorResult
+
+
+def measure_predictors(
+    predictors: Mapping[str, Predictor],
+    samples: Samples,
+    profiles: Mapping[str, OffsetProfile],
+    processes: ProcessGroup = ALONE,
+    after_each: Callable[[], object] = lambda: None,
+) -> dict[str, Measured]:
+    """Measure every predictor on one split; several processes divide the predictors among them."""
+    own = {}
+    for number, (name, predictor) in enumerate(predictors.items()):
+        if number % processes.size == processes.rank:
+            own[name] = measure_predictor(name, predictor, samples, profiles[name])
+        after_each()
+    parts = processes.gather_values(own)
+    return {name: parts[number % processes.size][name] for number, name in enumerate(predictors)}
 
 
 def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile: OffsetProfile) -> Measured:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.windows import Batch, Windows, gather
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.models.base import LatentModel
 
 BLOCK = 1024
@@ -96,15 +97,18 @@ class WindowScores:
         return _mean(self.margin)
 
 
-def score_windows(predictor: Predictor, vectors: Tensor, windows: Windows, *, block: int = BLOCK) -> WindowScores:
+def score_windows(
+    predictor: Predictor, vectors: Tensor, windows: Windows, *, block: int = BLOCK, processes: ProcessGroup = ALONE
+) -> WindowScores:
     """Score a predictor on all windows of an index.
 
     `vectors` is (N, D) in any float format, on the windows' device. Targets are normalized to unit length, which
-    undoes the rounding of float16. NaN predictions give NaN scores: check `WindowScores.is_finite`.
+    undoes the rounding of float16. NaN predictions give NaN scores: check `WindowScores.is_finite`. If several
+    processes call it together, each scores its share of the blocks, with the digits of one process.
     """
     # Scores stay on the device until the last block, so that no block waits for a transfer.
-    scores_3W = torch.empty((3, len(windows)), device=vectors.device)
-    for start in range(0, len(windows), block):
+    scores_3W = torch.zeros((3, len(windows)), device=vectors.device)
+    for start in range(processes.rank * block, len(windows), processes.size * block):
         positions = slice(start, start + block)
         batch, prediction_BD = predict_block(predictor, vectors, windows, positions)
         with torch.inference_mode():
@@ -112,7 +116,8 @@ def score_windows(predictor: Predictor, vectors: Tensor, windows: Windows, *, bl
             scores_3W[0, positions] = cosine(prediction_BD, target_BD)
             scores_3W[1, positions] = mse(prediction_BD, target_BD)
             scores_3W[2, positions] = margin(prediction_BD, target_BD, last_BD)
-    return WindowScores(*scores_3W.cpu().numpy())
+    # A score of another process is 0 here, so that the sum changes no digit.
+    return WindowScores(*processes.sum_(scores_3W).cpu().numpy())
 
 
 @torch.inference_mode()

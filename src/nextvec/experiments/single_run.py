@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from nextvec.core.run_paths import (
     TRAINING_LOG,
 )
 from nextvec.core.table import Line, View
-from nextvec.errors import NextvecError, NotFiniteError, StoppedError
+from nextvec.distributed.process_group import ProcessGroup, join_process_group
+from nextvec.errors import Interrupted, NextvecError, NotFiniteError, StoppedError
 from nextvec.evaluation.examples import Example, nearest_examples
 from nextvec.evaluation.results import Evaluation
 from nextvec.guards.diagnosis import diagnose
@@ -40,10 +41,12 @@ from nextvec.reports.tables import diagnoses_view, evaluation_markdown, evaluati
 from nextvec.trackers.tracker import require_trackers
 from nextvec.trackers.tracking import tracking
 from nextvec.training.evaluate import evaluate_best
+from nextvec.training.follow import follow
 from nextvec.training.loop import train as train_loop
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
 from nextvec.training.selection import selection_of
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 from nextvec.training.text_log import selection_line
 
 
@@ -98,17 +101,42 @@ def train_recipe(
     loaded = load_recipe(recipe, overrides)
     trackers = require_trackers(trackers)  # before the run folder is created
     folder = Path(out) if out else run_folder(Path("artifacts/runs"), loaded.name)
-    run = start_run(loaded, folder, force=force, quiet=quiet)
-    with tracking(run, trackers) as after_epoch:
-        return train_and_evaluate(run, after_epoch)
+    with leading() as processes:
+        run = start_run(loaded, folder, force=force, quiet=quiet, processes=processes)
+        with tracking(run, trackers) as after_epoch:
+            return train_and_evaluate(run, after_epoch)
 
 
 def resume_folder(folder: str, *, force: bool = False, trackers: Sequence[str] = (), quiet: bool = False) -> TrainedRun:
     """Resume an interrupted run; the result is identical to that of an uninterrupted run."""
     trackers = require_trackers(trackers)
-    run = resume_run(Path(folder), force=force, quiet=quiet)
-    with tracking(run, trackers) as after_epoch:
-        return train_and_evaluate(run, after_epoch)
+    with leading() as processes:
+        run = resume_run(Path(folder), force=force, quiet=quiet, processes=processes)
+        with tracking(run, trackers) as after_epoch:
+            return train_and_evaluate(run, after_epoch)
+
+
+@contextlib.contextmanager
+def leading() -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, and lead them; without torchrun this process is alone.
+
+    Any other process than the main one follows instead, and then exits with the main one's exit code.
+    """
+    processes = join_process_group()
+    if not processes.is_main:
+        raise SystemExit(follow(processes))
+    code = 1
+    try:
+        yield processes
+        code = 0
+    except NextvecError as error:
+        code = error.exit_code
+        raise
+    except KeyboardInterrupt:
+        code = Interrupted.exit_code
+        raise
+    finally:
+        processes.end(code)
 
 
 def train_and_evaluate(run: Run, after_epoch: Callable[[Run], None] | None = None) -> TrainedRun:

@@ -29,8 +29,9 @@ from nextvec.experiments.single_run import train_and_evaluate
 from nextvec.recipe import Recipe, RecipeLike, load_recipe
 from nextvec.trackers.tracker import require_trackers
 from nextvec.trackers.tracking import tracking
+from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
-from nextvec.training.setup import resume_run, start_run
+from nextvec.training.setup import start_run
 
 if TYPE_CHECKING:
     import optuna

@@ -13,10 +13,14 @@ batch); pull is one number (MSE). The gradient at p is the part of ∂L/∂u tha
 A step spends its time on moving (B, D) blocks, not on arithmetic. A `TermGradient` therefore keeps the parts. Its norm
 at p follows from two numbers per window, and `mix_gradients` computes the weighted sum of all terms in one pass.
 
+A batch may be shared by several processes. Each has the predictions of some windows, but all targets. A term's value is
+then the part of these windows, so that the sum over the processes is the value of the batch; the gradient is that of
+the whole batch at these windows. Only what joins windows is exchanged: the columns' sums and the batch's moments.
+
 The tests compare each gradient with autograd.
 
-Letters in names: B windows of a batch, Q of them with a query, K negatives of a window, C = B + K candidates,
-D dimensions.
+Letters in names: B windows of a batch, P of them of this process (all of them if it is alone), Q of these with a query,
+K negatives of a window, C = B + K candidates, D dimensions.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextvec import ops
+from nextvec.distributed.process_group import ProcessGroup
 from nextvec.losses.terms import mask_same_group, standard_deviation
 
 
@@ -107,9 +112,12 @@ def mix_gradients(
     return ops.mix(block_BD, unit_BD, target_BD, directions.length_B1, coefficients)
 
 
-def mse_gradient(unit_BD: Tensor, *, distance_B: Tensor, square_B: Tensor, cosine_B: Tensor) -> TermGradient:
-    """Return `mse` and its gradient 2 (u − t) / (B·D), from |u − t|², |u|² and u · t of each window."""
-    pull = 2 / unit_BD.numel()
+def mse_gradient(numbers: int, *, distance_B: Tensor, square_B: Tensor, cosine_B: Tensor) -> TermGradient:
+    """Return `mse` and its gradient 2 (u − t) / (B·D), from |u − t|², |u|² and u · t of each window.
+
+    `numbers` is B·D of the whole batch.
+    """
+    pull = 2 / numbers
     return TermGradient(
         value=distance_B.sum() * (pull / 2),
         along_B=(square_B - cosine_B) * pull,
@@ -130,15 +138,63 @@ def info_nce_gradient(
     return TermGradient(value=value, along_B=along_B, square_B=square_B, block_BD=gradient_BD)
 
 
-def batch_gradients(unit_BD: Tensor, target_BD: Tensor, terms: Container[str]) -> dict[str, TermGradient]:
+def shared_info_nce_gradient(
+    unit_PD: Tensor,
+    target_BD: Tensor,
+    processes: ProcessGroup,
+    *,
+    tau: float,
+    group_B: Tensor | None,
+    matmul_dtype: torch.dtype,
+) -> TermGradient:
+    """Return the part of `info_nce_gradient` of this process's windows; the processes exchange (2, B) numbers.
+
+    A row, a prediction with all targets, belongs to one process; of a column each process has a part.
+    """
+    rows_P, own_P = torch.arange(len(unit_PD), device=unit_PD.device), processes.share(torch.arange(len(target_BD)))
+    own_P = own_P.to(unit_PD.device)
+    logits_PB = mask_same_group(ops.multiply(unit_PD, target_BD.T, matmul_dtype).div_(tau), group_B, own_P)
+    # Every column's maximum and sum, of each process's part; then of all parts.
+    maximum_B = logits_PB.max(dim=0).values.clamp(min=torch.finfo(torch.float32).min)  # a part may be masked
+    sum_B = (logits_PB - maximum_B).exp_().sum(dim=0)
+    maxima, sums = processes.gather(torch.stack([maximum_B, sum_B])).unbind(dim=1)
+    column_log_sum_B = (maxima + sums.log()).logsumexp(dim=0)
+    by_row_PB, by_column_PB = logits_PB.log_softmax(dim=1), logits_PB - column_log_sum_B
+    batch = len(target_BD)
+    value = -(by_row_PB[rows_P, own_P] + by_column_PB[rows_P, own_P]).sum() / batch
+    products_gradient_PB = by_row_PB.exp_().add_(by_column_PB.exp_()).div_(tau * batch)
+    products_gradient_PB[rows_P, own_P] -= 2 / (tau * batch)
+    gradient_PD = ops.multiply(products_gradient_PB, target_BD, matmul_dtype)
+    along_P, _, square_P = ops.compare_rows(gradient_PD, unit_PD)
+    return TermGradient(value=value, along_B=along_P, square_B=square_P, block_BD=gradient_PD)
+
+
+def shared_moments(unit_PD: Tensor, batch: int, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Return each dimension's mean and variance (D,) over the whole batch; see `ops.moments`."""
+    mean_D, variance_D = ops.moments(unit_PD)
+    if processes.is_alone:
+        return mean_D, variance_D
+    # Chan et al. 1983, equation 2.1: the variance within the parts, and that of the parts' means.
+    share = len(unit_PD) / batch
+    parts = processes.gather(torch.stack([mean_D * share, variance_D * share, mean_D, torch.full_like(mean_D, share)]))
+    weighted_D, within_D, _, _ = parts.sum(dim=0)
+    between_D = (parts[:, 3] * (parts[:, 2] - weighted_D).square()).sum(dim=0)
+    return weighted_D, within_D + between_D
+
+
+def batch_gradients(
+    unit_BD: Tensor, target_BD: Tensor, terms: Container[str], processes: ProcessGroup
+) -> dict[str, TermGradient]:
     """Return the gradients of `moment_matching` and `variance_floor`, of those that `terms` contains.
 
     Both depend on the batch as a whole, and both gradients have the form start + slope ∘ (u − mean u):
 
     moment:   2 (m + 2 v ∘ (u − mean u)) / B, from the differences m of the means and v of the variances (D,)
     variance: −(u − mean u) / (B·D·std) in the dimensions whose std is below 1/√D, 0 in the others
+
+    Every process has the whole value.
     """
-    mean_D, variance_D = ops.moments(unit_BD)
+    mean_D, variance_D = shared_moments(unit_BD, len(target_BD), processes)
 
     def gradient(value: Tensor, start_D: Tensor | float, slope_D: Tensor) -> TermGradient:
         """Return the gradient start + slope ∘ (u − mean u)."""
@@ -151,14 +207,14 @@ def batch_gradients(unit_BD: Tensor, target_BD: Tensor, terms: Container[str]) -
         # Differences of the moments: both are (D,), so that the gradient never becomes a (B, D) block.
         target_mean_D, target_variance_D = ops.moments(target_BD)
         mean_difference_D, variance_difference_D = mean_D - target_mean_D, variance_D - target_variance_D
-        value, scale = mean_difference_D.square().sum() + variance_difference_D.square().sum(), 2 / len(unit_BD)
+        value, scale = mean_difference_D.square().sum() + variance_difference_D.square().sum(), 2 / len(target_BD)
         gradients["moment"] = gradient(value, mean_difference_D * scale, variance_difference_D * (2 * scale))
     if "variance" in terms:
         # Only dimensions below the floor have a gradient.
         floor = len(variance_D) ** -0.5
         deviation_D = standard_deviation(variance_D)
         is_below_D = (deviation_D < floor).to(deviation_D.dtype)
-        slope_D = is_below_D / (deviation_D * -unit_BD.numel())
+        slope_D = is_below_D / (deviation_D * -target_BD.numel())
         gradients["variance"] = gradient(F.relu(floor - deviation_D).mean(), 0.0, slope_D)
     return gradients
 
@@ -172,23 +228,29 @@ def query_nce_gradient(
     tau: float,
     group_B: Tensor,
     matmul_dtype: torch.dtype = torch.float32,
+    own_Q: Tensor | None = None,
+    total: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return `query_nce`, and its gradient (P − 1) [t, n / |n|] / (Q·tau) at the unit-length queries.
 
-    P is the softmax over the batch's targets t and the window's hard negatives n. The hard negatives are by far the
-    largest block of a step. They are read as they are stored and never rewritten: their lengths divide the scores.
+    `own_Q` are the positions of the queries' windows in the batch (None: the first Q), `total` the number of queries in
+    all processes (None: Q); the value is the part of these queries. P is the softmax over the batch's targets t and the
+    window's hard negatives n. The hard negatives are by far the largest block of a step. They are read as they are
+    stored and never rewritten: their lengths divide the scores.
     """
-    queries, targets = len(unit_QD), len(target_BD)
+    queries, targets = total or len(unit_QD), len(target_BD)
+    own_Q = torch.arange(len(unit_QD), device=unit_QD.device) if own_Q is None else own_Q
+    own = torch.arange(len(unit_QD), device=unit_QD.device), own_Q
     # Forward: logits of the hard negatives and of the batch's targets, and their log-softmax.
     length_QK = ops.lengths(negative_QKD)
     hard_logits_QK = ops.score(unit_QD[:, None], negative_QKD)[:, 0] / (length_QK * tau)
     hard_logits_QK = hard_logits_QK.masked_fill_(~has_negatives_Q[:, None], -torch.inf)
-    logits_QB = mask_same_group(ops.multiply(unit_QD, target_BD.T, matmul_dtype).div_(tau), group_B)
+    logits_QB = mask_same_group(ops.multiply(unit_QD, target_BD.T, matmul_dtype).div_(tau), group_B, own_Q)
     log_softmax_QC = torch.cat([logits_QB, hard_logits_QK], dim=1).log_softmax(dim=1)
-    value = -log_softmax_QC.diagonal().mean()
+    value = -log_softmax_QC[own].sum() / queries
     # Backward: the gradient at the logits, then its products with the candidates.
     logits_gradient_QC = log_softmax_QC.exp_().div_(tau * queries)
-    logits_gradient_QC.diagonal().sub_(1 / (tau * queries))
+    logits_gradient_QC[own] -= 1 / (tau * queries)
     gradient_QD = ops.multiply(logits_gradient_QC[:, :targets], target_BD, matmul_dtype)
     weights_QK = logits_gradient_QC[:, targets:] / length_QK
     return value, gradient_QD.add_(ops.combine(weights_QK[:, None], negative_QKD)[0][:, 0])

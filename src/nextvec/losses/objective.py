@@ -5,7 +5,11 @@ at D = 768 and cosine 0.55, the mean squared error is 0.0012 and InfoNCE about 2
 like 1 : 1,000. By default a weight is therefore a gradient share: the terms' gradients at the prediction are scaled to
 one norm, then mixed by the weights. `loss_weighting = "raw"` adds the raw values instead.
 
-Letters in names: B windows of a batch, Q of them with a query, K negatives of a window, D dimensions.
+A batch may be shared by several processes: each has the raw predictions of its own windows, `processes.share` of the
+batch, and the targets and groups of all. Metrics are those of the whole batch everywhere.
+
+Letters in names: B windows of a batch, P of them of this process (all if it is alone), Q of these with a query,
+K negatives of a window, D dimensions.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextvec import ops
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.losses.gradients import (
     Directions,
     TermGradient,
@@ -28,6 +33,7 @@ from nextvec.losses.gradients import (
     mix_gradients,
     mse_gradient,
     query_nce_gradient,
+    shared_info_nce_gradient,
 )
 from nextvec.losses.terms import info_nce, moment_matching, mse, variance_floor
 from nextvec.recipe import ObjectiveRecipe
@@ -35,6 +41,9 @@ from nextvec.recipe import ObjectiveRecipe
 MIN_GRADIENT_RATIO = 1e-6
 """A term whose gradient is this much weaker than that of 1 − cosine fades out, and so does its share. Below this ratio
 float32 rounding determines the direction of the gradient."""
+
+PER_WINDOW_TERMS = ("mse", "info")
+"""Terms that are means over windows; the others compare the moments of the batch."""
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -58,64 +67,89 @@ class Objective:
     products run in `matmul_dtype` with sums in float32.
     """
 
-    def __init__(self, recipe: ObjectiveRecipe, matmul_dtype: torch.dtype = torch.float32) -> None:
-        self.matmul_dtype = matmul_dtype
+    def __init__(
+        self,
+        recipe: ObjectiveRecipe,
+        matmul_dtype: torch.dtype = torch.float32,
+        processes: ProcessGroup = ALONE,
+    ) -> None:
+        self.matmul_dtype, self.processes = matmul_dtype, processes
         self.loss_weighting = recipe.loss_weighting
         self.tau, self.mask_same_document = recipe.tau, recipe.mask_same_document
         self.weights, self.shares = recipe.weights, recipe.requested_shares
         self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
 
-    def backward(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:
+    def backward(self, prediction_PD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:
         """Backpropagate the objective's gradient from the raw prediction; return the metrics of `gradient`."""
-        gradient_BD, metrics = self.gradient(prediction_BD.detach(), target_BD, group_B)
-        prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
+        gradient_PD, metrics = self.gradient(prediction_PD.detach(), target_BD, group_B)
+        prediction_PD.backward(gradient_PD.to(prediction_PD.dtype))
         return metrics
 
     @torch.no_grad()
     def gradient(
-        self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None
+        self, prediction_PD: Tensor, target_BD: Tensor, group_B: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective's gradient (B, D) at the raw prediction, and metrics.
+        """Return the objective's gradient (P, D) at the raw prediction, and metrics.
 
         The metrics are those of `values`, and `share_<term>` for each weighted term: its gradient share in this batch,
         which is the norm of what it added to the gradient over the sum of these norms.
         """
-        with torch.autocast(prediction_BD.device.type, enabled=False):
-            directions = Directions.of(prediction_BD)
+        with torch.autocast(prediction_PD.device.type, enabled=False):
+            directions = Directions.of(prediction_PD)
             target_BD, _ = ops.normalize(target_BD)
             gradients, cosine = self._term_gradients(directions, target_BD, group_B)
+            values = {term: gradient.value for term, gradient in gradients.items()}
             norms = {term: gradient.norm(directions) for term, gradient in gradients.items()}
+            if not self.processes.is_alone:
+                values, norms, cosine = self._of_whole_batch(values, norms, cosine)
             factors: Mapping[str, Tensor | float] = self.weights
             if self.loss_weighting == "gradient_norm":
                 factors = self._gradient_norm_factors(norms, target_BD.shape[1])
             weighted = ((gradients[term], factor) for term, factor in factors.items())
-            gradient_BD = mix_gradients(directions, target_BD, weighted)
+            gradient_PD = mix_gradients(directions, self.processes.share(target_BD).contiguous(), weighted)
             # What each term added to the gradient, as a fraction of all.
             added = torch.stack([norms[term] * factor for term, factor in factors.items()])
             shares = added / added.sum().clamp(min=_TINY)
-        metrics = _as_metrics({term: gradient.value for term, gradient in gradients.items()}, cosine)
+        metrics = _as_metrics(values, cosine)
         metrics |= {f"share_{term}": share for term, share in zip(factors, shares, strict=True)}
-        return gradient_BD, metrics
+        return gradient_PD, metrics
+
+    def _of_whole_batch(
+        self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor], cosine: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Return the terms' values, their gradients' norms and the mean cosine of the batch, from those of each share.
+
+        Every process already has the whole value of the terms that are made of the batch's moments.
+        """
+        parts = [values[term] for term in values if term in PER_WINDOW_TERMS]
+        message = torch.stack([*parts, *(norm.square() for norm in norms.values()), cosine])
+        sums = iter(self.processes.sum_(message).unbind())
+        whole = {term: next(sums) if term in PER_WINDOW_TERMS else value for term, value in values.items()}
+        return whole, {term: next(sums).sqrt() for term in norms}, next(sums)
 
     def _term_gradients(
         self, directions: Directions, target_BD: Tensor, group_B: Tensor | None
     ) -> tuple[dict[str, TermGradient], Tensor]:
         """Return the gradients of MSE and of every weighted term, and the mean cosine."""
-        unit_BD = directions.unit_BD
-        cosine_B, distance_B, square_B = ops.compare_rows(unit_BD, target_BD)
+        unit_PD, own_target_PD = directions.unit_BD, self.processes.share(target_BD).contiguous()
+        cosine_P, distance_P, square_P = ops.compare_rows(unit_PD, own_target_PD)
         # MSE is always needed: its gradient is the reference of the others, and its value is logged.
-        gradients = {"mse": mse_gradient(unit_BD, distance_B=distance_B, square_B=square_B, cosine_B=cosine_B)}
+        gradients = {
+            "mse": mse_gradient(target_BD.numel(), distance_B=distance_P, square_B=square_P, cosine_B=cosine_P)
+        }
         if "info" in self.weights:
-            gradients["info"] = info_nce_gradient(
-                unit_BD,
-                target_BD,
-                tau=self.tau,
-                group_B=group_B if self.mask_same_document else None,
-                matmul_dtype=self.matmul_dtype,
-            )
+            groups = group_B if self.mask_same_document else None
+            if self.processes.is_alone:
+                gradients["info"] = info_nce_gradient(
+                    unit_PD, target_BD, tau=self.tau, group_B=groups, matmul_dtype=self.matmul_dtype
+                )
+            else:
+                gradients["info"] = shared_info_nce_gradient(
+                    unit_PD, target_BD, self.processes, tau=self.tau, group_B=groups, matmul_dtype=self.matmul_dtype
+                )
         if "moment" in self.weights or "variance" in self.weights:
-            gradients |= batch_gradients(unit_BD, target_BD, self.weights)
-        return gradients, cosine_B.mean()
+            gradients |= batch_gradients(unit_PD, target_BD, self.weights, self.processes)
+        return gradients, cosine_P.mean() if self.processes.is_alone else cosine_P.sum() / len(target_BD)
 
     def _gradient_norm_factors(self, norms: Mapping[str, Tensor], dimensions: int) -> dict[str, Tensor]:
         """Return what each term's gradient is multiplied by, so that its gradient share is the one of its weight."""
@@ -130,23 +164,38 @@ class Objective:
         return factors
 
     def backward_query(
-        self, query_QD: Tensor, target_BD: Tensor, negative_QKD: Tensor, has_negatives_Q: Tensor, group_B: Tensor
+        self,
+        query_QD: Tensor,
+        target_BD: Tensor,
+        negative_QKD: Tensor,
+        has_negatives_Q: Tensor,
+        group_B: Tensor,
+        total: int | None = None,
     ) -> dict[str, Tensor]:
         """Backpropagate the gradient of `query_nce` from the raw query into the model; return `loss_query`.
 
         The gradient reaches only the query head, so this term needs no weight relative to those of the prediction.
+        `total` is the number of queries in all processes; the loss is the part of these queries.
         """
-        gradient_QD, loss = self.query_gradient(query_QD.detach(), target_BD, negative_QKD, has_negatives_Q, group_B)
+        gradient_QD, loss = self.query_gradient(
+            query_QD.detach(), target_BD, negative_QKD, has_negatives_Q, group_B, total
+        )
         query_QD.backward(gradient_QD.to(query_QD.dtype))
         return {"loss_query": loss}
 
     @torch.no_grad()
     def query_gradient(
-        self, query_QD: Tensor, target_BD: Tensor, negative_QKD: Tensor, has_negatives_Q: Tensor, group_B: Tensor
+        self,
+        query_QD: Tensor,
+        target_BD: Tensor,
+        negative_QKD: Tensor,
+        has_negatives_Q: Tensor,
+        group_B: Tensor,
+        total: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the gradient (Q, D) of `query_nce` at the raw query, and its value.
 
-        The queries belong to the first Q of the B windows.
+        The queries belong to the first Q of this process's windows.
         """
         with torch.autocast(query_QD.device.type, enabled=False):
             # The closed form gives the gradient at the unit-length query; project it to the raw query.
@@ -160,8 +209,14 @@ class Objective:
                 tau=self.query_tau,
                 group_B=group_B,
                 matmul_dtype=self.matmul_dtype,
+                own_Q=self._own_positions(len(target_BD), target_BD.device)[: len(query_QD)],
+                total=total,
             )
             return directions.project(unit_gradient_QD), loss
+
+    def _own_positions(self, batch: int, device: torch.device) -> Tensor:
+        """Return the positions (P,) of this process's windows in the batch."""
+        return self.processes.share(torch.arange(batch, device=device))
 
     @torch.no_grad()
     def values(self, prediction_BD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:

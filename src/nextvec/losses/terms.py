@@ -46,12 +46,18 @@ def pair_logits(prediction_QD: Tensor, target_BD: Tensor, tau: float, group_B: T
     return mask_same_group((prediction_QD @ target_BD.T) / tau, group_B)
 
 
-def mask_same_group(logits_QB: Tensor, group_B: Tensor | None) -> Tensor:
-    """Set the logits of other pairs of a row's group to −∞; the rows belong to the first Q of the B windows."""
+def mask_same_group(logits_QB: Tensor, group_B: Tensor | None, own_Q: Tensor | None = None) -> Tensor:
+    """Set the logits of other pairs of a row's group to −∞.
+
+    `own_Q` are the positions of the rows' windows among the B windows; None: the first Q.
+    """
     if group_B is None:
         return logits_QB
-    same_group_QB = group_B[: len(logits_QB), None] == group_B
-    return logits_QB.masked_fill(same_group_QB.fill_diagonal_(False), -torch.inf)
+    rows_Q = torch.arange(len(logits_QB), device=logits_QB.device)
+    own_Q = rows_Q if own_Q is None else own_Q
+    same_group_QB = group_B[own_Q, None] == group_B
+    same_group_QB[rows_Q, own_Q] = False
+    return logits_QB.masked_fill(same_group_QB, -torch.inf)
 
 
 def query_nce(

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from nextvec.core.process import give_back_memory
 from nextvec.core.run_paths import BASELINES_FILE
 from nextvec.data.windows import WindowSet, sample
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import fit_baselines
 from nextvec.models.checkpoint import read_baselines
 from nextvec.training.checkpoint import save_checkpoint
+from nextvec.training.orders import ScoreOrder
 from nextvec.training.run import Run
 
 FIT_BATCH = 512
@@ -51,14 +53,16 @@ def restore_baselines(run: Run) -> str:
 
 
 def baseline_cosines(
-    baselines: Mapping[str, LatentModel], sets: Mapping[str, WindowSet]
+    baselines: Mapping[str, LatentModel], sets: Mapping[str, WindowSet], processes: ProcessGroup = ALONE
 ) -> dict[str, dict[str, float]]:
     """Return the mean cosine of every baseline on val and ood: split → baseline → cosine."""
+
+    def mean_cosine(split: str, model: LatentModel) -> float:
+        processes.broadcast(ScoreOrder(split, model))
+        return score_windows(model, sets[split].vectors, sets[split].windows, processes=processes).mean_cosine
+
     return {
-        split: {
-            name: score_windows(model, sets[split].vectors, sets[split].windows).mean_cosine
-            for name, model in baselines.items()
-        }
+        split: {name: mean_cosine(split, model) for name, model in baselines.items()}
         for split in ("val", "ood")
         if split in sets
     }

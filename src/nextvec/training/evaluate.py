@@ -20,9 +20,10 @@ from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.errors import CheckpointError
 from nextvec.evaluation.bootstrap import assign_blocks
-from nextvec.evaluation.evaluate import evaluate_predictors
+from nextvec.evaluation.evaluate import draw_samples, evaluate_predictors, measure_predictors
 from nextvec.evaluation.latency import measure_latency
-from nextvec.evaluation.results import Evaluation
+from nextvec.evaluation.metrics import Predictor
+from nextvec.evaluation.results import Evaluation, OffsetProfile
 from nextvec.inference.load import open_checkpoint
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
@@ -30,6 +31,7 @@ from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoin
 from nextvec.recipe import DataRecipe
 from nextvec.training.baselines import fit_on
 from nextvec.training.checkpoint import require_same_space
+from nextvec.training.orders import MeasureOrder
 from nextvec.training.run import Run
 
 EVALUATED_SPLITS = ("val", "ood")
@@ -57,6 +59,8 @@ def evaluate_best(run: Run) -> Evaluation:
         notes=run.data.notes,
         latency=measure_latency(model, context, run.device, batches=LATENCY_BATCHES, repeats=LATENCY_REPEATS),
         record=_seen_rows(checkpoint),
+        processes=run.processes,
+        call_others=lambda *arguments: run.processes.broadcast(MeasureOrder(*arguments)),
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
@@ -65,6 +69,18 @@ def evaluate_best(run: Run) -> Evaluation:
         run.event("mismatch", trained=trained, evaluated=evaluated)
         run.log(f"warning: {BEST_MODEL} scores val_cosine={evaluated:.6f}, but it scored {trained:.6f} in training.")
     return evaluation
+
+
+def measure_share(
+    run: Run, split: str, predictors: Mapping[str, Predictor], profiles: Mapping[str, OffsetProfile]
+) -> None:
+    """Measure this process's share of the predictors that the main process evaluates; see `evaluate_best`."""
+    for predictor in predictors.values():
+        if isinstance(predictor, LatentModel):
+            predictor.to(run.device).eval()
+    windows = _evaluated_sets(run.data, run.sets, (split,))[split]
+    samples = draw_samples(windows, run.recipe.evaluation, run.recipe.seed)
+    measure_predictors(predictors, samples, profiles, run.processes)
 
 
 def evaluate_checkpoint(

@@ -17,13 +17,16 @@ from nextvec.core.device import peak_memory
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BEST_MODEL, epoch_file
 from nextvec.data.windows import epoch_order
+from nextvec.distributed.process_group import ProcessLostError
 from nextvec.errors import Interrupted, StoppedError
 from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates
 from nextvec.guards.sentinel import sentinel_lines
 from nextvec.training.checkpoint import save_checkpoint
-from nextvec.training.run import Run, save_state
+from nextvec.training.orders import TrainOrder
+from nextvec.training.run import Run
+from nextvec.training.saved_state import save_state
 from nextvec.training.selection import best_checkpoint, log_trained, select_outputs
-from nextvec.training.signals import stop_signals
+from nextvec.training.signals import ignore_stop_signals, stop_signals
 from nextvec.training.state import EpochMetrics
 from nextvec.training.step import require_finite_step, train_step
 from nextvec.training.text_log import epoch_lines
@@ -41,6 +44,7 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
     try:
         with stop_signals() as stop:
             while not state.is_done:
+                run.processes.broadcast(TrainOrder(state.history))
                 train_epoch(run, stop)
 
                 # Validation: from here on the epoch is part of the history.
@@ -76,6 +80,12 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
                 save_state(run)
                 if after_epoch is not None:
                     after_epoch(run)
+    except ProcessLostError as error:
+        ignore_stop_signals()  # torchrun ends this process too, but not before it says why
+        run.event("interrupted")
+        run.write_history("interrupted")
+        run.close()
+        raise ProcessLostError(f"{error} To continue from the last saved state: nextvec resume {run.path}") from error
     except BaseException:
         run.close()  # releases the lock, so that the run can be resumed at once
         raise
@@ -93,6 +103,7 @@ def train_epoch(run: Run, stop: threading.Event) -> None:
         while state.step_in_epoch < run.steps_per_epoch:
             start = state.step_in_epoch * recipe.batch_size
             is_log_step = run.is_log_step
+            run.processes.wants_stop = stop.is_set()
             metrics = train_step(run, order[start : start + recipe.batch_size])
             now = time.monotonic()
             state.add_step(metrics, seconds=now - clock)
@@ -110,7 +121,7 @@ def train_epoch(run: Run, stop: threading.Event) -> None:
                 last_save = now
 
             # Interruption: save, then end.
-            if stop.is_set():
+            if run.processes.stops or (run.processes.is_alone and stop.is_set()):
                 require_finite_step(run)
                 save_state(run)
                 run.event("interrupted")

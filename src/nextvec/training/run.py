@@ -15,30 +15,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nextvec.core.console import show
 from nextvec.core.events import Event, EventLog, read_events
 from nextvec.core.files import append_lines, lock, write_json, writing
 from nextvec.core.formatting import Status
-from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, PREVIOUS_STATE, RESUME_STATE, SENTINEL_LOG, TRAINING_LOG
+from nextvec.core.run_paths import EVENTS_FILE, HISTORY_FILE, SENTINEL_LOG, TRAINING_LOG
 from nextvec.core.streams import take_failures
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.windows import WindowSet
-from nextvec.errors import CheckpointError, NotFiniteError
+from nextvec.distributed.process_group import ALONE, ProcessGroup
+from nextvec.errors import NotFiniteError
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnosis
 from nextvec.guards.gates import epochs_without_improvement, selection_score
 from nextvec.losses import Objective
-from nextvec.models.checkpoint import Checkpoint
-from nextvec.models.load_weights import load_weights
 from nextvec.models.registry import LatentModel
 from nextvec.recipe import Recipe
-from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.optimizer import WeightAverage
-from nextvec.training.state import SelectedOutput, TrainingState
+from nextvec.training.state import TrainingState
 from nextvec.training.step import FiniteGuard
 
 STEP_EVENTS_PER_EPOCH = 20
@@ -106,6 +104,8 @@ class Run:
     seen_rows: SeenRows = field(default_factory=SeenRows)
     """The rows that the weights were trained on: those of this run, and of the ancestors of a warm start."""
     state: TrainingState = field(default_factory=TrainingState)
+    processes: ProcessGroup = ALONE
+    """The processes that train this run together. Only the main one writes and prints."""
     quiet: bool = False
     notices: tuple[str, ...] = ()
     """Warnings to log when the run starts or resumes, such as a device that does not exist."""
@@ -184,6 +184,8 @@ class Run:
 
     def log(self, *lines: str, shown: bool = True) -> None:
         """Append lines to training.log and, unless `shown` is False, print them on standard error."""
+        if not self.processes.is_main:
+            return
         append_lines(self.path / TRAINING_LOG, lines)
         show(lines, quiet=self.quiet or not shown)
         # A display that has gone is recorded once; it never ends the run.
@@ -201,10 +203,14 @@ class Run:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event with the current epoch and step."""
+        if not self.processes.is_main:
+            return
         self.events.write(kind, epoch=self.state.epoch, step=self.state.step, **fields)
 
     def fail(self, reason: str, advice: str) -> NoReturn:
         """Abort the run because of a non-finite value: record it and raise NotFiniteError."""
+        if not self.processes.is_main:
+            raise NotFiniteError(reason)
         self.event("failed", reason=reason)
         self.write_history("failed")
         red = [item for item in self.diagnose(read_events(self.path)) if item.status == Status.RED]
@@ -252,6 +258,8 @@ class Run:
 
     def write_history(self, status: str, **facts: Any) -> None:
         """Write training_history.json: status, baselines and the metrics of each epoch."""
+        if not self.processes.is_main:
+            return
         content = {
             "name": self.recipe.name,
             "status": status,
@@ -264,85 +272,3 @@ class Run:
             "epochs": self.state.history,
         }
         write_json(self.path / HISTORY_FILE, content)
-
-
-def save_state(run: Run) -> None:
-    """Write resume.pt, which contains everything that the rest of the run depends on.
-
-    The file before it is kept as resume_previous.pt. Raises NotFiniteError, and writes nothing, if the last update made
-    a weight non-finite.
-    """
-    run.require_finite_weights()
-    state = run.state
-    training = {
-        "optimizer": run.optimizer.state_dict(),
-        "random_state": _random_state(run.device),
-        "epoch": state.epoch,
-        "step_in_epoch": state.step_in_epoch,
-        "step": state.step,
-        "epoch_seconds": state.epoch_seconds,
-        "metric_sums": state.metric_sums,
-        "start": state.start,
-        "history": state.history,
-        "selected": {output: kept._asdict() for output, kept in state.selected.items()},
-        "is_done": state.is_done,
-        "stop_reason": state.stop_reason,
-        "baseline_cosines": run.baseline_cosines,
-        "baseline_mrr": run.baseline_mrr,
-    }
-    if run.ema is not None:
-        training["ema"] = run.ema.model.state_dict()
-    # First the events: after a power cut the log may be ahead of the checkpoint, never behind it.
-    run.events.sync()
-    values = {**run.metadata(), "model_state_dict": run.model.state_dict(), "training": training}
-    save_checkpoint(run.path / RESUME_STATE, values, previous=run.path / PREVIOUS_STATE)
-
-
-def restore_state(run: Run, saved: Checkpoint) -> None:
-    """Restore what `save_state` wrote. Raises CheckpointError if the checkpoint lacks a part of it."""
-    try:
-        training = saved.values["training"]
-        load_weights(run.model, saved.weights, strict=True)
-        if run.ema is not None:
-            load_weights(run.ema.model, training["ema"], strict=True)
-        run.optimizer.load_state_dict(training["optimizer"])
-        run.state = TrainingState(
-            epoch=training["epoch"],
-            step_in_epoch=training["step_in_epoch"],
-            step=training["step"],
-            epoch_seconds=training["epoch_seconds"],
-            metric_sums={name: total.to(run.device) for name, total in training["metric_sums"].items()},
-            start=training["start"],
-            history=training["history"],
-            selected={output: SelectedOutput(**kept) for output, kept in training["selected"].items()},
-            is_done=training["is_done"],
-            stop_reason=training["stop_reason"],
-        )
-        run.baseline_cosines = training["baseline_cosines"]
-        run.baseline_mrr = training["baseline_mrr"]
-        run.seen_rows = SeenRows.from_values(saved.values["seen_rows"])
-        random_state = training["random_state"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {saved.path}: the training state is incomplete ({error!r}). Resume from resume.pt"
-        ) from error
-    _restore_random_state(random_state, run.device)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of torch's random generators on the CPU and on the device."""
-    random_state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        random_state["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        random_state["mps"] = torch.mps.get_rng_state()
-    return random_state
-
-
-def _restore_random_state(random_state: dict[str, Tensor], device: torch.device) -> None:
-    """Restore what `_random_state` returned; a state of another kind of device is ignored."""
-    torch.set_rng_state(random_state["cpu"])
-    if "cuda" in random_state and device.type == "cuda":
-        torch.cuda.set_rng_state(random_state["cuda"], device)
-    if "mps" in random_state and device.type == "mps":
-        torch.mps.set_rng_state(random_state["mps"])

@@ -1,8 +1,6 @@
-"""Starting and resuming runs.
+"""Starting a run: everything is checked before its folder is made; then baselines, initial weights and first state.
 
-start_run   checks everything before it makes the folder, fits the baselines and builds the model
-resume_run  opens a folder again, verifies that the data is the same, and restores the saved training state. A run that
-            was killed before its first saved state starts again from its recipe.
+`resume.py` opens a folder again.
 """
 
 from __future__ import annotations
@@ -16,48 +14,47 @@ import torch
 
 from nextvec import ops
 from nextvec.core.console import show
-from nextvec.core.device import resolve_device, resolve_precision, seed_everything, set_threads
+from nextvec.core.device import available_cores, resolve_device, resolve_precision, seed_everything, set_threads
 from nextvec.core.events import Event
-from nextvec.core.files import keep_copy, make_folder, remove_leftovers, write_text
+from nextvec.core.files import keep_copy, make_folder, write_text
 from nextvec.core.formatting import Status
 from nextvec.core.process import give_back_memory, keep_memory
 from nextvec.core.run_paths import (
     ENCODER_FOLDER,
-    PREVIOUS_STATE,
     RECIPE_FILE,
-    RESUME_STATE,
-    SENTINEL_LOG,
-    TRAINING_LOG,
 )
 from nextvec.data.checks import CheckReport
 from nextvec.data.dataset import Dataset, open_dataset
 from nextvec.data.seen_rows import hash_rows
 from nextvec.data.store import ENCODER, Store
 from nextvec.data.windows import WindowSet, index_windows
-from nextvec.errors import CheckpointError, RecipeError, SpaceError, StoppedError, StoreError
+from nextvec.distributed.process_group import ALONE, ProcessGroup
+from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.evaluation.retrieval_faiss import require_faiss
 from nextvec.evaluation.seen_data import measure_seen, seen_warning
 from nextvec.guards.diagnosis.rules_data import find_space_mismatch
-from nextvec.guards.gates import epochs_without_improvement
-from nextvec.guards.sentinel import recipe_warnings, sentinel_lines
+from nextvec.guards.sentinel import recipe_warnings
 from nextvec.losses import Objective
 from nextvec.models.base import LatentModel, count_parameters
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.models.registry import create_model
-from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe, load_recipe
-from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on, restore_baselines
-from nextvec.training.checkpoint import read_resume_checkpoint
+from nextvec.recipe import DataRecipe, EvaluationRecipe, Recipe, RuntimeRecipe
+from nextvec.training.baselines import baseline_cosines, fit_and_save, fit_on
 from nextvec.training.initial_weights import initialize_weights, open_initial_model, require_same_vectors
 from nextvec.training.optimizer import WeightAverage, make_optimizer
-from nextvec.training.run import Run, RunLock, restore_state, save_state
-from nextvec.training.run_folder import clear_run_folder, is_worthless, make_run_folder, require_usable
-from nextvec.training.selection import log_trained, measure_start, restore_best
-from nextvec.training.text_log import baseline_line, epoch_lines, header_lines
+from nextvec.training.orders import OpenOrder, restore_others
+from nextvec.training.run import Run, RunLock
+from nextvec.training.run_folder import clear_run_folder, make_run_folder, require_usable
+from nextvec.training.saved_state import save_state
+from nextvec.training.selection import measure_start
+from nextvec.training.text_log import baseline_line, header_lines
 
 # Starting.
 
 
-def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False) -> Run:
+def start_run(
+    recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = False, processes: ProcessGroup = ALONE
+) -> Run:
     """Check the data, make the run's folder, fit the baselines and build the model.
 
     `path` may contain `{time}`: the folder then gets the time in its name, and a number if that name is in use.
@@ -66,15 +63,17 @@ def start_run(recipe: Recipe, path: Path, *, force: bool = False, quiet: bool = 
     used again.
     """
     require_usable(path)
-    run, initial = _check_start(path, recipe, force=force, quiet=quiet)
+    run, initial = check_start(path, recipe, processes, force=force, quiet=quiet)
     if not path.exists():
         run.path = make_run_folder(path, run.recipe)
     with RunLock(run.path) as run.lock:
-        _prepare_folder(run, initial, force=force)
+        prepare_folder(run, initial, force=force)
     return run
 
 
-def _check_start(path: Path, recipe: Recipe, *, force: bool, quiet: bool) -> tuple[Run, Checkpoint | None]:
+def check_start(
+    path: Path, recipe: Recipe, processes: ProcessGroup, *, force: bool, quiet: bool
+) -> tuple[Run, Checkpoint | None]:
     """Return a new run in memory, and the checkpoint to start from, after all checks; nothing is written."""
     if recipe.evaluation.retrieval == "faiss":
         require_faiss()
@@ -86,10 +85,10 @@ def _check_start(path: Path, recipe: Recipe, *, force: bool, quiet: bool) -> tup
         path, text = data.store_of(report.worst).path, report.worst.text
         raise StoreError(f"store {path}: {text} See 'nextvec data check', or pass --force to train anyway.")
     require_same_vectors(initial, data.store)
-    return _build_run(path, recipe, data, report, quiet=quiet), initial
+    return build_run(path, recipe, data, report, processes, quiet=quiet), initial
 
 
-def _prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> None:
+def prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> None:
     """Write the first content of a run folder: recipe, data check, baselines, initial weights and state."""
     clear_run_folder(run.path)
     facts = _facts(run)
@@ -110,7 +109,7 @@ def _prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> Non
 
     # Baselines: every later score is compared with theirs on the same windows.
     run.baselines = fit_and_save(run)
-    run.baseline_cosines = baseline_cosines(run.baselines, run.sets)
+    run.baseline_cosines = baseline_cosines(run.baselines, run.sets, run.processes)
     run.event("baselines", cosines=run.baseline_cosines)
     for split, cosines in run.baseline_cosines.items():
         run.log(baseline_line(split, cosines))
@@ -128,6 +127,7 @@ def _prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> Non
 
     initialize_weights(run, initial)
     _record_seen_rows(run)
+    restore_others(run)
     measure_start(run)
     run.write_history("running")
     save_state(run)  # from here on the run can be resumed after any interruption
@@ -148,118 +148,30 @@ def _with_absolute_paths(recipe: Recipe, data: Dataset) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
 
 
-# Resuming.
+# Following.
 
 
-def resume_run(path: Path, *, force: bool = False, quiet: bool = False) -> Run:
-    """Open a run's folder and restore its last saved training state.
-
-    If that state is damaged, the one saved before it is used. A run that was killed before its first saved state
-    starts again from its recipe. Raises OutputError if another process is training in the folder, CheckpointError if
-    the saved state is missing or belongs to another recipe, StoreError if the data has changed, StoppedError if a gate
-    stopped the run and `force` is not set.
-    """
-    if not (path / RECIPE_FILE).is_file():
-        raise CheckpointError(f"run {path}: it has no {RECIPE_FILE}. Name a run folder.")
-    with RunLock(path) as run_lock:
-        if is_worthless(path):
-            run, initial = _check_start(path, load_recipe(path / RECIPE_FILE), force=force, quiet=quiet)
-            run.lock = run_lock
-            show((f"run {path}: it has no saved state yet, so it starts again from its recipe",), quiet=quiet)
-            _prepare_folder(run, initial, force=force)
-            return run
-        run, notices = _restore_run(path, run_lock, force=force, quiet=quiet)
-        state = run.state
-        if state.stop_reason and not force:
-            raise StoppedError(f"run {path} was stopped: {state.stop_reason} To continue anyway, pass --force.")
-        state.stop_reason = ""
-        run.event("resumed")
-        _rewrite_logs(run)
-        for notice in (*notices, *run.notices, restore_best(run)):
-            if notice:
-                run.warn(notice)
-        if state.is_done:
-            log_trained(run)
-            run.log(_why_done(run))
-        else:
-            show((f"resumed after epoch {state.epoch}, step {state.step_in_epoch} of the next epoch",), quiet=quiet)
-    return run
+def open_follower(order: OpenOrder, processes: ProcessGroup) -> Run:
+    """Return the run as another process than the main one has it: without a folder, and with untrained weights."""
+    data = open_dataset(order.recipe.data, quiet=True)
+    return build_run(Path(), order.recipe, data, order.check, processes, quiet=True)
 
 
-def _why_done(run: Run) -> str:
-    """Return why a resumed run has nothing left to train, and how to train on."""
-    recipe = run.recipe.training
-    if run.state.epoch >= recipe.epochs:
-        reason, remedy = f"all {run.state.epoch} epochs are trained", "raise training.epochs"
-    else:
-        waited = epochs_without_improvement(run.scores)
-        reason = f"early stopping ended it: {recipe.best_metric} has not improved for {waited} epochs"
-        remedy = "set training.early_stop to 0 or a larger number"
-    return (
-        f"nothing to train: {reason}. To train on, {remedy} in {run.path / RECIPE_FILE} and run 'nextvec resume "
-        f"{run.path} --force'."
-    )
+# All.
 
 
-def _restore_run(path: Path, run_lock: RunLock, *, force: bool, quiet: bool) -> tuple[Run, list[str]]:
-    """Return the run in its last saved state, after checking recipe and data, and the warnings to log."""
-    recipe = load_recipe(str(path / RECIPE_FILE))
-    if not (path / RESUME_STATE).is_file() and not (path / PREVIOUS_STATE).is_file():
-        raise CheckpointError(
-            f"run {path}: its training state {RESUME_STATE} is missing. Restore it, or train again into a new folder."
-        )
-    saved = read_resume_checkpoint(path)
-    if not force:
-        _require_same_recipe(recipe, saved)
-    data = open_dataset(recipe.data, quiet=quiet)
-    saved_data = saved.values.get("data", {})
-    for store, current, expected in (
-        (data.store, data.store_hash, saved_data.get("store_hash")),
-        (data.ood, data.ood_store_hash, saved_data.get("ood_store_hash")),
-    ):
-        if store is not None and current != expected:
-            raise StoreError(
-                f"store {store.path}: it has changed since run {path} started (SHA-256 mismatch). Restore the store"
-            )
-    report = data.check(recipe.data.context, recipe.data.least_context)
-    run = _build_run(path, recipe, data, report, quiet=quiet)
-    run.lock = run_lock
-    notices = [saved.notice, restore_baselines(run)]
-    restore_state(run, saved)
-    # The recipe may have changed (--force): its epochs and its early stopping decide, not those of the saved run.
-    run.state.is_done = run.is_complete
-    remove_leftovers(path)
-    return run, [notice for notice in notices if notice]
-
-
-def _require_same_recipe(recipe: Recipe, saved: Checkpoint) -> None:
-    """Raise CheckpointError if the saved state belongs to another recipe in a section that the weights depend on."""
-    for section in ("seed", "model", "objective", "training"):
-        if getattr(recipe, section) != getattr(saved.recipe, section):
-            raise CheckpointError(
-                f"checkpoint {saved.path}: saved by another recipe than {RECIPE_FILE} beside it: {section} differs. "
-                f"Restore the run's files, or use --force to continue with {RECIPE_FILE}"
-            )
-
-
-def _rewrite_logs(run: Run) -> None:
-    """Rewrite training.log and ood_sentinel.log up to the restored state: the header and the finished epochs."""
-    file = run.path / TRAINING_LOG
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    header = text.partition("Epoch 1/")[0]
-    lines = [line for metrics in run.state.history for line in epoch_lines(metrics, run.recipe)]
-    write_text(file, header + "".join(f"{line}\n" for line in lines))
-    baselines = [line for line in header.splitlines() if line.startswith("baselines on ood")]
-    checks = [line for metrics in run.state.history for line in sentinel_lines(metrics)]
-    write_text(run.path / SENTINEL_LOG, "".join(f"{line}\n" for line in baselines + checks))
-
-
-# Both.
-
-
-def _build_run(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *, quiet: bool) -> Run:
+def build_run(
+    path: Path, recipe: Recipe, data: Dataset, report: CheckReport, processes: ProcessGroup, *, quiet: bool
+) -> Run:
     """Return the run in memory, with freshly initialized weights; nothing is written."""
-    device, notice = setup_device(recipe.runtime)
+    if processes.size > recipe.training.batch_size:
+        raise RecipeError(
+            f"recipe {recipe.name}: training.batch_size is {recipe.training.batch_size}, but there are "
+            f"{processes.size} processes. Raise training.batch_size, which is that of all processes together"
+        )
+    if processes.is_main:
+        processes.broadcast(OpenOrder(recipe, report))
+    device, notice = setup_device(recipe.runtime, processes.local_size)
     precision = resolve_precision(recipe.training.precision, device)
     sets, train_windows = load_windows(recipe, data, device)
     model = build_model(recipe, data.store.dimensions, device)
@@ -275,17 +187,24 @@ def _build_run(path: Path, recipe: Recipe, data: Dataset, report: CheckReport, *
         model=model,
         ema=WeightAverage(model, recipe.training.ema_decay) if recipe.training.ema_decay else None,
         optimizer=make_optimizer(model, recipe.training),
-        objective=Objective(recipe.objective, precision),
+        objective=Objective(recipe.objective, precision, processes),
+        processes=processes,
         quiet=quiet,
         notices=(notice,) if notice else (),
     )
 
 
-def setup_device(runtime: RuntimeRecipe) -> tuple[torch.device, str | None]:
-    """Apply the recipe's runtime settings to this process; return the device, and a notice if it falls back."""
+def setup_device(runtime: RuntimeRecipe, local_size: int = 1) -> tuple[torch.device, str | None]:
+    """Apply the recipe's runtime settings to this process; return the device, and a notice if it falls back.
+
+    `local_size` processes share the cores of this machine, and torchrun would give each only one thread.
+    """
     device, notice = resolve_device(runtime.device)
     give_back_memory()  # the data check's samples were larger than anything that follows
-    set_threads(runtime.threads)
+    threads = runtime.threads
+    if threads is None and local_size > 1:
+        threads = max(1, available_cores() // local_size)
+    set_threads(threads)
     return device, notice
 
 
@@ -337,6 +256,7 @@ def _facts(run: Run) -> Event:
         "parameters": count_parameters(run.model),
         "steps_per_epoch": run.steps_per_epoch,
         "device": str(run.device),
+        "processes": run.processes.size,
         "precision": str(run.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpu_ops": ops.backend(run.device) if run.recipe.runtime.native_ops else "torch",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nextvec import ops
 from nextvec.core.device import autocast
 from nextvec.data.windows import Batch
+from nextvec.distributed.process_group import own_randomness
 from nextvec.training.optimizer import learning_rate_at, set_learning_rate
 
 if TYPE_CHECKING:
@@ -27,31 +28,35 @@ Metrics = dict[str, Tensor]
 def train_step(run: Run, index_B: Tensor) -> Metrics:
     """Update the weights on the training windows at positions `index_B` (B,) and return the step's metrics.
 
-    The metrics are the losses, `cosine`, the gradient shares and `grad_norm`.
+    The metrics are the losses, `cosine`, the gradient shares and `grad_norm`, of the whole batch.
+    If several processes train, each computes its share of the batch; the sum of their gradients is that of the batch.
     Raises NotFiniteError before the update if a loss or gradient is NaN or infinite; on a GPU only at logged steps.
     """
     recipe, step = run.recipe.training, run.state.step
     # Reverse augmentation: in the first steps of the run, half of each batch is read backwards.
     is_augmented = step < round(recipe.reverse_augmentation * run.total_steps)
     reversed_count = recipe.batch_size // 2 if is_augmented else 0
-    batch = run.train_windows.batch(index_B, reversed_count)
+    batch = _read_share(run, index_B, reversed_count)
 
     # Prediction: forward, then the gradient of the weighted objective.
-    with autocast(run.device, run.precision):
-        prediction_BD = run.model(batch.context_BSD, batch.mask_BS)
-    metrics = run.objective.backward(prediction_BD, batch.target_BD, batch.group_B)
-    norms = [clip_gradients(run.prediction_parameters, recipe.grad_clip_norm)]
+    with own_randomness(run.processes, run.recipe.seed, step, run.device), autocast(run.device, run.precision):
+        prediction_PD = run.model(batch.context_BSD, batch.mask_BS)
+    metrics = run.objective.backward(prediction_PD, batch.target_BD, batch.group_B)
 
     # Query: an output with its own parameters, clipped separately so that it never shortens the gradient above.
     if run.model.has_query:
         metrics |= _backward_query(run, index_B, batch, recipe.batch_size - reversed_count)
+    if not run.processes.is_alone:
+        _sum_gradients(run, metrics)
+    norms = [clip_gradients(run.prediction_parameters, recipe.grad_clip_norm)]
+    if run.model.has_query:
         norms.append(clip_gradients(run.query_parameters, recipe.grad_clip_norm))
     metrics["grad_norm"] = norms[0]
 
     # Non-finite guard: after the first non-finite step, no update is applied.
     losses = [value for name, value in metrics.items() if name.startswith("loss")]
     run.guard.check([*losses, *norms], step)
-    require_finite_step(run, wait=run.is_log_step, outputs=StepOutputs(batch, prediction_BD, metrics))
+    require_finite_step(run, wait=run.is_log_step, outputs=StepOutputs(batch, prediction_PD, metrics))
 
     # Update.
     set_learning_rate(run.optimizer, learning_rate_at(step, run.total_steps, recipe, run.scores))
@@ -62,22 +67,51 @@ def train_step(run: Run, index_B: Tensor) -> Metrics:
     return metrics
 
 
+def _read_share(run: Run, index_B: Tensor, reversed_count: int) -> Batch:
+    """Return this process's windows of the batch (all of them if it is alone), with the targets and groups of all."""
+    processes = run.processes
+    if processes.is_alone:
+        return run.train_windows.batch(index_B, reversed_count)
+    positions_P = processes.share(torch.arange(len(index_B)))
+    own_reversed = int((positions_P >= len(index_B) - reversed_count).sum())
+    own = run.train_windows.batch(processes.share(index_B), own_reversed)
+    return Batch(own.context_BSD, *run.train_windows.targets(index_B, reversed_count), own.mask_BS)
+
+
 def _backward_query(run: Run, index_B: Tensor, batch: Batch, forward_count: int) -> Metrics:
     """Add the gradient of the query loss to the query's parameters and return the loss.
 
     The query learns from the first `query_batch_fraction` of the batch. The query always looks for the next chunk, so
     only the first `forward_count` windows can be used; the others are read backwards.
     """
-    count = round(run.recipe.objective.query_batch_fraction * len(index_B))
-    chosen = slice(max(1, min(forward_count, count)))
-    mask_QS = None if batch.mask_BS is None else batch.mask_BS[chosen]
-    with autocast(run.device, run.precision):
-        query_QD = run.model.raw_query(batch.context_BSD[chosen], mask_QS)
-    # Hard negatives: chunks of the same document outside the window.
+    processes, seed = run.processes, run.recipe.seed
+    total = max(1, min(forward_count, round(run.recipe.objective.query_batch_fraction * len(index_B))))
+    own_count = len(processes.share(torch.arange(total)))
+    mask_QS = None if batch.mask_BS is None else batch.mask_BS[:own_count]
+    query_QD = None
+    if own_count:  # none in the last of many processes, if the batch is small
+        with own_randomness(processes, seed, -1 - run.state.step, run.device), autocast(run.device, run.precision):
+            query_QD = run.model.raw_query(batch.context_BSD[:own_count], mask_QS)
+    # Hard negatives: chunks of the same document outside the window. All processes draw the same numbers.
     negatives_QKD, has_negatives_Q = run.train_windows.sample_document_negatives(
-        index_B[chosen], run.objective.query_negatives
+        index_B[:total], run.objective.query_negatives, slice(processes.rank, None, processes.size)
     )
-    return run.objective.backward_query(query_QD, batch.target_BD, negatives_QKD, has_negatives_Q, batch.group_B)
+    if query_QD is None:
+        return {"loss_query": torch.zeros((), device=run.device)}
+    return run.objective.backward_query(query_QD, batch.target_BD, negatives_QKD, has_negatives_Q, batch.group_B, total)
+
+
+def _sum_gradients(run: Run, metrics: Metrics) -> None:
+    """Replace gradients and query loss by their sums over all processes, and agree whether to stop after this step."""
+    parameters = [*run.prediction_parameters, *run.query_parameters]
+    wants_stop = torch.tensor(float(run.processes.wants_stop), device=run.device)
+    loss_query = metrics.get("loss_query", wants_stop)
+    votes, loss_query = run.processes.sum_gradients(parameters, (wants_stop, loss_query))
+    # On a GPU, reading the votes waits for the step; a signal may wait until a step that is logged.
+    if run.device.type == "cpu" or run.is_log_step:
+        run.processes.stops = bool(votes > 0)
+    if "loss_query" in metrics:
+        metrics["loss_query"] = loss_query
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
@@ -120,7 +154,7 @@ class StepOutputs(NamedTuple):
     """The tensors of a step that can contain its first non-finite value."""
 
     batch: Batch
-    prediction_BD: Tensor
+    prediction_PD: Tensor
     metrics: Metrics
 
 
@@ -135,7 +169,7 @@ def require_finite_step(run: Run, *, wait: bool = True, outputs: StepOutputs | N
         for vectors in (outputs.batch.context_BSD, outputs.batch.target_BD):
             if not torch.isfinite(vectors).all():
                 run.fail(f"a vector of the data is {where}", "Run 'nextvec data check'.")
-        if not torch.isfinite(outputs.prediction_BD).all():
+        if not torch.isfinite(outputs.prediction_PD).all():
             run.fail(f"a prediction is {where}", "Lower training.lr.")
         for name, value in outputs.metrics.items():
             if name.startswith("loss") and not torch.isfinite(value):

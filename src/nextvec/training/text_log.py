@@ -32,7 +32,7 @@ def header_lines(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
         {"model": recipe.model.kind, "parameters": f"{facts['parameters']:,}", "seed": recipe.seed},
         {"store": recipe.data.store, "space": facts["space"], "context": recipe.data.context, **windows},
         {**objective, "tau": f"{recipe.objective.tau:g}", "loss_weighting": recipe.objective.loss_weighting},
-        {name: facts[name] for name in ("device", "precision", "threads", "cpu_ops")},
+        {name: facts[name] for name in ("device", "processes", "precision", "threads", "cpu_ops")},
     ]
     return [*([SYNTHETIC_LINE] if facts["synthetic"] else []), *(_pairs(line) for line in lines)]
 

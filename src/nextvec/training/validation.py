@@ -14,6 +14,7 @@ from torch import Tensor
 from nextvec.data.windows import epoch_order, sample
 from nextvec.evaluation.metrics import Predictor, QueryPredictor, score_windows
 from nextvec.evaluation.retrieval import candidates_of, target_ranks
+from nextvec.training.orders import ScoreOrder
 from nextvec.training.run import Run
 from nextvec.training.state import EpochMetrics
 
@@ -28,7 +29,8 @@ MRR_SCORES = 2**27
 def validate(run: Run, split: str) -> EpochMetrics:
     """Score the model on a split with the same code as the final evaluation: float32, without dropout."""
     run.eval_model.eval()
-    scores = score_windows(run.eval_model, run.sets[split].vectors, run.sets[split].windows)
+    run.processes.broadcast(ScoreOrder(split))
+    scores = score_windows(run.eval_model, run.sets[split].vectors, run.sets[split].windows, processes=run.processes)
     if not scores.is_finite:
         run.fail(f"the model's predictions on {split} are not finite", "Lower training.lr and start again.")
     baseline, cosine = run.best_baseline(split)

@@ -1,0 +1,167 @@
+"""Runs of several processes: the results of one process, and one end for all of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, HISTORY_FILE, TRAINING_LOG
+from nextvec.data.store import Store
+from nextvec.experiments.single_run import resume_folder, train_recipe
+from nextvec.recipe import Recipe, make_recipe
+
+SHARES = 3
+"""Processes that do not divide the batch evenly."""
+
+
+def recipe_of(store: Store, **training: Any) -> Recipe:
+    """Every loss term, averaged weights, reversed windows and a query, without dropout, which is drawn per process."""
+    return make_recipe(
+        {
+            "name": "shared",
+            "data": {"store": str(store.path), "context": 3},
+            "model": {"kind": "amn", "dropout": 0.0},
+            "objective": {"mse": 0.5, "info_nce": 0.5, "moment": 0.1, "variance": 0.1},
+            "training": {
+                **{"epochs": 2, "batch_size": 31, "precision": "fp32", "reverse_augmentation": 0.3, "ema_decay": 0.9},
+                **training,
+            },
+            "evaluation": {"resamples": 100},
+        },
+        where="a test",
+    )
+
+
+def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start `count` processes of one run as torchrun does, without its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "nextvec", *arguments],
+            env={
+                **os.environ,
+                **{name: str(value) for name, value in (group | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+                **{"TORCHELASTIC_RUN_ID": "none", "OMP_NUM_THREADS": "1"},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Return exit code, output and messages of each process."""
+    outputs = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def numbers(values: Any, path: str = "") -> dict[str, float]:
+    """Return every number in JSON values that is not a time or a size of memory, by its path."""
+    if isinstance(values, dict):
+        skipped = ("latency", "seconds", "windows_per_second", "memory_mb")
+        return {
+            key: n
+            for name, v in values.items()
+            if name not in skipped
+            for key, n in numbers(v, f"{path}/{name}").items()
+        }
+    if isinstance(values, list):
+        return {key: n for i, v in enumerate(values) for key, n in numbers(v, f"{path}/{i}").items()}
+    return {path: values} if isinstance(values, int | float) else {}
+
+
+def assert_equal_runs(first: Path, second: Path, tolerance: float) -> None:
+    """Compare histories, evaluations and weights of two runs."""
+    for file in (HISTORY_FILE, EVALUATION_FILE):
+        left, right = (numbers(json.loads((run / file).read_text(encoding="utf-8"))) for run in (first, second))
+        assert left == pytest.approx(right, abs=tolerance, rel=tolerance), file
+    left, right = (torch.load(run / BEST_MODEL, weights_only=True)["model_state_dict"] for run in (first, second))
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(toy_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    train_recipe(recipe_of(toy_store), out=str(folder), quiet=True)
+    return folder
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> str:
+    file = folder / "recipe.toml"
+    file.write_text(recipe.to_toml(), encoding="utf-8")
+    return str(file)
+
+
+def test_three_processes_train_and_evaluate_like_one(alone, toy_store, tmp_path):
+    recipe = write_recipe(recipe_of(toy_store), tmp_path)
+    (main, *others) = finish(start(SHARES, "train", recipe, "--out", str(tmp_path / "run"), "--quiet"))
+    assert main[0] == 0, main[2]
+    assert "success criteria" in main[1]
+    # The others print nothing and end like the main process.
+    assert others == [(0, "", "")] * (SHARES - 1)
+    assert f"processes={SHARES}" in (tmp_path / "run" / TRAINING_LOG).read_text(encoding="utf-8")
+    assert_equal_runs(alone, tmp_path / "run", tolerance=1e-5)
+
+
+def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(alone, toy_store, tmp_path):
+    """Kill the second process in the second epoch; the rest is trained by another number of processes."""
+    run = tmp_path / "run"
+    recipe = write_recipe(recipe_of(toy_store), tmp_path)
+    processes = start(2, "train", recipe, "--out", str(run), "--quiet")
+    wait_for(run / TRAINING_LOG, "Epoch 1/", processes)
+    processes[1].kill()
+    code, _, messages = finish(processes)[0]
+    assert (code, messages.count("\n")) == (1, 1), messages
+    assert f"nextvec resume {run}" in messages
+    resume_folder(str(run), quiet=True)
+    assert_equal_runs(alone, run, tolerance=1e-5)
+
+
+def test_a_signal_to_any_process_ends_all_with_everything_saved(alone, toy_store, tmp_path):
+    run = tmp_path / "run"
+    recipe = write_recipe(recipe_of(toy_store, epochs=500, keep_epochs=False), tmp_path)
+    processes = start(2, "train", recipe, "--out", str(run), "--quiet")
+    wait_for(run / TRAINING_LOG, "Epoch 1/", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    (main, other) = finish(processes)
+    assert main[0] == 130, main[2]
+    assert "Everything is saved" in main[2]
+    assert other == (130, "", "")
+
+
+def wait_for(file: Path, text: str, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until a file contains a text."""
+    while not (file.is_file() and text in file.read_text(encoding="utf-8")):
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.02)
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(toy_store, tmp_path):
+    recipe = write_recipe(recipe_of(toy_store, batch_size=1), tmp_path)
+    (main, other) = finish(start(2, "train", recipe, "--out", str(tmp_path / "run")))
+    assert main[0] == other[0] == 2
+    assert "training.batch_size is 1, but there are 2 processes" in main[2]
+    assert other[1:] == ("", "")
+
+
+def test_other_commands_are_refused(tmp_path):
+    (main, other) = finish(start(2, "suite", "demo", "--out", str(tmp_path / "suite")))
+    assert main[0] == other[0] == 2
+    assert (
+        main[2] == "nextvec: only train and resume run in several processes. Run the other commands without torchrun.\n"
+    )
+    assert other[1:] == ("", "")
