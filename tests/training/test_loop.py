@@ -34,6 +34,7 @@ from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
 from nextvec.training.saved_state import restore_state, save_state
 from nextvec.training.setup import start_run
+from nextvec.training.signals import STOP_SIGNALS
 from nextvec.training.validation import validate
 
 pytestmark = pytest.mark.usefixtures("small_networks")
@@ -303,16 +304,16 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(training_step, "learning_rate_at", learning_rate_at)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signals_save_the_state_and_restore_the_handlers(
     toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(name) for name in STOP_SIGNALS]
     run = start_run(toy_recipe, tmp_path / "run", quiet=True)
     monkeypatch.setattr(training_step, "set_learning_rate", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted):
         loop.train(run)
-    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(name) for name in STOP_SIGNALS] == before
     assert read_events(run.path)[-1]["kind"] == "interrupted"
     assert json.loads((run.path / "training_history.json").read_text())["status"] == "interrupted"
     assert read_checkpoint(run.path / RESUME_STATE).values["step"] == 1

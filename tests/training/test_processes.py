@@ -65,7 +65,7 @@ def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Return exit code, output and messages of each process."""
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Not SIGHUP: a closed terminal ends no run; see `nextvec.core.streams`."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is how a batch system announces the end of a job. Not SIGHUP: a closed terminal ends no run; see
+`nextvec.core.streams`."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets; a second SIGINT raises KeyboardInterrupt."""
+    """Yield an event that the first of STOP_SIGNALS sets; a second SIGINT raises KeyboardInterrupt."""
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
