@@ -161,7 +161,7 @@ def open_follower(order: OpenOrder, processes: ProcessGroup) -> Run:
 
 
 def build_run(
-    path: Path, recipe: Recipe, data: Dataset, report: CheckReport, processes: ProcessGroup, *, quiet: bool
+    path: Path, recipe: Recipe, data: Dataset, report: CheckReport, processes: ProcessGroup = ALONE, *, quiet: bool
 ) -> Run:
     """Return the run in memory, with freshly initialized weights; nothing is written."""
     if processes.size > recipe.training.batch_size:
