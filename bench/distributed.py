@@ -25,14 +25,14 @@ BATCH = 512
 """Windows of a batch; on GPUs, of each process."""
 
 
-def rate(store: str, count: int, device: str, kind: str) -> float:
+def rate(store: str, count: int, device: str, recipe: str) -> float:
     """Return the windows per second of a run in `count` processes."""
     folder = OUT / f"distributed-{count}"
     shutil.rmtree(folder, ignore_errors=True)
     batch = BATCH * (count if device == "cuda" else 1)
     settings = {
         **{f"objective.{term}": weight for term, weight in FULL.items()},
-        **{"data.store": store, "model.kind": kind, "training.epochs": 2, "training.batch_size": batch},
+        **{"data.store": store, "data.ood": "", "training.epochs": 2, "training.batch_size": batch},
         **{"runtime.device": device, "evaluation.resamples": 100},
     }
     start = [sys.executable, "-m"]
@@ -41,7 +41,7 @@ def rate(store: str, count: int, device: str, kind: str) -> float:
     overrides = [f"{field}={value}" for field, value in settings.items()]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     subprocess.run(
-        [*start, "nextvec", "train", "amn", *overrides, "--out", str(folder), "--force", "--quiet"],
+        [*start, "nextvec", "train", recipe, *overrides, "--out", str(folder), "--force", "--quiet"],
         check=True,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", default="amn")
+    parser.add_argument("--recipe", default="amn-790k-production")
     options = parser.parse_args()
     units = torch.cuda.device_count() if options.device == "cuda" else os.cpu_count() or 1
     counts = [count for count in (1, 2, 4, 8, 16) if count <= units]
@@ -62,7 +62,7 @@ def main() -> None:
     rates: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(options.rounds):
         for count in counts:
-            rates[count].append(rate(store, count, options.device, options.model))
+            rates[count].append(rate(store, count, options.device, options.recipe))
     alone = summary(rates[1])["median"]
     finish(
         "distributed",
@@ -77,7 +77,7 @@ def main() -> None:
             for count in counts
         ],
         device=options.device,
-        model=options.model,
+        recipe=options.recipe,
         batch=BATCH,
     )
 

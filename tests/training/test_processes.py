@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, HISTORY_FILE, TRAINING_LOG
+from nextvec.core.run_paths import BEST_MODEL, EVALUATION_FILE, HISTORY_FILE, RESUME_STATE, TRAINING_LOG
 from nextvec.data.store import Store
 from nextvec.distributed.process_group import ProcessGroup
 from nextvec.errors import RecipeError
@@ -135,6 +136,26 @@ def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(alon
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_a_process_killed_anywhere_changes_nothing_after_a_resume(seed, toy_store, tmp_path_factory, tmp_path):
+    """Kill a random process at a random moment, resume with as many processes: bit-equal to an unbroken run."""
+    rng = random.Random(seed)
+    unbroken = tmp_path_factory.getbasetemp() / "unbroken"
+    recipe = write_recipe(recipe_of(toy_store, epochs=20, keep_epochs=False, checkpoint_interval_s=0.5), tmp_path)
+    if not unbroken.exists():
+        assert finish(start(2, "train", recipe, "--out", str(unbroken), "--quiet"))[0][0] == 0
+    run = tmp_path / "run"
+    processes = start(2, "train", recipe, "--out", str(run), "--quiet")
+    wait_for(run / RESUME_STATE, "", processes)
+    time.sleep(rng.uniform(0, 4))
+    processes[rng.randrange(2)].kill()
+    finish(processes)
+    if json.loads((run / HISTORY_FILE).read_text(encoding="utf-8"))["status"] != "finished":
+        assert finish(start(2, "resume", str(run), "--quiet"))[0][0] == 0
+    assert_equal_runs(unbroken, run, tolerance=0)
+
+
+@pytest.mark.long
 def test_a_signal_to_any_process_ends_all_with_everything_saved(alone, toy_store, tmp_path):
     run = tmp_path / "run"
     recipe = write_recipe(recipe_of(toy_store, epochs=500, keep_epochs=False), tmp_path)
@@ -149,7 +170,7 @@ def test_a_signal_to_any_process_ends_all_with_everything_saved(alone, toy_store
 
 def wait_for(file: Path, text: str, processes: Sequence[subprocess.Popen[str]]) -> None:
     """Wait until a file contains a text."""
-    while not (file.is_file() and text in file.read_text(encoding="utf-8")):
+    while not (file.is_file() and text.encode() in file.read_bytes()):
         assert all(process.poll() is None for process in processes), finish(processes)
         time.sleep(0.02)
 
