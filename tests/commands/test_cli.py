@@ -226,18 +226,21 @@ def test_a_read_only_folder(notes: Path, tmp_path: Path, capsys: Capture) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit there")
-def test_a_full_disk_is_one_line_and_leaves_no_run(toy_store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_leaves_no_run(toy_store: Store, tmp_path: Path, capsys: Capture) -> None:
     """A file-size limit stands for the full disk: the same error path, without needing one."""
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from nextvec.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
+    import resource  # not on Windows
+
     words = ["train", "demo", f"data.store={toy_store.path}", "training.batch_size=16", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("nextvec: ")]
-    assert done.returncode == 2 and len(lines) == 1 and "cannot write" in lines[0], done.stderr
-    assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.tmp"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        code = main(words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    errors = capsys.readouterr().err
+    lines = [line for line in errors.splitlines() if line.startswith("nextvec: ")]
+    assert code == 2 and len(lines) == 1 and "cannot write" in lines[0], errors
+    assert "Traceback" not in errors and not list((tmp_path / "run").glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

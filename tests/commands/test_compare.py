@@ -20,6 +20,7 @@ from nextvec.recipe import Recipe, make_recipe
 from nextvec.reports.leaderboard import BEGIN, END
 
 Train = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_an_exported_folder_is_the_same_model(exported, text_run, text_store, pa
     ("kind", "variant"), [*((kind, "residual") for kind in MODELS), *((kind, "original") for kind in ORIGINALS)]
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 5e-3)])
-def test_every_network_is_exported(kind, variant, dtype, tolerance, make_model, contexts, tmp_path):
+def test_every_network_is_exported(small_networks, kind, variant, dtype, tolerance, make_model, contexts, tmp_path):
     model = make_model(kind, variant)
     write_model_folder(model, tmp_path / "model", dtype=dtype)
     loaded = nextvec.load_model(tmp_path / "model")

@@ -17,7 +17,7 @@ NETWORKS = pytest.mark.parametrize(
 
 
 @NETWORKS
-def test_predictions_equal_those_of_the_network(kind, variant, make_model, contexts):
+def test_predictions_equal_those_of_the_network(small_networks, kind, variant, make_model, contexts):
     model = make_model(kind, variant)
     expected = model.network.predict(torch.from_numpy(contexts)).detach().numpy()
     predicted = model.predict(contexts)
@@ -28,7 +28,7 @@ def test_predictions_equal_those_of_the_network(kind, variant, make_model, conte
 
 
 @NETWORKS
-def test_contexts_of_several_lengths_equal_each_by_itself(kind, variant, make_model, contexts):
+def test_contexts_of_several_lengths_equal_each_by_itself(small_networks, kind, variant, make_model, contexts):
     model = make_model(kind, variant)
     ragged = [context[-length:] for context, length in zip(contexts, (5, 1, 3, 2, 5, 4, 1), strict=True)]
     together = model.predict(ragged)
