@@ -189,6 +189,7 @@ def test_safe_code_is_let_through():
         "nextvec.reports.leaderboard",
         "nextvec.reports.comparison",
         "nextvec.reports.html.panels",
+        "nextvec.monitor.run_list",
         "nextvec.monitor.terminal",
         "nextvec.monitor.web.app",
         "nextvec.cli",
