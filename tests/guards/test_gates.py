@@ -109,7 +109,8 @@ def test_derived_metrics(metric, history, value):
 
 
 def test_every_metric_can_be_a_gate():
-    history = [make_epoch(1, 0.5, share_mse=1.0, train_loss_info=1.0, val_margin=0.1, ood_margin=0.1)]
+    measured = {"share_mse": 1.0, "train_loss_info": 1.0, "val_margin": 0.1, "ood_margin": 0.1}
+    history = [make_epoch(1, 0.5, val_mrr=0.3, val_mrr_gain=0.01, **measured)]
     for metric, entry in GATE_METRICS.items():
         verdict = evaluate_gate(metric, history, green=9.0 if entry.lower_is_better else -9.0)
         assert verdict.status == "green", metric
