@@ -154,7 +154,9 @@ def test_resume_writes_the_best_model_again(good: Run, tmp_path: Path, harm: str
         (run / "checkpoints.json").unlink()
     resume_run(run, quiet=True).close()
     assert_same_values(read_checkpoint(good.path).values, read_checkpoint(run).values)
-    assert "best_model.pt was written again" in events_of(run, "warning")[-1]["text"]
+    warnings = [event for event in events_of(run, "warning") if "best_model.pt was written again" in event["text"]]
+    # A kill after best_model.pt was saved and before resume.pt was leaves another state, without any damage.
+    assert len(warnings) == (harm != "of another state")
 
 
 # The start of a fresh query.

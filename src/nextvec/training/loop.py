@@ -152,8 +152,9 @@ def _save_checkpoints(run: Run, metrics: EpochMetrics) -> None:
     best = best_checkpoint(run) if True in improved or metrics["epoch"] == 1 else None
     if run.recipe.training.keep_epochs:
         # If both outputs are the best, the two files are equal, and each can replace the other if it is damaged.
-        is_same = best is not None and improved == {True}
-        values = best if is_same else {**run.metadata(), "model_state_dict": run.eval_model.state_dict()}
+        values = {**run.metadata(), "model_state_dict": run.eval_model.state_dict()}
+        if best is not None and improved == {True}:
+            values = best
         save_checkpoint(run.path / epoch_file(run.state.epoch), values)
     if best is not None:
         save_checkpoint(run.path / BEST_MODEL, best)

@@ -58,7 +58,9 @@ def select_outputs(run: Run, metrics: EpochMetrics) -> dict[str, bool]:
 def _scores(recipe: Recipe, metrics: EpochMetrics) -> dict[Output, float]:
     """Return the score that selects each output; higher is better."""
     scores: dict[Output, float] = {"prediction": selection_score(recipe, metrics)}
-    return scores | {"query": metrics["val_mrr"]} if "val_mrr" in metrics else scores
+    if "val_mrr" in metrics:
+        scores["query"] = metrics["val_mrr"]
+    return scores
 
 
 def _weights(model: LatentModel, output: Output) -> dict[str, Tensor]:
@@ -98,19 +100,21 @@ def best_checkpoint(run: Run) -> dict[str, Any]:
 def restore_best(run: Run) -> str:
     """Write best_model.pt again if it is missing, damaged, or not the selection of the restored training state.
 
-    Returns a warning, or an empty string if nothing was written.
+    Returns a warning if it was missing or damaged. A file that is newer than the state is what a kill between the two
+    leaves, and no reason to warn.
     """
     if not run.state.history:
         return ""
+    damage = ""
     try:
         saved = read_checkpoint(run.path / BEST_MODEL)
         if not saved.notice and saved.values.get("selection") == selection_of(run):
             return ""
-        reason = saved.notice or f"{BEST_MODEL} is of another state than resume.pt"
+        damage = saved.notice
     except CheckpointError as error:
-        reason = str(error)
+        damage = str(error)
     save_checkpoint(run.path / BEST_MODEL, best_checkpoint(run))
-    return f"{reason.rstrip('.')}. {BEST_MODEL} was written again."
+    return f"{damage.rstrip('.')}. {BEST_MODEL} was written again." if damage else ""
 
 
 def log_trained(run: Run) -> None:
