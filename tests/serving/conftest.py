@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,3 +115,16 @@ def locked_server(service: Service, log_file: Path) -> Iterator[RealServer]:
     """`service` on a socket, with a token."""
     with serve_app(service, log_file, token="a&token#more;%20") as served:
         yield served
+
+
+@pytest.fixture
+def make_client() -> Iterator[Callable[..., TestClient]]:
+    """Makes clients of other services: ``make_client(service, token="t")``."""
+    opened = ExitStack()
+
+    def make(service: Service, **options: Any) -> TestClient:
+        app = make_app(service, log=AccessLog(Path("/dev/null")), **options)
+        return opened.enter_context(TestClient(app, BASE, raise_server_exceptions=False))
+
+    with opened:
+        yield make

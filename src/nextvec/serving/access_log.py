@@ -38,8 +38,12 @@ class RequestRecord:
     waiting: asyncio.Future[Any] | None = None
     """The result that the request waits for."""
 
+    is_gone: bool = False
+    """Whether the client has closed the connection before the response."""
+
     def cancel(self) -> None:
         """Give up the result: the client has gone."""
+        self.is_gone = True
         if self.waiting is not None:
             self.waiting.cancel()
 

@@ -23,7 +23,14 @@ import nextvec
 from nextvec.serving import schemas
 from nextvec.serving.access_log import AccessLog
 from nextvec.serving.documentation import describe_api, docs_page
-from nextvec.serving.errors import RequestError, as_request_error, error_response, internal_error, validation_message
+from nextvec.serving.errors import (
+    CLIENT_GONE,
+    RequestError,
+    as_request_error,
+    error_response,
+    internal_error,
+    validation_message,
+)
 from nextvec.serving.limits import BodyLimits
 from nextvec.serving.observe import Observer
 from nextvec.serving.page import PAGE_PATHS, add_page
@@ -35,8 +42,6 @@ from nextvec.web.access import AccessControl
 JSON, NPY = "application/json", "application/octet-stream"
 OPEN_PATHS = ("/healthz", "/readyz", *PAGE_PATHS)
 """Probes have no token, and the page asks for it."""
-CLIENT_GONE = 499
-"""Status in the log if the client has closed the connection; it gets no response."""
 
 
 def make_app(service: Service, *, host: str = "127.0.0.1", token: str = "", log: AccessLog | None = None) -> ASGIApp:

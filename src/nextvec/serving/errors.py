@@ -21,6 +21,9 @@ from nextvec.errors import (
     one_line,
 )
 
+CLIENT_GONE = 499
+"""Status in the log if the client has closed the connection; it gets no response."""
+
 
 class RequestError(Exception):
     """A request that is refused with a status and one line."""

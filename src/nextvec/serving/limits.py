@@ -10,7 +10,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nextvec.serving.errors import RequestError
+from nextvec.serving.errors import RequestError, error_response
 
 MAX_BODY_BYTES = 8 * 2**20
 """A context of 32 vectors of 768 dimensions is 0.5 MB of JSON."""
@@ -43,7 +43,8 @@ class BodyLimits:
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         # h11 has checked that the length is a number.
         if int(declared) > MAX_BODY_BYTES:
-            raise _too_large()
+            refusal = _too_large()
+            return await error_response(refusal.message, refusal.status)(scope, receive, send)
         received, deadline = 0, time.monotonic() + BODY_SECONDS
 
         async def limited_receive() -> Message:

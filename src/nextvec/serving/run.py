@@ -72,10 +72,11 @@ class ModelServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new requests, answer the accepted ones, then close."""
         self._service.stop_accepting()
+        accepted = set(self.server_state.tasks)
         await asyncio.sleep(0 if self.failure else LINGER_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                while self.server_state.tasks and not self.force_exit:
+                while accepted & self.server_state.tasks and not self.force_exit:
                     await asyncio.sleep(0.02)
         self._service.close()
         await super().shutdown(sockets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nextvec.inference.model import LatentVectorModel
 from nextvec.inference.next_chunks import require_same_space
 from nextvec.serving.access_log import RequestRecord
 from nextvec.serving.batching import Batcher, Work
-from nextvec.serving.errors import RequestError
+from nextvec.serving.errors import CLIENT_GONE, RequestError
 from nextvec.serving.limits import (
     MAX_BODY_BYTES,
     MAX_CONTEXTS,
@@ -118,6 +119,10 @@ class Service:
         record.waiting = job.future
         try:
             return await job.future
+        except asyncio.CancelledError:
+            if record.is_gone:
+                raise RequestError("The client has gone.", CLIENT_GONE) from None
+            raise
         finally:
             record.waiting = None
             record.batch_size = job.batch_size or None
