@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -109,9 +109,11 @@ def docs_page(document: dict[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f'<title>{title} API</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/assets/page.css">'
-        '<link rel="stylesheet" href="/assets/docs.css"></head><body><main>'
-        f'<h1>{title} API</h1><p>The same as <a href="/openapi.json">OpenAPI document</a>; '
-        '<a href="/">a page to try it</a>. Every refusal is <code>{"error": "one line"}</code>.</p>'
+        '<link rel="stylesheet" href="/assets/app.css"><link rel="stylesheet" href="/assets/docs.css"></head><body>'
+        '<header class="bar"><a class="home" href="/">nextvec serve</a><a href="/openapi.json">OpenAPI document</a>'
+        f"</header><main><h1>{title} API</h1>"
+        '<p>Every refusal has the body <code>{"error": "one line"}</code>. '
+        '<a href="/">Try the API in the browser.</a></p>'
         f"{''.join(_operations(document))}<h2>Objects</h2>{''.join(_objects(document))}</main></body></html>\n"
     )
 
@@ -126,14 +128,14 @@ def _operations(document: dict[str, Any]) -> Iterator[str]:
                 yield f"<p>Request: <code>{kind}</code>, {_type_of(content['schema'])}</p>"
                 name = content["schema"].get("$ref", "").rpartition("/")[2]
                 if example := _example(document["components"]["schemas"].get(name, {})):
-                    text = json.dumps(example, indent=1, ensure_ascii=False)
+                    text = json.dumps(example, ensure_ascii=False)
                     yield f"<pre>{html.escape(text)}</pre>"
             rows = (
                 f"<tr><td>{status}</td><td>{html.escape(response['description'])}</td><td>"
                 f"{', '.join(_type_of(content['schema']) for content in response['content'].values())}</td></tr>"
                 for status, response in operation["responses"].items()
             )
-            yield f"<table><tr><th>status</th><th>meaning</th><th>body</th></tr>{''.join(rows)}</table>"
+            yield _table(("status", "meaning", "body"), rows)
 
 
 def _objects(document: dict[str, Any]) -> Iterator[str]:
@@ -144,10 +146,14 @@ def _objects(document: dict[str, Any]) -> Iterator[str]:
             f"<td>{html.escape(values.get('description', ''))}</td></tr>"
             for field, values in schema.get("properties", {}).items()
         )
-        yield (
-            f'<h3 id="{name}">{name}</h3><p>{html.escape(schema.get("description", ""))}</p>'
-            f"<table><tr><th>field</th><th>type</th><th>meaning</th></tr>{''.join(rows)}</table>"
-        )
+        yield f'<h3 id="{name}">{name}</h3><p>{html.escape(schema.get("description", ""))}</p>'
+        yield _table(("field", "type", "meaning"), rows)
+
+
+def _table(headings: Iterable[str], rows: Iterable[str]) -> str:
+    """Return a table of rows in HTML."""
+    heads = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _type_of(schema: dict[str, Any]) -> str:
