@@ -82,5 +82,5 @@ def _percent(share: float) -> str:
 
 def _round_up(share: float) -> float:
     """Round a share up to two digits, so that it allows the loss."""
-    digits = 1 - math.floor(math.log10(share))
-    return min(math.ceil(share * 10**digits) / 10**digits, 1.0)
+    scale = 10.0 ** (1 - math.floor(math.log10(share)))
+    return min(math.ceil(share * scale) / scale, 1.0)

@@ -81,11 +81,6 @@ class StagedRows:
             self._files.close()
         self._end_V = np.concatenate(self._ends)
         self._ends.clear()
-        if self.usable:
-            shape = (self.usable, self.dimensions)
-            self._mapped: NDArray[Any] = np.memmap(self._paths[0], self.dtype, "r", shape=shape)
-        if self.has_texts and self._end_V[-1]:
-            self._text_bytes: NDArray[np.uint8] = np.memmap(self._paths[1], np.uint8, "r")
 
     def column(self, name: str) -> NDArray[Any]:
         """Return the document, the status of the vector, or the hash of each row (N,)."""
@@ -99,12 +94,16 @@ class StagedRows:
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return usable rows (B, D), numbered among the usable ones."""
-        return np.asarray(self._mapped[rows])
+        # A new map for each block: pages that were read are returned to the system with it.
+        return np.array(np.memmap(self._paths[0], self.dtype, "r", shape=(self.usable, self.dimensions))[rows])
 
     def texts(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the texts of usable rows."""
+        if not self._end_V[-1]:
+            return [""] * len(rows)
+        content = np.memmap(self._paths[1], np.uint8, "r")
         bounds = zip(self._end_V[rows].tolist(), self._end_V[rows + 1].tolist(), strict=True)
-        return [self._text_bytes[start:stop].tobytes().decode() if stop > start else "" for start, stop in bounds]
+        return [content[start:stop].tobytes().decode() for start, stop in bounds]
 
     def remove(self) -> None:
         """Remove the files."""
