@@ -101,7 +101,7 @@ def space_of(table: Any, name: TableName) -> Space:
 def make_schema(space: Space) -> pa.Schema:
     """Return the schema of a table of a store.
 
-    Vectors are float32: LanceDB's arithmetic on float16 takes about forty times as long on CPUs without float16.
+    Vectors are float32: LanceDB takes many times as long to index float16 on CPUs without float16 arithmetic.
     """
     metadata = {METADATA: json.dumps({"format": TABLE_FORMAT, "space": space.to_dict()})}
     texts = [(column, pa.string()) for column in ("text", "document", "title", "source", "split")]
