@@ -17,7 +17,7 @@ from nextvec.core.run_paths import EVENTS_FILE
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError, one_line
 from nextvec.monitor.discovery import is_run
-from nextvec.monitor.run_filter import Value, parse_filter
+from nextvec.monitor.run_filter import parse_filter
 from nextvec.monitor.state import RunState, read_state
 
 FIELDS = {
@@ -52,7 +52,7 @@ class RunList(Displayable):
     """The runs below a folder."""
 
     folder: Path
-    runs: tuple[dict[str, Value], ...]
+    runs: tuple[dict[str, Any], ...]
     """The fields of each run; None if a run has no such value."""
     notes: tuple[str, ...] = ()
     """Folders that look like runs but cannot be read."""
@@ -71,7 +71,7 @@ class RunList(Displayable):
         )
         return View((*table, *(Line(note, style="note") for note in self.notes)))
 
-    def _row(self, run: dict[str, Value]) -> Row:
+    def _row(self, run: dict[str, Any]) -> Row:
         status = run["status"]
         return Row(
             (
@@ -126,7 +126,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
-def read_row(path: Path, now: float) -> dict[str, Value]:
+def read_row(path: Path, now: float) -> dict[str, Any]:
     """Return the fields of a run. Raises InputError if the folder does not contain how a run started."""
     events = read_events(path, with_steps=False)
     started = last_event(events, "started")
@@ -167,7 +167,7 @@ def read_row(path: Path, now: float) -> dict[str, Value]:
 def _split(state: RunState, evaluation: Event, split: str, network: str | None) -> dict[str, float | None]:
     """Return the metrics of a split: of the evaluation if there is one, else of the best epoch."""
     result = mapping(mapping(evaluation.get("splits")).get(split))
-    model, gain = mapping(mapping(result.get("predictors")).get(network)), mapping(result.get("gain"))
+    model, gain = mapping(mapping(result.get("predictors")).get(network or "")), mapping(result.get("gain"))
     if model:
         retrieval = mapping(model.get("query")) or mapping(model.get("retrieval"))
         return {
