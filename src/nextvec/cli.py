@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if answer := answer_original_flag(argv):
         return _fail(answer, InputError.exit_code)
     app = make_app()
+    app.meta.suppress_keyboard_interrupt = False  # not inherited; otherwise Ctrl-C ends without a message
     _import_summaries(app, argv)
 
     @app.meta.default

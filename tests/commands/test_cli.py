@@ -442,3 +442,12 @@ def test_recipe_show_resolves_values_and_explains_every_field(capsys: Capture) -
     assert main(["recipe", "show", "demo"]) == 0
     assert "training.epochs" in capsys.readouterr().out
     assert "Did you mean 'demo'?" in refused(capsys, "recipe", "show", "dmeo")
+
+
+def test_ctrl_c_is_reported(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nextvec.inference.load.load_model", interrupt)
+    assert main(["predict", "x.npy", "--model", "m"]) == 130
+    assert capsys.readouterr().err == "nextvec: interrupted\n"
