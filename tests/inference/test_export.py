@@ -21,16 +21,11 @@ from nextvec.inference.graph import write_onnx, write_pt2
 from nextvec.inference.load import open_checkpoint
 from nextvec.inference.model import LatentVectorModel
 from nextvec.inference.model_folder import write_model_folder
+from nextvec.models import recurrent, transformer
 from nextvec.models.registry import model_from_config
 
 DIMENSIONS, CONTEXT = 16, 6
 MAX_DIFFERENCE = 1e-4
-
-# The published forms share their layers with the default ones.
-NETWORKS = [
-    *((kind, "residual") for kind in ("amn", "gru", "lstm", "transformer")),
-    *(pytest.param(kind, "original", marks=pytest.mark.long) for kind in ("amn", "gru", "lstm", "transformer")),
-]
 
 
 def make_model(kind: str, variant: str, context: int = CONTEXT) -> LatentVectorModel:
@@ -52,13 +47,19 @@ def contexts(count: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Te
     return context_BSD, torch.arange(length)[None] >= absent_B1
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_an_onnx_graph_equals_the_network(small_networks, kind, variant, tmp_path):
-    check_onnx(make_model(kind, variant, context=3), tmp_path)
+KINDS = ("amn", "gru", "lstm", "transformer")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_onnx_graph_equals_the_network(small_networks, monkeypatch, kind, tmp_path):
+    # The exporter's time grows with the number of nodes.
+    monkeypatch.setattr(recurrent, "GRU_BLOCKS", 1)
+    monkeypatch.setattr(transformer, "LAYERS", 1)
+    check_onnx(make_model(kind, "residual", context=3), tmp_path)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", ["residual", "original"])
 def test_an_onnx_graph_of_full_size_equals_the_network(kind, variant, tmp_path):
     check_onnx(make_model(kind, variant), tmp_path)
