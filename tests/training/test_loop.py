@@ -379,7 +379,8 @@ def test_best_by_val_loss_and_early_stop(toy_recipe: Recipe, tmp_path: Path) -> 
     run = trained(recipe, tmp_path / "run")
     losses = [record["val_loss"] for record in run.state.history]
     assert len(losses) < 40 and losses.index(min(losses)) == len(losses) - 3
-    assert read_checkpoint(run.path / BEST_MODEL).values["epoch"] == losses.index(min(losses)) + 1
+    candidates = [run.state.start["val_loss"], *losses]
+    assert read_checkpoint(run.path / BEST_MODEL).values["epoch"] == candidates.index(min(candidates))
     assert "stopped early" in (run.path / "training.log").read_text()
 
 
