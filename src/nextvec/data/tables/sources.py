@@ -26,9 +26,6 @@ from nextvec.errors import StoreError, one_line
 PARQUET, HUB = ".parquet", "hf:"
 BATCH_ROWS = 1024
 """Rows that are in memory together: 3 MB of 768-D float32 vectors, and their texts."""
-_BUFFER_BYTES = 2**20
-"""Read-ahead of a parquet column. Without a buffer, pyarrow reads the whole column of a row group into memory."""
-
 _KINDS = f"Name a table of vectors ({PARQUET}, {LANCE}, {HUB}owner/name, or a folder), or an .npz file of windows."
 
 Batches = Iterator[pa.RecordBatch]
@@ -134,13 +131,16 @@ def _read_footer(file: Path) -> pq.FileMetaData:
 
 
 def _read_parquet(files: Sequence[Path], columns: list[str]) -> Batches:
-    """Yield the batches of all files in order; a row group of any size is read through a small buffer."""
+    """Yield the batches of all files in order. Memory holds a row group of compressed data."""
     for path in files:
         rows = 0
         try:
-            with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                    rows += batch.num_rows
-                    yield batch.select(columns)
+            with pq.ParquetFile(path) as file:
+                # Group by group: pyarrow keeps what it has read until an iteration ends.
+                for group in range(file.num_row_groups):
+                    batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+                    for batch in batches:
+                        rows += batch.num_rows
+                        yield batch.select(columns)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path}: can't be read after row {rows:,}: {one_line(error)}. Copy it again.") from error
