@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from nextvec.core.events import read_events
     from nextvec.data.store import Store, open_store
     from nextvec.errors import NextvecError
-    from nextvec.inference.index import Index, open_index
+    from nextvec.inference.index import open_index
+    from nextvec.inference.index_types import Index
     from nextvec.inference.load import load_model
     from nextvec.inference.model import LatentVectorModel
     from nextvec.recipe import Recipe, load_recipe

@@ -12,7 +12,7 @@ from nextvec.commands.parameters import PATH, Device, File, command
 from nextvec.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from nextvec.inference.index import Index
+    from nextvec.inference.index_types import Index
     from nextvec.inference.model import LatentVectorModel
 
     Model = str | Path | LatentVectorModel

@@ -8,7 +8,7 @@ import os
 import threading
 from contextlib import suppress
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 from nextvec.errors import InputError, one_line
 

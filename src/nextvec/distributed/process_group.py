@@ -113,14 +113,18 @@ class TorchProcessGroup(ProcessGroup):
 
     def __init__(self) -> None:
         """Connect to the others. Raises ProcessLostError if one of them does not come."""
+        # Builds of torch without torch.distributed lack these modules.
+        from torch._C._distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
         environment = os.environ
         self.local_rank = int(environment.get("LOCAL_RANK", "0"))
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         if has_gpu := torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         try:
-            store, self.rank, self.size = next(iter(dist.rendezvous("env://")))  # type: ignore[no-untyped-call]
-            self._store = dist.PrefixStore("nextvec", store)
+            store, self.rank, self.size = next(iter(rendezvous("env://")))
+            self._store = PrefixStore("nextvec", store)
             backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=STEP_TIMEOUT)
             self._orders = dist.new_group(backend="gloo", timeout=ORDER_TIMEOUT)

@@ -19,7 +19,8 @@ from nextvec.core.table import Cell, Line, Row, Table, View, columns_of
 from nextvec.data.store import Store
 from nextvec.errors import InputError
 from nextvec.inference.decoder import Decoded, Decoder, decode_predictions
-from nextvec.inference.index import Index, open_index
+from nextvec.inference.index import open_index
+from nextvec.inference.index_types import Index
 from nextvec.inference.next_chunks import (
     MATCH_COLUMNS,
     NEIGHBORS,

@@ -21,7 +21,7 @@ from nextvec.core.http_client import JsonClient
 from nextvec.core.server_settings import require_url
 from nextvec.core.table import Cell, Column, Line, Row, Table
 from nextvec.errors import ServerError
-from nextvec.inference.index import Index
+from nextvec.inference.index_types import Index
 
 if TYPE_CHECKING:
     from nextvec.inference.model import LatentVectorModel

@@ -123,7 +123,7 @@ class StoreIndex:
     def sample(self, count: int) -> list[int]:
         """Return at most `count` rows, spread over the index."""
         rows = np.arange(len(self.store.vectors)) if self._is_member is None else np.flatnonzero(self._is_member)
-        return spread(rows, count).tolist()
+        return [int(row) for row in spread(rows, count)]
 
     def filter(self, where: str) -> StoreIndex:
         """Return the index of the documents that match an SQL condition; see `matching_rows`."""

@@ -256,7 +256,7 @@ def _index_vectors(table: Any) -> int:
     # Vectors have unit length, so the dot product is the cosine.
     config = IvfSq(distance_type="dot", num_partitions=int(rows**0.5))
     table.create_index(VECTOR, config=config, replace=True)
-    return rows
+    return int(rows)
 
 
 def _metadata(table: Any) -> dict[str, str]:

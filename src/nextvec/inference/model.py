@@ -23,7 +23,7 @@ from nextvec.inference.coherence import Coherence
 from nextvec.inference.contexts import ContextsLike, Vectors, read_contexts
 from nextvec.inference.continuation import Continuation, continue_text
 from nextvec.inference.decoder import Decoder, RoundTrip
-from nextvec.inference.index import Index
+from nextvec.inference.index_types import Index
 from nextvec.inference.next_chunks import NextChunks, find_next
 from nextvec.inference.score import DocumentScore, score_document
 from nextvec.models.base import LatentModel

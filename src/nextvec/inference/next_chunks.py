@@ -19,7 +19,8 @@ from nextvec.data.space import SAME_SPACE_COSINE, SYNTHETIC, UNKNOWN, probe_cosi
 from nextvec.data.store import Store
 from nextvec.errors import InputError, SpaceError
 from nextvec.inference.decoder import Decoded, Decoder, decode_predictions
-from nextvec.inference.index import Index, IndexedChunk, open_index
+from nextvec.inference.index import open_index
+from nextvec.inference.index_types import Index, IndexedChunk
 
 if TYPE_CHECKING:
     from nextvec.inference.model import LatentVectorModel

@@ -64,9 +64,11 @@ def describe_api(app: FastAPI) -> None:
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     """Return an OpenAPI document with the content of OPERATIONS."""
-    models = [(model, "validation") for request, _, _ in OPERATIONS.values() if (model := request) is not None]
-    answers = [response for _, response, _ in OPERATIONS.values() if response is not None]
-    models += [(model, "serialization") for model in (*answers, schemas.ErrorResponse)]
+    models: list[tuple[type[BaseModel], str]] = []
+    for request, response, _ in OPERATIONS.values():
+        models += [(request, "validation")] if request is not None else []
+        models += [(response, "serialization")] if response is not None else []
+    models.append((schemas.ErrorResponse, "serialization"))
     _, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=REF)  # type: ignore[arg-type]
     document["components"] = {
         "schemas": definitions["$defs"],

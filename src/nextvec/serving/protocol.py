@@ -8,6 +8,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from nextvec.serving.access_log import RequestRecord
+
 MAX_CONNECTIONS = 900
 """Open connections; most systems allow a process 1,024 files."""
 REQUEST_SECONDS = 10.0
@@ -42,7 +44,7 @@ class BoundedProtocol(H11Protocol):
             self._check.cancel()
         if self._is_in_progress():
             record = self.cycle.scope.get("nextvec")
-            if record is not None:
+            if isinstance(record, RequestRecord):
                 record.cancel()
         super().connection_lost(exc)
 

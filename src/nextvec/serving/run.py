@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from nextvec.core.console import show
-from nextvec.inference.index import Index
+from nextvec.inference.index_types import Index
 from nextvec.inference.model import LatentVectorModel
 from nextvec.serving.access_log import AccessLog
 from nextvec.serving.app import make_app
@@ -52,11 +53,11 @@ class ModelServer(uvicorn.Server):
 
         def load() -> None:
             try:
-                step, argument = self._service.open, self._load()
+                step = partial(self._service.open, self._load())
             except BaseException as error:
-                step, argument = self._fail, error
+                step = partial(self._fail, error)
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(step, argument)
+                loop.call_soon_threadsafe(step)
 
         threading.Thread(target=load, name="nextvec-load", daemon=True).start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from nextvec.serving.limits import MAX_CONTEXTS, MAX_K, MAX_STEPS, MAX_TEXT_CHARS, MAX_TEXTS
 
@@ -15,7 +16,7 @@ EXAMPLE_TEXTS = [
     "The harbor was built on the northern bank of the river.",
     "The tide leaves a deep channel at all hours, so that ships of any size can enter.",
 ]
-ONE_OF_TEXTS = {"oneOf": [{"required": ["texts"]}, {"required": ["text"]}]}
+ONE_OF_TEXTS: JsonDict = {"oneOf": [{"required": ["texts"]}, {"required": ["text"]}]}
 
 
 class _Request(BaseModel):

@@ -10,7 +10,8 @@ import numpy as np
 
 import nextvec
 from nextvec.errors import NextvecError
-from nextvec.inference.index import Index, open_index
+from nextvec.inference.index import open_index
+from nextvec.inference.index_types import Index
 from nextvec.inference.load import load_model
 from nextvec.inference.model import LatentVectorModel
 from nextvec.inference.next_chunks import require_same_space

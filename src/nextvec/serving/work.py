@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nextvec.errors import InputError, NextvecError
 from nextvec.inference.continuation import continue_context
-from nextvec.inference.index import Index
+from nextvec.inference.index_types import Index
 from nextvec.inference.model import LatentVectorModel
 from nextvec.inference.next_chunks import last_texts, rank_chunks
 from nextvec.inference.score import chunk_texts, require_two_chunks, score_chunks

@@ -198,7 +198,7 @@ def variance_correlation(first: SpaceProfile, second: SpaceProfile) -> float:
     return float(first_D @ second_D / max(float(np.sqrt((first_D @ first_D) * (second_D @ second_D))), 1e-12))
 
 
-def _average_ranks(values_D: NDArray[np.float64]) -> NDArray[np.float64]:
+def _average_ranks(values_D: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the ranks (D,) of the values, from 1; equal values share the mean of their ranks."""
     _, inverse_D, count_V = np.unique(values_D, return_inverse=True, return_counts=True)
     ranks: NDArray[np.float64] = (np.cumsum(count_V) - (count_V - 1) / 2)[inverse_D]
