@@ -44,7 +44,7 @@ def test_searches_agree_with_the_exact_index(world, monkeypatch):
         assert ours == theirs
     np.testing.assert_allclose(index.vectors(rows[0].tolist()), exact.vectors(rows[0].tolist()), atol=1e-6)
     # One partition has too few rows: the search continues over all of them.
-    monkeypatch.setattr(lancedb_index, "PROBES", 1)
+    monkeypatch.setattr(lancedb_index, "MIN_PROBES", 1)
     excluded = set(expected[:, :3].ravel().tolist())
     rows, _ = index.search(queries, len(index) + 1, excluded)
     assert rows.shape == (8, len(index) - len(excluded)) and not excluded & set(rows.ravel().tolist())

@@ -34,8 +34,8 @@ from nextvec.inference.lancedb_table import (
 from nextvec.inference.store_filter import filter_error, require_one_condition
 from nextvec.inference.table_name import COLUMN_ROLES, TableName, parse_table_name
 
-PROBES = 40
-"""Partitions of the approximate index that a search reads."""
+MIN_PROBES, PROBED_SHARE = 40, 0.1
+"""Partitions of the approximate index that a search reads: a tenth of the square root of the rows, at least 40."""
 REFINE_FACTOR = 2
 """Candidates per result whose stored vectors are compared exactly."""
 MAX_EXACT_ROWS = 20_000
@@ -52,6 +52,7 @@ class LanceIndex:
         with lancedb_errors(name):
             self._count = int(table.count_rows(where or None))
             self._metric = _metric_of(table, columns["vector"])
+            self._probes = max(MIN_PROBES, round(PROBED_SHARE * int(table.count_rows()) ** 0.5))
 
     @property
     def space(self) -> Space:
@@ -105,7 +106,10 @@ class LanceIndex:
             search = search.select([column, "_distance"]).with_row_id(True)
             if self._where:
                 search = search.where(self._where, prefilter=True)
-            search = search.bypass_vector_index() if is_exact else search.nprobes(PROBES).refine_factor(REFINE_FACTOR)
+            if is_exact:
+                search = search.bypass_vector_index()
+            else:
+                search = search.nprobes(self._probes).refine_factor(REFINE_FACTOR)
             found = search.to_arrow()
         rows = found["_rowid"].to_numpy().astype(np.int64)
         vectors = _as_matrix(found[column], self._space.dimensions)
