@@ -65,9 +65,9 @@ def run_server(threads: int) -> None:
     async def app(scope, receive, send) -> None:
         await (bare if scope["path"] == EMPTY else full)(scope, receive, send)
 
-    opened = bind("127.0.0.1", 0)
-    print(opened.getsockname()[1], flush=True)
-    make_server(service, lambda: service.load(make_model(), None, "cpu"), app).run(sockets=[opened])
+    listener = bind("127.0.0.1", 0)
+    print(listener.getsockname()[1], flush=True)
+    make_server(service, lambda: service.load(make_model(), None, "cpu"), app).run(sockets=[listener])
 
 
 def make_bodies(kind: str) -> list[bytes]:
@@ -215,9 +215,9 @@ def main() -> None:
 def wait_until_ready(port: int) -> None:
     """Wait until the model is loaded."""
     for _ in range(600):
-        with socket.create_connection(("127.0.0.1", port)) as opened:
-            opened.sendall(f"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
-            if opened.recv(2**16).startswith(b"HTTP/1.1 200"):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(f"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            if connection.recv(2**16).startswith(b"HTTP/1.1 200"):
                 return
         time.sleep(0.1)
     raise RuntimeError("the server did not start")

@@ -23,7 +23,7 @@ from nextvec.core import files
 from nextvec.core.run_paths import RESUME_STATE
 from nextvec.errors import NextvecError
 from nextvec.recipe import load_recipe
-from nextvec.training import checkpoint, loop
+from nextvec.training import checkpoint, loop, validation
 from nextvec.training import step as training_step
 from nextvec.training.resume import resume_run
 from nextvec.training.setup import start_run
@@ -33,7 +33,7 @@ plan_point: int | str = -1
 plan_signal = signal.SIGKILL
 seen: list[str] = []
 write, replace, learning_rate_at = os.write, os.replace, training_step.learning_rate_at
-score_windows = loop.score_windows
+score_windows = validation.score_windows
 
 
 def event(kind: str) -> None:
@@ -128,7 +128,7 @@ torch.set_num_threads(1)
 checkpoint.write_bytes = write_in_halves
 os.write, os.replace = write_line, replace_with_events
 training_step.learning_rate_at = with_event("training", learning_rate_at)
-loop.score_windows = with_event("evaluating", score_windows)
+validation.score_windows = with_event("evaluating", score_windows)
 os.fsync = lambda descriptor: None  # only a power cut loses written data, a kill does not
 answers = []
 for name, kills in json.load(sys.stdin):

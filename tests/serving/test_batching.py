@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,9 @@ def run(test):
             runner.release.set()
             batcher.close()
 
-    asyncio.run(outer())
+    # In a thread of its own: the main one may have an event loop, which a browser of another test uses.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, outer()).result()
 
 
 async def started(runner, count=1):

@@ -250,16 +250,22 @@ def test_a_signal_ends_the_process_and_loses_no_accepted_request(kind, text_run,
     process.stderr.close()
 
 
+def in_thread(function, *arguments, **options):
+    """Call a function where no event loop runs: the main thread may have one, which a browser of another test uses."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments, **options).result()
+
+
 def test_what_cannot_be_served_is_one_line(text_run, toy_store, tmp_path, capsys, monkeypatch):
     with pytest.raises(CheckpointError, match="no such file or folder"):
-        nextvec.serve("missing", port=0)
+        in_thread(nextvec.serve, "missing", port=0)
     with pytest.raises(SpaceError):
-        nextvec.serve(str(text_run), index=toy_store.path, port=0)
+        in_thread(nextvec.serve, str(text_run), index=toy_store.path, port=0)
     with pytest.raises(OutputError, match=r"--access-log .*: cannot be written"):
-        nextvec.serve(text_run, port=0, access_log=tmp_path)
+        in_thread(nextvec.serve, text_run, port=0, access_log=tmp_path)
     with bind("127.0.0.1", 0) as taken, pytest.raises(OutputError, match=r"--port .*: not free on 127\.0\.0\.1"):
-        nextvec.serve(text_run, port=taken.getsockname()[1])
+        in_thread(nextvec.serve, text_run, port=taken.getsockname()[1])
     monkeypatch.setattr("nextvec.commands.serve.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"needs the package fastapi: pip install .nextvec\[serve\]"):
-        nextvec.serve(text_run)
-    assert cli.main(["serve", "missing"]) == 2 and capsys.readouterr().err.count("\n") == 1
+        in_thread(nextvec.serve, text_run)
+    assert in_thread(cli.main, ["serve", "missing"]) == 2 and capsys.readouterr().err.count("\n") == 1
