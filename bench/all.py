@@ -16,10 +16,12 @@ SCRIPTS = (
     "quality",
     "inference",
     "use_model",
+    "serving",
     "export",
     "encode",
     "scaling",
     "memory",
+    "distributed",
     "gpu",
 )
 
