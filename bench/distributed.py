@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--recipe", default="amn-790k-production")
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     units = torch.cuda.device_count() if options.device == "cuda" else os.cpu_count() or 1
     counts = [count for count in (1, 2, 4, 8, 16) if count <= units]
     store = store_path(scale=0.1)
