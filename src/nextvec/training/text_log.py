@@ -27,12 +27,13 @@ def header_lines(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
     windows = {f"{split}_windows": f"{count:,}" for split, count in facts["windows"].items()}
     if facts["train_windows"] != facts["windows"]["train"]:
         windows["train_windows_with_shorter_contexts"] = f"{facts['train_windows']:,}"
+    several = ("processes",) if facts["processes"] > 1 else ()
     lines = [
         {"nextvec": facts["versions"]["nextvec"], "run": recipe.name, "recipe_hash": recipe.recipe_hash},
         {"model": recipe.model.kind, "parameters": f"{facts['parameters']:,}", "seed": recipe.seed},
         {"store": recipe.data.store, "space": facts["space"], "context": recipe.data.context, **windows},
         {**objective, "tau": f"{recipe.objective.tau:g}", "loss_weighting": recipe.objective.loss_weighting},
-        {name: facts[name] for name in ("device", "processes", "precision", "threads", "cpu_ops")},
+        {name: facts[name] for name in ("device", *several, "precision", "threads", "cpu_ops")},
     ]
     return [*([SYNTHETIC_LINE] if facts["synthetic"] else []), *(_pairs(line) for line in lines)]
 
