@@ -69,7 +69,7 @@ def main():
     baselines = {model.name: model.eval() for model in (CopyLast(dimensions), DecayedMean(dimensions))}
     for kind in ("amn", "gru"):
         network = model_from_config({"kind": kind, "variant": "residual", "dimensions": dimensions}).eval()
-        model = LatentVectorModel(network, kind, encoder.space, CONTEXT, "minilm", baselines=baselines)
+        model = LatentVectorModel(network, kind, encoder.space, CONTEXT, encoder_name="minilm", baselines=baselines)
         windows = random_unit(WINDOWS, CONTEXT, dimensions)
         tensor = torch.from_numpy(windows)
 
