@@ -76,7 +76,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, s
 def numbers(values: Any, path: str = "") -> dict[str, float]:
     """Return every number in JSON values that is not a time or a size of memory, by its path."""
     if isinstance(values, dict):
-        skipped = ("latency", "seconds", "windows_per_second", "memory_mb")
+        skipped = ("latency", "seconds", "windows_per_second", "memory_mb", "success")  # a kill counts as a crash
         return {
             key: n
             for name, v in values.items()

@@ -54,9 +54,6 @@ from nextvec.recipe import EvaluationRecipe
 
 __all__ = ["Evaluation", "evaluate_predictors"]
 
-CallOthers = Callable[[str, Mapping[str, Predictor], Mapping[str, OffsetProfile]], None]
-"""Called with a split, the predictors and their offset profiles."""
-
 MAX_REPEATED_WINDOWS = 2_000
 """Upper limit of windows for rollouts and ablations, because these predict each window 5 to 8 times."""
 
@@ -71,8 +68,7 @@ def evaluate_predictors(
     notes: Sequence[str] = (),
     latency: Latency | None = None,
     record: SeenRows | None = None,
-    processes: ProcessGroup = ALONE,
-    call_others: CallOthers | None = None,
+    measure: MeasurePredictors | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Evaluate predictors on the windows of each split.
@@ -80,7 +76,7 @@ def evaluate_predictors(
     `model` names the predictor that the others are baselines of; without it there are no gains and no verdict. The
     `sets` are on the predictors' device. A split without windows is skipped and noted, after the caller's `notes`.
     `latency` is the model's, and becomes part of the result. `record` contains the rows that it was trained on.
-    `call_others` makes the other `processes` call `measure_predictors` with these arguments.
+    `measure` replaces `measure_predictors`, to divide its work among processes.
     Raises NotFiniteError if a prediction is NaN or infinite, MissingExtraError if the recipe asks for faiss and it is
     not installed.
     """
@@ -100,9 +96,7 @@ def evaluate_predictors(
             # a direction compares a predictor with the context mean.
             samples = draw_samples(windows, recipe, seed)
             profiles = measure_offset_profiles(ordered, samples.queries, recipe.resamples, seed)
-            if call_others is not None:
-                call_others(split, ordered, profiles)
-            measured = measure_predictors(ordered, samples, profiles, processes, partial(task.advance, len(windows)))
+            measured = (measure or measure_predictors)(ordered, samples, profiles, partial(task.advance, len(windows)))
             results[split] = compare(measured, ordered, model, samples)
     verdict = None if model is None else make_verdict(model, results)
     if model is None or verdict is None or record is None:
@@ -149,12 +143,18 @@ class Measured(NamedTuple):
     result: PredictorResult
 
 
+MeasurePredictors = Callable[
+    [Mapping[str, Predictor], Samples, Mapping[str, OffsetProfile], Callable[[], object]], dict[str, Measured]
+]
+"""Called like `measure_predictors`."""
+
+
 def measure_predictors(
     predictors: Mapping[str, Predictor],
     samples: Samples,
     profiles: Mapping[str, OffsetProfile],
-    processes: ProcessGroup = ALONE,
     after_each: Callable[[], object] = lambda: None,
+    processes: ProcessGroup = ALONE,
 ) -> dict[str, Measured]:
     """Measure every predictor on one split; several processes divide the predictors among them."""
     own = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ from nextvec.data.dataset import Dataset, open_data, open_ood
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
+from nextvec.distributed.process_group import ProcessGroup
 from nextvec.errors import CheckpointError
 from nextvec.evaluation.bootstrap import assign_blocks
-from nextvec.evaluation.evaluate import draw_samples, evaluate_predictors, measure_predictors
+from nextvec.evaluation.evaluate import Measured, Samples, draw_samples, evaluate_predictors, measure_predictors
 from nextvec.evaluation.latency import measure_latency
 from nextvec.evaluation.metrics import Predictor
 from nextvec.evaluation.results import Evaluation, OffsetProfile
@@ -59,8 +61,7 @@ def evaluate_best(run: Run) -> Evaluation:
         notes=run.data.notes,
         latency=measure_latency(model, context, run.device, batches=LATENCY_BATCHES, repeats=LATENCY_REPEATS),
         record=_seen_rows(checkpoint),
-        processes=run.processes,
-        call_others=lambda *arguments: run.processes.broadcast(MeasureOrder(*arguments)),
+        measure=partial(_measure_together, run.processes),
         quiet=run.quiet,
     )
     trained = checkpoint.values["metrics"]["val_cosine"]
@@ -69,6 +70,18 @@ def evaluate_best(run: Run) -> Evaluation:
         run.event("mismatch", trained=trained, evaluated=evaluated)
         run.log(f"warning: {BEST_MODEL} scores val_cosine={evaluated:.6f}, but it scored {trained:.6f} in training.")
     return evaluation
+
+
+def _measure_together(
+    processes: ProcessGroup,
+    predictors: Mapping[str, Predictor],
+    samples: Samples,
+    profiles: Mapping[str, OffsetProfile],
+    after_each: Callable[[], object],
+) -> dict[str, Measured]:
+    """Measure all predictors of an evaluation, each in one of the processes of the run."""
+    processes.broadcast(MeasureOrder(samples.windows.split, predictors, profiles))
+    return measure_predictors(predictors, samples, profiles, after_each, processes)
 
 
 def measure_share(
@@ -80,7 +93,7 @@ def measure_share(
             predictor.to(run.device).eval()
     windows = _evaluated_sets(run.data, run.sets, (split,))[split]
     samples = draw_samples(windows, run.recipe.evaluation, run.recipe.seed)
-    measure_predictors(predictors, samples, profiles, run.processes)
+    measure_predictors(predictors, samples, profiles, processes=run.processes)
 
 
 def evaluate_checkpoint(
