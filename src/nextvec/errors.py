@@ -100,8 +100,8 @@ class Interrupted(NextvecError):  # noqa: N818 - not an error, hence no `Error` 
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of another package's error in one line of at most 300 characters."""
-    text = escape_controls(" ".join(str(error).split())) or type(error).__name__
+    """Return the message of another package's error in one line of at most 300 characters, without its period."""
+    text = escape_controls(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
