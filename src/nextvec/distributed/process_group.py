@@ -188,9 +188,7 @@ class TorchProcessGroup(ProcessGroup):
             with suppress(RuntimeError):
                 if not self.is_main and self._store.check([_EXIT_CODE]):
                     raise MainProcessEnded(int(self._store.get(_EXIT_CODE))) from error
-            raise ProcessLostError(
-                f"another of the {self.size} processes of this run has ended ({one_line(error)})."
-            ) from error
+            raise ProcessLostError(f"another of the {self.size} processes of this run has ended.") from error
 
 
 ALONE = ProcessGroup()
