@@ -1,5 +1,6 @@
 """Names of encoders, and the encoder of a store."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,10 @@ def test_fitted_encoders_are_shared_by_revision(tmp_path: Path) -> None:
     assert share_encoder(first, lsa_store("second", "a1"))
     # Probe texts without any known term get the mean direction in every lsa.
     assert not share_encoder(first, lsa_store("third", "b2"))
+
+
+def test_a_folder_without_a_model_is_named_even_if_the_package_is_missing(tmp_path, monkeypatch):
+    """The extra would not help: the folder is the fault."""
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(InputError, match=r"has no modules\.json"):
+        open_encoder(str(tmp_path))

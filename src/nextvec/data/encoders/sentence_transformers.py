@@ -38,6 +38,9 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
 
     Raises MissingExtraError if a package is missing, InputError if the model cannot be loaded.
     """
+    # A folder without a model is named as such, whether or not the package is installed.
+    if name != "minilm" and Path(name).is_dir():
+        _require_model(name, Path(name))
     try:
         import sentence_transformers  # noqa: F401 - check that it is installed
     except ImportError as error:
@@ -135,18 +138,18 @@ def _minilm_folder() -> Path:
 
 def _load(name: str, folder: Path) -> Any:
     """Load a model from its folder, without network access."""
-    if not (folder / _MODULES).is_file():
-        # sentence-transformers would guess the layers, which gives another encoder with the same name.
-        raise InputError(f"encoder '{name}': {folder} has no {_MODULES}. Name a sentence-transformers model.")
-    _require_known_modules(name, folder)
+    _require_model(name, folder)
     return _sentence_transformer(name, str(folder), local=True)
 
 
-def _require_known_modules(name: str, folder: Path) -> None:
-    """Raise InputError unless every layer of a model is a class of sentence-transformers.
+def _require_model(name: str, folder: Path) -> None:
+    """Raise InputError unless a folder has a model, and every layer of it is a class of sentence-transformers.
 
     The library also loads classes from the folder or from any installed package, which would run their code.
     """
+    if not (folder / _MODULES).is_file():
+        # sentence-transformers would guess the layers, which gives another encoder with the same name.
+        raise InputError(f"encoder '{name}': {folder} has no {_MODULES}. Name a sentence-transformers model.")
     try:
         # modules.json names the Python class of each layer.
         kinds = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text(encoding="utf-8"))]
