@@ -13,7 +13,6 @@ size.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.core.display import Displayable
-from nextvec.core.files import json_text, sha256_of
+from nextvec.core.files import sha256_of
 from nextvec.core.formatting import Status
 from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
+from nextvec.data.store.manifest import MANIFEST as MANIFEST
+from nextvec.data.store.manifest import is_intact, parse_manifest
 from nextvec.errors import StoreError, one_line
 
-FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 VECTORS = "vectors.npy"
 DOCUMENTS = "documents.parquet"
 CHUNKS = "chunks.parquet"
@@ -196,20 +195,15 @@ def open_store(path: str | Path) -> Store:
             hint = "Its build was interrupted: run the same 'nextvec data build' command again to continue."
         raise StoreError(f"store {path}: has no {MANIFEST}. {hint}")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        # Read the other entries only from a manifest of this version; another may lack them.
-        version = manifest["format"]
-        if version == FORMAT_VERSION:
-            space_values, rows = manifest["space"], manifest["rows"]
-            manifest["files"][VECTORS], manifest["files"][DOCUMENTS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). Build the store again.") from error
-    if version != FORMAT_VERSION:
+        content = (path / MANIFEST).read_bytes()
+    except OSError as error:
         raise StoreError(
-            f"store {path}: has format {version!r:.20}, but this nextvec reads format {FORMAT_VERSION}. "
-            "Build the store again, or upgrade nextvec."
-        )
-    space = Space.from_dict(space_values)
+            f"store {path}: {MANIFEST} can't be read ({error.strerror}). Check its permissions."
+        ) from error
+    manifest = parse_manifest(content, str(path))
+    if missing := [name for name in (VECTORS, DOCUMENTS) if name not in manifest["files"]]:
+        raise StoreError(f"store {path}: {MANIFEST} is damaged (no file {missing[0]}). Build the store again.")
+    space, rows = Space.from_dict(manifest["space"]), manifest["rows"]
     # The two files must agree, or row numbers would be wrong.
     vectors = map_vectors(path / VECTORS)
     if vectors.shape != (rows, space.dimensions):
@@ -246,15 +240,13 @@ def verify_store(path: Path) -> int:
     """
     remedy = "Build the store again, or copy it again."
     try:
-        # The manifest has its own checksum, and must be written exactly as `json_text` writes it.
         content = (path / MANIFEST).read_bytes()
         manifest = json.loads(content)
         files = dict(manifest["files"])
-        checksum = manifest["checksum"]
-        is_intact = checksum == manifest_checksum(manifest) and content == json_text(manifest).encode()
+        is_unchanged = is_intact(manifest, content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). {remedy}") from error
-    if not is_intact:
+    if not is_unchanged:
         raise StoreError(f"store {path}: {MANIFEST} has changed since it was written. {remedy}")
     for name, expected in files.items():
         try:
@@ -264,12 +256,6 @@ def verify_store(path: Path) -> int:
         if digest != expected:
             raise StoreError(f"store {path}: {name} has changed since it was written (SHA-256 differs). {remedy}")
     return len(files) + 1
-
-
-def manifest_checksum(manifest: dict[str, Any]) -> str:
-    """Return the SHA-256 of a manifest without its own entry `checksum`."""
-    content = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json_text(content).encode()).hexdigest()
 
 
 def map_vectors(path: Path) -> NDArray[Any]:

@@ -28,17 +28,15 @@ from nextvec.data.splits import SPLITS
 from nextvec.data.store import (
     CHUNKS,
     DOCUMENTS,
-    FORMAT_VERSION,
     JOURNAL,
-    MANIFEST,
     VECTORS,
     DocumentTable,
     Store,
-    manifest_checksum,
     map_vectors,
     open_store,
     unfinished_folder,
 )
+from nextvec.data.store.manifest import FORMAT_VERSION, MANIFEST, manifest_checksum
 from nextvec.errors import OutputError
 
 STAGED_PREFIX = "staged."
