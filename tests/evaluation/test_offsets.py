@@ -164,7 +164,7 @@ def synthetic(request, tmp_path_factory):
         split: WindowSet(split, vectors, store.documents, index_windows(store.documents, split, 5))
         for split in ("train", "val")
     }
-    return request.param, sets["val"], fit_baselines([sets["train"].batch()], 16, 5, quiet=True)
+    return request.param, sets["val"], fit_baselines([sets["train"].batch()], vectors.mean(dim=0), 5, quiet=True)
 
 
 @pytest.mark.parametrize(("stores", "least"), [(8, 6), pytest.param(20, 17, marks=pytest.mark.long)])

@@ -34,7 +34,8 @@ def windows(*, masked: bool = False, seed: int = 0, offset: float = 0.5) -> Batc
 
 
 def fit(*batches: Batch) -> dict[str, LatentModel]:
-    return fit_baselines(iter(batches), DIMENSIONS, CONTEXT, quiet=True)
+    origin = batches[0].target_BD.float().mean(dim=0) if batches else torch.zeros(DIMENSIONS)
+    return fit_baselines(iter(batches), origin, CONTEXT, quiet=True)
 
 
 def split(batch: Batch, *sizes: int) -> Iterator[Batch]:

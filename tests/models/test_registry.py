@@ -43,7 +43,7 @@ def fitted_baselines(dimensions: int) -> dict[str, LatentModel]:
     target_BD = unit(context_BSD[:, -1] + context_BSD[:, -2].roll(1, dims=-1))
     groups = torch.arange(300) // 10
     batch = SimpleNamespace(context_BSD=context_BSD, target_BD=target_BD, mask_BS=None, group_B=groups)
-    return fit_baselines([batch], dimensions, CONTEXT, quiet=True)
+    return fit_baselines([batch], target_BD.mean(dim=0), CONTEXT, quiet=True)
 
 
 @functools.cache

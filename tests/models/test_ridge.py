@@ -34,8 +34,9 @@ def problem(*, noise: float = 0.5, masked: bool = False, seed: int = 0) -> tuple
 
 
 def fit(data: tuple[Tensor, Tensor, Tensor | None, Tensor]) -> Ridge:
-    fitting = RidgeFit(DIMENSIONS, CONTEXT)
+    fitting = RidgeFit(DIMENSIONS, CONTEXT, data[1].mean(dim=0))
     fitting.add(*data)
+    fitting.finish()
     return fitting.solve()[0]
 
 
@@ -118,7 +119,7 @@ def test_moments_of_float32_vectors_are_accurate() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(9000, 64, generator=generator) * 0.05 + 0.3, dim=-1)
     context_BSD, target_BD = vectors.view(3000, 3, 64), vectors.roll(1, 0)[:3000]  # cosine of two vectors: 0.97
-    fitting = RidgeFit(64, 3)
+    fitting = RidgeFit(64, 3, target_BD.mean(dim=0))
     for rows in range(0, 3000, 500):
         batch = slice(rows, rows + 500)
         fitting.add(context_BSD[batch], target_BD[batch], None, torch.ones(500))

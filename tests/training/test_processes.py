@@ -117,7 +117,13 @@ def test_three_processes_train_and_evaluate_like_one(alone, toy_store, tmp_path)
     assert "success criteria" in main[1]
     # The others print nothing and end like the main process.
     assert others == [(0, "", "")] * (SHARES - 1)
-    assert f"processes={SHARES}" in (tmp_path / "run" / TRAINING_LOG).read_text(encoding="utf-8")
+    log, log_of_one = ((run / TRAINING_LOG).read_text(encoding="utf-8") for run in (tmp_path / "run", alone))
+    assert f"processes={SHARES}" in log
+    # The scores of the baselines have the same digits.
+    scores, scores_of_one = (
+        [line for line in text.splitlines() if "baselines on" in line] for text in (log, log_of_one)
+    )
+    assert scores == scores_of_one != []
     assert_equal_runs(alone, tmp_path / "run", tolerance=1e-5)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nextvec import ops
 from nextvec.core.console import progress
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import InputError
 from nextvec.models.base import LatentModel, mean_of_present, read_context, unit
 from nextvec.models.ridge import Ridge, RidgeFit
@@ -101,24 +102,34 @@ BASELINE_CLASSES: dict[str, type[LatentModel]] = {
 
 
 def fit_baselines(
-    batches: Iterable[WindowBatch], dimensions: int, context: int, *, quiet: bool = False
+    batches: Iterable[WindowBatch],
+    origin_D: Tensor,
+    context: int,
+    *,
+    processes: ProcessGroup = ALONE,
+    quiet: bool = False,
 ) -> dict[str, LatentModel]:
-    """Fit all baselines in one pass over batches of training windows; return them by name, on the batches' device.
+    """Fit all baselines in one pass over batches of training windows; return them by name, on the origin's device.
 
-    Contexts (B, S, D) and targets (B, D) may have any float type; S is `context` and D is `dimensions`. All windows of
-    a document group either fit ridge or choose its penalty. Raises InputError for no windows or non-finite vectors.
+    Contexts (B, S, D) and targets (B, D) may have any float type; S is `context`. `origin_D` (D,) is about the mean of
+    the targets. All windows of a document group either fit ridge or choose its penalty. Several processes call this
+    together, each with the batches of its part of `divide_windows`; the main one gets the baselines, the others none.
+    Raises InputError for no windows or non-finite vectors.
     """
-    decay_fit, ridge_fit = _DecayFit(context), RidgeFit(dimensions, context)
-    device = torch.device("cpu")
+    dimensions, device = len(origin_D), origin_D.device
+    decay_fit, ridge_fit = _DecayFit(context), RidgeFit(dimensions, context, origin_D)
     with torch.no_grad(), progress("fitting baselines", unit="windows", quiet=quiet) as task:
         # One pass: every batch goes to both fits, and the batch is not kept.
         for batch in batches:
             assert batch.context_BSD.shape[1:] == (context, dimensions), tuple(batch.context_BSD.shape)
-            device = batch.target_BD.device
             decay_fit.add(batch)
             ridge_fit.add(batch.context_BSD, batch.target_BD, batch.mask_BS, batch.group_B)
             task.advance(len(batch.target_BD))
-        if not task.done:
+        decay_fit.finish(processes)
+        ridge_fit.finish(processes)
+        if not processes.is_main:
+            return {}
+        if ridge_fit.is_empty:
             raise InputError("no training windows to fit the baselines on. Add documents, or reduce data.context.")
         ridge, target_mean_D = ridge_fit.solve()
     # Ridge has already averaged the targets, so train-mean takes that mean.
@@ -148,6 +159,9 @@ class _DecayFit:
         squared_length_BC = ((products_BSS @ weights_SC) * weights_SC).sum(dim=1)
         cosines_BC = to_target_BS @ weights_SC / squared_length_BC.clamp(min=ops.MIN_LENGTH**2).sqrt()
         self._cosines_C += cosines_BC.sum(dim=0).cpu()
+
+    def finish(self, processes: ProcessGroup) -> None:
+        processes.sum_(self._cosines_C)
 
     def best(self) -> float:
         return float(DECAYS[self._cosines_C.argmax()])

@@ -7,6 +7,9 @@ A window has K slots x (K·D numbers, zero if absent), their presence m (K), and
 With m next to x, `center` computes the exact moments of z = m (x − mean) from these sums, for any means. The newest
 slot is always present, so that its m counts windows.
 
+Products are float32, sums float64. So the sums of several processes equal those of one to 15 digits if their products
+are the same: every process but one adds multiples of `buffer_size` windows.
+
 Letters in names: B windows of a batch, K slots, D dimensions.
 """
 
@@ -17,16 +20,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-WINDOWS_PER_PRODUCT = 2048
-"""Windows that are buffered before they are multiplied, so that small batches cost no more than large ones."""
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 
 
 class Moments:
-    """`add` windows, then `finish`; after that, read the means and `center`."""
+    """`add` windows, then `finish`; after that, read the means and `center`.
 
-    def __init__(
-        self, slots: int, dimensions: int, dtype: torch.dtype = torch.float64, buffer_size: int = WINDOWS_PER_PRODUCT
-    ) -> None:
+    `buffer_size` windows are multiplied at once, so that small batches cost no more than large ones.
+    """
+
+    def __init__(self, slots: int, dimensions: int, buffer_size: int, dtype: torch.dtype = torch.float64) -> None:
         self._slots, self._dimensions, self._dtype, self._buffer_size = slots, dimensions, dtype, buffer_size
         # Rows [x m y] that wait for multiplication.
         self._buffer: Tensor | None = None
@@ -66,25 +69,36 @@ class Moments:
         if is_cuda:
             slots, presence_target = slots.double(), presence_target.double()
         device = slots.device if is_cuda else torch.device("cpu")
+        gram = self._create_sums(device)
+        # The Gram matrix is symmetric. Its upper blocks are three fifths of the work at K = 5.
+        for start, end in self._blocks():
+            gram[start:end, start:] += (slots[:, start:end].T @ slots[:, start:]).to(device)
+        self._cross += (slots.T @ presence_target).to(device)
+        self._counts += (presence_target[:, : self._slots].T @ presence_target).to(device)
+
+    def _create_sums(self, device: torch.device) -> Tensor:
+        """Return the Gram matrix; create the sums if there are none yet."""
         if self._gram is None:
-            width = presence_target.shape[1]
+            size, width = self._slots * self._dimensions, self._slots + self._dimensions
             self._gram = torch.zeros(size, size, dtype=self._dtype, device=device)
             self._cross = torch.zeros(size, width, dtype=torch.float64, device=device)
             self._counts = torch.zeros(self._slots, width, dtype=torch.float64, device=device)
-        # The Gram matrix is symmetric. Its upper blocks are three fifths of the work at K = 5.
-        for start, end in self._blocks():
-            self._gram[start:end, start:] += (slots[:, start:end].T @ slots[:, start:]).to(device)
-        self._cross += (slots.T @ presence_target).to(device)
-        self._counts += (presence_target[:, : self._slots].T @ presence_target).to(device)
+        return self._gram
 
     def _blocks(self) -> list[tuple[int, int]]:
         """Return the first row and the end of each slot in the Gram matrix."""
         return list(pairwise(slot * self._dimensions for slot in range(self._slots + 1)))
 
-    def finish(self) -> None:
-        """Multiply the remaining windows, and fill the lower blocks of the Gram matrix; call once, after all `add`."""
+    def finish(self, processes: ProcessGroup = ALONE, device: torch.device | None = None) -> None:
+        """Multiply the remaining windows, and fill the lower blocks of the Gram matrix; call once, after all `add`.
+
+        If several processes call it together, each has the sums of all afterwards, on `device`.
+        """
         self._multiply()
         self._buffer = None
+        if not processes.is_alone:
+            for sums in (self._create_sums(device or torch.device("cpu")), self._cross, self._counts):
+                processes.sum_(sums)
         if self._gram is not None:
             for start, end in self._blocks():
                 self._gram[end:, start:end] = self._gram[start:end, end:].T
@@ -92,7 +106,8 @@ class Moments:
     @property
     def is_empty(self) -> bool:
         """Whether there were no windows."""
-        return self._gram is None
+        # The newest slot is always present.
+        return self._gram is None or not bool(self._counts[-1, self._slots - 1])
 
     @property
     def is_finite(self) -> bool:

@@ -21,15 +21,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import InputError
 from nextvec.models.base import LatentModel, at_least_float32, mean_of_present, read_context
-from nextvec.models.moments import WINDOWS_PER_PRODUCT, Moments
+from nextvec.models.moments import Moments
 
 MAX_FEATURES = 6144
 """Maximum number of features: 8 context vectors at D = 768. The moments then take 0.6 GB, the fit little more."""
 
 HELD_OUT_FOLDS = 5
 """One document group in this many is held out to choose the penalty."""
+
+WINDOWS_PER_PRODUCT = 2048
+"""Windows that are multiplied at once; a quarter of them if they are held out."""
 
 MIN_HALF_DECADES, START_HALF_DECADES, MAX_HALF_DECADES = -8, 0, 8
 """The range and the start of the search: a penalty is 10^(h/2) times the mean diagonal of the features' moments."""
@@ -99,34 +103,40 @@ def _full_mask(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
 
 
 class RidgeFit:
-    """Fits a `Ridge`: `add` all windows, then `solve` once."""
+    """Fits a `Ridge`: `add` all windows, then `finish` and `solve` once."""
 
-    def __init__(self, dimensions: int, context: int) -> None:
+    def __init__(self, dimensions: int, context: int, origin_D: Tensor) -> None:
         self._dimensions, self._context = dimensions, context
         self._slots = count_slots(dimensions, context)
-        self.fit_moments = Moments(self._slots, dimensions)
+        self.fit_moments = Moments(self._slots, dimensions, WINDOWS_PER_PRODUCT)
         # Held-out moments only compare penalties, so float32 is enough and halves their memory.
-        self.held_out_moments = Moments(self._slots, dimensions, torch.float32, WINDOWS_PER_PRODUCT // 4)
-        self._origin_D: Tensor | None = None
-        """The mean of the first targets, subtracted from all vectors: products of small numbers keep more digits."""
+        self.held_out_moments = Moments(self._slots, dimensions, WINDOWS_PER_PRODUCT // 4, torch.float32)
+        self._origin_D = origin_D
+        """About the mean of the targets, subtracted from all vectors: products of small numbers keep more digits."""
 
     def add(self, context_BSD: Tensor, target_BD: Tensor, mask_BS: Tensor | None, group_B: Tensor) -> None:
         """Add windows: contexts (B, S, D), targets (B, D), masks (B, S) or None, document groups (B,)."""
         slots_BKD, present_BK = select_slots(read_context(context_BSD, mask_BS), mask_BS, self._slots)
         assert bool(present_BK[:, -1].all()), "a window without a newest context vector"
-        if self._origin_D is None:
-            self._origin_D = at_least_float32(target_BD).mean(dim=0)
         slots_BKD = (slots_BKD - self._origin_D) * present_BK[:, :, None]
         target_BD = at_least_float32(target_BD) - self._origin_D
         held_out_B = is_held_out(group_B)
         for moments, rows_B in ((self.held_out_moments, held_out_B), (self.fit_moments, ~held_out_B)):
             moments.add(slots_BKD[rows_B], present_BK[rows_B], target_BD[rows_B])
 
+    def finish(self, processes: ProcessGroup = ALONE) -> None:
+        """Call after the last `add`; if several processes call it together, each has the windows of all."""
+        for moments in (self.fit_moments, self.held_out_moments):
+            moments.finish(processes, self._origin_D.device)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there were no windows; call after `finish`."""
+        return self.fit_moments.is_empty and self.held_out_moments.is_empty
+
     def solve(self) -> tuple[Ridge, Tensor]:
         """Return the fitted baseline and the mean target (D,). Raises InputError if vectors are not finite."""
         moments = self.fit_moments
-        moments.finish()
-        self.held_out_moments.finish()
         if not (moments.is_finite and self.held_out_moments.is_finite):
             raise InputError("training vectors: they contain NaN or infinity. Run 'nextvec data check' on the store.")
         half_decades = _choose_penalty(moments, self.held_out_moments)
@@ -137,7 +147,6 @@ class RidgeFit:
         # Rounding can make the smallest penalties unsolvable for all windows; the next larger one is used then.
         while (weights := _solve(moments.gram, moments.target_products, half_decades)) is None:
             half_decades += 1
-        assert self._origin_D is not None, "solve before add"
         target_mean_D = target_mean_D + self._origin_D.to(target_mean_D)
         ridge = Ridge(self._dimensions, context=self._context, slots=self._slots)
         ridge.weight_KDD.copy_(weights.reshape(ridge.weight_KDD.shape))
@@ -145,6 +154,24 @@ class RidgeFit:
         ridge.target_mean_D.copy_(target_mean_D)
         ridge.penalty.fill_(10.0 ** (half_decades / 2))
         return ridge, target_mean_D
+
+
+def divide_windows(group_W: Tensor, parts: int) -> list[Tensor]:
+    """Divide windows, by their document groups (W,), into parts of about equal size; return their positions.
+
+    The fit does the same products for any number of parts, so that its sums are the same up to the order of float64
+    additions: the held-out windows, whose sums are float32, stay together, and the others fill whole buffers.
+    """
+    held_out_W = is_held_out(group_W)
+    pieces = (held_out_W.nonzero()[:, 0], *(~held_out_W).nonzero()[:, 0].split(WINDOWS_PER_PRODUCT))
+    divided: list[list[Tensor]] = [[] for _ in range(parts)]
+    sizes = [0] * parts
+    # Each piece goes to the part that is smallest so far.
+    for piece in pieces:
+        smallest = sizes.index(min(sizes))
+        divided[smallest].append(piece)
+        sizes[smallest] += len(piece)
+    return [torch.cat([*part, group_W.new_empty(0, dtype=torch.int64)]) for part in divided]
 
 
 def is_held_out(group_B: Tensor) -> Tensor:

@@ -10,30 +10,45 @@ from nextvec.data.windows import WindowSet, sample
 from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
-from nextvec.models.base import LatentModel
+from nextvec.models.base import LatentModel, at_least_float32
 from nextvec.models.baselines import fit_baselines
 from nextvec.models.checkpoint import read_baselines
+from nextvec.models.ridge import divide_windows
 from nextvec.training.checkpoint import save_checkpoint
-from nextvec.training.orders import ScoreOrder
+from nextvec.training.orders import FitOrder, ScoreOrder
 from nextvec.training.run import Run
 
 FIT_BATCH = 512
 """Windows per batch when baselines are fitted; the result depends on it only by rounding."""
 
 
-def fit_on(train: WindowSet, max_windows: int, seed: int, *, quiet: bool) -> dict[str, LatentModel]:
-    """Fit all baselines on a fixed sample of at most `max_windows` training windows and return them by name."""
+def fit_on(
+    train: WindowSet, max_windows: int, seed: int, *, processes: ProcessGroup = ALONE, quiet: bool
+) -> dict[str, LatentModel]:
+    """Fit all baselines on a fixed sample of at most `max_windows` training windows and return them by name.
+
+    If several processes call it together, each reads its part of the windows, and the main one gets the baselines.
+    """
     device = train.vectors.device
     index_W = sample(len(train), max_windows, seed).to(device)
-    batches = (train.batch(index_B) for index_B in index_W.split(FIT_BATCH))
-    baselines = fit_baselines(batches, train.vectors.shape[1], train.windows.context, quiet=quiet)
+    own_W = index_W[divide_windows(train.windows.groups[index_W], processes.size)[processes.rank]]
+    batches = (train.batch(index_B) for index_B in own_W.split(FIT_BATCH))
+    origin_D = at_least_float32(train.targets(index_W[:FIT_BATCH])[0]).mean(dim=0)
+    baselines = fit_baselines(batches, origin_D, train.windows.context, processes=processes, quiet=quiet)
     give_back_memory()  # ridge needs more memory than any training step
     return {name: baseline.to(device).eval() for name, baseline in baselines.items()}
 
 
+def fit_share(run: Run) -> dict[str, LatentModel]:
+    """Fit the baselines of a run together with its other processes; see `fit_on`."""
+    train, limit = run.sets["train"], run.recipe.evaluation.ridge_windows
+    return fit_on(train, limit, run.recipe.seed, processes=run.processes, quiet=run.quiet)
+
+
 def fit_and_save(run: Run) -> dict[str, LatentModel]:
     """Fit the baselines of a run and write baselines.pt."""
-    baselines = fit_on(run.sets["train"], run.recipe.evaluation.ridge_windows, run.recipe.seed, quiet=run.quiet)
+    run.processes.broadcast(FitOrder())
+    baselines = fit_share(run)
     states = {name: {"config": model.config, "state": model.state_dict()} for name, model in baselines.items()}
     save_checkpoint(run.path / BASELINES_FILE, {"baselines": states, "model_state_dict": {}, "model_config": {}})
     return baselines

@@ -17,9 +17,10 @@ from nextvec.errors import Interrupted, NextvecError, NotFiniteError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.ops import native_ops
+from nextvec.training.baselines import fit_share
 from nextvec.training.evaluate import measure_share
 from nextvec.training.loop import train_epoch
-from nextvec.training.orders import MeasureOrder, OpenOrder, RestoreOrder, ScoreOrder, TrainOrder
+from nextvec.training.orders import FitOrder, MeasureOrder, OpenOrder, RestoreOrder, ScoreOrder, TrainOrder
 from nextvec.training.run import Run
 from nextvec.training.saved_state import restore_state
 from nextvec.training.setup import open_follower
@@ -50,6 +51,8 @@ def follow(processes: ProcessGroup) -> int:
 def _do(order: Any, run: Run, stop: threading.Event) -> None:
     """Do one order."""
     match order:
+        case FitOrder():
+            fit_share(run)
         case RestoreOrder(state):
             restore_state(run, Checkpoint(Path("the main process"), state))
         case TrainOrder(history):

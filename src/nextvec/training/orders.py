@@ -28,6 +28,11 @@ class OpenOrder:
 
 
 @dataclass(frozen=True)
+class FitOrder:
+    """Add up the moments of a share of the training windows, for the baselines."""
+
+
+@dataclass(frozen=True)
 class RestoreOrder:
     """Take over weights, optimizer, random generators and counts."""
 
