@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +46,16 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}") from error
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, new: bool = False) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, new: bool = False, shared: bool = False) -> None:
     """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
-    With `new`, a file that another process has made at `path` in the meantime is kept. Raises OutputError if anything
-    fails. The temporary file is removed, and `path` is unchanged.
+    With `new`, a file that another process has made at `path` in the meantime is kept. With `shared`, processes on
+    several machines may write the file at the same time, even on a filesystem without flock. Raises OutputError if
+    anything fails. The temporary file is removed, and `path` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Writers take turns with one temporary file, so that a kill leaves one; without flock each needs its own.
+    writer = f".{platform.node()}-{os.getpid()}" if shared else ""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     with writing(path), _open_temporary(temporary) as file:
         try:
             write(file)
@@ -102,19 +106,19 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write bytes atomically."""
-    write_atomic(path, lambda file: file.write(content))
+def write_bytes(path: Path, content: bytes | memoryview, *, shared: bool = False) -> None:
+    """Write bytes atomically; see `write_atomic` for `shared`."""
+    write_atomic(path, lambda file: file.write(content), shared=shared)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """Write text atomically as UTF-8. Characters that UTF-8 lacks (from a non-UTF-8 path) are backslash-escaped."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), shared=shared)
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 2, shared: bool = False) -> None:
     """Write a JSON value atomically. Raises ValueError for NaN and infinity, which are not JSON."""
-    write_text(path, json_text(value, indent=indent))
+    write_text(path, json_text(value, indent=indent), shared=shared)
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:

@@ -20,7 +20,7 @@ from nextvec.data.documents import Columns
 from nextvec.data.encoders import store_encoder
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS, SplitPlan
-from nextvec.data.store import Store, build, build_config, open_store, staging, tables, unfinished_folder
+from nextvec.data.store import Store, blocks, build, build_config, open_store, staging, tables, unfinished_folder
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.writer import unfinished_store
 from nextvec.data.windows import index_windows
@@ -684,7 +684,7 @@ def test_a_continued_build_does_only_the_remaining_work(
     original = staging._stage_document
     monkeypatch.setattr(staging, "_stage_document", lambda *args: cut.append(args[2].id) or original(*args))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_to_unit_length", 2, Killed())
+        interrupt(patch, blocks, "_to_unit_length", 2, Killed())
         make_store([source], tmp_path / "s", encoder="owner/hashing")
     assert cut == [f"doc{n}" for n in range(3 * 6, 40)]
     hashing.texts_encoded = 0
@@ -732,7 +732,7 @@ def test_a_build_does_not_continue_with_another_version_of_the_sentence_splitter
 def begin(source: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start a build and kill it in the middle of the vectors."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_to_unit_length", 2, Killed())
+        interrupt(patch, blocks, "_to_unit_length", 2, Killed())
         make_store([source], out, encoder="owner/hashing")
 
 
@@ -742,7 +742,7 @@ def test_a_build_does_not_continue_with_another_id_list_of_the_same_length(
 ) -> None:
     plans = [SplitPlan(val_ids=frozenset({name})) for name in ("doc1", "doc2")]
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        interrupt(patch, build, "_to_unit_length", 1, Killed())
+        interrupt(patch, blocks, "_to_unit_length", 1, Killed())
         make_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[0])
     with pytest.raises(StoreError, match="started with val ids"):
         make_store([source], tmp_path / "s", encoder="owner/hashing", split=plans[1])
@@ -895,7 +895,8 @@ from pathlib import Path
 
 import pyarrow.dataset, pyarrow.pandas_compat, scipy.linalg, sklearn.feature_extraction.text  # once for all children
 
-from nextvec.data.store import build, build_config, staging, tables, writer
+from nextvec.core import files
+from nextvec.data.store import blocks, build, build_config, staging, tables, writer
 from nextvec.data.splits import SplitPlan
 from nextvec.errors import OutputError
 
@@ -926,6 +927,15 @@ def write_in_halves(self, rows, values):
     step()
     write(self, rows[half:], values[half:])
 writer.VectorWriter.write = write_in_halves
+
+def write_block_in_halves(path, content, **options):
+    def write(file):
+        file.write(content[:len(content) // 2])
+        file.flush()
+        step()
+        file.write(content[len(content) // 2:])
+    files.write_atomic(path, write, **options)
+blocks.write_bytes = write_block_in_halves
 
 def child(out, point):
     """Return the exit status of a build in a child that dies at a step (-1: never), and its number of steps."""

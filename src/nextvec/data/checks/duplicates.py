@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ MAX_CANDIDATES = 500_000
 """Maximum number of rows, evenly spaced, among which near duplicates are searched."""
 
 BLOCK_ROWS = 8192
+
+
+class Rows(Protocol):
+    """An array (N, D), or an object that reads its rows from files when it is indexed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | NDArray[np.int64], /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def scan_rows(vectors: NDArray[Any]) -> RowScan:
     return RowScan(norm_N, hash_N)
 
 
-def hash_rows(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+def hash_rows(vectors: Rows) -> NDArray[np.uint64]:
     """Return a hash of every row of `vectors` (N, D); equal rows have equal hashes (N,)."""
     hash_N = np.empty(len(vectors), np.uint64)
     for start in range(0, len(vectors), BLOCK_ROWS):
@@ -178,7 +186,7 @@ class _Search:
 def find_near_duplicates(
     queries_QD: NDArray[np.float32],
     group_Q: NDArray[np.int64],
-    vectors: NDArray[Any],
+    vectors: Rows,
     candidates: NDArray[np.int64],
     candidate_groups: NDArray[np.int64],
 ) -> NDArray[np.int64]:

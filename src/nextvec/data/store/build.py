@@ -2,19 +2,18 @@
 
     build_store(BuildConfig(("articles.jsonl.gz",), encoder="minilm", split=SplitPlan(val=0.1)), "wiki")
 
-The stages are: staged chunks, the rows to encode, the fitted encoder if there is one, the vectors in blocks of rows,
-the store's files without repeated rows, and the manifest. Each stage records finished work in the journal of the build
-directory; a build that is started again with the same configuration does the rest. The output of a stage depends on
-configuration and files alone, so an interrupted build ends in the same bytes as an uninterrupted one.
+The stages are: staged chunks, the rows to encode, the fitted encoder if there is one, the vectors in blocks of rows
+(see blocks.py), the store's files without repeated rows, and the manifest. Each stage records finished work in the
+journal of the build directory, and each block has a file of its own; a build that is started again with the same
+configuration does the rest. The output of a stage depends on configuration and files alone, so an interrupted build
+ends in the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nextvec.core.console import progress
 from nextvec.data.encoders import LSA, Encoder, open_encoder
@@ -24,6 +23,8 @@ from nextvec.data.encoders.remote_names import PREFIX, parse_name
 from nextvec.data.id_lists import require_known_ids
 from nextvec.data.space import Space
 from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
+from nextvec.data.store.blocks import FOLDER as BLOCKS
+from nextvec.data.store.blocks import encode_block, missing_blocks, row_count, verify_blocks
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.build_counts import describe_losses, describe_short_documents, final_counts, require_text
 from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
@@ -32,8 +33,8 @@ from nextvec.data.store.rows import TRAIN, RowTable
 from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
 from nextvec.data.store.tables import finish_rows, write_rows
 from nextvec.data.store.vector_source import VectorSource, encoded_vectors, require_one_encoder
-from nextvec.data.store.writer import create_vectors, finish_store
-from nextvec.errors import InputError, ServerError, StoreError
+from nextvec.data.store.writer import finish_store, require_free_space
+from nextvec.errors import InputError, ServerError
 
 _VERIFIED_TEXTS = 64
 """Number of texts that are encoded to verify that the named encoder made the precomputed embeddings."""
@@ -94,7 +95,7 @@ def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Pat
         # A refused build may be followed by one with other input: this folder must not be in its way. Keep it only for
         # the same command (a network may come back), if it contains staged chunks or encoded vectors.
         has_staged = "text" not in directory.done and staged_files(directory.staged)
-        has_encoded = "blocks" in directory.done and not config.vectors
+        has_encoded = not config.vectors and any((directory.encoded / BLOCKS).glob("*.json"))
         if has_staged or has_encoded:
             directory.record(refused=True)
         else:
@@ -123,15 +124,15 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
         vectors = _precomputed_vectors(config, directory, texts, encoder)
     else:
         vectors = encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
-    vectors = require_one_encoder(directory, vectors)
-    _write_vectors(directory, texts, vectors, config.dtype, quiet)
+    vectors = require_one_encoder(directory.encoded, vectors)
+    _encode_blocks(directory, texts, vectors, config.dtype, quiet)
 
     # The files of the store, without repeats
     if "finished" not in directory.done:
         near = config.drop_near_duplicates
-        directory.record(
-            finished=finish_rows(directory.encoded, directory.store, config.min_chunks, near=near, quiet=quiet)
-        )
+        unknown = verify_blocks(directory.encoded, texts, vectors.space.dimensions, config.dtype)
+        finished = finish_rows(directory.encoded, directory.store, config.min_chunks, near=near, quiet=quiet)
+        directory.record(finished=finished, unknown_texts=unknown)
 
     # Manifest
     directory.record(complete=True)
@@ -191,37 +192,21 @@ def _precomputed_vectors(
     return VectorSource(space, settings, lambda block: embeddings.read(np.arange(*texts.blocks[block])))
 
 
-def _write_vectors(
+def _encode_blocks(
     directory: BuildDirectory, texts: ChunkTexts, vectors: VectorSource, dtype: str, quiet: bool
 ) -> None:
-    """Write vectors.npy block by block; each is on disk before the journal records it."""
-    rows = texts.blocks[-1][1]
-    # Continue after the last block in the journal.
-    finished, unknown = directory.done.get("blocks", 0), directory.done.get("unknown_texts", 0)
-    remaining = rows - (texts.blocks[finished][0] if finished < len(texts.blocks) else rows)
+    """Encode the blocks that are missing."""
+    blocks = missing_blocks(directory.encoded, texts)
+    rows = row_count(texts, blocks)
+    # The blocks, and then the store's file: a disk that is too small is reported before the work starts.
+    row_bytes = vectors.space.dimensions * np.dtype(dtype).itemsize
+    if "finished" not in directory.done:
+        require_free_space(directory.encoded, (rows + texts.blocks[-1][1]) * row_bytes)
     with (
-        create_vectors(directory.encoded, rows, vectors.space.dimensions, dtype) as writer,
-        progress(f"vectors of {vectors.space.encoder}", remaining, unit="chunks", quiet=quiet) as task,
+        progress(f"vectors of {vectors.space.encoder}", rows, unit="chunks", quiet=quiet) as task,
         keep_answers(vectors.server, directory.encoded / ANSWERS) as clear_answers,
     ):
-        for block in range(finished, len(texts.blocks)):
-            start, stop = texts.blocks[block]
-            # Flush before the journal records the block: after a kill, no recorded block is missing.
-            writer.write(np.arange(start, stop), _to_unit_length(vectors.read_block(block), start, dtype))
-            writer.flush()
-            directory.record(blocks=block + 1, unknown_texts=unknown + vectors.count_unknown())
+        for block in blocks:
+            encode_block(directory.encoded, texts, block, vectors, dtype)
             clear_answers()
-            task.advance(stop - start)
-
-
-def _to_unit_length(vectors_BD: NDArray[np.float32], first_row: int, dtype: str) -> NDArray[Any]:
-    """Scale vectors to unit length and round them to `dtype`. Raises StoreError for a zero or non-finite vector."""
-    lengths_B = np.linalg.norm(vectors_BD, axis=1)
-    unusable = np.flatnonzero(~(np.isfinite(lengths_B) & (lengths_B > 0)))
-    if len(unusable):
-        raise StoreError(
-            f"row {first_row + unusable[0]:,}: the encoder made a vector that is zero or not finite. "
-            "Use --precision fp32, or another encoder."
-        )
-    rounded: NDArray[Any] = (vectors_BD / lengths_B[:, None]).astype(dtype)
-    return rounded
+            task.advance(row_count(texts, [block]))

@@ -4,7 +4,7 @@ NAME.unfinished/
   lock         held while a build runs; the system releases it when the process ends
   build.json   journal: the build's arguments and its finished work, rewritten in one step after each piece of work
   staged/      staged chunks (see staging.py)
-  encoded/     rows, texts and vectors before repeated vectors are dropped (see tables.py)
+  encoded/     rows and texts (see tables.py) and vectors in blocks (see blocks.py), before equal vectors are dropped
   store/       the store; at the end it is renamed to NAME, and the rest is removed
 """
 

@@ -22,7 +22,8 @@ from nextvec.core.console import progress
 from nextvec.core.files import writing
 from nextvec.data.checks.duplicates import find_near_duplicates, hash_rows
 from nextvec.data.splits import SPLITS, SplitPlan, assign_splits
-from nextvec.data.store import CHUNKS, DOCUMENTS, VECTORS, ChunkTexts, map_vectors
+from nextvec.data.store import CHUNKS, DOCUMENTS, ChunkTexts
+from nextvec.data.store.blocks import EncodedVectors
 from nextvec.data.store.rows import TRAIN, RowTable, count_repeats, is_first_of_equals
 from nextvec.data.store.staging import read_staged_chunks
 from nextvec.data.store.writer import create_vectors, write_documents, write_texts
@@ -123,7 +124,8 @@ def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quie
     With `near`, rows of val and ood with a near duplicate in train are dropped too. Returns the counts of this step,
     and those of the store. Raises StoreError if a split loses all of its rows.
     """
-    table, vectors = RowTable.load(encoded), map_vectors(encoded / VECTORS)
+    table, texts = RowTable.load(encoded), ChunkTexts(encoded / CHUNKS)
+    vectors = EncodedVectors(encoded, texts)
     hash_N = hash_rows(vectors)
     first_N = is_first_of_equals(hash_N, table.splits)
     counts = count_repeats(hash_N, table.splits, ~first_N)
@@ -136,22 +138,20 @@ def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quie
     counts["short_parts_dropped"] = int(unlike_N.sum() - kept_N.sum())
     _require_rows(table, kept_N, "has the vector of another row")
 
-    # Every file is written anew, or is a second name of the encoded file, so this step can be repeated.
+    # Every file is written again, or is a second name of the encoded file, so this step can be repeated.
     rows = table.take(kept_N)
     documents = rows.document_table()
     write_documents(store, documents)
     _sync(store / DOCUMENTS)
-    texts = ChunkTexts(encoded / CHUNKS)
-    for name in (CHUNKS, VECTORS):
-        (store / name).unlink(missing_ok=True)
-        if kept_N.all():
-            _link(encoded / name, store / name)
-    if not kept_N.all():
+    (store / CHUNKS).unlink(missing_ok=True)
+    if kept_N.all():
+        _link(encoded / CHUNKS, store / CHUNKS)
+    else:
         write_texts(
             store, _blocks((text for block in range(len(texts.blocks)) for text in texts.read_block(block)), kept_N)
         )
         _sync(store / CHUNKS)
-        _copy_vectors(vectors, np.flatnonzero(kept_N), store)
+    _copy_vectors(vectors, np.flatnonzero(kept_N), store)
     return counts | {
         "documents": len(documents),
         "chunks": len(rows.document_N),
@@ -174,7 +174,7 @@ def _largest_loss(table: RowTable, kept_N: NDArray[np.bool_]) -> float:
 
 
 def _is_near_train(
-    vectors: NDArray[Any], table: RowTable, candidates_N: NDArray[np.bool_], *, quiet: bool
+    vectors: EncodedVectors, table: RowTable, candidates_N: NDArray[np.bool_], *, quiet: bool
 ) -> NDArray[np.bool_]:
     """Return which of the candidate rows of val and ood have a near duplicate among those of train (N,)."""
     train = np.flatnonzero(candidates_N & (table.splits == TRAIN))
@@ -206,7 +206,7 @@ def _blocks(texts: Iterator[str], kept_N: NDArray[np.bool_]) -> Iterator[list[st
         yield block
 
 
-def _copy_vectors(vectors: NDArray[Any], rows: NDArray[np.int64], store: Path) -> None:
+def _copy_vectors(vectors: EncodedVectors, rows: NDArray[np.int64], store: Path) -> None:
     with create_vectors(store, len(rows), vectors.shape[1], vectors.dtype) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows[start : start + BLOCK_ROWS]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nextvec.core.files import write_atomic
 from nextvec.data.encoders import Encoder
 from nextvec.data.encoders.remote import RemoteEncoder
 from nextvec.data.encoders.remote_names import without_url
 from nextvec.data.space import MIN_SERVER_COSINE, Space, difference
 from nextvec.data.store import ChunkTexts
-from nextvec.data.store.build_dir import BuildDirectory
-from nextvec.errors import StoreError
+from nextvec.errors import OutputError, SpaceError, StoreError
+
+ENCODER_RECORD = "encoder.json"
+"""File of the folder `encoded` of a build with the encoder that started it."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +49,45 @@ def encoded_vectors(encoder: Encoder, texts: ChunkTexts) -> VectorSource:
     )
 
 
-def require_one_encoder(directory: BuildDirectory, vectors: VectorSource) -> VectorSource:
-    """Return the source with the space in the journal, after comparing it with the encoder that started the build.
+def require_one_encoder(encoded: Path, vectors: VectorSource) -> VectorSource:
+    """Return the source with the recorded space, after comparing it with the encoder that started the build.
 
-    Two encoders must never write into one file of vectors. Of a server, the fingerprint is compared: it may have moved,
-    and its vectors of one text vary slightly. Raises StoreError for another encoder.
+    The first process records its encoder in the folder `encoded`. Two encoders must never make the vectors of one
+    store. Of a server, the fingerprint is compared: it may have moved, and its vectors of one text vary slightly.
+    Raises StoreError for another encoder.
     """
-    encoder = {"space": str(vectors.space), **vectors.settings}
-    if vectors.server is not None:
-        encoder |= {"name": without_url(vectors.server.name), "fingerprint": vectors.space.to_dict()}
-    if "encoder" not in directory.done:
-        directory.record(encoder=encoder)
-    earlier = directory.done["encoder"]
-    space, reason = vectors.space, ""
-    if vectors.server is not None and "fingerprint" in earlier:
-        space = Space.from_dict(earlier["fingerprint"])
-        if difference(space, vectors.space, MIN_SERVER_COSINE) is None:
-            return replace(vectors, space=space)
-        reason = f" ({difference(space, vectors.space, MIN_SERVER_COSINE)})"
-    elif earlier == encoder:
-        return vectors
-    started, now = ({**values, "fingerprint": "…"} if reason else values for values in (earlier, encoder))
-    raise StoreError(
-        f"{directory.folder}: its vectors were made by {started}, but the encoder is now {now}{reason}. "
-        "Continue with the encoder with which the build started, or start again with --restart."
+    file = encoded / ENCODER_RECORD
+    if not file.exists():
+        content = json.dumps({"space": vectors.space.to_dict(), "settings": vectors.settings}, indent=2)
+        try:
+            write_atomic(file, lambda target: target.write(content.encode()), new=True, shared=True)
+        except OutputError:
+            if not file.exists():  # otherwise another process has recorded its encoder just before
+                raise
+    space, settings = read_encoder_record(encoded)
+    reason = None
+    if vectors.server is None:
+        is_same = (str(space), settings) == (str(vectors.space), json.loads(json.dumps(vectors.settings)))
+    else:
+        is_same = without_url(settings["name"]) == without_url(vectors.server.name)
+        reason = difference(space, vectors.space, MIN_SERVER_COSINE) if is_same else None
+    if is_same and reason is None:
+        return replace(vectors, space=space)
+    started, now = (
+        {"space": str(of), **values} for of, values in ((space, settings), (vectors.space, vectors.settings))
     )
+    raise StoreError(
+        f"{encoded.parent}: its vectors were made by {started}, but the encoder is now {now}"
+        f"{f' ({reason})' if reason else ''}. Continue with the encoder with which the build started, or start again "
+        "with --restart."
+    )
+
+
+def read_encoder_record(encoded: Path) -> tuple[Space, dict[str, Any]]:
+    """Return the space and the settings of the encoder that started a build. Raises StoreError if they are damaged."""
+    file = encoded / ENCODER_RECORD
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return Space.from_dict(record["space"]), dict(record["settings"])
+    except (OSError, ValueError, KeyError, TypeError, SpaceError) as error:
+        raise StoreError(f"{file}: is damaged. Start again with --restart.") from error

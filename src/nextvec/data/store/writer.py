@@ -138,6 +138,16 @@ def _reserve(file: IO[bytes], size: int) -> None:
             raise
 
 
+def require_free_space(folder: Path, size: int) -> None:
+    """Raise OutputError if the filesystem of `folder` has fewer than `size` free bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OutputError(
+            f"cannot write {folder}: the vectors need {size / 2**30:,.1f} GiB, but the disk has "
+            f"{free / 2**30:,.1f} GiB free. Free some space, and run the same command again."
+        )
+
+
 def require_new(path: Path) -> None:
     """Raise OutputError if `path` exists; nothing is ever overwritten."""
     if path.exists():
