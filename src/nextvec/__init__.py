@@ -21,7 +21,7 @@ __version__: str
 
 if TYPE_CHECKING:
     from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show, plot
-    from nextvec.commands.data import data_build, data_check, data_synth
+    from nextvec.commands.data import data_build, data_cache, data_check, data_copy, data_synth
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
     from nextvec.commands.index import index_build
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nextvec.commands.compare": ("compare", "leaderboard_add", "leaderboard_show", "plot"),
-    "nextvec.commands.data": ("data_build", "data_check", "data_synth"),
+    "nextvec.commands.data": ("data_build", "data_cache", "data_check", "data_copy", "data_synth"),
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
     "nextvec.commands.index": ("index_build",),
@@ -72,7 +72,9 @@ __all__ = [
     "Store",
     "compare",
     "data_build",
+    "data_cache",
     "data_check",
+    "data_copy",
     "data_export",
     "data_import",
     "data_synth",

@@ -37,6 +37,8 @@ COMMANDS = {
         "data import": "interchange:data_import",
         "data export": "interchange:data_export",
         "data check": "data:data_check",
+        "data copy": "data:data_copy",
+        "data cache": "data:data_cache",
         "data synth": "data:data_synth",
     },
     "Training": {
@@ -73,7 +75,7 @@ COMMANDS = {
 """Heading in the help → command → module in `nextvec.commands` and function. A command is imported when it is used."""
 
 GROUPS = {
-    "data": "Build, import, export, check and synthesize vector stores.",
+    "data": "Build, import, export, copy, check and synthesize vector stores.",
     "recipe": "List and show recipes.",
     "index": "Build an index of a store in a vector database.",
     "gates": "Suggest gates for a recipe.",
@@ -88,7 +90,18 @@ PIPE_WIDTH = 100
 
 STORED_RESULTS = frozenset(
     (
-        *("data_build", "data_import", "data_export", "data_synth", "demo", "train", "resume", "suite", "sweep"),
+        *(
+            "data_build",
+            "data_import",
+            "data_export",
+            "data_copy",
+            "data_synth",
+            "demo",
+            "train",
+            "resume",
+            "suite",
+            "sweep",
+        ),
         *("rehearse", "plot", "leaderboard_add", "index_build"),
     )
 )

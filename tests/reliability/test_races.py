@@ -17,7 +17,8 @@ import nextvec
 from nextvec.core.files import write_atomic, write_text
 from nextvec.core.locks import exclusive, locked_folder, unfinished
 from nextvec.core.run_paths import EVENTS_FILE
-from nextvec.data.store import Store, open_store, unfinished_folder, verify_store
+from nextvec.data.store import Store, open_store, unfinished_folder
+from nextvec.data.store.manifest import verify_store
 from nextvec.errors import OutputError
 from nextvec.experiments.leaderboard import add_to_leaderboard
 from nextvec.recipe import Recipe, make_recipe

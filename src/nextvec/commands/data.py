@@ -18,6 +18,8 @@ from nextvec.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.data.store import Store
+    from nextvec.data.store.cached_stores import CachedStores
+    from nextvec.data.store.copies import CopiedStore
 
 
 @command(by_name=["out"])
@@ -193,7 +195,7 @@ def data_check(
     """Check a store before training: broken vectors, duplicates, leaks, shuffled documents, mismatched splits.
 
     Args:
-        store: A store or an .npz file of windows.
+        store: A store by its folder or URL, or an .npz file of windows.
         ood_data: A store or an .npz file of ood windows. Default: the store's ood split.
         encoder: Check that this encoder embeds the probe texts as the store's encoder did (lsa: the store's encoder).
         context: S, the context length to train with.
@@ -212,6 +214,37 @@ def data_check(
         deep=deep,
         quiet=quiet,
     )
+
+
+@command()
+def data_copy(source: Data, destination: Data, *, quiet: bool = False) -> CopiedStore:
+    """Copy a store to another folder, or to or from object storage. To continue a killed copy, run it again.
+
+    Every file is compared with its checksum while it is copied, and the manifest comes last: the destination has a
+    complete store or none. Another store is never overwritten. URLs need the extra 'object-storage'.
+
+    Args:
+        source: Folder or URL of the store.
+        destination: Folder or URL of the copy, such as s3://bucket/wiki or gs://bucket/wiki.
+        quiet: Show no progress.
+    """
+    from nextvec.data.store.copies import copy_store
+
+    return copy_store(source, destination, quiet=quiet)
+
+
+@command()
+def data_cache(*, clear: bool = False) -> CachedStores:
+    """List the local copies of stores that were opened by their URL.
+
+    The folder is that of the environment variable NEXTVEC_CACHE. Default: the user's cache folder.
+
+    Args:
+        clear: Remove the copies. A store is fetched again when it is opened.
+    """
+    from nextvec.data.store.cached_stores import clear_cache, list_cache
+
+    return clear_cache() if clear else list_cache()
 
 
 def _columns(assignments: Sequence[str], group_by: str, order_by: str) -> Columns:

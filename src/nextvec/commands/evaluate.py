@@ -30,7 +30,7 @@ def eval(
     Args:
         checkpoint: A .pt file (of nextvec or of the original trainer), a run folder, or any other model that
             'nextvec predict' reads.
-        data: A store or an .npz file of windows. Default: the data that the model was trained on.
+        data: A store by its folder or URL, or an .npz file of windows. Default: the data that the model was trained on.
         ood_data: A store or an .npz file of ood windows. Without --data, only these are evaluated.
         context: S, the context length. Default: the checkpoint's, or 5.
         min_context: Evaluate only windows with at least this many vectors before the target, to compare context
@@ -75,7 +75,7 @@ def gates_suggest(
     on the same windows.
 
     Args:
-        data: A store or an .npz file of windows.
+        data: A store by its folder or URL, or an .npz file of windows.
         ood_data: A store or an .npz file of ood windows. Default: the store's ood split.
         context: S, the context length to train with.
         device: Device of the baselines.

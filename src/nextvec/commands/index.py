@@ -23,11 +23,11 @@ def index_build(
     continue an interrupted build, run the same command again, too.
 
     Args:
-        store: The store.
+        store: The store, by its folder or URL.
         to: The table, as in --index: lancedb:DIR#TABLE. A folder or URI alone means its table chunks.
         quiet: Show no progress.
     """
     from nextvec.data.store import open_store
     from nextvec.inference.lancedb_build import build_index
 
-    return build_index(open_store(store), str(to), quiet=quiet)
+    return build_index(open_store(store, quiet=quiet), str(to), quiet=quiet)

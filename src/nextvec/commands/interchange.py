@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import File, Folder, Names, as_texts, command
+from nextvec.commands.parameters import Data, File, Folder, Names, as_texts, command
 from nextvec.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def data_import(
 
 @command(by_name=["out"])
 def data_export(
-    store: Folder,
+    store: Data,
     out: File,
     *,
     split: Split | None = None,
@@ -114,7 +114,7 @@ def data_export(
     .npz: the windows of one split (context_sequences, target_vectors, article_index).
 
     Args:
-        store: Folder of the store.
+        store: The store, by its folder or URL.
         out: The .parquet, .lance or .npz file to write.
         split: Split of an .npz file. Default: train.
         context: S, the number of vectors before each target of an .npz file. Default: 5.
@@ -128,11 +128,13 @@ def data_export(
     if path.suffix == NPZ:
         from nextvec.data.npz.export import export_npz
 
-        return export_npz(open_store(store), split or "train", path, 5 if context is None else context, quiet=quiet)
+        return export_npz(
+            open_store(store, quiet=quiet), split or "train", path, 5 if context is None else context, quiet=quiet
+        )
     _refuse(str(path), ".npz files", {"split": split, "context": context})
     from nextvec.data.tables.export import export_table
 
-    return export_table(open_store(store), path, quiet=quiet)
+    return export_table(open_store(store, quiet=quiet), path, quiet=quiet)
 
 
 def _refuse(name: str, kind: str, options: Mapping[str, Any]) -> None:

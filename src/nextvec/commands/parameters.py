@@ -13,9 +13,13 @@ from cyclopts import Parameter
 
 from nextvec.core.paths import expand_path
 from nextvec.core.streams import surviving_hangup, surviving_streams
+from nextvec.core.urls import has_one_slash, is_url, mask_url
+from nextvec.errors import InputError
 
 PATH = "path"
 """Marks a type of path: commands expand ``~`` in it and refuse an empty one."""
+LOCAL = "local"
+"""Marks a type of path on this machine: commands refuse a URL, which would become folders named ``s3:``."""
 
 if TYPE_CHECKING:
     from nextvec.core.overrides import Overrides as Overrides
@@ -35,11 +39,11 @@ else:
     ]
     Paths = Annotated[tuple[str, ...], Parameter(metavar="PATH..."), PATH]
 
-Folder = Annotated[str | Path, Parameter(metavar="FOLDER"), PATH]
-File = Annotated[str | Path, Parameter(metavar="FILE"), PATH]
-Run = Annotated[str | Path, Parameter(metavar="RUN"), PATH]
+Folder = Annotated[str | Path, Parameter(metavar="FOLDER"), PATH, LOCAL]
+File = Annotated[str | Path, Parameter(metavar="FILE"), PATH, LOCAL]
+Run = Annotated[str | Path, Parameter(metavar="RUN"), PATH, LOCAL]
 Data = Annotated[str | Path, Parameter(metavar="STORE"), PATH]
-"""A store, or an .npz file of windows."""
+"""A store by its folder or URL, or an .npz file of windows."""
 EncoderName = Annotated[str | Path, Parameter(metavar="ENCODER"), PATH]
 """A name, or the folder of a model."""
 Device = Annotated[str, Parameter(metavar="{auto,cpu,cuda,mps}")]
@@ -79,27 +83,34 @@ def command(*, by_name: Sequence[str] = (), outlives_terminal: bool = True) -> C
     return decorate
 
 
-def path_parameters(function: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of a command's parameters that are paths."""
+def path_parameters(function: Callable[..., Any], mark: str = PATH) -> frozenset[str]:
+    """Return the names of a command's parameters that are paths, or of those that have another mark."""
     hints = get_type_hints(function, include_extras=True)
-    return frozenset(name for name, hint in hints.items() if _is_path(hint))
+    return frozenset(name for name, hint in hints.items() if _is_marked(hint, mark))
 
 
-def _is_path(hint: Any) -> bool:
-    """Return whether a type, or a member of a union, is marked with PATH."""
-    return PATH in getattr(hint, "__metadata__", ()) or any(map(_is_path, get_args(hint)))
+def _is_marked(hint: Any, mark: str) -> bool:
+    """Return whether a type, or a member of a union, has a mark."""
+    return mark in getattr(hint, "__metadata__", ()) or any(_is_marked(member, mark) for member in get_args(hint))
 
 
 def _expand_paths(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with expanded paths. Raises InputError for an empty one."""
+    """Return the arguments of a call with expanded paths. Raises InputError for an empty one, or a URL out of place."""
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
         return args, kwargs  # the call itself reports missing or unknown arguments
     for name in path_parameters(function) & bound.arguments.keys():
         bound.arguments[name] = expand_path(bound.arguments[name], name)
+    for name in path_parameters(function, LOCAL) & bound.arguments.keys():
+        value = bound.arguments[name]
+        if isinstance(value, str | Path) and (is_url(value) or has_one_slash(str(value))):
+            raise InputError(
+                f"{name} {mask_url(str(value))}: is a URL. Name a folder or file of this machine; "
+                "'nextvec data copy' copies a store to a URL."
+            )
     return bound.args, bound.kwargs
 
 

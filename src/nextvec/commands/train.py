@@ -33,7 +33,7 @@ class TrainerFlags:
     model_type: Literal["amn", "gru", "lstm", "transformer"] | None = None
     """Override model.kind."""
     data: Data | None = None
-    """Override data.store: a store or an .npz file of windows."""
+    """Override data.store: a store by its folder or URL, or an .npz file of windows."""
     ood_data: Data | None = None
     """Override data.ood: a store or an .npz file of windows."""
     epochs: int | None = None

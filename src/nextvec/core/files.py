@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from nextvec.errors import OutputError
+from nextvec.errors import NextvecError, OutputError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the command again",
@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
     """Convert an OSError in the block to an `OutputError` that names `path` and a remedy."""
     try:
         yield
-    except OutputError:
+    except NextvecError:  # it has a text of its own
         raise
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))

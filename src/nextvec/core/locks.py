@@ -7,19 +7,18 @@ the locks of a killed process. On a filesystem without flock, nothing is locked.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nextvec.core.files import lock, make_folder, writing
+from nextvec.core.files import lock, make_folder, wait_for_lock, writing
 from nextvec.errors import OutputError
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time work on the file or folder `path`; the others wait.
+def exclusive(path: Path, report_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Let one process at a time work on the file or folder `path`; the others report that they wait, and wait.
 
     The lock is a hidden file next to it, which is removed afterwards. On a filesystem without flock, nobody waits.
     """
@@ -28,8 +27,7 @@ def exclusive(path: Path) -> Iterator[None]:
     while True:
         with writing(file):
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait_for_lock(descriptor, report_wait)
         # The process before has removed the file that this one was waiting for: take the lock of the next file.
         if os.fstat(descriptor).st_nlink:
             break

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nextvec.core.urls import clean_url, is_url
 from nextvec.errors import InputError
 
 _HUB_PREFIX = "hf:"
@@ -16,11 +17,13 @@ def expand_path(path: Any, name: str) -> Any:
     """Return a path, or each of a sequence, with ``~`` and ``~user`` at its start replaced by the home folder.
 
     Values that are not paths (None, a recipe as a dict) are returned unchanged, and so is the type of a path. Raises
-    InputError that calls the path `name` if it is empty.
+    InputError that calls the path `name` if it is empty, or a URL that contains a secret.
     """
     if isinstance(path, str):
         if not path.strip():
             raise InputError(f"{name}: the path is empty. Name a file or folder, or leave it out.")
+        if is_url(path):
+            return clean_url(path, name)
         prefix = _HUB_PREFIX if path.startswith(_HUB_PREFIX) else ""
         return prefix + expand_home(path.removeprefix(prefix))
     if isinstance(path, os.PathLike):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nextvec.core.formatting import Status
+from nextvec.core.urls import is_url, mask_url
 from nextvec.data.checks import CheckReport, check_store
 from nextvec.data.checks.findings import Finding, make_finding
 from nextvec.data.encoders import LSA, Encoder, open_encoder
@@ -20,7 +21,8 @@ from nextvec.data.encoders.lsa import LsaEncoder
 from nextvec.data.npz.cache import find_store, is_npz, open_npz
 from nextvec.data.space import difference
 from nextvec.data.splits import SPLITS
-from nextvec.data.store import ENCODER, Store, open_store, verify_store
+from nextvec.data.store import ENCODER, Store, open_store
+from nextvec.data.store.manifest import verify_store
 from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import RecipeError, SpaceError, StoreError
 from nextvec.recipe import DataRecipe
@@ -92,7 +94,7 @@ class Dataset:
         if encoder == LSA:  # fitted on the corpus and saved in the store
             if self.store.space.encoder != LSA:
                 raise StoreError(
-                    f"store {self.store.path}: has no lsa encoder; its vectors are from {self.store.space}. "
+                    f"store {self.store.name}: has no lsa encoder; its vectors are from {self.store.space}. "
                     "Name that encoder."
                 )
             opened = LsaEncoder.load(self.store.path / ENCODER)
@@ -121,12 +123,12 @@ def open_dataset(data: DataRecipe, *, quiet: bool = False) -> Dataset:
     to be in another embedding space.
     """
     if not data.store:
-        raise RecipeError("data.store is empty. Name the folder of a vector store, or an .npz file of windows.")
+        raise RecipeError("data.store is empty. Name a vector store by its folder or URL, or an .npz file of windows.")
     store = open_data(data.store, quiet=quiet)
     return Dataset(store, open_ood(data.ood, store, quiet=quiet) if data.ood else None)
 
 
-def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
+def verify_data(data: DataRecipe, *, quiet: bool = False) -> tuple[Finding, ...]:
     """Compare the files of the stores of a recipe with their checksums, and return a finding for each store.
 
     Raises StoreError that names the first file that has changed. An .npz file has its own checksums, which are compared
@@ -134,6 +136,13 @@ def verify_data(data: DataRecipe) -> tuple[Finding, ...]:
     """
     findings = []
     for name in filter(None, (data.store, data.ood)):
+        if is_url(name):
+            store = open_data(name, quiet=quiet)
+            remedy = f"Remove {store.path}, the local copy of {store.name}, and run the command again."
+            findings.append(
+                make_finding("files verified", Status.GREEN, count=verify_store(store.path, remedy), store=store.name)
+            )
+            continue
         # Of an .npz file, verify the store that it was imported as, if there is one.
         path = find_store(Path(name))
         if not is_npz(Path(name)) or path.exists():
@@ -153,14 +162,21 @@ def check_data(
 ) -> CheckReport:
     """Check a store, or an .npz file of windows, before training. `deep` also compares every file with its checksum."""
     data = DataRecipe(store=store, ood=ood, context=context, min_context=min_context)
-    verified = verify_data(data) if deep else ()
+    verified = verify_data(data, quiet=quiet) if deep else ()
     report = open_dataset(data, quiet=quiet).check(context, data.least_context, encoder)
     return replace(report, findings=(*verified, *report.findings))
 
 
 def open_data(name: str, split: str = "train", *, quiet: bool = False) -> Store:
-    """Open a store, or an .npz file of windows, which is imported as `split` unless it was imported before."""
+    """Open a store by its folder or URL, or an .npz file of windows, which is imported once as `split`."""
     path = Path(name)
+    if is_url(name):
+        if is_npz(path):
+            raise StoreError(
+                f"data {mask_url(name)}: .npz files are read from this machine only. Copy it here first, or import it "
+                "and copy the store with 'nextvec data copy'."
+            )
+        return open_store(name, quiet=quiet)
     if not is_npz(path):
         return open_store(path)
     if not path.is_file():
@@ -183,13 +199,13 @@ def open_ood(name: str, store: Store, *, quiet: bool = False) -> Store:
     # Scores of a model on vectors of another space are meaningless, so refuse a known difference.
     if ood.dimensions != store.dimensions:
         raise SpaceError(
-            f"ood set {name}: is {ood.dimensions}-D, but store {store.path} is {store.dimensions}-D. "
+            f"ood set {name}: is {ood.dimensions}-D, but store {store.name} is {store.dimensions}-D. "
             "Make the ood set with the encoder of the training set."
         )
     reason = difference(store.space, ood.space)
     if reason is not None:
         raise SpaceError(
-            f"ood set {name}: is in another embedding space than store {store.path} ({reason}). "
+            f"ood set {name}: is in another embedding space than store {store.name} ({reason}). "
             "Make the ood set with the encoder of the training set."
         )
     # A separate set without an ood split was probably built with the default splits: use all of it.

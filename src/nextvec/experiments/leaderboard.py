@@ -11,6 +11,7 @@ from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.locks import exclusive
 from nextvec.core.run_paths import BEST_MODEL
+from nextvec.core.urls import is_url
 from nextvec.data.npz.cache import find_store
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import open_store
@@ -107,9 +108,10 @@ def _data_label(facts: RunFacts) -> str:
     If the store no longer exists, the number comes from the recipe's name. The ood split is not counted, because it may
     be in another store.
     """
-    # A run on an .npz file was trained on the store that was made of it.
+    # A run on an .npz file was trained on the store that was made of it. A label is not worth a download.
     try:
-        store = open_store(find_store(Path(facts.recipe["data"]["store"])))
+        name = facts.recipe["data"]["store"]
+        store = open_store(name if is_url(name) else find_store(Path(name)), download=False)
         if store.store_hash == facts.started["store_hash"]:
             documents = store.documents
             rows = documents.rows[documents.splits != SPLITS.index("ood")]

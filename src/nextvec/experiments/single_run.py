@@ -199,7 +199,7 @@ def _examples(run: Run) -> tuple[Example, ...]:
     try:
         return nearest_examples(model, run.sets["val"], run.data.store, seed=run.recipe.seed)
     except (NextvecError, OSError, ValueError, KeyError) as error:
-        run.log(f"The report contains no examples: the texts of store {run.data.store.path} cannot be read ({error}).")
+        run.log(f"The report contains no examples: the texts of store {run.data.store.name} cannot be read ({error}).")
         return ()
 
 

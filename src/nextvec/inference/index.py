@@ -53,7 +53,7 @@ class StoreIndex:
     @property
     def name(self) -> str:
         """The path of the store."""
-        return f"store {self.store.path}"
+        return f"store {self.store.name}"
 
     def __len__(self) -> int:
         """Return the number of chunks."""

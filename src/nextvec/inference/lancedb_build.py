@@ -95,7 +95,7 @@ def build_index(store: Store, to: str, *, quiet: bool = False) -> BuiltIndex:
     if name.columns:
         raise StoreError(f"index {name}: a table of a store has fixed columns. Leave out '?vector=…'.")
     if not len(store.vectors):
-        raise StoreError(f"store {store.path}: is empty, so there is nothing to index.")
+        raise StoreError(f"store {store.name}: is empty, so there is nothing to index.")
     with _lock_folder(name):
         database = connect(name, create=True)
         table = _open_or_create(database, name, store)
@@ -131,7 +131,7 @@ def _open_or_create(database: Any, name: TableName, store: Store) -> Any:
             return database.create_table(name.table, schema=make_schema(store.space))
     if not is_built_by_nextvec(table):
         raise StoreError(f"index {name}: nextvec did not build this table and does not change it. Choose another name.")
-    require_same(space_of(table, name), store.space, f"index {name} and store {store.path}")
+    require_same(space_of(table, name), store.space, f"index {name} and store {store.name}")
     return table
 
 

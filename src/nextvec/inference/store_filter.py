@@ -43,7 +43,7 @@ def matching_rows(store: Store, where: str) -> NDArray[np.bool_]:
         _forbid_writes(database)
         matches = database.execute(f"SELECT rowid - 1 FROM chunks WHERE ({where}\n)").fetchall()
     except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
-        raise filter_error(where, f"store {store.path}", one_line(error), FILTER_COLUMNS) from error
+        raise filter_error(where, f"store {store.name}", one_line(error), FILTER_COLUMNS) from error
     finally:
         database.close()
     is_match = np.zeros(len(documents), bool)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from nextvec.core.gate_metrics import GATE_METRICS
 from nextvec.core.loss_terms import requested_shares, term_weights
 from nextvec.core.paths import expand_home, readable_name
+from nextvec.core.urls import clean_url, is_url
 from nextvec.errors import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -27,8 +28,15 @@ def _expand_home(path: str) -> str:
     return expand_home(path)
 
 
+def _clean_store(store: str) -> str:
+    """Return a store's path, or its URL without what the run folder must not contain."""
+    return clean_url(store) if is_url(store) else _expand_home(store)
+
+
 PathText = Annotated[str, AfterValidator(_expand_home)]
 """A path; empty if there is none."""
+StoreText = Annotated[str, AfterValidator(_clean_store)]
+"""A path or URL; empty if there is none."""
 
 
 class Section(BaseModel):
@@ -45,11 +53,11 @@ MAX_DEFAULT_MIN_CONTEXT = 5
 class DataRecipe(Section):
     """Input data."""
 
-    store: PathText = ""
-    """Folder of the vector store, or an .npz file of windows, which is imported once into a store next to it (or in the
-    cache folder, if it is on a read-only disk). Relative
-    paths start at the working directory."""
-    ood: PathText = ""
+    store: StoreText = ""
+    """Folder of the vector store, or its URL, such as s3://bucket/wiki (extra: object-storage), or an .npz file of
+    windows, which is imported once into a store next to it (or in the cache folder, if it is on a read-only disk).
+    Relative paths start at the working directory."""
+    ood: StoreText = ""
     """A store or an .npz file of windows that replaces the store's own ood split."""
     context: Positive = 5
     """S, the number of vectors before the target that the model reads."""

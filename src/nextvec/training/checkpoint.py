@@ -68,9 +68,9 @@ def require_same_space(checkpoint: Checkpoint, store: Store) -> None:
         name = checkpoint.values.get("encoder", "")
         encoder = f", '{name}'" if name else ""
         raise CheckpointError(
-            f"checkpoint {checkpoint.path}: {dimensions}-D, but store {store.path} is {store.dimensions}-D. "
+            f"checkpoint {checkpoint.path}: {dimensions}-D, but store {store.name} is {store.dimensions}-D. "
             f"Use a store of the encoder that it was trained with{encoder}"
         )
     if "space" in checkpoint.values:  # the original trainer's files have none
         space = Space.from_dict(checkpoint.values["space"])
-        require_same(space, store.space, f"checkpoint {checkpoint.path} and store {store.path}")
+        require_same(space, store.space, f"checkpoint {checkpoint.path} and store {store.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from nextvec.core.console import show
 from nextvec.core.device import resolve_device
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BASELINES_FILE, BEST_MODEL
+from nextvec.core.urls import is_url
 from nextvec.data.checks import compare_with_train
 from nextvec.data.dataset import Dataset, open_data, open_ood
 from nextvec.data.seen_rows import SeenRows
 from nextvec.data.store import MANIFEST, Store, open_store
 from nextvec.data.windows import WindowSet
 from nextvec.distributed.process_group import ProcessGroup
-from nextvec.errors import CheckpointError
+from nextvec.errors import CheckpointError, NextvecError
 from nextvec.evaluation.bootstrap import assign_blocks
 from nextvec.evaluation.evaluate import Measured, Samples, draw_samples, evaluate_predictors, measure_predictors
 from nextvec.evaluation.latency import measure_latency
@@ -114,7 +116,7 @@ def evaluate_checkpoint(
     and data don't match.
     """
     checkpoint = open_checkpoint(source)
-    train_store = _train_store(checkpoint)
+    train_store = _train_store(checkpoint, is_needed=not data, quiet=quiet)
     dataset = _open_evaluated(checkpoint, train_store, data, ood_data, quiet=quiet)
     is_ood_only = bool(ood_data) and not data
     require_same_space(checkpoint, dataset.ood if is_ood_only and dataset.ood else dataset.store)
@@ -159,9 +161,18 @@ def _evaluated_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tup
     return evaluated
 
 
-def _train_store(checkpoint: Checkpoint) -> Store | None:
-    """Return the store that a checkpoint was trained on; None if it is unknown or no longer exists."""
+def _train_store(checkpoint: Checkpoint, *, is_needed: bool = True, quiet: bool = False) -> Store | None:
+    """Return the store that a checkpoint was trained on; None if it is unknown or no longer exists.
+
+    A store at a URL that is not needed is opened only if it is in the cache.
+    """
     name = checkpoint.values.get("data", {}).get("store", "")
+    if is_url(name):
+        if is_needed:
+            return open_store(name, quiet=quiet)
+        with suppress(NextvecError):
+            return open_store(name, quiet=quiet, download=False)
+        return None
     return open_store(name) if name and (Path(name) / MANIFEST).is_file() else None
 
 
@@ -230,7 +241,7 @@ def reopen(path: Path, *, quiet: bool = False) -> tuple[LatentModel, dict[str, L
     """
     checkpoint = read_checkpoint(path)
     recipe, cpu = checkpoint.recipe, torch.device("cpu")
-    dataset = _open_evaluated(checkpoint, _train_store(checkpoint), "", "", quiet=quiet)
+    dataset = _open_evaluated(checkpoint, _train_store(checkpoint, quiet=quiet), "", "", quiet=quiet)
     sets = dataset.windows(recipe.data.context, recipe.data.least_context, cpu)
     baselines = _baselines(checkpoint, dataset, sets, recipe.data.context, [], cpu, quiet=quiet)
     return checkpoint.model(), baselines, sets

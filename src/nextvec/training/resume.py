@@ -96,7 +96,7 @@ def _restore_run(
     ):
         if store is not None and current != expected:
             raise StoreError(
-                f"store {store.path}: it has changed since run {path} started (SHA-256 mismatch). Restore the store"
+                f"store {store.name}: it has changed since run {path} started (SHA-256 mismatch). Restore the store"
             )
     report = data.check(recipe.data.context, recipe.data.least_context)
     run = build_run(path, recipe, data, report, processes, quiet=quiet)

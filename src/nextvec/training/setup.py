@@ -82,8 +82,8 @@ def check_start(
     recipe = _with_absolute_paths(recipe, data)
     report = data.check(recipe.data.context, recipe.data.least_context)
     if report.status == Status.RED and not force:
-        path, text = data.store_of(report.worst).path, report.worst.text
-        raise StoreError(f"store {path}: {text} See 'nextvec data check', or pass --force to train anyway.")
+        store, text = data.store_of(report.worst), report.worst.text
+        raise StoreError(f"store {store.name}: {text} See 'nextvec data check', or pass --force to train anyway.")
     require_same_vectors(initial, data.store)
     return build_run(path, recipe, data, report, processes, quiet=quiet), initial
 
@@ -121,7 +121,7 @@ def prepare_folder(run: Run, initial: Checkpoint | None, *, force: bool) -> None
         run.event("failed", reason=mismatch)
         run.write_history("failed", reason=mismatch)
         raise SpaceError(
-            f"OOD set of {run.data.store.path}: {mismatch} Build it with the encoder of the training set, or pass "
+            f"OOD set of {run.data.store.name}: {mismatch} Build it with the encoder of the training set, or pass "
             "--force."
         )
 
@@ -143,8 +143,14 @@ def _record_seen_rows(run: Run) -> None:
 
 
 def _with_absolute_paths(recipe: Recipe, data: Dataset) -> Recipe:
-    """Return the recipe with absolute store paths, so that the run does not depend on the working directory."""
-    paths = {"store": str(data.store.path.resolve()), "ood": str(data.ood.path.resolve()) if data.ood else ""}
+    """Return the recipe with absolute store paths, so that the run does not depend on the working directory.
+
+    A URL stays: its copy in the cache is of this machine.
+    """
+    paths = {
+        name: (store.url or str(store.path.resolve())) if store else ""
+        for name, store in (("store", data.store), ("ood", data.ood))
+    }
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=paths)})
 
 
@@ -230,7 +236,7 @@ def load_windows(recipe: Recipe, data: Dataset, device: torch.device) -> tuple[d
 def _require_train_and_val(sets: dict[str, WindowSet], store: Store, context: int) -> None:
     for split in ("train", "val"):
         if split not in sets:
-            raise StoreError(f"store {store.path}: no {split} windows with context {context}. Add documents")
+            raise StoreError(f"store {store.name}: no {split} windows with context {context}. Add documents")
 
 
 def build_model(recipe: Recipe, dimensions: int, device: torch.device) -> LatentModel:

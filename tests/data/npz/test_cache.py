@@ -24,8 +24,8 @@ def file(tmp_path: Path, toy_store: Store) -> Path:
 @pytest.fixture
 def read_only(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file in a folder that can't be written to; as root, permissions would not stop the test."""
-    writable = cache._is_writable
-    monkeypatch.setattr(cache, "_is_writable", lambda folder: folder != file.parent and writable(folder))
+    writable = cache.is_writable
+    monkeypatch.setattr(cache, "is_writable", lambda folder: folder != file.parent and writable(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return file
 

@@ -121,7 +121,7 @@ def check_store(
         statistics["encoder_fingerprint"] = {
             name: measure_fingerprint(each.space, encoder) for name, each in stores.items() if each is not None
         }
-    return CheckReport(str(store.path), context, check_statistics(statistics), statistics)
+    return CheckReport(store.name, context, check_statistics(statistics), statistics)
 
 
 def compare_with_train(train: Store, stores: Mapping[str, Store], sample: int = 20_000) -> tuple[Finding, ...]:

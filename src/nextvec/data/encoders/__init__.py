@@ -110,9 +110,9 @@ def store_encoder(store: Store, *, device: str = "auto", precision: str = "auto"
     """
     if store.space.encoder in (UNKNOWN, SYNTHETIC):
         raise StoreError(
-            f"store {store.path}: the encoder of its vectors is unknown. Build a store from text to encode new text."
+            f"store {store.name}: the encoder of its vectors is unknown. Build a store from text to encode new text."
         )
-    fitted, owner = store.path / ENCODER, f"the store {store.path}"
+    fitted, owner = store.path / ENCODER, f"the store {store.name}"
     options = {"device": device, "precision": precision, "replacement": replacement}
     return reopen_encoder(store.space, store.encoder_name, fitted, owner, **options)
 

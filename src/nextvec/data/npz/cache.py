@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nextvec.core.cache_folder import cache_folder, is_writable
 from nextvec.core.console import show
 from nextvec.core.files import make_folder, wait_for_lock
 from nextvec.data.npz.convert import import_npz
@@ -37,10 +36,10 @@ def open_npz(path: Path, split: str = "train", *, quiet: bool = False) -> Store:
     content_hash = npz_hash(path)
     with _locked(path, quiet):
         beside = _beside(path)
-        if beside.exists() and (_is_made_from(beside, content_hash, split) or _is_writable(path.parent)):
+        if beside.exists() and (_is_made_from(beside, content_hash, split) or is_writable(path.parent)):
             return _open_made(beside, path, content_hash, split)
         store_path = beside
-        if not _is_writable(path.parent):
+        if not is_writable(path.parent):
             store_path = _in_cache(path, content_hash, split)
             if store_path.exists():
                 return _open_made(store_path, path, content_hash, split)
@@ -92,32 +91,7 @@ def _beside(path: Path) -> Path:
 
 def _in_cache(path: Path, content_hash: str, split: str) -> Path:
     """Return the folder of a file's store in the user's cache folder."""
-    if configured := os.environ.get("XDG_CACHE_HOME", ""):
-        cache = Path(configured)
-    elif sys.platform == "darwin":
-        cache = Path("~/Library/Caches").expanduser()
-    else:
-        cache = Path("~/.cache").expanduser()
-    # XDG paths must be absolute; a relative one is ignored. Without a home folder, use the temporary folder.
-    if not cache.is_absolute() or not _can_make(cache):
-        cache = Path(tempfile.gettempdir())
-    return cache / "nextvec" / "npz" / f"{path.stem}-{content_hash}-{split}.store"
-
-
-def _can_make(folder: Path) -> bool:
-    """Return whether a folder exists and can be written to, or can be made."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return _is_writable(folder)
-
-
-def _is_writable(folder: Path) -> bool:
-    """Return whether files can be made in a folder, by making one: permissions alone don't show a read-only disk."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+    return cache_folder() / "npz" / f"{path.stem}-{content_hash}-{split}.store"
 
 
 @contextlib.contextmanager

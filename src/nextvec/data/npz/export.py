@@ -39,7 +39,7 @@ def export_npz(
         raise StoreError(f"split '{split}' is unknown.{did_you_mean(split, SPLITS)}")
     windows = index_windows(store.documents, split, context)
     if not len(windows):
-        raise StoreError(f"store {store.path}: {split} has no window of context {context}. Choose another split.")
+        raise StoreError(f"store {store.name}: {split} has no window of context {context}. Choose another split.")
     # A window is a target row and the `context` rows before it; blocks are gathered from the store as they are
     # written.
     targets, groups = windows.targets.numpy().astype(np.int64), windows.groups.numpy().astype(np.int64)

@@ -13,7 +13,6 @@ size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.core.display import Displayable
-from nextvec.core.files import sha256_of
 from nextvec.core.formatting import Status
 from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
+from nextvec.core.urls import clean_url, has_one_slash, is_url
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store.manifest import MANIFEST as MANIFEST
-from nextvec.data.store.manifest import is_intact, parse_manifest
+from nextvec.data.store.manifest import parse_manifest
+from nextvec.data.store.remote import cached_copy
 from nextvec.errors import StoreError, one_line
 
 VECTORS = "vectors.npy"
@@ -72,6 +72,13 @@ class Store(Displayable):
     """(N, D), memory-mapped copy-on-write: changes never reach the file."""
     document_table: DocumentTable | None = field(default=None, repr=False)
     """Documents that replace those of the file; see `with_documents`."""
+    url: str = ""
+    """The URL that the store was opened by; `path` is then its copy in the cache."""
+
+    @property
+    def name(self) -> str:
+        """The URL or the path, as messages show it."""
+        return self.url or str(self.path)
 
     @property
     def dimensions(self) -> int:
@@ -100,8 +107,8 @@ class Store(Displayable):
         return str(self.manifest.get("encoder", {}).get("name", self.space.encoder))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return path and manifest for JSON."""
-        return {"store": str(self.path), **self.manifest}
+        """Return path or URL and manifest for JSON."""
+        return {"store": self.name, **self.manifest}
 
     @property
     def documents(self) -> DocumentTable:
@@ -124,14 +131,14 @@ class Store(Displayable):
     def texts(self, rows: Sequence[int]) -> list[str]:
         """Return the texts of the rows. Raises StoreError if the store has no texts."""
         if not self.has_texts:
-            raise StoreError(f"store {self.path}: has no texts, because it was imported or synthesized.")
+            raise StoreError(f"store {self.name}: has no texts, because it was imported or synthesized.")
         column = _parquet().read_table(self.path / CHUNKS, columns=["text"])["text"]
         return [str(column[int(row)]) for row in rows]
 
     def view(self) -> View:
         """Return the size, the splits, the counts and the notices."""
         documents = self.documents
-        title = f"store {self.path}: {len(self.vectors):,} vectors of {len(documents):,} documents, {self.space}"
+        title = f"store {self.name}: {len(self.vectors):,} vectors of {len(documents):,} documents, {self.space}"
         rows = []
         for number, split in enumerate(SPLITS):
             is_split = documents.splits == number
@@ -186,32 +193,40 @@ class ChunkTexts:
                 yield from (texts[row - start] for row in block_rows.tolist())
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a store. Raises StoreError if it is missing, unfinished, damaged or of another format version."""
-    path = Path(path)
+def open_store(path: str | Path, *, quiet: bool = False, download: bool = True) -> Store:
+    """Open a store by its folder or URL, such as ``s3://bucket/wiki``; of a URL, the local copy in the cache is opened.
+
+    Without `download`, a URL whose copy is incomplete is refused. Raises StoreError if the store is missing,
+    unfinished, damaged or of another format version, ServerError if its URL can't be read.
+    """
+    url = clean_url(str(path)) if is_url(path) else ""
+    name = url or str(path)
+    path = cached_copy(url, quiet=quiet, download=download) if url else Path(path)
     if not (path / MANIFEST).is_file():
         hint = "Make one with 'nextvec data build' or 'nextvec data import', or use 'nextvec rehearse' for a dry run."
         if unfinished_folder(path).is_dir():
             hint = "Its build was interrupted: run the same 'nextvec data build' command again to continue."
-        raise StoreError(f"store {path}: has no {MANIFEST}. {hint}")
+        if has_one_slash(name):
+            hint = "If it is a URL, write it as text with two slashes: s3://BUCKET/FOLDER."
+        raise StoreError(f"store {name}: has no {MANIFEST}. {hint}")
     try:
         content = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise StoreError(
-            f"store {path}: {MANIFEST} can't be read ({error.strerror}). Check its permissions."
+            f"store {name}: {MANIFEST} can't be read ({error.strerror}). Check its permissions."
         ) from error
-    manifest = parse_manifest(content, str(path))
-    if missing := [name for name in (VECTORS, DOCUMENTS) if name not in manifest["files"]]:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged (no file {missing[0]}). Build the store again.")
+    manifest = parse_manifest(content, name)
+    if missing := [file for file in (VECTORS, DOCUMENTS) if file not in manifest["files"]]:
+        raise StoreError(f"store {name}: {MANIFEST} is damaged (no file {missing[0]}). Build the store again.")
     space, rows = Space.from_dict(manifest["space"]), manifest["rows"]
     # The two files must agree, or row numbers would be wrong.
     vectors = map_vectors(path / VECTORS)
     if vectors.shape != (rows, space.dimensions):
         raise StoreError(
-            f"store {path}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, but {MANIFEST} says "
+            f"store {name}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, but {MANIFEST} says "
             f"{rows} × {space.dimensions}. Build the store again."
         )
-    return Store(path, manifest, space, vectors)
+    return Store(path, manifest, space, vectors, url=url)
 
 
 def _read_documents(file: Path, vectors: int) -> DocumentTable:
@@ -230,32 +245,6 @@ def _read_documents(file: Path, vectors: int) -> DocumentTable:
         raise StoreError(f"{where} has {int(rows.sum())} rows, but {VECTORS} has {vectors}. Build the store again.")
     ids, titles, sources = (table[name].to_pylist() for name in ("id", "title", "source"))
     return DocumentTable(ids, titles, sources, splits, first_row, rows, table["group"].to_numpy())
-
-
-def verify_store(path: Path) -> int:
-    """Compare every file of a store with the SHA-256 in its manifest; return the number of files.
-
-    The manifest is verified and counted too. Reads all bytes. Raises StoreError that names the first file that is
-    missing or differs.
-    """
-    remedy = "Build the store again, or copy it again."
-    try:
-        content = (path / MANIFEST).read_bytes()
-        manifest = json.loads(content)
-        files = dict(manifest["files"])
-        is_unchanged = is_intact(manifest, content)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). {remedy}") from error
-    if not is_unchanged:
-        raise StoreError(f"store {path}: {MANIFEST} has changed since it was written. {remedy}")
-    for name, expected in files.items():
-        try:
-            digest = sha256_of(path / name)
-        except OSError as error:
-            raise StoreError(f"store {path}: {name} can't be read ({error.strerror}). {remedy}") from error
-        if digest != expected:
-            raise StoreError(f"store {path}: {name} has changed since it was written (SHA-256 differs). {remedy}")
-    return len(files) + 1
 
 
 def map_vectors(path: Path) -> NDArray[Any]:

@@ -295,7 +295,7 @@ def ceiling(store: Store, split: str, context: int = CONTEXT) -> float:
     space, shares = load_state_space(store, split)
     measured = _measure(store.vectors, store.documents, split, space, shares, context)
     if not measured["windows"]:
-        raise StoreError(f"store {store.path}: {split} has no window of context {context}. Use a smaller context.")
+        raise StoreError(f"store {store.name}: {split} has no window of context {context}. Use a smaller context.")
     return float(measured["ceiling"])
 
 
@@ -307,7 +307,7 @@ def load_state_space(store: Store, split: str) -> tuple[StateSpace, Shares]:
             space = StateSpace(**parameters)
     except (KeyError, OSError, ValueError, TypeError) as error:
         raise StoreError(
-            f"store {store.path}: has no synthetic split '{split}', so the ceiling is unknown. Use a synthetic store."
+            f"store {store.name}: has no synthetic split '{split}', so the ceiling is unknown. Use a synthetic store."
         ) from error
     return space, Shares(**{**shares, "components": tuple(map(tuple, shares["components"]))})
 

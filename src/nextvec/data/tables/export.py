@@ -41,7 +41,7 @@ def export_table(store: Store, out: Path, *, quiet: bool = False) -> Path:
     documents = store.documents
     if len(set(documents.ids)) < len(documents):
         name = next(name for name, group in itertools.groupby(sorted(documents.ids)) if len(list(group)) > 1)
-        raise StoreError(f"store {store.path}: has several documents with the id '{name:.60}'. Build the store again.")
+        raise StoreError(f"store {store.name}: has several documents with the id '{name:.60}'. Build the store again.")
     schema = _schema(store)
     with progress("writing rows", len(store.vectors), unit="rows", quiet=quiet) as task:
         batches = _batches(store, documents, schema, task)
