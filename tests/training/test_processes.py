@@ -137,8 +137,8 @@ def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(alon
     code, _, messages = finish(processes)[0]
     assert (code, messages.count("\n")) == (1, 1), messages
     assert messages == (
-        "nextvec: another of the 2 processes of this run has ended. To continue from the last saved state: "
-        f"nextvec resume {run}\n"
+        "nextvec: another of the 2 processes of this run has ended, or its machine can't be reached. To continue from "
+        f"the last saved state: nextvec resume {run}\n"
     )
     resume_folder(str(run), quiet=True)
     assert_equal_runs(alone, run, tolerance=1e-5)

@@ -22,11 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nextvec.core.process import is_one_of_several
+from nextvec.distributed.silent_hosts import notice_silent_hosts
 from nextvec.errors import NextvecError, one_line
 
 STEP_TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others within a step, before it takes them for lost. A process that ended is noticed
-at once, because its connections are closed; only a host that lost its power is silent."""
+at once, because its connections are closed, and a machine that does not answer after SILENCE_SECONDS."""
 ORDER_TIMEOUT = timedelta(days=1)
 """How long a process waits for the next order: the main process may be evaluating."""
 
@@ -38,7 +39,7 @@ Value = TypeVar("Value")
 
 
 class ProcessLostError(NextvecError):
-    """Another process of the run has ended unexpectedly."""
+    """Another process of the run has ended unexpectedly, or its machine is silent."""
 
     exit_code = 1
 
@@ -128,6 +129,7 @@ class TorchProcessGroup(ProcessGroup):
             backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=STEP_TIMEOUT)
             self._orders = dist.new_group(backend="gloo", timeout=ORDER_TIMEOUT)
+            notice_silent_hosts()
         except (RuntimeError, ValueError) as error:
             raise ProcessLostError(
                 f"the processes of this run can't reach each other ({one_line(error)}). Start them with torchrun, and "
@@ -188,7 +190,9 @@ class TorchProcessGroup(ProcessGroup):
             with suppress(RuntimeError):
                 if not self.is_main and self._store.check([_EXIT_CODE]):
                     raise MainProcessEnded(int(self._store.get(_EXIT_CODE))) from error
-            raise ProcessLostError(f"another of the {self.size} processes of this run has ended.") from error
+            raise ProcessLostError(
+                f"another of the {self.size} processes of this run has ended, or its machine can't be reached."
+            ) from error
 
 
 ALONE = ProcessGroup()
