@@ -89,7 +89,7 @@ def main():
     options = arguments(__doc__)
     scale = float(sys.argv[sys.argv.index("--scale") + 1]) if "--scale" in sys.argv else 1.0
     store = store_path(options.store, scale)
-    size = (Path(store) / "vectors.npy").stat().st_size
+    size = sum(file.stat().st_size for file in Path(store).glob("vectors*.npy"))
     unlimited = run_trial(store)
     rows = [{"what": "all in memory", "store MB": size >> 20, **unlimited}]
     notes = {}

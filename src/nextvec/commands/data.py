@@ -54,6 +54,7 @@ def data_build(
     limit: int | None = None,
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    shard_bytes: int = 2**30,
     restart: bool = False,
     quiet: bool = False,
 ) -> Store:
@@ -95,6 +96,7 @@ def data_build(
         limit: Read at most this many documents of each source.
         device: Device of a neural encoder.
         precision: Precision of its matrix products.
+        shard_bytes: Maximum size of a file of vectors. A larger store gets several files (shards).
         restart: Discard the work of an interrupted build, and start again.
         quiet: Show no progress.
     """
@@ -120,6 +122,7 @@ def data_build(
         limit=limit,
         device=device,
         precision=precision,
+        shard_bytes=shard_bytes,
     )
     return build_store(config, str(out), restart=restart, quiet=quiet)
 

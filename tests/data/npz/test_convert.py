@@ -587,7 +587,9 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_nothing(tmp_path, good, monk
         Path,
         "open",
         lambda path, mode="r", *rest, **named: (
-            Full(path, mode) if path.name == "vectors.npy" and mode == "wb" else original(path, mode, *rest, **named)
+            Full(path, mode)
+            if path.name == "vectors.npy" and mode in ("wb", "rb+")
+            else original(path, mode, *rest, **named)
         ),
     )
     with pytest.raises(OutputError, match=r"vectors\.npy: the disk is full"):

@@ -202,7 +202,13 @@ def test_skipped_files_of_a_folder_are_counted_and_named(tmp_path: Path) -> None
     for name in ("a.pdf", "b.pdf", "c.png", "LICENSE", ".hidden.txt", "~$a.docx", "a.txt.lock", ".git/x.txt"):
         write(tmp_path / name, "x")
     # Folders that nextvec wrote
-    for name in ("store/manifest.json", "store/vectors.npy", "store/x.jsonl", "run/recipe.toml", "run/events.jsonl"):
+    for name in (
+        "store/manifest.json",
+        "store/documents.parquet",
+        "store/x.jsonl",
+        "run/recipe.toml",
+        "run/events.jsonl",
+    ):
         write(tmp_path / name, "{}")
     notes: list[str] = []
     assert [d.id for d in read_documents(str(tmp_path), report=notes.append)] == ["a.txt"]
@@ -214,7 +220,7 @@ def test_skipped_files_of_a_folder_are_counted_and_named(tmp_path: Path) -> None
 
 
 def test_a_store_is_not_a_folder_of_text(tmp_path: Path) -> None:
-    for name in ("manifest.json", "vectors.npy", "documents.parquet"):
+    for name in ("manifest.json", "vectors-00001-of-00002.npy", "documents.parquet"):
         write(tmp_path / name, "")
     assert refuse(tmp_path) == f"{tmp_path}: is a vector store, not a folder of text. Name the folder of the text."
 

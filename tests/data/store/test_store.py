@@ -168,7 +168,7 @@ def test_a_damaged_table_of_documents_is_an_error(store: Store) -> None:
     file = store.path / DOCUMENTS
     table = pq.read_table(file)
     pq.write_table(table.slice(0, 2), file)
-    fails(store.path, "documents.parquet has 4 rows, but vectors.npy has 6")
+    fails(store.path, "documents.parquet has 4 rows, but there are 6 vectors")
     pq.write_table(table.drop_columns(["split"]), file)
     fails(store.path, "documents.parquet can't be read")
     pq.write_table(table.set_column(table.column_names.index("first_row"), "first_row", pa.array([0, 2, 4])), file)

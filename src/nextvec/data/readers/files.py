@@ -46,7 +46,7 @@ _NAMED_FILES = 3
 """Number of skipped tables that a message names."""
 
 _OUTPUT_FOLDERS = (
-    ({"manifest.json", "vectors.npy"}, "vector store"),
+    ({"manifest.json", "documents.parquet"}, "vector store"),
     ({"build.json", "lock"}, "unfinished store"),
     ({"recipe.toml", "events.jsonl"}, "run folder"),
 )

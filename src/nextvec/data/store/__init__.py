@@ -1,7 +1,7 @@
 """The vector store: a folder that contains each vector of a corpus once, in document order.
 
     manifest.json       format version, embedding space, chunker, counts, SHA-256 of each file
-    vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled
+    vectors.npy         (N, D) float16 or float32, opened memory-mapped, never pickled; or several files (vectors.py)
     documents.parquet   id, title, source, first_row, rows, split, group
     chunks.parquet      text (optional)
     encoder/            the fitted encoder (only for encoders that were fitted on this corpus)
@@ -13,6 +13,7 @@ size.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,9 +32,11 @@ from nextvec.data.splits import SPLITS
 from nextvec.data.store.manifest import MANIFEST as MANIFEST
 from nextvec.data.store.manifest import parse_manifest
 from nextvec.data.store.remote import cached_copy
+from nextvec.data.store.vectors import VECTORS as VECTORS
+from nextvec.data.store.vectors import VectorLayout, map_store_vectors, vector_files
+from nextvec.data.store.vectors import map_vectors as map_vectors
 from nextvec.errors import StoreError, one_line
 
-VECTORS = "vectors.npy"
 DOCUMENTS = "documents.parquet"
 CHUNKS = "chunks.parquet"
 ENCODER = "encoder"
@@ -89,7 +92,16 @@ class Store(Displayable):
     def store_hash(self) -> str:
         """SHA-256 of the vectors and of the table of documents, by which runs identify their data."""
         files = self.manifest["files"]
-        return f"{files[VECTORS]}:{files[DOCUMENTS]}"
+        shards = [files[name] for name in vector_files(len(self.manifest.get("shards", [0])))]
+        # Several shards are identified by the hash of their hashes.
+        vectors = shards[0] if len(shards) == 1 else hashlib.sha256("".join(shards).encode()).hexdigest()
+        return f"{vectors}:{files[DOCUMENTS]}"
+
+    @property
+    def vector_layout(self) -> VectorLayout:
+        """The files of the vectors."""
+        rows_S = tuple(self.manifest.get("shards", (len(self.vectors),)))
+        return VectorLayout(rows_S, self.dimensions, self.vectors.dtype)
 
     @property
     def synthetic(self) -> bool:
@@ -216,11 +228,12 @@ def open_store(path: str | Path, *, quiet: bool = False, download: bool = True) 
             f"store {name}: {MANIFEST} can't be read ({error.strerror}). Check its permissions."
         ) from error
     manifest = parse_manifest(content, name)
-    if missing := [file for file in (VECTORS, DOCUMENTS) if file not in manifest["files"]]:
-        raise StoreError(f"store {name}: {MANIFEST} is damaged (no file {missing[0]}). Build the store again.")
     space, rows = Space.from_dict(manifest["space"]), manifest["rows"]
-    # The two files must agree, or row numbers would be wrong.
-    vectors = map_vectors(path / VECTORS)
+    layout = VectorLayout.of_manifest(manifest, space.dimensions, f"store {name}")
+    if missing := [file for file in (*layout.names, DOCUMENTS) if file not in manifest["files"]]:
+        raise StoreError(f"store {name}: {MANIFEST} is damaged (no file {missing[0]}). Build the store again.")
+    # The files must agree, or row numbers would be wrong.
+    vectors = map_store_vectors(path, layout, f"store {name}")
     if vectors.shape != (rows, space.dimensions):
         raise StoreError(
             f"store {name}: {VECTORS} is {vectors.shape[0]} × {vectors.shape[1]}, but {MANIFEST} says "
@@ -242,22 +255,9 @@ def _read_documents(file: Path, vectors: int) -> DocumentTable:
     if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
         raise StoreError(f"{where} does not cover the rows in order. Build the store again.")
     if int(rows.sum()) != vectors:
-        raise StoreError(f"{where} has {int(rows.sum())} rows, but {VECTORS} has {vectors}. Build the store again.")
+        raise StoreError(f"{where} has {int(rows.sum())} rows, but there are {vectors} vectors. Build the store again.")
     ids, titles, sources = (table[name].to_pylist() for name in ("id", "title", "source"))
     return DocumentTable(ids, titles, sources, splits, first_row, rows, table["group"].to_numpy())
-
-
-def map_vectors(path: Path) -> NDArray[Any]:
-    """Memory-map a .npy file of (N, D) float16 or float32. Raises StoreError for anything else."""
-    try:
-        # Copy-on-write: torch requires writable memory, and a stray write cannot reach the file.
-        vectors = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"vectors {path}: not a readable .npy file ({one_line(error)}).") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
-        shape, dtype = getattr(vectors, "shape", "?"), getattr(vectors, "dtype", "?")
-        raise StoreError(f"vectors {path}: {shape} {dtype} is not (N, D) float16 or float32. Convert the array.")
-    return vectors
 
 
 def unfinished_folder(path: Path) -> Path:

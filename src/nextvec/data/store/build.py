@@ -129,9 +129,15 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
 
     # The files of the store, without repeats
     if "finished" not in directory.done:
-        near = config.drop_near_duplicates
         unknown = verify_blocks(directory.encoded, texts, vectors.space.dimensions, config.dtype)
-        finished = finish_rows(directory.encoded, directory.store, config.min_chunks, near=near, quiet=quiet)
+        finished = finish_rows(
+            directory.encoded,
+            directory.store,
+            config.min_chunks,
+            near=config.drop_near_duplicates,
+            shard_bytes=config.shard_bytes,
+            quiet=quiet,
+        )
         directory.record(finished=finished, unknown_texts=unknown)
 
     # Manifest

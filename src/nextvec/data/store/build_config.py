@@ -17,6 +17,7 @@ from nextvec.data.splits import SplitPlan
 from nextvec.data.store.build_dir import stamp_files
 from nextvec.data.store.lost_rows import ALLOWED_SHARE, require_share
 from nextvec.data.store.precomputed import open_precomputed
+from nextvec.data.store.vectors import ALIGNMENT, SHARD_BYTES
 from nextvec.errors import InputError, did_you_mean
 
 _DTYPES = ("float16", "float32")
@@ -55,6 +56,8 @@ class BuildConfig:
     """Device of a neural encoder."""
     precision: str = "auto"
     """Precision of its matrix products."""
+    shard_bytes: int = SHARD_BYTES
+    """Maximum size of a file of vectors; a larger store gets several."""
 
     def __post_init__(self) -> None:
         # Accept a single name as well as a sequence, and store canonical values: they identify the build.
@@ -72,6 +75,8 @@ class BuildConfig:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}, but must be at least 1.")
+        if self.shard_bytes < ALIGNMENT:
+            raise InputError(f"shard_bytes is {self.shard_bytes:,}, but must be at least {ALIGNMENT:,}.")
         if self.vectors:
             self._require_aligned_vectors()
             whole = Chunker("paragraph", 0, _MAX_PARAGRAPH_CHARS, language=self.chunker.language)

@@ -116,7 +116,9 @@ def _read_rows(staged: Path, plan: SplitPlan, min_chunks: int) -> tuple[RowTable
     return table, np.concatenate(hashes), dict(counts) | {"listed_ids_not_found": listed}
 
 
-def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quiet: bool = False) -> dict[str, Any]:
+def finish_rows(
+    encoded: Path, store: Path, min_chunks: int, *, near: bool, shard_bytes: int, quiet: bool = False
+) -> dict[str, Any]:
     """Drop the encoded rows whose vector repeats another one, and write documents, texts and vectors of the store.
 
     If that would drop more than MAX_EQUAL_VECTORS of a split, the encoder gives different texts the same vector. Then
@@ -151,7 +153,7 @@ def finish_rows(encoded: Path, store: Path, min_chunks: int, *, near: bool, quie
             store, _blocks((text for block in range(len(texts.blocks)) for text in texts.read_block(block)), kept_N)
         )
         _sync(store / CHUNKS)
-    _copy_vectors(vectors, np.flatnonzero(kept_N), store)
+    _copy_vectors(vectors, np.flatnonzero(kept_N), store, shard_bytes)
     return counts | {
         "documents": len(documents),
         "chunks": len(rows.document_N),
@@ -206,8 +208,8 @@ def _blocks(texts: Iterator[str], kept_N: NDArray[np.bool_]) -> Iterator[list[st
         yield block
 
 
-def _copy_vectors(vectors: EncodedVectors, rows: NDArray[np.int64], store: Path) -> None:
-    with create_vectors(store, len(rows), vectors.shape[1], vectors.dtype) as writer:
+def _copy_vectors(vectors: EncodedVectors, rows: NDArray[np.int64], store: Path, shard_bytes: int) -> None:
+    with create_vectors(store, len(rows), vectors.shape[1], vectors.dtype, shard_bytes) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows[start : start + BLOCK_ROWS]
             writer.write(np.arange(start, start + len(block)), vectors[block])

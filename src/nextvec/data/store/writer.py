@@ -29,19 +29,20 @@ from nextvec.data.store import (
     CHUNKS,
     DOCUMENTS,
     JOURNAL,
-    VECTORS,
     DocumentTable,
     Store,
-    map_vectors,
     open_store,
     unfinished_folder,
 )
 from nextvec.data.store.manifest import FORMAT_VERSION, MANIFEST, manifest_checksum
+from nextvec.data.store.vectors import SHARD_BYTES, VectorLayout, find_layout, is_vector_file
 from nextvec.errors import OutputError
 
 STAGED_PREFIX = "staged."
 """Prefix of the working files of an import."""
-_STORE_FILES = (VECTORS, DOCUMENTS, CHUNKS, MANIFEST, f".{MANIFEST}.tmp")
+_STORE_FILES = (DOCUMENTS, CHUNKS, MANIFEST, f".{MANIFEST}.tmp")
+MAX_OPEN_FILES = 64
+"""Files of vectors that are open at the same time."""
 
 
 @contextlib.contextmanager
@@ -72,58 +73,81 @@ def _is_refused_build(folder: Path) -> bool:
 def _is_killed_import(folder: Path) -> bool:
     """Return whether a folder has only the files of a store that an import or a synthesis was writing."""
     names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return all(name in _STORE_FILES or name.startswith(STAGED_PREFIX) for name in names)
+    return all(name in _STORE_FILES or is_vector_file(name) or name.startswith(STAGED_PREFIX) for name in names)
 
 
 class VectorWriter:
-    """Writer of a store's vectors.npy. Rows may come in any order; every row must be written once."""
+    """Writer of a store's vectors. Rows may come in any order; every row must be written once."""
 
-    def __init__(self, file: IO[bytes], path: Path, dtype: np.dtype[Any], dimensions: int) -> None:
-        self._file, self._path, self._dtype, self._dimensions = file, path, dtype, dimensions
-        self._data_start = file.tell()
+    def __init__(self, folder: Path, layout: VectorLayout) -> None:
+        self._paths, self._layout = [folder / name for name in layout.names], layout
+        self._first_S = np.cumsum((0, *layout.rows_S[:-1]))
+        self._open = dict[int, IO[bytes]]()
+        self._data_start = len(layout.header(0))
 
     def write(self, rows: NDArray[np.integer[Any]], values: NDArray[Any]) -> None:
-        """Write `values` (B, D) to `rows` (B,); each run of consecutive rows is one write."""
+        """Write `values` (B, D) to `rows` (B,); each run of consecutive rows of a file is one write."""
         # Bytes of the rows in file order; a wrong shape would shift all rows that follow.
-        assert values.shape == (len(rows), self._dimensions), (values.shape, len(rows), self._dimensions)
-        content = np.ascontiguousarray(values, dtype=self._dtype).data.cast("B")
-        row_bytes = self._dimensions * self._dtype.itemsize
-        # Row numbers jump at the edges of runs.
-        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-        with writing(self._path):
-            for start, stop in itertools.pairwise(edges):
-                self._file.seek(self._data_start + int(rows[start]) * row_bytes)
-                run = content[start * row_bytes : stop * row_bytes]
+        layout = self._layout
+        assert values.shape == (len(rows), layout.dimensions), (values.shape, len(rows), layout.dimensions)
+        content = np.ascontiguousarray(values, dtype=layout.dtype.newbyteorder("<")).data.cast("B")
+        shard_B = np.searchsorted(self._first_S, rows, side="right") - 1
+        # A run ends where row numbers jump, or where the next file begins.
+        is_edge = (np.diff(rows) != 1) | (np.diff(shard_B) != 0)
+        edges = [0, *(np.flatnonzero(is_edge) + 1).tolist(), len(rows)]
+        for start, stop in itertools.pairwise(edges):
+            shard = int(shard_B[start])
+            with writing(self._paths[shard]):
+                file = self._file(shard)
+                file.seek(self._data_start + int(rows[start] - self._first_S[shard]) * layout.row_bytes)
+                run = content[start * layout.row_bytes : stop * layout.row_bytes]
                 while run:  # a full disk accepts a part, and the next write raises the error
-                    run = run[self._file.write(run) :]
+                    run = run[file.write(run) :]
 
-    def flush(self) -> None:
-        """Wait until all written rows are on disk."""
-        with writing(self._path):
-            os.fsync(self._file.fileno())
+    def _file(self, shard: int) -> IO[bytes]:
+        """Return the open file of a shard."""
+        if shard not in self._open:
+            # A process may have few files open, and a store many shards.
+            if len(self._open) == MAX_OPEN_FILES:
+                self.close()
+            self._open[shard] = self._paths[shard].open("rb+", buffering=0)
+        return self._open[shard]
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
 
 
 @contextlib.contextmanager
-def create_vectors(folder: Path, rows: int, dimensions: int, dtype: DTypeLike) -> Iterator[VectorWriter]:
-    """Open vectors.npy with shape (rows, dimensions) in a store's folder; it is on disk when the block ends.
+def create_vectors(
+    folder: Path, rows: int, dimensions: int, dtype: DTypeLike, shard_bytes: int = SHARD_BYTES
+) -> Iterator[VectorWriter]:
+    """Create the vectors (rows, dimensions) in a store's folder, in one file or in shards of at most `shard_bytes`.
 
-    Rows written by an earlier, interrupted build are kept. Space for all rows is reserved first, so that a disk that is
-    too small raises an error before the work starts.
+    They are on disk when the block ends. Space for all rows is reserved first, so that a disk that is too small raises
+    an error before the work starts. What an interrupted process left is replaced.
     """
-    path, kind = folder / VECTORS, np.dtype(dtype).newbyteorder("<")
-    # The header of a .npy file with all rows, whether or not they are written yet.
-    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows, dimensions)}
-    with writing(path):
-        file = path.open("rb+" if path.exists() else "wb", buffering=0)
-    with file:
-        with writing(path):
-            np.lib.format.write_array_header_1_0(file, header)
-            size = file.tell() + rows * dimensions * kind.itemsize
+    layout = VectorLayout.plan(rows, dimensions, dtype, shard_bytes)
+    paths = [folder / name for name in layout.names]
+    for stale in folder.iterdir():
+        if is_vector_file(stale.name):
+            with writing(stale):
+                stale.unlink()
+    for shard, path in enumerate(paths):
+        with writing(path), path.open("wb", buffering=0) as file:
+            # The header of a .npy file with all rows, which are not written yet.
+            header = layout.header(shard)
+            file.write(header)
+            size = len(header) + layout.rows_S[shard] * layout.row_bytes
             file.truncate(size)
             _reserve(file, size)
-        writer = VectorWriter(file, path, kind, dimensions)
+    with contextlib.closing(VectorWriter(folder, layout)) as writer:
         yield writer
-        writer.flush()
+    for path in paths:
+        with writing(path), path.open("rb+", buffering=0) as file:
+            os.fsync(file.fileno())
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
@@ -186,17 +210,17 @@ def finish_store(folder: Path, path: Path, space: Space, counts: dict[str, Any],
     """
     # Every file has a checksum in the manifest, which is written last and has its own.
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    vectors = map_vectors(folder / VECTORS)
+    layout = find_layout(folder)
     manifest = {
         "format": FORMAT_VERSION,
         "space": space.to_dict(),
-        "rows": len(vectors),
-        "dtype": str(vectors.dtype),
+        "rows": layout.rows,
+        "dtype": layout.dtype.name,
+        **({"shards": list(layout.rows_S)} if len(layout.rows_S) > 1 else {}),
         "counts": counts,
         **facts,
         "files": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files},
     }
-    del vectors  # close the map before the folder is renamed
     manifest["checksum"] = manifest_checksum(manifest)
     write_json(folder / MANIFEST, manifest)
     require_new(path)

@@ -26,7 +26,8 @@ from nextvec.core.console import progress
 from nextvec.core.files import write_atomic
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS, SplitPlan, assign_splits
-from nextvec.data.store import VECTORS, DocumentTable, Store, map_vectors
+from nextvec.data.store import DocumentTable, Store
+from nextvec.data.store.vectors import find_layout, map_store_vectors
 from nextvec.data.store.writer import create_vectors, finish_store, unfinished_store, write_documents
 from nextvec.data.synthetic.state_space import Shares, StateSpace, fit_shares, make_state_space
 from nextvec.data.windows import index_windows, sample
@@ -247,7 +248,7 @@ def synthesize(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
         _draw_vectors(folder, spec, space, shares, table, quiet)
         write_documents(folder, table)
         write_atomic(folder / PARAMETERS, lambda file: np.savez(file, **dataclasses.asdict(space)))
-        vectors = map_vectors(folder / VECTORS)
+        vectors = map_store_vectors(folder, find_layout(folder), f"store {out}")
         # The manifest describes only splits that exist.
         used = [split for number, split in enumerate(SPLITS) if (table.splits == number).any()]
         synthetic = {
@@ -264,7 +265,7 @@ def synthesize(out: str | Path, spec: SyntheticSpec, *, quiet: bool = False) -> 
 def _draw_vectors(
     folder: Path, spec: SyntheticSpec, space: StateSpace, shares: dict[str, Shares], table: DocumentTable, quiet: bool
 ) -> None:
-    """Write vectors.npy: draw each document from its own random stream, and write a block of documents at a time."""
+    """Write the vectors: draw each document from its own random stream, and write a block of documents at a time."""
     rows = int(table.rows.sum())
     block_M = table.first_row // BLOCK_ROWS  # a block consists of whole documents
     with (

@@ -19,7 +19,7 @@ from nextvec.core.files import sha256_of
 from nextvec.data.npz.layout import Roles
 from nextvec.data.space import UNKNOWN
 from nextvec.data.splits import SPLITS, SplitPlan
-from nextvec.data.store import CHUNKS, DOCUMENTS, VECTORS, DocumentTable, Store
+from nextvec.data.store import DocumentTable, Store
 from nextvec.data.store.lost_rows import (
     ALLOWED_SHARE,
     LostRows,
@@ -29,6 +29,7 @@ from nextvec.data.store.lost_rows import (
     require_few_lost,
     require_share,
 )
+from nextvec.data.store.vectors import SHARD_BYTES
 from nextvec.data.store.writer import (
     create_vectors,
     finish_store,
@@ -123,12 +124,13 @@ def import_table(config: TableImport, out: Path, *, quiet: bool = False) -> Stor
             _require_rows(config, tables, stored, lost)
             row_K = staged.numbers(stored.row_K)
             space = decide_space(config.encoder, [table.origin for table in tables], staged, row_K)
-            _write(folder, staged, stored.documents, row_K, quiet=quiet)
+            origin = tables[0].origin if len(tables) == 1 else None
+            shard_bytes = origin.shard_bytes if origin else SHARD_BYTES
+            _write(folder, staged, stored.documents, row_K, shard_bytes, quiet=quiet)
         finally:
             staged.remove()
         counts, facts = _describe(config, tables, staged, stored, lost, space)
-        origin = tables[0].origin
-        if len(tables) == 1 and origin is not None and not space.settings and origin.is_equal_to(_checksums(folder)):
+        if origin is not None and not space.settings and origin.is_equal_to(_checksums(folder)):
             # Every byte is that of the exported store, so its provenance is that of this one.
             counts, facts = origin.manifest["counts"], origin.facts
             show(origin.notices(tables[0].source.name), quiet=quiet)
@@ -201,12 +203,18 @@ def _require_rows(config: TableImport, tables: list[_Table], stored: StoredRows,
 
 
 def _write(
-    folder: Path, staged: StagedRows, documents: DocumentTable, row_K: NDArray[np.int64], *, quiet: bool
+    folder: Path,
+    staged: StagedRows,
+    documents: DocumentTable,
+    row_K: NDArray[np.int64],
+    shard_bytes: int,
+    *,
+    quiet: bool,
 ) -> None:
     """Write vectors, documents and texts of the stored rows into the store's folder, a block at a time."""
     blocks = [row_K[start : start + _BLOCK_ROWS] for start in range(0, len(row_K), _BLOCK_ROWS)]
     with (
-        create_vectors(folder, len(row_K), staged.dimensions, staged.dtype) as writer,
+        create_vectors(folder, len(row_K), staged.dimensions, staged.dtype, shard_bytes) as writer,
         progress("writing vectors", len(row_K), unit="rows", quiet=quiet) as task,
     ):
         for number, block in enumerate(blocks):
@@ -219,7 +227,7 @@ def _write(
 
 def _checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of a store without a manifest."""
-    return {name: sha256_of(folder / name) for name in (VECTORS, DOCUMENTS, CHUNKS) if (folder / name).exists()}
+    return {file.name: sha256_of(file) for file in folder.iterdir() if file.is_file()}
 
 
 def _describe(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from nextvec.core.console import Task, progress
 from nextvec.core.files import write_atomic
 from nextvec.data.splits import SPLITS
-from nextvec.data.store import CHUNKS, VECTORS, ChunkTexts, DocumentTable, Store
+from nextvec.data.store import CHUNKS, ChunkTexts, DocumentTable, Store
+from nextvec.data.store.vectors import read_rows
 from nextvec.data.store.writer import require_new
 from nextvec.data.tables.lance import LANCE, write_lance
 from nextvec.data.tables.origin import KEY, describe_origin
@@ -74,7 +75,7 @@ def _batches(store: Store, documents: DocumentTable, schema: pa.Schema, task: Ta
         columns[POSITION] = pa.array(rows_B - documents.first_row[document_B], pa.int64())
         if store.has_texts:
             columns[TEXT] = pa.array(next(texts), pa.string())
-        columns[VECTOR] = _vector_column(_read_vectors(store, start, len(rows_B)))
+        columns[VECTOR] = _vector_column(read_rows(store.path, store.vector_layout, start, start + len(rows_B)))
         yield pa.record_batch([columns[name] for name in schema.names], schema=schema)
         task.advance(len(rows_B))
 
@@ -84,14 +85,6 @@ def _label_columns(documents: DocumentTable) -> dict[str, pa.Array]:
     splits = [SPLITS[int(split)] for split in documents.splits]
     columns = (documents.ids, documents.titles, documents.sources, splits)
     return {name: pa.array(values, pa.string()) for name, values in zip(_LABELS, columns, strict=True)}
-
-
-def _read_vectors(store: Store, start: int, rows: int) -> NDArray[Any]:
-    """Return rows of a store through a map of their own: pages that were read are returned to the system with it."""
-    offset = np.load(store.path / VECTORS, mmap_mode="r").offset
-    row_bytes = store.dimensions * store.vectors.dtype.itemsize
-    shape = (rows, store.dimensions)
-    return np.array(np.memmap(store.path / VECTORS, store.vectors.dtype, "r", offset + start * row_bytes, shape))
 
 
 def _vector_column(vectors: NDArray[Any]) -> pa.Array:

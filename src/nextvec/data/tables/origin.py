@@ -10,16 +10,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from nextvec.data.space import Space
-from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, VECTORS, Store
+from nextvec.data.store import CHUNKS, DOCUMENTS, ENCODER, Store
+from nextvec.data.store.vectors import SHARD_BYTES, is_vector_file
 from nextvec.data.tables.roles import DOCUMENT, GROUP, POSITION, SOURCE, SPLIT, TITLE
 from nextvec.errors import SpaceError, StoreError, one_line
 
 KEY = b"nextvec"
 FORMAT_VERSION = 1
-_OWN = ("format", "space", "rows", "dtype", "counts", "files", "checksum")
+_OWN = ("format", "space", "rows", "dtype", "shards", "counts", "files", "checksum")
 """Entries that every manifest has and `finish_store` writes; the others are restored as they are."""
 
 _TYPES = {
@@ -56,7 +58,20 @@ class Origin:
 
     def is_equal_to(self, files: dict[str, str]) -> bool:
         """Return whether a store's vectors, documents and texts have the checksums of the exported store's."""
-        return all(files.get(name) == self.manifest["files"].get(name) for name in (VECTORS, DOCUMENTS, CHUNKS))
+        # Other files are those of a fitted encoder, which a table does not contain.
+        own = {name: digest for name, digest in self.manifest["files"].items() if _is_table_content(name)}
+        return own == {name: digest for name, digest in files.items() if _is_table_content(name)}
+
+    @property
+    def shard_bytes(self) -> int:
+        """Maximum size of a file of vectors, with which an import makes the same files."""
+        rows_S = self.manifest.get("shards", [self.manifest["rows"]])
+        shard_bytes = rows_S[0] * self.space.dimensions * np.dtype(self.manifest["dtype"]).itemsize
+        return int(shard_bytes) if len(rows_S) > 1 else max(int(shard_bytes), SHARD_BYTES)
+
+
+def _is_table_content(file: str) -> bool:
+    return file in (DOCUMENTS, CHUNKS) or is_vector_file(file)
 
 
 def describe_origin(store: Store) -> bytes:
