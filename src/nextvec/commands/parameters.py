@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from cyclopts import Parameter
 
@@ -48,6 +48,8 @@ EncoderName = Annotated[str | Path, Parameter(metavar="ENCODER"), PATH]
 """A name, or the folder of a model."""
 Device = Annotated[str, Parameter(metavar="{auto,cpu,cuda,mps}")]
 """Not a closed list: ``cuda:1`` is a device, too."""
+Engine = Literal["local", "ray"]
+"""What runs the work: processes of this machine, or a Ray cluster."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

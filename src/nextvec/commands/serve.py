@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import PATH, Device, File, command
-from nextvec.errors import MissingExtraError
+from nextvec.commands.parameters import PATH, Device, Engine, File, command
+from nextvec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from nextvec.inference.index_types import Index
@@ -36,6 +36,9 @@ def serve(
     token: Annotated[str, Parameter(metavar="TOKEN")] = "",
     access_log: File = "",
     device: Device = "cpu",
+    engine: Engine = "local",
+    replicas: int = 1,
+    address: Annotated[str, Parameter(metavar="ADDRESS")] = "",
 ) -> None:
     """Serve a model over HTTP: predictions for vectors; next chunks, continuations and scores for texts.
 
@@ -51,12 +54,34 @@ def serve(
             NEXTVEC_SERVE_TOKEN; else none on the default address, and a new one elsewhere.
         access_log: File to append a JSON line per request to. Default: standard error.
         device: Device of the model.
+        engine: 'local': this process answers. 'ray': replicas on a Ray cluster answer. Needs the extra 'ray'.
+        replicas: Number of replicas; each takes a CPU core, or a GPU or a share of one. Needs the engine 'ray'.
+        address: Address of the Ray cluster, such as 'auto' or HOST:6379. Default: the environment variable
+            RAY_ADDRESS; else a cluster that this command starts on this machine. Needs the engine 'ray'.
     """
-    for package in PACKAGES:
+    packages = dict.fromkeys(PACKAGES, "serve") | ({"ray": "ray"} if engine == "ray" else {})
+    for package, extra in packages.items():
         if find_spec(package) is None:
-            raise MissingExtraError(package.replace("_", "-"), "serve", "nextvec serve")
+            raise MissingExtraError(package.replace("_", "-"), extra, "nextvec serve")
+    options: dict[str, Any] = {"host": host, "token": token, "device": device}
+    if engine == "ray":
+        _serve_on_ray(model, index, options | {"access_log": str(access_log), "replicas": replicas}, port, address)
+        return
+    if replicas != 1 or address:
+        option = f"--replicas {replicas}" if replicas != 1 else f"--address {address}"
+        raise InputError(f"{option}: needs a Ray cluster. Pass --engine ray as well.")
     from nextvec.serving.run import serve_model
 
     path = Path(access_log) if str(access_log) else None
     source: Any = None if isinstance(index, str) and not index else index
-    serve_model(model, source, host=host, port=port, token=token, device=device, access_log=path)
+    serve_model(model, source, port=port, access_log=path, **options)
+
+
+def _serve_on_ray(model: Model, index: IndexSource, options: dict[str, Any], port: int, address: str) -> None:
+    """Serve with replicas, which open the model and the index by their names."""
+    for name, value in {"model": model, "index": index}.items():
+        if not isinstance(value, str | Path):
+            raise InputError(f"{name}: is an object, but replicas open it by its name. Pass the name or the path.")
+    from nextvec.serving.ray_run import serve_on_ray
+
+    serve_on_ray({"model": str(model), "index": str(index), **options}, port=port, address=address)

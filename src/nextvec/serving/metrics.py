@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics_core import Metric
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class LabeledRegistry(CollectorRegistry):
+    """Metrics that share labels, which tell the replicas of a service apart."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__()
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics with the shared labels."""
+        for metric in super().collect():
+            metric.samples = [sample._replace(labels={**sample.labels, **self._labels}) for sample in metric.samples]
+            yield metric
+
+
 class Metrics:
     """The counters of one service. They have their own registry, so that a process can have several services."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        labels = ("method", "path", "status")
-        self._requests = Counter("nextvec_requests", "Answered requests.", labels, registry=self.registry)
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        """Count from zero; every sample gets the `labels`."""
+        self.registry = LabeledRegistry(labels or {})
+        names = ("method", "path", "status")
+        self._requests = Counter("nextvec_requests", "Answered requests.", names, registry=self.registry)
         self._seconds = Histogram(
             "nextvec_request_seconds",
             "Time from the first byte of a request to the end of its response.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextvec.serving.access_log import AccessLog, RequestRecord, request_id
+from nextvec.serving.errors import CLIENT_GONE
 from nextvec.serving.metrics import Metrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -37,6 +39,9 @@ class Observer:
 
         try:
             await self._app(scope, receive, observed_send)
+        except asyncio.CancelledError:  # how Ray Serve reports that the client has gone
+            record.status = record.status or CLIENT_GONE
+            raise
         finally:
             seconds = time.monotonic() - record.started
             method = scope["method"] if scope["method"] in METHODS else OTHER

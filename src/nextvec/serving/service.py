@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,24 @@ LIMITS = {
 }
 
 
+def open_model(
+    model: str | Path | LatentVectorModel, index: str | Path | Index | None, device: str
+) -> tuple[LatentVectorModel, Index | None]:
+    """Return the model and the index of a service. Raises the errors of `load_model` and `open_index`."""
+    loaded = model if isinstance(model, LatentVectorModel) else load_model(model, device)
+    opened = open_index(index) if index is not None else None
+    if opened is not None:
+        require_same_space(loaded, opened)
+    return loaded, opened
+
+
 class Service:
     """A model that answers requests. It is loading until `open` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        """Make a service whose metrics have the `labels`."""
         self.state = LOADING
-        self.metrics = Metrics()
+        self.metrics = Metrics(labels)
         self.encoder_error: str | None = None
         self._runner: ModelRunner | None = None
         self._batcher: Batcher | None = None
@@ -56,12 +69,9 @@ class Service:
 
     def load(self, model: str | Path | LatentVectorModel, index: str | Path | Index | None, device: str) -> ModelRunner:
         """Load the model and the index and run both once. Raises the errors of `load_model` and `open_index`."""
-        loaded = model if isinstance(model, LatentVectorModel) else load_model(model, device)
-        opened = open_index(index) if index is not None else None
-        zeros = np.zeros((1, loaded.dimensions), np.float32)
+        loaded, opened = open_model(model, index, device)
         if opened is not None:
-            require_same_space(loaded, opened)
-            opened.search(zeros, 1)  # reads all vectors
+            opened.search(np.zeros((1, loaded.dimensions), np.float32), 1)  # reads all vectors
         unit = np.eye(1, loaded.dimensions, dtype=np.float32)
         loaded.predict([unit])
         # Without its encoder, a model still predicts from vectors.
