@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import statistics
@@ -42,11 +43,12 @@ from nextvec import ops
 from nextvec.core.device import autocast
 from nextvec.core.events import read_events
 from nextvec.data.dataset import Dataset
+from nextvec.data.order import EpochOrder
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS, SplitPlan
 from nextvec.data.store import DOCUMENTS, VECTORS, Store
 from nextvec.data.synthetic.generate import PRESETS, document_table, scaled, synthesize
-from nextvec.data.windows import WindowSet, epoch_order, index_windows
+from nextvec.data.windows import WindowSet, index_windows
 from nextvec.errors import NotFiniteError
 from nextvec.losses import Objective
 from nextvec.models.registry import create_model
@@ -472,7 +474,7 @@ def poisoned(bench):
     work = bench.loop_of(run)
     work(2)
     vectors = run.train_windows.vectors
-    order = epoch_order(len(run.train_windows), run.recipe.seed, run.state.epoch)
+    order = EpochOrder(len(run.train_windows), run.recipe.seed, run.state.epoch)[:]
     at = int(order[3 * bench.batches[0]])
     row = int(run.train_windows.windows.targets[at])
     original = vectors[row].clone()
@@ -609,7 +611,7 @@ def over_epochs(run, step, repeat):
     """Return a function that trains steps with the run's order of windows and learning rates."""
     state = {"step": 0}
     size, total = run.recipe.training.batch_size, run.total_steps
-    order = epoch_order(len(run.train_windows), run.recipe.seed, 0).to(run.device)
+    order = EpochOrder(len(run.train_windows), run.recipe.seed, 0)[:].to(run.device)
 
     def work(steps):
         for _ in range(steps):
@@ -831,10 +833,10 @@ def train_captured(bench, run, after_epoch):
         for group in run.optimizer.param_groups:
             group["lr"] = step.rate
         begin = time.perf_counter()
-        order = epoch_order(len(run.train_windows), run.recipe.seed, run.state.epoch).to(run.device)
+        batches = EpochOrder(len(run.train_windows), run.recipe.seed, run.state.epoch).batches(size, 0, run.device)
         torch._foreach_zero_(list(step.sums.values()))
-        for start_ in range(0, run.steps_per_epoch * size, size):
-            step.index.copy_(order[start_ : start_ + size])
+        for index_B in itertools.islice(batches, run.steps_per_epoch):
+            step.index.copy_(index_B)
             rate = learning_rate_at(run.state.step, run.total_steps, run.recipe.training, [])
             step.rate.fill_(rate)
             repeat()

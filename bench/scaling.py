@@ -7,6 +7,7 @@ The vectors have D = 64, so that the largest store needs about 1.3 GB of disk. E
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -18,14 +19,15 @@ import torch
 from common import arguments, finish, in_turns
 
 from nextvec.core.process import keep_memory
+from nextvec.data.order import EpochOrder
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import epoch_order, gather, index_windows
+from nextvec.data.windows import gather, index_windows
 
 DOCUMENT_ROWS = 50
 
 
 def measure(count):
-    """Return the windows per second of gathering batches of 512, and the bytes of index and order per window."""
+    """Return the windows per second of gathering batches of 512, and the bytes of the index per window."""
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.npy"
@@ -43,14 +45,12 @@ def measure(count):
             names, names, names, np.zeros(documents, np.int8), np.cumsum(rows) - rows, rows, np.arange(documents)
         )
         windows = index_windows(table, "train", 5)
-        order = epoch_order(len(windows), 0, 0)
-        start = 0
+        epochs = (EpochOrder(len(windows), 0, epoch).batches(512) for epoch in itertools.count())
+        batches = itertools.chain.from_iterable(epochs)
 
         def gather_batches():
-            nonlocal start
-            for _ in range(50):
-                start = (start + 512) % (len(order) - 512)
-                gather(vectors, windows, order[start : start + 512])
+            for index_B in itertools.islice(batches, 50):
+                gather(vectors, windows, index_B)
             return 50 * 512
 
         rate = in_turns({"gather": gather_batches}, 5)["gather"]
@@ -58,7 +58,7 @@ def measure(count):
             "vectors": count,
             "windows/s": rate["median"],
             "spread": rate["spread"],
-            "bytes per window": (windows.targets.nbytes * 2 + order.nbytes) / len(windows),
+            "bytes per window": windows.targets.nbytes * 2 / len(windows),
         }
 
 

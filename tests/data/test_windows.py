@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import WindowSet, epoch_order, gather, index_windows, sample
+from nextvec.data.windows import WindowSet, gather, index_windows, sample
 
 
 def make_table(rows, splits=None, groups=None):
@@ -111,20 +111,6 @@ def test_gather_without_an_index_takes_all_windows_in_order():
     assert torch.equal(batch.target_BD, vectors[[2, 3, 6]])
     assert torch.equal(batch.context_BSD[:, 0], vectors[[0, 1, 4]])
     assert batch.mask_BS is None
-
-
-@given(st.integers(0, 300), st.integers(0, 2**63 - 1), st.integers(0, 1000))
-def test_epoch_order_is_a_pure_permutation(count, seed, epoch):
-    order = epoch_order(count, seed, epoch)
-    torch.manual_seed(seed % 1000)
-    np.random.seed(1)
-    assert order.sort().values.tolist() == list(range(count))
-    assert torch.equal(order, epoch_order(count, seed, epoch))
-
-
-def test_epoch_order_differs_between_epochs_and_seeds():
-    orders = [tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)]
-    assert len(set(orders)) == len(orders)
 
 
 @given(st.integers(0, 200), st.integers(0, 250), st.integers(0, 2**63 - 1))

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextvec.data.windows import WindowSet, epoch_order
+from nextvec.data.order import EpochOrder
+from nextvec.data.windows import WindowSet
 from nextvec.evaluation.retrieval import measure_contrastive
 
 
@@ -34,7 +35,7 @@ def evaluated(world, split="val", least=None) -> WindowSet:
 def reference(world, windows, predictor, batch, seed):
     """(ℓ2, accuracy) by the definition of the paper, one pair at a time, in float64."""
     count = len(windows)
-    batches = np.array_split(epoch_order(count, seed, 0).numpy(), -(-count // batch))
+    batches = np.array_split(EpochOrder(count, seed, 0)[:].numpy(), -(-count // batch))
     document = np.repeat(np.arange(len(world.documents)), world.documents.rows)
     distances, shares = [], []
     for members in batches:

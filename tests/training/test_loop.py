@@ -14,6 +14,7 @@ import torch
 from equality import assert_same_runs, assert_same_values, events_of
 from nextvec.core.events import read_events
 from nextvec.core.run_paths import BEST_MODEL, RESUME_STATE
+from nextvec.data.order import ORDER_VERSION
 from nextvec.data.store import Store
 from nextvec.data.windows import Batch, WindowSet
 from nextvec.errors import (
@@ -29,6 +30,7 @@ from nextvec.models.checkpoint import read_checkpoint
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training import loop
 from nextvec.training import step as training_step
+from nextvec.training.checkpoint import save_checkpoint
 from nextvec.training.evaluate import evaluate_best, evaluate_checkpoint
 from nextvec.training.resume import resume_run
 from nextvec.training.run import Run
@@ -144,7 +146,7 @@ def test_equal_weights_give_equal_gradient_shares_at_every_step(
     for event in steps:
         assert 0.45 <= event["share_mse"] <= 0.55 and 0.45 <= event["share_info"] <= 0.55
     best = [max(record["val_cosine"] for record in run.state.history) for run in (halves, alone)]
-    assert best[0] > best[1] - 0.005
+    assert best[0] > best[1] - 0.02  # orders of windows alone change either by 0.012 (standard deviation)
 
 
 def test_windows_with_shorter_contexts_are_used_for_training_only(
@@ -322,13 +324,13 @@ def test_signals_save_the_state_and_restore_the_handlers(
 def test_golden_losses_of_the_toy_recipe(toy_recipe: Recipe, tmp_path: Path) -> None:
     """Recorded when the recipe was written; another CPU may change late digits, another method changes more."""
     golden = {
-        "train_loss_mse": (0.049011, 0.045524, 0.043567),
-        "train_loss_info": (1.898794, 1.429934, 1.265586),
-        "train_cosine": (0.607911, 0.635804, 0.651464),
-        "val_loss_mse": (0.052542, 0.052453, 0.052542),
-        "val_loss_info": (1.742847, 1.889658, 1.886949),
-        "val_cosine": (0.579664, 0.580378, 0.579662),
-        "ood_cosine": (0.639480, 0.646228, 0.643225),
+        "train_loss_mse": (0.050034, 0.045264, 0.044783),
+        "train_loss_info": (2.010025, 1.366923, 1.354086),
+        "train_cosine": (0.599731, 0.637885, 0.641732),
+        "val_loss_mse": (0.051723, 0.051428, 0.051940),
+        "val_loss_info": (1.671900, 1.710973, 1.773053),
+        "val_cosine": (0.586215, 0.588580, 0.584480),
+        "ood_cosine": (0.642223, 0.641228, 0.641794),
     }
     run = trained(changed(toy_recipe, "model.variant=original"), tmp_path / "run")
     for figure, values in golden.items():
@@ -454,6 +456,22 @@ def test_resume_state_names_what_is_missing(toy_recipe: Recipe, tmp_path: Path) 
     run = trained(changed(toy_recipe, "training.epochs=1"), tmp_path / "run")
     with pytest.raises(CheckpointError, match="the training state is incomplete"):
         restore_state(run, read_checkpoint(run.path / BEST_MODEL))
+
+
+def test_a_state_saved_in_another_order_of_windows_is_refused(toy_recipe: Recipe, tmp_path: Path) -> None:
+    run = start_run(toy_recipe, tmp_path / "run", quiet=True)
+    save_state(run)
+    run.close()
+    saved = read_checkpoint(run.path / RESUME_STATE).values
+    assert saved["training"]["order_version"] == ORDER_VERSION
+    for version in (1, None, ORDER_VERSION + 1):
+        del saved["training"]["order_version"]  # version 1 was not saved
+        if version != 1:
+            saved["training"]["order_version"] = version
+        save_checkpoint(run.path / RESUME_STATE, saved)
+        with pytest.raises(CheckpointError, match=rf"version {version} of the order of windows.*Train the run again"):
+            resume_run(run.path, quiet=True)
+        saved["training"]["order_version"] = version
 
 
 def test_unusable_input_is_refused_before_a_folder_is_made(

@@ -1,8 +1,7 @@
 """Windows: the context vectors of a model's input, and the target that it predicts.
 
 A window is one integer, the row of its target; its context is the S rows before it in the same document. A batch is one
-gather from the store's vectors. The order of windows is a pure function of (seed, epoch), so evaluating, logging or
-resuming never changes the model's input.
+gather from the store's vectors. The order of windows is in `order.py`.
 
 Letters in names: B windows of a batch, S context length, D dimensions, W windows of a split, M documents, K negatives.
 """
@@ -14,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.splits import SPLITS
@@ -182,12 +180,6 @@ def _first_reversed(windows: Windows, reversed_count: int) -> tuple[Tensor, Tens
     length_B = windows.context if windows.available is None else windows.available
     is_reversed_B = torch.arange(len(windows), device=windows.targets.device) >= len(windows) - reversed_count
     return torch.where(is_reversed_B, windows.targets - length_B, windows.targets), is_reversed_B
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of `count` windows in an epoch, (count,) int64: a pure function of the arguments."""
-    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-    return torch.from_numpy(order)
 
 
 def sample(count: int, size: int, seed: int) -> Tensor:

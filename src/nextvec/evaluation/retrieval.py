@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nextvec.data.order import EpochOrder
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
-from nextvec.data.windows import Windows, WindowSet, epoch_order
+from nextvec.data.windows import Windows, WindowSet
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
 from nextvec.evaluation.results import ContrastiveMetrics, Retrieval
 
@@ -205,7 +206,7 @@ def measure_contrastive(
     window.
     """
     vectors, windows = evaluated.vectors, evaluated.windows
-    order = epoch_order(len(windows), seed, 0).to(vectors.device)
+    order = EpochOrder(len(windows), seed, 0)[:].to(vectors.device)
     distances, fractions = [], []
     for unsorted_index in order.tensor_split(-(-len(windows) // batch)):
         index = unsorted_index.sort().values  # candidates must ascend

@@ -16,7 +16,7 @@ from nextvec.core.console import progress
 from nextvec.core.device import peak_memory
 from nextvec.core.formatting import Status
 from nextvec.core.run_paths import BEST_MODEL, epoch_file
-from nextvec.data.windows import epoch_order
+from nextvec.data.order import EpochOrder
 from nextvec.distributed.process_group import ProcessLostError
 from nextvec.errors import Interrupted, StoppedError
 from nextvec.guards.gates import GateVerdict, epochs_without_improvement, evaluate_gates
@@ -94,17 +94,17 @@ def train(run: Run, after_epoch: Callable[[Run], None] | None = None) -> None:
 def train_epoch(run: Run, stop: threading.Event) -> None:
     """Train the rest of the current epoch. Raises Interrupted, with everything saved, when `stop` is set."""
     recipe, state = run.recipe.training, run.state
-    order = epoch_order(len(run.train_windows), run.recipe.seed, state.epoch).to(run.device)
+    order = EpochOrder(len(run.train_windows), run.recipe.seed, state.epoch)
+    batches = order.batches(recipe.batch_size, state.step_in_epoch, run.device)
     run.model.train()
     title = f"epoch {state.epoch + 1}/{recipe.epochs}"
     last_save = clock = time.monotonic()
     with progress(title, run.steps_per_epoch * recipe.batch_size, unit="windows", quiet=run.quiet) as bar:
         bar.advance(state.step_in_epoch * recipe.batch_size)
         while state.step_in_epoch < run.steps_per_epoch:
-            start = state.step_in_epoch * recipe.batch_size
             is_log_step = run.is_log_step
             run.processes.wants_stop = stop.is_set()
-            metrics = train_step(run, order[start : start + recipe.batch_size])
+            metrics = train_step(run, next(batches))
             now = time.monotonic()
             state.add_step(metrics, seconds=now - clock)
             clock = now

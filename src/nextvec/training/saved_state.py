@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nextvec.core.run_paths import PREVIOUS_STATE, RESUME_STATE
+from nextvec.data.order import ORDER_VERSION
 from nextvec.data.seen_rows import SeenRows
 from nextvec.errors import CheckpointError
 from nextvec.models.checkpoint import Checkpoint
@@ -37,6 +38,7 @@ def current_state(run: Run) -> dict[str, Any]:
     training = {
         "optimizer": run.optimizer.state_dict(),
         "random_state": _random_state(run.device),
+        "order_version": ORDER_VERSION,
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "step": state.step,
@@ -56,7 +58,11 @@ def current_state(run: Run) -> dict[str, Any]:
 
 
 def restore_state(run: Run, saved: Checkpoint) -> None:
-    """Restore what `save_state` wrote. Raises CheckpointError if the checkpoint lacks a part of it."""
+    """Restore what `save_state` wrote.
+
+    Raises CheckpointError if the checkpoint lacks a part of it, or was saved in another order of windows.
+    """
+    _require_same_order(saved)
     try:
         training = saved.values["training"]
         load_weights(run.model, saved.weights, strict=True)
@@ -84,6 +90,17 @@ def restore_state(run: Run, saved: Checkpoint) -> None:
             f"checkpoint {saved.path}: the training state is incomplete ({error!r}). Resume from resume.pt"
         ) from error
     _restore_random_state(random_state, run.device)
+
+
+def _require_same_order(saved: Checkpoint) -> None:
+    """Raise CheckpointError if the rest of the saved epoch would have other windows than it started with."""
+    training = saved.values.get("training")
+    version = training.get("order_version", 1) if isinstance(training, dict) else ORDER_VERSION
+    if version != ORDER_VERSION:
+        raise CheckpointError(
+            f"checkpoint {saved.path}: saved with version {version!r:.20} of the order of windows, but this nextvec "
+            f"has version {ORDER_VERSION}. Train the run again"
+        )
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextvec.data.windows import epoch_order, sample
+from nextvec.data.order import EpochOrder
+from nextvec.data.windows import sample
 from nextvec.evaluation.metrics import Predictor, QueryPredictor, score_windows
 from nextvec.evaluation.retrieval import candidates_of, target_ranks
 from nextvec.training.orders import ScoreOrder
@@ -48,7 +49,7 @@ def _validation_losses(run: Run) -> dict[str, float]:
     """Return the loss terms on a fixed shuffled sample of the validation windows, batched as in training."""
     windows = run.sets["val"]
     index_W = sample(len(windows), LOSS_WINDOWS, run.recipe.seed)
-    index_W = index_W[epoch_order(len(index_W), run.recipe.seed, 0)].to(run.device)
+    index_W = index_W[EpochOrder(len(index_W), run.recipe.seed, 0)[:]].to(run.device)
     batches = index_W.split(run.recipe.training.batch_size)
     losses: dict[str, list[Tensor]] = {}
     for index_B in batches:
