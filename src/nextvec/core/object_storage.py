@@ -24,8 +24,9 @@ BLOCK_BYTES = 2**23
 MAX_FAULTS = 5
 """Faults in a row, without a byte in between, after which a file is given up. The waits take about 8 s together."""
 FIRST_WAIT_SECONDS = 0.5
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-"""Timeouts of S3. Those of its library make a mistyped endpoint last for minutes."""
+S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
+"""Settings of the S3 client. It is below two other layers that try again, s3fs and this module; with its own defaults a
+mistyped endpoint takes minutes to fail."""
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 """Packages of the extra, by the scheme that needs them."""
@@ -245,7 +246,7 @@ def _open_file_system(url: str, name: str | Path) -> tuple[Any, str, bool]:
     if not url:
         return LocalFileSystem(), str(Path(name).absolute()), True
     try:
-        options = {"config_kwargs": _timeouts(fsspec.config.conf)} if scheme in ("s3", "s3a") else {}
+        options = {"config_kwargs": _client_settings(fsspec.config.conf)} if scheme in ("s3", "s3a") else {}
         file_system, root = url_to_fs(url, **options)
         file_system.invalidate_cache()  # of listings: the store may have been replaced
     except ImportError as error:
@@ -263,7 +264,7 @@ def _open_file_system(url: str, name: str | Path) -> tuple[Any, str, bool]:
     return file_system, root, type(file_system) is LocalFileSystem
 
 
-def _timeouts(configuration: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the S3 client: those of fsspec's configuration, and timeouts that are not set there."""
+def _client_settings(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the S3 client: those of fsspec's configuration, and ours that are not set there."""
     settings: dict[str, Any] = configuration.get("s3", {}).get("config_kwargs", {})
-    return {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, **settings}
+    return {**S3_CLIENT, **settings}
