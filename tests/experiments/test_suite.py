@@ -48,8 +48,7 @@ class Trainer:
         self.killed = False
         """Whether the interruption kills the process."""
 
-    def train(self, source: str, overrides: tuple[str, ...], *, out: str, **options: Any) -> None:
-        recipe = load_recipe(source, overrides)
+    def train(self, recipe: Recipe, *, out: str, **options: Any) -> None:
         self.calls.append(("train", recipe.name))
         self._point(recipe.name, "before the folder")
         Path(out).mkdir(parents=True)

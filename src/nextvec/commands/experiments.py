@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Device, Folder, Names, Overrides, Paths, RecipeLike, Trackers, as_texts, command
+from nextvec.commands.parameters import (
+    Device,
+    Engine,
+    Folder,
+    Names,
+    Overrides,
+    Paths,
+    RecipeLike,
+    Trackers,
+    as_texts,
+    command,
+)
 from nextvec.core.overrides import override_lines
 
 if TYPE_CHECKING:
@@ -24,6 +35,11 @@ def suite(
     device: Device = "",
     force: bool = False,
     tracker: Trackers = (),
+    engine: Engine = "local",
+    address: str = "",
+    concurrency: int | None = None,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float | None = None,
     quiet: bool = False,
 ) -> SuiteResult:
     """Train recipes one after another and compare all models on all their data sets. Rerun to resume.
@@ -38,8 +54,14 @@ def suite(
         device: Device of every run. Default: the device of each recipe.
         force: Retry stopped and failed steps, ignore their gates, and train even if a data check is red.
         tracker: Also send every run to an experiment tracker (an extra of the same name). May be repeated.
+        engine: 'local': one run after another, here. 'ray': several at a time on a Ray cluster (extra: ray).
+        address: Address of the Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine.
+        concurrency: Number of runs at a time on Ray. Default: as many as the cluster has room for.
+        cpus_per_run: CPUs of each run on Ray. Default: runtime.threads of its recipe, else 1.
+        gpus_per_run: GPUs of each run on Ray; 0.25 shares one among 4 runs. Default: 1 if the cluster has GPUs.
         quiet: Show no progress.
     """
+    from nextvec.experiments.ray_options import ray_options
     from nextvec.experiments.suite import run_suite
 
     return run_suite(
@@ -49,6 +71,7 @@ def suite(
         device=device,
         force=force,
         trackers=as_texts(tracker),
+        ray=ray_options(engine, address, concurrency, cpus_per_run, gpus_per_run),
         quiet=quiet,
     )
 
@@ -62,6 +85,11 @@ def sweep(
     trials: int = 20,
     out: Folder = "artifacts/sweep",
     tracker: Trackers = (),
+    engine: Engine = "local",
+    address: str = "",
+    concurrency: int | None = None,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float | None = None,
     quiet: bool = False,
 ) -> SweepResult:
     """Search for the hyperparameters with the highest gain on val (extra: sweep). Rerun to resume.
@@ -76,8 +104,14 @@ def sweep(
         trials: Total number of trials, including those of earlier calls.
         out: Folder of the sweep.
         tracker: Also send every trial to an experiment tracker (an extra of the same name). May be repeated.
+        engine: 'local': one run after another, here. 'ray': several at a time on a Ray cluster (extra: ray).
+        address: Address of the Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine.
+        concurrency: Number of runs at a time on Ray. Default: as many as the cluster has room for.
+        cpus_per_run: CPUs of each run on Ray. Default: runtime.threads of its recipe, else 1.
+        gpus_per_run: GPUs of each run on Ray; 0.25 shares one among 4 runs. Default: 1 if the cluster has GPUs.
         quiet: Show no progress.
     """
+    from nextvec.experiments.ray_options import ray_options
     from nextvec.experiments.sweep import run_sweep
 
     return run_sweep(
@@ -87,6 +121,7 @@ def sweep(
         trials=trials,
         out=str(out),
         trackers=as_texts(tracker),
+        ray=ray_options(engine, address, concurrency, cpus_per_run, gpus_per_run),
         quiet=quiet,
     )
 

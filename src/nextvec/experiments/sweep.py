@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -20,27 +19,21 @@ from nextvec.core.display import Displayable
 from nextvec.core.files import write_json, write_text
 from nextvec.core.formatting import Status, format_number
 from nextvec.core.locks import locked_folder
-from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE, RESUME_STATE
+from nextvec.core.run_paths import EVALUATION_FILE, RECIPE_FILE
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.data.dataset import open_dataset
-from nextvec.errors import InputError, Interrupted, MissingExtraError, NextvecError, NotFiniteError, StoppedError
+from nextvec.errors import InputError, Interrupted, MissingExtraError, StoppedError
+from nextvec.experiments.ray_options import RayOptions
 from nextvec.experiments.search_space import Dimension, parse_space
-from nextvec.experiments.single_run import train_and_evaluate
+from nextvec.experiments.sweep_trials import STUDY, TrialPlan, open_journal, run_trial, trial_folder, values_of
 from nextvec.recipe import Recipe, RecipeLike, load_recipe
 from nextvec.trackers.tracker import require_trackers
-from nextvec.trackers.tracking import tracking
-from nextvec.training.resume import resume_run
-from nextvec.training.run import Run
-from nextvec.training.setup import start_run
 
 if TYPE_CHECKING:
     import optuna
 
 
-SWEEP_FILE, JOURNAL, BEST_RECIPE = "sweep.json", "journal.log", "best.toml"
-
-STARTUP_TRIALS = 5
-"""Completed trials before the median prunes any: a median of fewer is too noisy."""
+SWEEP_FILE, BEST_RECIPE = "sweep.json", "best.toml"
 
 
 @dataclass(frozen=True)
@@ -104,10 +97,6 @@ class SweepResult(Displayable):
         }
 
 
-class _BelowMedianError(NextvecError):
-    """The val gain is below the median of the other trials at this epoch."""
-
-
 def run_sweep(
     recipe: RecipeLike,
     overrides: tuple[str, ...] = (),
@@ -116,9 +105,10 @@ def run_sweep(
     trials: int = 20,
     out: str = "artifacts/sweep",
     trackers: Sequence[str] = (),
+    ray: RayOptions | None = None,
     quiet: bool = False,
 ) -> SweepResult:
-    """Search for the recipe values with the highest gain on val. Rerun to resume.
+    """Search for the recipe values with the highest gain on val, also on a Ray cluster. Rerun to resume.
 
     Raises RecipeError or InputError if the arguments or the folder cannot be used, MissingExtraError without Optuna,
     StoppedError if every trial was pruned.
@@ -139,23 +129,28 @@ def run_sweep(
     # Two processes would take each other's running trial for an interrupted one.
     with locked_folder(folder, f"sweep {folder}: another process is running it. Wait until it ends."):
         study = _open_study(folder, loaded, dimensions)
+        plan = TrialPlan(folder, study, recipe, overrides, dimensions, trials)
         try:
-            while (trial := _next_trial(study, dimensions, trials)) is not None:
-                values = _values(dimensions, trial.params)
-                changes = (*overrides, *(f"{field}={value}" for field, value in values.items()))
-                trial_recipe, path = load_recipe(recipe, changes), _run_folder(folder, trial.number)
-                _run_trial(study, trial, trial_recipe, path, trackers=trackers, quiet=quiet)
+            if ray is None:
+                while (trial := plan.next_trial()) is not None:
+                    outcome = run_trial(folder, trial._trial_id, plan.recipe(trial), trackers=trackers, quiet=quiet)
+                    plan.finish(trial, outcome)
+            elif not plan.is_complete:
+                from nextvec.experiments.sweep_on_ray import run_trials  # an extra
+
+                run_trials(plan, loaded, ray, trackers=trackers, quiet=quiet)
         except (Interrupted, KeyboardInterrupt) as error:
             name = str(recipe) if isinstance(recipe, str | Path) else loaded.name
             argv = ["nextvec", "sweep", name, *overrides, "--space", *space, "--trials", str(trials), "--out", out]
             argv += [word for name in trackers for word in ("--tracker", name)]
+            argv += ray.argv if ray else []
             raise Interrupted(f"Sweep interrupted. To continue: {shlex.join(argv)}") from error
         return _conclude(study, folder, dimensions)
 
 
 def _open_study(folder: Path, recipe: Recipe, dimensions: Sequence[Dimension]) -> optuna.Study:
     """Open the study of a sweep folder, or create it. Raises InputError if recipe or space differ."""
-    import optuna.storages.journal
+    import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -174,80 +169,13 @@ def _open_study(folder: Path, recipe: Recipe, dimensions: Sequence[Dimension]) -
     else:
         write_json(file, settings)
 
-    # The journal is an append-only file, so a killed sweep loses at most its last line.
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
-    storage = optuna.storages.JournalStorage(backend)
     sampler = optuna.samplers.TPESampler(seed=recipe.seed)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS)
     study = optuna.create_study(
-        storage=storage, study_name="sweep", sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+        storage=open_journal(folder), study_name=STUDY, sampler=sampler, direction="maximize", load_if_exists=True
     )
     # A resumed sweep needs another seed: with the same one, the sampler would propose the first values again.
     study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials))
     return study
-
-
-def _next_trial(study: optuna.Study, dimensions: Sequence[Dimension], trials: int) -> optuna.Trial | None:
-    """Return the interrupted trial, else a new one; None if the sweep has enough trials."""
-    import optuna
-
-    for frozen in study.trials:
-        if frozen.state == optuna.trial.TrialState.RUNNING:
-            return optuna.Trial(study, frozen._trial_id)
-    if len(study.trials) >= trials:
-        return None
-    # Ask for one value per dimension; choices are strings in override syntax.
-    trial = study.ask()
-    for dimension in dimensions:
-        if dimension.choices:
-            trial.suggest_categorical(dimension.field, dimension.choices)
-        elif dimension.integer:
-            trial.suggest_int(dimension.field, int(dimension.low), int(dimension.high), log=dimension.log)
-        else:
-            trial.suggest_float(dimension.field, dimension.low, dimension.high, log=dimension.log)
-    return trial
-
-
-def _values(dimensions: Sequence[Dimension], params: dict[str, Any]) -> dict[str, str]:
-    """Return field → value in override syntax."""
-    return {dimension.field: dimension.to_text(params[dimension.field]) for dimension in dimensions}
-
-
-def _run_folder(folder: Path, number: int) -> Path:
-    return folder / f"trial-{number:03d}"
-
-
-def _run_trial(
-    study: optuna.Study, trial: optuna.Trial, recipe: Recipe, folder: Path, *, trackers: Sequence[str], quiet: bool
-) -> None:
-    """Train or resume a trial, and report its result to the study."""
-    import optuna
-
-    def prune(run: Run) -> None:
-        track(run)
-        # A killed trial may have finished epochs without reporting them, so report every epoch that is missing.
-        reported = trial.study.trials[trial.number].intermediate_values
-        for metrics in run.state.history:
-            if metrics["epoch"] not in reported:
-                trial.report(metrics["val_gain"], metrics["epoch"])
-        if trial.should_prune():
-            raise _BelowMedianError(f"below the median of the other trials at epoch {run.state.epoch}")
-
-    if (folder / RESUME_STATE).is_file():
-        run = resume_run(folder, force=True, quiet=quiet)
-    else:
-        # A trial that was killed before its first checkpoint starts again.
-        shutil.rmtree(folder, ignore_errors=True)
-        run = start_run(recipe, folder, quiet=quiet)
-    try:
-        with tracking(run, trackers) as track:
-            train_and_evaluate(run, after_epoch=prune)
-    except (StoppedError, NotFiniteError, _BelowMedianError) as error:
-        # The table shows the reason only, not the command to continue the run.
-        trial.set_user_attr("reason", str(error).partition(" Everything is saved")[0])
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    else:
-        study.tell(trial, max(metrics["val_gain"] for metrics in run.state.history))
 
 
 def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]) -> SweepResult:
@@ -255,7 +183,7 @@ def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]
     trials = []
     for frozen in study.trials:
         gains = list(frozen.intermediate_values.values())
-        values, reason = _values(dimensions, frozen.params), frozen.user_attrs.get("reason", "")
+        values, reason = values_of(dimensions, frozen.params), frozen.user_attrs.get("reason", "")
         trials.append(
             Trial(frozen.number, frozen.state.name.lower(), values, max(gains, default=None), len(gains), reason)
         )
@@ -265,7 +193,7 @@ def _conclude(study: optuna.Study, folder: Path, dimensions: Sequence[Dimension]
         reason = next((trial.reason for trial in trials if trial.reason), "")
         raise StoppedError(f"sweep {folder}: all {len(trials)} trials were pruned. Reason of the first: {reason}")
 
-    best = _run_folder(folder, trials[0].number)
+    best = trial_folder(folder, trials[0].number)
     write_text(folder / BEST_RECIPE, (best / RECIPE_FILE).read_text(encoding="utf-8"))
     # Only the best trial's ood gain is reported: a choice among ood gains would make ood a second val.
     evaluation = json.loads((best / EVALUATION_FILE).read_text(encoding="utf-8"))
