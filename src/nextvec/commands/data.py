@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Data, Device, EncoderName, File, Folder, Names, Paths, as_texts, command
+from nextvec.commands.parameters import (
+    Address,
+    Data,
+    Device,
+    EncoderName,
+    Engine,
+    File,
+    Folder,
+    Names,
+    Paths,
+    as_texts,
+    command,
+)
 from nextvec.data.chunking import MAX_CHARS, Chunker
 from nextvec.data.documents import Columns
 from nextvec.data.splits import SplitPlan
@@ -55,6 +67,9 @@ def data_build(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     shard_bytes: int = 2**30,
+    engine: Engine = "local",
+    address: Annotated[str, Parameter(metavar="ADDRESS")] = "",
+    num_workers: int | None = None,
     restart: bool = False,
     quiet: bool = False,
 ) -> Store:
@@ -97,13 +112,19 @@ def data_build(
         device: Device of a neural encoder.
         precision: Precision of its matrix products.
         shard_bytes: Maximum size of a file of vectors. A larger store gets several files (shards).
+        engine: What encodes: this process, or a Ray cluster, with the same result.
+        address: Address of the Ray cluster, such as 'auto' or HOST:6379. Default: the environment variable RAY_ADDRESS,
+            or else a cluster on this machine alone.
+        num_workers: Maximum number of Ray processes that encode. Default: one per GPU, or per CPU without GPUs.
         restart: Discard the work of an interrupted build, and start again.
         quiet: Show no progress.
     """
     from nextvec.data.id_lists import read_id_list
     from nextvec.data.store.build import build_store
     from nextvec.data.store.build_config import BuildConfig
+    from nextvec.data.store.ray_engine import ray_options
 
+    ray = ray_options(engine, address, num_workers)
     ids = read_id_list(val_list), read_id_list(ood_list)
     sources_of_splits = as_texts(val_source), as_texts(ood_source)
     plan = SplitPlan(val, ood, *sources_of_splits, *ids, val_range, ood_range, allow_unknown_ids)
@@ -124,7 +145,7 @@ def data_build(
         precision=precision,
         shard_bytes=shard_bytes,
     )
-    return build_store(config, str(out), restart=restart, quiet=quiet)
+    return build_store(config, str(out), restart=restart, quiet=quiet, ray=ray)
 
 
 @command()

@@ -40,8 +40,8 @@ def missing_blocks(encoded: Path, texts: ChunkTexts) -> list[int]:
     return [block for block in range(len(texts.blocks)) if f"{block:06d}.json" not in marks]
 
 
-def encode_block(encoded: Path, texts: ChunkTexts, block: int, vectors: VectorSource, dtype: str) -> None:
-    """Encode a block and write its two files; it is on disk when this returns.
+def encode_block(encoded: Path, texts: ChunkTexts, block: int, vectors: VectorSource, dtype: str) -> int:
+    """Encode a block and write its two files; it is on disk when this returns its number.
 
     Raises StoreError for a vector that is zero or not finite, and if there is not one vector for each text.
     """
@@ -63,6 +63,16 @@ def encode_block(encoded: Path, texts: ChunkTexts, block: int, vectors: VectorSo
         "unknown_texts": vectors.count_unknown() - unknown,
     }
     write_json(_mark_file(encoded, block), facts, shared=True)
+    return block
+
+
+def block_facts(encoded: Path, block: int) -> dict[str, Any] | None:
+    """Return the rows, the SHA-256 and the number of unknown texts of a complete block; None if it is missing."""
+    try:
+        facts: dict[str, Any] = json.loads(_mark_file(encoded, block).read_text(encoding="utf-8"))
+        return facts
+    except (FileNotFoundError, ValueError):  # a damaged one is written again
+        return None
 
 
 def verify_blocks(encoded: Path, texts: ChunkTexts, dimensions: int, dtype: DTypeLike) -> int:

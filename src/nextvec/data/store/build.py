@@ -11,6 +11,9 @@ ends in the same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,7 @@ from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.build_counts import describe_losses, describe_short_documents, final_counts, require_text
 from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
 from nextvec.data.store.precomputed import align_precomputed, verify_encoder
+from nextvec.data.store.ray_engine import RayEngine, RayOptions, ray_engine
 from nextvec.data.store.rows import TRAIN, RowTable
 from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
 from nextvec.data.store.tables import finish_rows, write_rows
@@ -40,7 +44,14 @@ _VERIFIED_TEXTS = 64
 """Number of texts that are encoded to verify that the named encoder made the precomputed embeddings."""
 
 
-def build_store(config: BuildConfig, out: str | Path, *, restart: bool = False, quiet: bool = False) -> Store:
+def build_store(
+    config: BuildConfig,
+    out: str | Path,
+    *,
+    restart: bool = False,
+    quiet: bool = False,
+    ray: RayOptions | None = None,
+) -> Store:
     """Read text, encode its chunks, and write the store `out`.
 
     Chunks whose text or vector is that of another chunk are dropped and counted: the copy in train is kept, or else the
@@ -52,42 +63,54 @@ def build_store(config: BuildConfig, out: str | Path, *, restart: bool = False, 
     A build that was refused starts again if configuration or files have changed, and so does any with `restart`. Raises
     a kind of InputError for text or vectors that cannot be used, OutputError if `out` exists or cannot be written, or
     if another build is writing it.
+
+    With `ray`, the workers of a cluster encode, and the store has the same bytes. Raises the errors of `ray_engine`.
     """
     path = Path(out)
-    with open_build_directory(path, config.to_dict(), restart=restart) as directory:
+    with (
+        ray_engine(ray) if ray else contextlib.nullcontext() as engine,
+        open_build_directory(path, config.to_dict(), restart=restart) as directory,
+    ):
         if not directory.is_finished:
-            _build_or_clean_up(config, directory, path, quiet)
+            _build_or_clean_up(config, directory, path, quiet, engine)
         directory.remove()
     return open_store(path)
 
 
-def _open_encoder(config: BuildConfig) -> Encoder | None:
+def _open_encoder(config: BuildConfig, directory: BuildDirectory, engine: RayEngine | None) -> Encoder | None:
     """Open the encoder, before any text is read, so that a missing one is reported at once.
 
     Returns None for lsa, which is fitted later, and if precomputed embeddings make an unavailable encoder unnecessary.
     """
     if config.encoder == LSA:
         return None
+    opening = _opening(config, directory, engine)
     try:
-        return open_encoder(config.encoder, device=config.device, precision=config.precision)
+        if engine is None or config.encoder.startswith(PREFIX):
+            return opening()
+        return engine.open_encoder(opening, config.device)
     except (InputError, ServerError):
         if config.vectors:
             return None
         raise
 
 
-def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Path, quiet: bool) -> None:
+def _build_or_clean_up(
+    config: BuildConfig, directory: BuildDirectory, path: Path, quiet: bool, engine: RayEngine | None
+) -> None:
     """Build. If the input is refused, remove the build directory unless it contains work worth keeping."""
-    # A new folder has nothing to keep if the encoder is missing.
+    # A new folder has nothing to keep if the encoder is missing, or a node cannot take part.
     is_new = not directory.done and not staged_files(directory.staged)
     try:
-        encoder = _open_encoder(config)
+        if engine is not None:
+            engine.require_equal_nodes(directory.folder, config.sources)
+        encoder = _open_encoder(config, directory, engine)
     except (InputError, ServerError):
         if is_new:
             directory.remove()
         raise
     try:
-        _build(config, directory, path, encoder, quiet)
+        _build(config, directory, path, encoder, quiet, engine)
     except ServerError as error:
         # Nothing is wrong with the input. The work stays, as after a kill.
         raise ServerError(f"{error} To continue the build, run the same command again.") from error
@@ -106,7 +129,14 @@ def _build_or_clean_up(config: BuildConfig, directory: BuildDirectory, path: Pat
         raise
 
 
-def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: Encoder | None, quiet: bool) -> None:
+def _build(
+    config: BuildConfig,
+    directory: BuildDirectory,
+    path: Path,
+    encoder: Encoder | None,
+    quiet: bool,
+    engine: RayEngine | None,
+) -> None:
     """Do the stages that the journal lacks, and rename the store."""
     # Chunks, and the rows to encode
     if "text" not in directory.done:
@@ -125,7 +155,7 @@ def _build(config: BuildConfig, directory: BuildDirectory, path: Path, encoder: 
     else:
         vectors = encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
     vectors = require_one_encoder(directory.encoded, vectors)
-    _encode_blocks(directory, texts, vectors, config.dtype, quiet)
+    _encode_blocks(config, directory, texts, vectors, quiet, engine)
 
     # The files of the store, without repeats
     if "finished" not in directory.done:
@@ -199,20 +229,38 @@ def _precomputed_vectors(
 
 
 def _encode_blocks(
-    directory: BuildDirectory, texts: ChunkTexts, vectors: VectorSource, dtype: str, quiet: bool
+    config: BuildConfig,
+    directory: BuildDirectory,
+    texts: ChunkTexts,
+    vectors: VectorSource,
+    quiet: bool,
+    engine: RayEngine | None,
 ) -> None:
     """Encode the blocks that are missing."""
     blocks = missing_blocks(directory.encoded, texts)
     rows = row_count(texts, blocks)
     # The blocks, and then the store's file: a disk that is too small is reported before the work starts.
-    row_bytes = vectors.space.dimensions * np.dtype(dtype).itemsize
+    row_bytes = vectors.space.dimensions * np.dtype(config.dtype).itemsize
     if "finished" not in directory.done:
         require_free_space(directory.encoded, (rows + texts.blocks[-1][1]) * row_bytes)
+    # Precomputed embeddings are only copied, and a server has one client with one answer log.
+    if engine is None or config.vectors or vectors.server is not None:
+        encoded = (encode_block(directory.encoded, texts, block, vectors, config.dtype) for block in blocks)
+    else:
+        device = "cpu" if config.encoder == LSA else config.device
+        encoded = engine.encode_blocks(_opening(config, directory, engine), directory, config.dtype, device)
     with (
         progress(f"vectors of {vectors.space.encoder}", rows, unit="chunks", quiet=quiet) as task,
         keep_answers(vectors.server, directory.encoded / ANSWERS) as clear_answers,
     ):
-        for block in blocks:
-            encode_block(directory.encoded, texts, block, vectors, dtype)
+        for block in encoded:
             clear_answers()
             task.advance(row_count(texts, [block]))
+
+
+def _opening(config: BuildConfig, directory: BuildDirectory, engine: RayEngine | None) -> Callable[[], Encoder]:
+    """Return the function that opens the encoder in this process or in a worker."""
+    if config.encoder == LSA:
+        return partial(LsaEncoder.load, (directory.store / ENCODER).resolve())
+    device = engine.device(config.device) if engine else config.device
+    return partial(open_encoder, config.encoder, device=device, precision=config.precision)

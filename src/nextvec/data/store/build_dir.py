@@ -36,12 +36,13 @@ class BuildDirectory:
         self.staged, self.encoded = folder / _STAGED, folder / _ENCODED
         self.done = done
         """The journal of finished work: plain values that an interrupted build finds again."""
-        self._arguments = arguments
+        self.arguments = arguments
+        """The arguments of the build, which decide every byte of the store."""
 
     def record(self, **facts: Any) -> None:
         """Add finished work to the journal; it is on disk when this returns."""
         self.done |= facts
-        write_json(self.folder / JOURNAL, {"arguments": self._arguments, "done": self.done})
+        write_json(self.folder / JOURNAL, {"arguments": self.arguments, "done": self.done})
 
     @property
     def is_finished(self) -> bool:
