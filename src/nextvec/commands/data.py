@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import (
-    Address,
     Data,
     Device,
     EncoderName,

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import nextvec
 from nextvec.data.space import Space
-from nextvec.data.store import build, ray_blocks, ray_nodes, tables, unfinished_folder
+from nextvec.data.store import build, ray_blocks, tables, unfinished_folder
 from nextvec.data.store.blocks import block_facts
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.ray_engine import RayOptions, ray_options
@@ -170,7 +169,9 @@ def test_a_block_that_kills_its_workers_is_given_up(
             Worker(job)({"item": np.array([3])})
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     results = [json.loads(line) for line in Worker(job)({"item": np.array([3, 4])})["result"]]
-    with pytest.raises(ServerError, match=r"^Ray node [0-9.]+: block 3: 2 workers died while encoding it\. Check the nodes' memory\.$"):
+    with pytest.raises(
+        ServerError, match=r"^Ray node [^ ]+: block 3: 2 workers died while encoding it\. Check the nodes' memory\.$"
+    ):
         raise_error(results[0])
     assert results[1]["rows"] == 8 and block_facts(encoded, 4)["sha256"] == results[1]["sha256"]
     # A worker of a killed main process writes nothing into a build that was started again with other arguments.
@@ -180,25 +181,8 @@ def test_a_block_that_kills_its_workers_is_given_up(
     # A node of another version, or without the folder, is named.
     for change, message in (({"nextvec": "0"}, "has nextvec "), ({"encoded": tmp_path / "x"}, "does not see ")):
         (line,) = ray_blocks.BlockWorker(replace(job, **change))({"item": np.array([5])})["result"]
-        with pytest.raises(InputError, match=f"^Ray node [0-9.]+: {message}"):
+        with pytest.raises(InputError, match=f"^Ray node [^ ]+: {message}"):
             raise_error(json.loads(line))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"nextvec": "0.0.1"}, r"has nextvec 0\.0\.1, but this machine has .*\. Install nextvec\[ray\]=="),
-        ({"nextvec": ""}, "has no nextvec, but this machine has "),
-        ({"missing": ["pandas"]}, r"lacks the package pandas\. Install nextvec\[ray\] on every node\."),
-        ({"sees_folder": False}, "does not see the folder /.*/store.unfinished. Choose an output folder on a file sys"),
-        ({"unseen": ["/x/texts"]}, r"does not see the source /x/texts\. Put it on a file system that all nodes share"),
-    ],
-)
-def test_a_node_that_cannot_take_part_is_named(change: dict[str, Any], message: str) -> None:
-    answer = {"nextvec": nextvec.__version__, "missing": [], "sees_folder": True, "unseen": []}
-    ray_nodes.require_able("Ray node 10.0.0.2", answer, Path("store.unfinished"))
-    with pytest.raises(InputError, match=f"^Ray node 10.0.0.2: {message}"):
-        ray_nodes.require_able("Ray node 10.0.0.2", answer | change, Path("store.unfinished"))
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
@@ -206,8 +190,8 @@ def test_options_that_do_not_fit_are_refused() -> None:
     assert ray_options("ray", "auto", 3) == RayOptions("auto", 3)
     for arguments, message in (
         (("rya", "", None), r"engine 'rya' is unknown\. Did you mean 'ray'\?"),
-        (("local", "auto", None), r"--address is an option of Ray\. Add --engine ray, or leave it out\."),
-        (("local", "", 2), r"--num-workers is an option of Ray\."),
+        (("local", "auto", None), r"--address auto: needs a Ray cluster\. Pass --engine ray as well\."),
+        (("local", "", 2), "--num-workers 2: needs a Ray cluster"),
         (("ray", "", 0), "num_workers is 0, but must be at least 1"),
     ):
         with pytest.raises(InputError, match=f"^{message}"):

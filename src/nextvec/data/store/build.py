@@ -12,7 +12,7 @@ ends in the same bytes as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def _build_or_clean_up(
     is_new = not directory.done and not staged_files(directory.staged)
     try:
         if engine is not None:
-            engine.require_equal_nodes(directory.folder, config.sources)
+            engine.check_nodes(directory.folder)
         encoder = _open_encoder(config, directory, engine)
     except (InputError, ServerError):
         if is_new:
@@ -245,7 +245,9 @@ def _encode_blocks(
         require_free_space(directory.encoded, (rows + texts.blocks[-1][1]) * row_bytes)
     # Precomputed embeddings are only copied, and a server has one client with one answer log.
     if engine is None or config.vectors or vectors.server is not None:
-        encoded = (encode_block(directory.encoded, texts, block, vectors, config.dtype) for block in blocks)
+        encoded: Iterator[int] = (
+            encode_block(directory.encoded, texts, block, vectors, config.dtype) for block in blocks
+        )
     else:
         device = "cpu" if config.encoder == LSA else config.device
         encoded = engine.encode_blocks(_opening(config, directory, engine), directory, config.dtype, device)

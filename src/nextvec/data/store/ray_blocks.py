@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,19 +70,23 @@ class BlockWorker:
         # Opened with the first block, because an error of a constructor would be an error of Ray.
         self._opened: tuple[ChunkTexts, VectorSource] | None = None
 
+    def require_build(self) -> None:
+        """Raise InputError if this node has another version of nextvec, or does not see the build.
+
+        The nodes were asked when the build started, but others may join at any time.
+        """
+        if version("nextvec") != self.job.nextvec:
+            raise InputError(f"has nextvec {version('nextvec')}, but the main process has {self.job.nextvec}.")
+        if not (self.job.encoded / CHUNKS).is_file():
+            raise InputError(f"does not see the folder {self.job.encoded}. Choose one on a file system that all share.")
+
     def open(self) -> tuple[ChunkTexts, VectorSource]:
         """Return the texts of the build, and the encoder as the source of their vectors.
 
-        Raises InputError if this node has another version of nextvec or does not see the build, and if the encoder is
-        not the one that started the build.
+        Raises StoreError if the encoder is not the one that started the build, and the errors of opening it.
         """
         if self._opened is None:
-            if version("nextvec") != self.job.nextvec:
-                raise InputError(f"has nextvec {version('nextvec')}, but the main process has {self.job.nextvec}.")
-            file = self.job.encoded / CHUNKS
-            if not file.is_file():
-                raise InputError(f"does not see {file}. Put the store on a file system that all nodes share.")
-            texts = ChunkTexts(file)
+            texts = ChunkTexts(self.job.encoded / CHUNKS)
             vectors = encoded_vectors(self.job.open_encoder(), texts)
             self._opened = texts, require_one_encoder(self.job.encoded, vectors)
         return self._opened
@@ -93,6 +98,7 @@ class BlockWorker:
     def _encode(self, block: int) -> dict[str, Any]:
         """Encode a block unless it is complete, and return its facts, or the error that prevents it."""
         try:
+            self.require_build()
             facts = block_facts(self.job.encoded, block)
             # Ray repeats the tasks of a node that died, also those whose block was complete.
             if facts is None:
@@ -135,9 +141,7 @@ class BlockWorker:
 
     def _where(self) -> str:
         """Return the name of this node if it has not opened the encoder, which other nodes may be able to do."""
-        import ray  # there is no worker without it
-
-        return "" if self._opened else f"Ray node {ray.util.get_node_ip_address()}: "
+        return "" if self._opened else f"Ray node {socket.gethostname()}: "
 
 
 def encode_on_ray(ray: Any, job: BlockJob, workers: int, resources: dict[str, float]) -> Iterator[int]:

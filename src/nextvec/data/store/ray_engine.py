@@ -19,9 +19,9 @@ from nextvec.data.encoders import Encoder
 from nextvec.data.space import Space
 from nextvec.data.store.build_dir import BuildDirectory
 from nextvec.data.store.ray_blocks import BlockJob, encode_on_ray
-from nextvec.data.store.ray_nodes import require_equal_nodes
 from nextvec.data.store.ray_results import as_result, raise_error, reason
 from nextvec.distributed.ray_cluster import ray_cluster
+from nextvec.distributed.ray_nodes import check_nodes
 from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError, did_you_mean
 
 ENGINES = ("local", "ray")
@@ -53,9 +53,9 @@ def ray_options(engine: str, address: str, num_workers: int | None) -> RayOption
         raise InputError(f"engine '{engine}' is unknown.{did_you_mean(engine, ENGINES)}")
     if engine == "ray":
         return RayOptions(address, num_workers)
-    for option, is_set in (("--address", address), ("--num-workers", num_workers is not None)):
-        if is_set:
-            raise InputError(f"{option} is an option of Ray. Add --engine ray, or leave it out.")
+    if address or num_workers is not None:
+        option = f"--address {address}" if address else f"--num-workers {num_workers}"
+        raise InputError(f"{option}: needs a Ray cluster. Pass --engine ray as well.")
     return None
 
 
@@ -79,9 +79,9 @@ class RayEngine:
     def __init__(self, ray: Any, num_workers: int | None) -> None:
         self._ray, self._num_workers = ray, num_workers
 
-    def require_equal_nodes(self, folder: Path, sources: Sequence[str]) -> None:
-        """Check every node; see `ray_nodes`."""
-        require_equal_nodes(self._ray, folder, sources)
+    def check_nodes(self, folder: Path) -> None:
+        """Check every node; see `distributed.ray_nodes`."""
+        check_nodes(self._ray, folder)
 
     def device(self, device: str) -> str:
         """Return the device of the workers: Ray gives each worker one GPU if `device` allows it and there are any."""
