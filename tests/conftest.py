@@ -246,6 +246,6 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
 def local_ray() -> Iterator[Any]:
     """A Ray cluster of two CPUs on this machine, for all tests with `xdist_group("ray")`; it takes seconds to start."""
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()

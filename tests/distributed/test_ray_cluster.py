@@ -20,6 +20,18 @@ def test_a_missing_package_is_named(monkeypatch):
         pass
 
 
+def test_without_an_address_a_cluster_of_somebody_else_is_not_joined(monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    options = []
+    monkeypatch.setattr(ray, "init", lambda **given: options.append(given))
+    with ray_cluster(None, "this test"), ray_cluster("auto", "this test"):
+        pass
+    assert [given["address"] for given in options] == ["local", "auto"]
+
+
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)

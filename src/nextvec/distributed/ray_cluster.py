@@ -34,8 +34,8 @@ def ray_cluster(address: str | None, purpose: str) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    # A cluster of our own needs no dashboard; one that exists already has what it has.
-    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    # Without "local", Ray would join a cluster of this machine that somebody else has started. Ours needs no dashboard.
+    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
