@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from nextvec.core.console import show
@@ -95,10 +96,16 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def _catch(stop: threading.Event) -> None:
-    """Let SIGINT and SIGTERM set an event."""
+    """Let SIGINT and SIGTERM set an event; a second one then ends the process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, handle)
 
 
 @contextlib.contextmanager
