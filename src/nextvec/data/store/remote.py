@@ -38,7 +38,7 @@ def cached_copy(url: str, *, quiet: bool = False, download: bool = True) -> Path
     """
     source = StorageFolder(url)
     content, manifest = read_manifest(source)
-    folder = cache_folder() / STORES / manifest["checksum"]
+    folder = cache_folder() / STORES / str(manifest["checksum"])
     if not _is_complete(folder, content, manifest["files"]):
         if not download:
             raise StoreError(f"store {source.name}: is not in the cache {folder.parent}.")
