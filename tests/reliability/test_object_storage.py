@@ -331,6 +331,14 @@ def test_a_killed_copy_to_a_url_continues(monkeypatch, toy_store: Store):
     assert f"/copies/y/{MANIFEST}" not in FlakyFileSystem.store
 
 
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_copying_again_mends_a_copy(damage, toy_store: Store):
+    damage(FlakyFileSystem.store, f"{FOLDER}/vectors.npy")
+    assert nextvec.data_copy(toy_store.path, URL, quiet=True).copied == 1
+    assert nextvec.data_copy(toy_store.path, URL, quiet=True).copied == 0
+    assert open_store(URL, quiet=True).store_hash == toy_store.store_hash
+
+
 def test_a_damaged_source_is_not_copied(toy_store: Store, tmp_path: Path, make_store):
     source = make_store(tmp_path / "source", seed=4).path
     content = bytearray((source / "vectors.npy").read_bytes())

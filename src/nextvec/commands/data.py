@@ -241,10 +241,10 @@ def data_check(
 
 @command()
 def data_copy(source: Data, destination: Data, *, quiet: bool = False) -> CopiedStore:
-    """Copy a store to another folder, or to or from object storage. To continue a killed copy, run it again.
+    """Copy a store to another folder, or to or from object storage. To continue or mend a copy, run it again.
 
     Every file is compared with its checksum while it is copied, and the manifest comes last: the destination has a
-    complete store or none. Another store is never overwritten. URLs need the extra 'object-storage'.
+    complete store or none. Another store is never overwritten. s3:// needs the extra 's3', gs:// the extra 'gcs'.
 
     Args:
         source: Folder or URL of the store.

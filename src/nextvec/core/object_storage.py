@@ -1,4 +1,4 @@
-"""Folders on object storage and other file systems, read and written through fsspec (extra `object-storage`).
+"""Folders on object storage and other file systems, read and written through fsspec (extras `s3`, `gcs`).
 
     folder = StorageFolder("s3://bucket/wiki")
     for block in folder.blocks("vectors.npy", folder.size("vectors.npy")): ...
@@ -28,8 +28,8 @@ S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempt
 """Settings of the S3 client. It is below two other layers that try again, s3fs and this module; with its own defaults a
 mistyped endpoint takes minutes to fail."""
 
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-"""Packages of the extra, by the scheme that needs them."""
+_EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
+"""Package and extra that a scheme needs. For other schemes, fsspec names the package."""
 _COMMON_SCHEMES = ("s3", "gs", "az", "abfs", "hf", "file", "memory", "http", "https", "sftp", "hdfs")
 
 _SCHEMES_WITH_FOLDERS = ("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "dbfs")
@@ -242,7 +242,7 @@ def _open_file_system(url: str, name: str | Path) -> tuple[Any, str, bool]:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
         from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingExtraError("fsspec", "object-storage", f"store {name}") from error
+        raise MissingExtraError("fsspec", "s3", f"store {name}") from error
     if not url:
         return LocalFileSystem(), str(Path(name).absolute()), True
     try:
@@ -250,8 +250,8 @@ def _open_file_system(url: str, name: str | Path) -> tuple[Any, str, bool]:
         file_system, root = url_to_fs(url, **options)
         file_system.invalidate_cache()  # of listings: the store may have been replaced
     except ImportError as error:
-        if scheme in _PACKAGES:
-            raise MissingExtraError(_PACKAGES[scheme], "object-storage", f"store {url}") from error
+        if scheme in _EXTRAS:
+            raise MissingExtraError(*_EXTRAS[scheme], f"store {url}") from error
         raise InputError(f"store {url}: {one_line(error)}.") from error
     except Exception as error:
         if "Protocol not known" in str(error):

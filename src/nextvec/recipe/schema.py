@@ -54,7 +54,7 @@ class DataRecipe(Section):
     """Input data."""
 
     store: StoreText = ""
-    """Folder of the vector store, or its URL, such as s3://bucket/wiki (extra: object-storage), or an .npz file of
+    """Folder of the vector store, or its URL, such as s3://bucket/wiki (extras: s3, gcs), or an .npz file of
     windows, which is imported once into a store next to it (or in the cache folder, if it is on a read-only disk).
     Relative paths start at the working directory."""
     ood: StoreText = ""

@@ -225,8 +225,8 @@ def test_missing_packages_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("fsspec.core.get_filesystem_class", no_package)
     for url, message in (
-        ("s3://bucket/x", r"store s3://bucket/x needs the package s3fs: pip install 'nextvec\[object-storage\]'"),
-        ("gs://bucket/x", r"needs the package gcsfs: pip install 'nextvec\[object-storage\]'"),
+        ("s3://bucket/x", r"store s3://bucket/x needs the package s3fs: pip install 'nextvec\[s3\]'"),
+        ("gs://bucket/x", r"needs the package gcsfs: pip install 'nextvec\[gcs\]'"),
         ("az://bucket/x", "Install the package of az"),
     ):
         with pytest.raises(InputError, match=message):

@@ -56,6 +56,14 @@ def copy(sharded: Store, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sharded.path, tmp_path / "copy"))
 
 
+def test_a_sharded_store_is_copied_and_opened_by_its_url(sharded: Store, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NEXTVEC_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/shared/store"
+    assert nextvec.data_copy(sharded.path, url, quiet=True).copied == len(sharded.manifest["files"]) > 3
+    opened = open_store(url, quiet=True)
+    assert opened.store_hash == sharded.store_hash and np.array_equal(opened.vectors, sharded.vectors)
+
+
 def test_shards_are_planned_so_that_their_data_can_be_joined() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):

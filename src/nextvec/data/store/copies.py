@@ -17,7 +17,14 @@ from nextvec.core.files import json_text, make_folder
 from nextvec.core.object_storage import MissingFileError, StorageFolder
 from nextvec.core.table import Line, View
 from nextvec.data.store.manifest import MANIFEST
-from nextvec.data.store.transfer import MAX_MANIFEST_BYTES, copy_files, file_sizes, read_manifest, require_space
+from nextvec.data.store.transfer import (
+    MAX_MANIFEST_BYTES,
+    copy_files,
+    file_sizes,
+    find_damaged,
+    read_manifest,
+    require_space,
+)
 from nextvec.errors import OutputError
 
 COPYING = "copying.json"
@@ -48,7 +55,7 @@ class CopiedStore(Displayable):
 
 
 def copy_store(source: str | Path, destination: str | Path, *, quiet: bool = False) -> CopiedStore:
-    """Copy a store to another folder or URL. To continue an interrupted copy, copy again.
+    """Copy a store to another folder or URL. To continue an interrupted copy, or to mend a damaged one, copy again.
 
     Every file is compared with its SHA-256. Raises StoreError if the source is missing or damaged, OutputError if the
     destination contains anything else or can't be written, ServerError if a connection breaks.
@@ -58,9 +65,13 @@ def copy_store(source: str | Path, destination: str | Path, *, quiet: bool = Fal
     files, marker = manifest["files"], json_text({"checksum": manifest["checksum"]}).encode()
     sizes = file_sizes(origin, files)
     _require_usable(target, content, marker)
-    if not target.exists(MANIFEST):
+    # A complete copy is verified, and mended. In an unfinished one, files of the right size are complete.
+    if target.exists(MANIFEST):
+        names = find_damaged(target, files, sizes, quiet=quiet)
+    else:
         target.write(COPYING, lambda: iter((marker,)))
-    missing = {name: digest for name, digest in files.items() if _size_at(target, name) != sizes[name]}
+        names = {name for name in files if _size_at(target, name) != sizes[name]}
+    missing = {name: digest for name, digest in files.items() if name in names}
     if target.path is not None:
         make_folder(target.path)
         require_space(target.path, sum(sizes[name] for name in missing), "choose another folder")

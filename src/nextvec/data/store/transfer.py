@@ -112,6 +112,36 @@ def copy_files(
         counter.finish()
 
 
+def find_damaged(folder: StorageFolder, files: Mapping[str, str], sizes: Mapping[str, int], *, quiet: bool) -> set[str]:
+    """Return the files of a folder that are missing or whose SHA-256 is not that in `files`. Reads all bytes."""
+
+    def is_damaged(name: str) -> bool:
+        sha256 = hashlib.sha256()
+        try:
+            if folder.size(name) != sizes[name]:
+                return True
+            for block in folder.blocks(name, sizes[name]):
+                sha256.update(block)
+                counter.add(len(block))
+        except MissingFileError:
+            return True
+        return sha256.hexdigest() != files[name]
+
+    total = sum(sizes[name] for name in files)
+    with (
+        progress("verifying", math.ceil(total / _MEGABYTE), unit="MB", quiet=quiet) as task,
+        ThreadPoolExecutor(CONCURRENT_FILES, thread_name_prefix="nextvec-verify") as executor,
+    ):
+        counter = _ByteCounter(task)
+        try:
+            damaged = {name for name, is_bad in zip(files, executor.map(is_damaged, files), strict=True) if is_bad}
+        except BaseException:
+            folder.stop.set()
+            raise
+        counter.finish()
+    return damaged
+
+
 def _copy_file(
     source: StorageFolder, destination: StorageFolder, name: str, digest: str, size: int, counter: _ByteCounter
 ) -> None:
