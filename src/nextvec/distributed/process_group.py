@@ -1,6 +1,7 @@
 """The processes of a training run, and what they tell each other.
 
-torchrun starts them; torch.distributed carries their messages: gloo on CPUs, NCCL between GPUs. Process 0 is the main
+torchrun starts them; torch.distributed carries their messages: gloo on CPUs, NCCL between GPUs. On the CPUs of one
+machine, the tensors of a training step are exchanged through shared memory instead. Process 0 is the main
 one. It alone checks, decides, writes and prints; the others follow its orders. Without torchrun there is one process,
 and every operation returns at once.
 
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nextvec.core.process import is_one_of_several
+from nextvec.distributed.shared_memory import SharedMemory, share_memory
 from nextvec.distributed.silent_hosts import notice_silent_hosts
 from nextvec.errors import NextvecError, one_line
 
@@ -118,6 +120,8 @@ class TorchProcessGroup(ProcessGroup):
         from torch._C._distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
+        self._memory: SharedMemory | None = None
+        self._has_trained = False
         environment = os.environ
         self.local_rank = int(environment.get("LOCAL_RANK", "0"))
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
@@ -138,14 +142,28 @@ class TorchProcessGroup(ProcessGroup):
 
     def sum_(self, tensor: Tensor) -> Tensor:  # noqa: D102
         with self._noticing_lost_processes():
-            dist.all_reduce(tensor)
+            if (memory := self._memory_for(tensor)) is None:
+                dist.all_reduce(tensor)
+            else:
+                # In the order of the processes, so that the digits are the same everywhere.
+                first, second, *rest = memory.exchange(tensor)
+                torch.add(first, second, out=tensor)
+                for part in rest:
+                    tensor += part
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:  # noqa: D102
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._noticing_lost_processes():
+            if (memory := self._memory_for(tensor)) is not None:
+                return torch.stack(memory.exchange(tensor))
+            parts = [torch.empty_like(tensor) for _ in range(self.size)]
             dist.all_gather(parts, tensor.contiguous())
         return torch.stack(parts)
+
+    def _memory_for(self, tensor: Tensor) -> SharedMemory | None:
+        """Return the shared memory if there is any and a tensor fits in it."""
+        fits = self._memory is not None and tensor.nbytes <= self._memory.capacity and tensor.is_cpu
+        return self._memory if fits else None
 
     def broadcast(self, value: Any = None) -> Any:  # noqa: D102
         values = [value]
@@ -165,12 +183,16 @@ class TorchProcessGroup(ProcessGroup):
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         message = torch.cat([*(gradient.flatten() for gradient in gradients), *(value.reshape(1) for value in extra)])
-        self.sum_(message)
-        # Views of the message, in the shapes of the gradients.
-        parts = message.split([*(gradient.numel() for gradient in gradients), *(1 for _ in extra)])
-        sums = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=False)]
-        torch._foreach_copy_(gradients, sums)
-        return [part[0] for part in parts[len(gradients) :]]
+        if not self._has_trained and message.is_cpu and self.local_size == self.size:
+            # The gradients are the largest message of a step.
+            with self._noticing_lost_processes():
+                self._memory = share_memory(self.rank, self.size, message.nbytes, STEP_TIMEOUT, self.gather_values)
+        self._has_trained = True
+        # From here on the gradients are parts of the message.
+        sums = self.sum_(message).split([*(gradient.numel() for gradient in gradients), *(1 for _ in extra)])
+        for parameter, total in zip(parameters, sums, strict=False):
+            parameter.grad = total.view_as(parameter)
+        return [total[0] for total in sums[len(gradients) :]]
 
     def end(self, exit_code: int) -> None:  # noqa: D102
         if not dist.is_initialized():
@@ -178,6 +200,8 @@ class TorchProcessGroup(ProcessGroup):
         # The key first: whoever finds its connections closed looks for it. A store that is gone has no more readers.
         with suppress(RuntimeError):
             self._store.set(_EXIT_CODE if self.is_main else _FAILURE, f"{exit_code}")
+        if self._memory is not None:
+            self._memory.close()
         dist.destroy_process_group()
 
     @contextmanager
@@ -185,7 +209,7 @@ class TorchProcessGroup(ProcessGroup):
         """Raise MainProcessEnded or ProcessLostError if a message can't be exchanged."""
         try:
             yield
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             # A process that waits may learn that another one was lost before it learns that the main one ended.
             with suppress(RuntimeError):
                 if not self.is_main and self._store.check([_EXIT_CODE]):

@@ -155,14 +155,15 @@ def shared_info_nce_gradient(
     own_P = own_P.to(unit_PD.device)
     logits_PB = mask_same_group(ops.multiply(unit_PD, target_BD.T, matmul_dtype).div_(tau), group_B, own_P)
     # Every column's maximum and sum, of each process's part; then of all parts.
-    maximum_B = logits_PB.max(dim=0).values.clamp(min=torch.finfo(torch.float32).min)  # a part may be masked
-    sum_B = (logits_PB - maximum_B).exp_().sum(dim=0)
-    maxima, sums = processes.gather(torch.stack([maximum_B, sum_B])).unbind(dim=1)
+    maximum_B = logits_PB.amax(dim=0).clamp(min=torch.finfo(torch.float32).min)  # a part may be masked
+    by_column_PB = (logits_PB - maximum_B).exp_()
+    maxima, sums = processes.gather(torch.stack([maximum_B, by_column_PB.sum(dim=0)])).unbind(dim=1)
     column_log_sum_B = (maxima + sums.log()).logsumexp(dim=0)
-    by_row_PB, by_column_PB = logits_PB.log_softmax(dim=1), logits_PB - column_log_sum_B
-    batch = len(target_BD)
-    value = -(by_row_PB[rows_P, own_P] + by_column_PB[rows_P, own_P]).sum() / batch
-    products_gradient_PB = by_row_PB.exp_().add_(by_column_PB.exp_()).div_(tau * batch)
+    by_row_PB, batch = logits_PB.log_softmax(dim=1), len(target_BD)
+    value = -(by_row_PB[rows_P, own_P] + logits_PB[rows_P, own_P] - column_log_sum_B[own_P]).sum() / batch
+    # The two softmaxes: by rows, and by columns, whose exponentials are already there.
+    products_gradient_PB = by_row_PB.exp_().addcmul_(by_column_PB, (maximum_B - column_log_sum_B).exp())
+    products_gradient_PB.div_(tau * batch)
     products_gradient_PB[rows_P, own_P] -= 2 / (tau * batch)
     gradient_PD = ops.multiply(products_gradient_PB, target_BD, matmul_dtype)
     along_P, _, square_P = ops.compare_rows(gradient_PD, unit_PD)
