@@ -42,8 +42,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: predictions for vectors; next chunks, continuations and scores for texts.
 
-    Answers until Ctrl-C or SIGTERM, then finishes the accepted requests and stops within 5 seconds. The API is at
-    /docs, a page to try it at /. Needs the extra 'serve'.
+    Answers until Ctrl-C or SIGTERM, then finishes the accepted requests and stops within 5 seconds, or about 10 with
+    Ray. The API is at /docs, a page to try it at /. Needs the extra 'serve'.
 
     Args:
         model: A run folder, a .pt file, an exported folder, owner/name on the hub, or a model that ships with nextvec.

@@ -31,7 +31,7 @@ PURPOSE = "nextvec serve --engine ray"
 POLL_SECONDS = 0.5
 """Interval in which the state of the application is read."""
 PATIENCE_SECONDS = 30.0
-"""Time after which a start that still waits for free CPUs or GPUs is reported."""
+"""Time after which a start that is not complete is reported."""
 _REASON = re.compile(r"^(?:nextvec\.errors\.)?\w+Error: (.+)$", re.MULTILINE)
 """The message of an exception in the traceback of a replica."""
 
@@ -166,8 +166,10 @@ def _start(arguments: ServiceArguments, stop: threading.Event) -> None:
             due = math.inf
             deployment = serve.status().applications[NAME].deployments[NAME]
             running = sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
-            number = f"{running} of {arguments.replicas} replicas run"
-            show((f"{number}; each needs a free CPU core, or its share of a GPU, in the Ray cluster",))
+            number = f"{running} of {arguments.replicas} replicas have started after {PATIENCE_SECONDS:.0f} s"
+            show(
+                (f"{number}. Each loads the model, and needs a free CPU core, or its share of a GPU, of the cluster.",)
+            )
 
 
 def _is_running() -> bool:
