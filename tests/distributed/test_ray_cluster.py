@@ -43,3 +43,14 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
     message = r"^Ray cluster auto: can't be reached \(.*\)\. Start one with 'ray start"
     with pytest.raises(ServerError, match=message), ray_cluster("auto", "this test"):
         pass
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001", "127.0.0.1:port", "127.0.0.1:99999"]
+)
+def test_an_address_where_nothing_answers_is_named_at_once(monkeypatch, address):
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    message = rf"^Ray cluster {address}: can't be reached \(.*\)\. Start one with"
+    with pytest.raises(ServerError, match=message), ray_cluster(address, "this test"):
+        pass

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,23 +18,30 @@ from typing import Any
 
 from nextvec.errors import MissingExtraError, ServerError, one_line
 
+ANSWER_SECONDS = 10.0
+"""How long a cluster may take to accept a connection."""
+
 
 @contextmanager
 def ray_cluster(address: str | None, purpose: str) -> Iterator[Any]:
     """Yield the module `ray`, connected to a cluster: one started on this machine, or the one at `address`.
 
-    `address` is as in `ray.init`: "auto" or "HOST:PORT"; by default that of RAY_ADDRESS, if it is set. A connection of
+    `address` is "auto" or "HOST:PORT", as in `ray.init`; by default that of RAY_ADDRESS, if it is set. A connection of
     this process that already exists is used and stays open. `purpose` names what needs Ray, for the message. Raises
     MissingExtraError without the package ray, ServerError if no cluster answers.
     """
     if find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", purpose)
+    # Ray prints its own messages on standard output, where results belong: nextvec reports what matters in one line.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     import ray  # takes a second, and is an extra
 
     if ray.is_initialized():
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address not in ("auto", "local"):
+        _require_answer(address)
     # Without "local", Ray would join a cluster of this machine that somebody else has started. Ours needs no dashboard.
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
@@ -47,3 +55,16 @@ def ray_cluster(address: str | None, purpose: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ServerError if nothing answers at HOST:PORT. Ray itself tries for minutes, and reports each try."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = "its form is not HOST:PORT" if not host or not port.isdecimal() else one_line(error)
+        raise ServerError(
+            f"Ray cluster {address}: can't be reached ({reason}). Start one with 'ray start --head', and run this "
+            "command on one of its machines."
+        ) from error

@@ -47,7 +47,7 @@ class _Training:
 
     def next_call(self) -> Call | None:
         while self._waiting:
-            step = begin_step(self._log, self._waiting.popleft(), force=self._force)
+            step = begin_step(self._log, self._waiting.popleft(), force=self._force, reason="queued on the cluster")
             if step is None:
                 continue
             self._running[step.key] = step

@@ -42,8 +42,11 @@ def recipe_of(log: RecoveryLog, step: Step) -> Recipe:
     return load_recipe(run) if has_begun(log.folder, step) else load_recipe(step.recipe, step.overrides)
 
 
-def begin_step(log: RecoveryLog, step: Step, *, force: bool) -> Step | None:
-    """Record that a step is running, and in which folder; return the new step, or None if its run has ended already."""
+def begin_step(log: RecoveryLog, step: Step, *, force: bool, reason: str = "") -> Step | None:
+    """Record that a step is running, and in which folder; return the new step, or None if its run has ended already.
+
+    `reason` is what the step waits for, if it does.
+    """
     # A process killed after the run ended, but before the suite recorded it, leaves the step `running`.
     resumes = has_begun(log.folder, step)
     end = read_end(log.folder / step.run) if resumes and step.state == "running" else None
@@ -59,7 +62,7 @@ def begin_step(log: RecoveryLog, step: Step, *, force: bool) -> Step | None:
         path = _unused(run_folder(log.folder / RUNS, step.name), [log.folder / other.run for other in log.training])
         run = path.relative_to(log.folder).as_posix()
     started = step.started if resumes else now()
-    return log.change(step, state="running", run=run, started=started, ended="", reason="")
+    return log.change(step, state="running", run=run, started=started, ended="", reason=reason)
 
 
 def train_step(recipe: Recipe, path: Path, *, force: bool, trackers: Sequence[str], quiet: bool) -> dict[str, Any]:
