@@ -190,7 +190,8 @@ class StorageFolder:
                 "credentials of the storage, such as AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS."
             ) from error
         if isinstance(error, (*_MALFORMED, NotImplementedError)) or _is_invalid(error):
-            raise StoreError(f"{where}: can't be used ({one_line(error)}). Check the URL.") from error
+            reason = "its protocol does not support that" if isinstance(error, NotImplementedError) else one_line(error)
+            raise StoreError(f"{where}: can't be used ({reason}). Check the URL.") from error
         raise ServerError(
             f"{where}: the connection failed {MAX_FAULTS} times ({type(error).__name__}: {one_line(error)}). "
             "Run the command again to continue."
