@@ -8,7 +8,7 @@ import torch
 
 from nextvec.data import seen_rows
 from nextvec.data.seen_rows import SeenRows, hash_rows
-from nextvec.data.windows import Windows, WindowSet, index_windows
+from nextvec.data.windows import WindowRows, WindowSet, index_windows
 
 DIMENSIONS = 384
 
@@ -85,7 +85,7 @@ def test_rows_of_windows_are_hashed_and_no_others(toy_store):
     hashes = hash_rows(windows)
     assert len(hashes) == len(expected)
     targets = torch.arange(1, len(expected), dtype=torch.int32)
-    pairs = Windows(1, targets, targets, None)
+    pairs = WindowRows(1, targets, targets, None)
     assert (hashes == hash_rows(replace(windows, vectors=windows.vectors[expected], windows=pairs))).all()
 
 

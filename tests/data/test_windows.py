@@ -122,12 +122,25 @@ def test_sample_is_ascending_distinct_and_pure(count, size, seed):
     assert torch.equal(chosen, sample(count, size, seed))
 
 
-def test_index_at_production_size_is_small():
+def test_the_index_grows_with_documents_not_with_windows():
     rows = np.full(15_192, 52, np.int64)
     windows = index_windows(make_table(rows), None, 5)
-    assert len(windows) == 15_192 * 47
-    size = windows.targets.nbytes + windows.groups.nbytes
-    assert windows.available is None and size == 8 * len(windows) < 20e6
+    assert len(windows) == 15_192 * 47 and windows.available is None
+    assert windows.start_K.nbytes + windows.document_K.nbytes <= 12 * len(rows) + 8
+
+
+def test_rows_and_windows_beyond_32_bits_are_located():
+    """Documents of 2^31 rows each: a window's row, position and group are exact."""
+    table = make_table([2**31 + 5, 3, 2**32, 2**31 - 1], [0, 1, 0, 1], [7, 8, 9, 10])
+    windows = index_windows(table, "train", 5, 2)
+    assert len(windows) == 2**31 + 3 + 2**32 - 2
+    index = torch.tensor([0, 2**31 + 2, 2**31 + 3, 2**31 + 4, len(windows) - 1])
+    chosen = windows.take(index)
+    second = 2**31 + 8  # first row of the third document
+    assert chosen.targets.tolist() == [2, 2**31 + 4, second + 2, second + 3, second + 2**32 - 1]
+    assert chosen.groups.tolist() == [7, 7, 9, 9, 9]
+    assert chosen.available.tolist() == [2, 5, 2, 3, 5]
+    assert len(index_windows(table, "val", 5)) == 2**31 - 1 - 5
 
 
 @pytest.mark.parametrize("split", SPLITS)

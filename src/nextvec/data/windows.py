@@ -3,16 +3,19 @@
 A window is one integer, the row of its target; its context is the S rows before it in the same document. A batch is one
 gather from the store's vectors. The order of windows is in `order.py`.
 
-Letters in names: B windows of a batch, S context length, D dimensions, W windows of a split, M documents, K negatives.
+Letters in names: B windows of a batch, S context length, D dimensions, W windows of a split, M documents, K documents
+with windows, or negatives.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.splits import SPLITS
@@ -20,13 +23,13 @@ from nextvec.data.store import DocumentTable
 
 
 @dataclass(frozen=True)
-class Windows:
-    """An index of W windows; 8 bytes per window, 12 if some contexts are shorter than S."""
+class WindowRows:
+    """W windows, one entry each: a batch, or a selection of the windows of a split."""
 
     context: int
     """S, the context length."""
     targets: Tensor
-    """(W,) int32 rows of the targets, ascending."""
+    """(W,) int64 rows of the targets."""
     groups: Tensor
     """(W,) int32 group of the target's document: the unit of bootstraps and of InfoNCE's mask."""
     available: Tensor | None
@@ -35,15 +38,78 @@ class Windows:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, index: Tensor) -> Windows:
+    def take(self, index: Tensor) -> WindowRows:
         """Return the windows at the positions `index`, in that order."""
         available = None if self.available is None else self.available[index]
-        return Windows(self.context, self.targets[index], self.groups[index], available)
+        return WindowRows(self.context, self.targets[index], self.groups[index], available)
 
-    def to(self, device: torch.device) -> Windows:
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """All W windows of a split, their targets ascending: computed from the table of documents, not stored.
+
+    The split's K documents that have windows take 12 bytes each, whatever the number of windows.
+    """
+
+    context: int
+    """S, the context length."""
+    min_context: int
+    """Context vectors of a document's first window."""
+    start_K: Tensor
+    """(K + 1,) int64 position of each document's first window; the last entry is W."""
+    document_K: Tensor
+    """(K,) int32 number of each document in the table."""
+    first_M: Tensor
+    """(M,) int64 first row of every document of the table."""
+    group_M: Tensor
+    """(M,) int32 group of every document of the table."""
+
+    def __len__(self) -> int:
+        return int(self._count)
+
+    @cached_property
+    def _count(self) -> int:
+        return int(self.start_K[-1])  # read once: on a GPU this waits
+
+    def take(self, index: Tensor) -> WindowRows:
+        """Return the windows at the positions `index` (B,), in that order."""
+        number_B = torch.searchsorted(self.start_K, index, right=True).sub_(1)
+        document_B = self.document_K.index_select(0, number_B)
+        # Chunks of the document before the target.
+        before_B = index - self.start_K.index_select(0, number_B) + self.min_context
+        available = None
+        if self.min_context < self.context:
+            available = before_B.clamp(max=self.context).to(torch.int32)
+        targets = self.first_M.index_select(0, document_B) + before_B
+        return WindowRows(self.context, targets, self.group_M.index_select(0, document_B), available)
+
+    def to(self, device: torch.device) -> WindowIndex:
         """Return the same index on another device."""
-        available = None if self.available is None else self.available.to(device)
-        return Windows(self.context, self.targets.to(device), self.groups.to(device), available)
+        columns = (self.start_K, self.document_K, self.first_M, self.group_M)
+        return WindowIndex(self.context, self.min_context, *(column.to(device) for column in columns))
+
+    @cached_property
+    def all_windows(self) -> WindowRows:
+        """Every window, 12 to 16 bytes each: for splits that are evaluated as a whole, never for train."""
+        return self.take(torch.arange(len(self), device=self.start_K.device))
+
+    @property
+    def targets(self) -> Tensor:
+        """(W,) int64 rows of the targets, ascending; see `all_windows`."""
+        return self.all_windows.targets
+
+    @property
+    def groups(self) -> Tensor:
+        """(W,) int32 group of each target's document; see `all_windows`."""
+        return self.all_windows.groups
+
+    @property
+    def available(self) -> Tensor | None:
+        """(W,) int32 number of context vectors, at most S; None if every window has S; see `all_windows`."""
+        return None if self.min_context >= self.context else self.all_windows.available
+
+
+Windows = WindowRows | WindowIndex
 
 
 @dataclass(frozen=True)
@@ -82,13 +148,11 @@ class WindowSet:
             index, uniform_BK = index[share], uniform_BK[share]
         # Find the document of each target, and how many of its rows are before and inside the window.
         first_M, rows_M = self._document_bounds
-        target_B = self.windows.targets[index].long()
+        windows = self.windows.take(index)
+        target_B, available = windows.targets, windows.available
         document_B = torch.searchsorted(first_M, target_B, right=True) - 1
         start_B = first_M[document_B]
-        available = self.windows.available
-        before_B = (
-            (target_B - start_B).clamp(max=self.windows.context) if available is None else available[index].long()
-        )
+        before_B = (target_B - start_B).clamp(max=self.windows.context) if available is None else available.long()
         window_B = before_B + 1
         outside_B = rows_M[document_B] - window_B
         # Draw positions among the chunks outside, and shift those after the window's start by its length.
@@ -101,9 +165,9 @@ class WindowSet:
 
     @cached_property
     def _document_bounds(self) -> tuple[Tensor, Tensor]:
-        """(M,) int64 first row and number of rows of every document, on the vectors' device."""
+        """(M,) first row and number of rows of every document, on the vectors' device."""
         columns = (self.documents.first_row, self.documents.rows)
-        first_M, rows_M = (torch.tensor(column, dtype=torch.int64, device=self.vectors.device) for column in columns)
+        first_M, rows_M = (_as_tensor(column).to(self.vectors.device) for column in columns)
         return first_M, rows_M
 
 
@@ -121,29 +185,32 @@ class Batch:
     """(B, S) False if the document has no vector at that position; None if no position is masked."""
 
 
-def index_windows(documents: DocumentTable, split: str | None, context: int, min_context: int | None = None) -> Windows:
+def index_windows(
+    documents: DocumentTable, split: str | None, context: int, min_context: int | None = None
+) -> WindowIndex:
     """Index the windows of a split (None: of all documents) whose targets have at least `min_context` predecessors.
 
     `min_context` is `context` by default. It may exceed `context`, so that context lengths can be compared on the same
     windows. Documents that are too short have no windows.
     """
     min_context = context if min_context is None else min_context
-    assert int(documents.rows.sum()) < 2**31, "row numbers are int32"
-    # A document of n rows has the targets min_context … n - 1. Expand documents to targets without a loop.
-    is_split_M = np.ones(len(documents), bool) if split is None else documents.splits == SPLITS.index(split)
-    first, rows, group = (
-        column[is_split_M].astype(np.int32) for column in (documents.first_row, documents.rows, documents.group)
-    )
-    counts = np.maximum(rows - min_context, 0)
-    # position[w]: number of targets of the same document before window w
-    position = np.arange(int(counts.sum()), dtype=np.int32)
-    position -= np.repeat((np.cumsum(counts) - counts).astype(np.int32), counts)
-    targets = np.repeat(first + np.int32(min_context), counts)
-    targets += position
-    available = None
-    if min_context < context:
-        available = torch.from_numpy(np.minimum(position + np.int32(min_context), np.int32(context)))
-    return Windows(context, torch.from_numpy(targets), torch.from_numpy(np.repeat(group, counts)), available)
+    # A document of n rows has the targets min_context … n - 1.
+    has_windows_M = documents.rows > min_context
+    if split is not None:
+        has_windows_M &= documents.splits == SPLITS.index(split)
+    document_K = np.flatnonzero(has_windows_M).astype(np.int32)
+    start_K = np.zeros(len(document_K) + 1, np.int64)
+    np.cumsum(documents.rows[document_K] - min_context, out=start_K[1:])
+    # Groups are numbers of documents; compiled operations read them as int32.
+    group_M = documents.group.astype(np.int32, copy=False)
+    first_M = documents.first_row.astype(np.int64, copy=False)
+    columns = (start_K, document_K, first_M, group_M)
+    return WindowIndex(context, min_context, *(_as_tensor(column) for column in columns))
+
+
+def _as_tensor(column: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor that shares its memory, if it is writable, which torch requires."""
+    return torch.from_numpy(np.require(column, requirements=["C", "W"]))
 
 
 def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, reversed_count: int = 0) -> Batch:
@@ -154,8 +221,8 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     nearest last.
     """
     # Rows of the context, oldest first: the target's row minus S … 1.
-    selected = windows if index is None else windows.take(index)
-    steps_S = torch.arange(windows.context, 0, -1, device=vectors.device, dtype=torch.int32)
+    selected = windows.take(torch.arange(len(windows), device=vectors.device) if index is None else index)
+    steps_S = torch.arange(windows.context, 0, -1, device=vectors.device)
     mask_BS = None if selected.available is None else steps_S <= selected.available[:, None]
     target_B, rows_BS = selected.targets, selected.targets[:, None] - steps_S
     if reversed_count:
@@ -175,7 +242,7 @@ def gather(vectors: Tensor, windows: Windows, index: Tensor | None = None, rever
     return Batch(context_BSD, gathered[:, -1], selected.groups, mask_BS)
 
 
-def _first_reversed(windows: Windows, reversed_count: int) -> tuple[Tensor, Tensor]:
+def _first_reversed(windows: WindowRows, reversed_count: int) -> tuple[Tensor, Tensor]:
     """Return the targets (B,) if the last `reversed_count` windows are reversed, and (B,) True for these windows."""
     length_B = windows.context if windows.available is None else windows.available
     is_reversed_B = torch.arange(len(windows), device=windows.targets.device) >= len(windows) - reversed_count

@@ -89,8 +89,10 @@ def context_coherence(evaluated: WindowSet) -> NDArray[np.float32]:
 def _select_sources(evaluated: WindowSet) -> list[tuple[str, NDArray[np.bool_]]]:
     """Return the windows (W,) of each source, the largest first, then by name; the smallest sources together."""
     # Number the sources in the order of their names, and count the windows of each.
-    names, source_M = np.unique(np.array(evaluated.documents.sources, dtype=object), return_inverse=True)
-    source_W = source_M[documents_of(evaluated.windows, evaluated.documents)]
+    documents_U, document_W = np.unique(documents_of(evaluated.windows, evaluated.documents), return_inverse=True)
+    sources_U = [evaluated.documents.sources[number] for number in documents_U.tolist()]
+    names, source_U = np.unique(np.array(sources_U, dtype=object), return_inverse=True)
+    source_W = source_U[document_W]
     counts = np.bincount(source_W, minlength=len(names))
     # The stable sort keeps sources of equal size in the order of their names; sources without windows are left out.
     order = [number for number in np.argsort(-counts, kind="stable").tolist() if counts[number]]

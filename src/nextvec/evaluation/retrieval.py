@@ -22,6 +22,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextvec.data.order import EpochOrder
-from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import Windows, WindowSet
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
@@ -48,7 +48,7 @@ class Candidates:
     """The vectors among which a prediction is ranked. Memory: 4·C·D bytes."""
 
     rows: Tensor
-    """(C,) int32 rows of the store, ascending."""
+    """(C,) int64 rows of the store, ascending."""
     vectors_CD: Tensor
     """(C, D) float32, unit length."""
     repeats: Tensor
@@ -66,13 +66,11 @@ class Candidates:
 
 def candidates_of(vectors: Tensor, documents: DocumentTable, split: str) -> Candidates:
     """Return every chunk of a split as a candidate, on the device of `vectors` (N, D)."""
-    # Rows are stored document after document, so a document's flag is repeated for each of its rows.
-    is_in_split = np.repeat(documents.splits == SPLITS.index(split), documents.rows)
-    return candidates_at(vectors, torch.from_numpy(np.flatnonzero(is_in_split).astype(np.int32)))
+    return candidates_at(vectors, torch.from_numpy(documents.rows_of(split)))
 
 
 def candidates_at(vectors: Tensor, rows: Tensor) -> Candidates:
-    """Return rows (C,), int32 and ascending, of `vectors` (N, D) as candidates, on the device of the vectors."""
+    """Return rows (C,), int64 and ascending, of `vectors` (N, D) as candidates, on the device of the vectors."""
     rows = rows.to(vectors.device)
     stored_CD = vectors.index_select(0, rows)
     repeats, originals = find_repeats(stored_CD.cpu().numpy())
@@ -150,7 +148,7 @@ def context_positions(windows: Windows, target_B: Tensor) -> Tensor:
     Adjacent rows of a document are adjacent candidates. A masked place repeats the oldest context row.
     """
     # Context places are −S … −1 from the target. Places before the document are set to its first row.
-    steps_BS = torch.arange(-windows.context, 0, device=target_B.device, dtype=torch.int32).expand(len(windows), -1)
+    steps_BS = torch.arange(-windows.context, 0, device=target_B.device).expand(len(windows), -1)
     if windows.available is not None:
         steps_BS = torch.maximum(steps_BS, -windows.available[:, None])
     return target_B[:, None] + steps_BS
@@ -213,7 +211,7 @@ def measure_contrastive(
         windows_B, prediction_BD = predict_block(predictor, vectors, windows, index)
         distances.append((prediction_BD - F.normalize(windows_B.target_BD)).norm(dim=1).cpu())
         # Adjacent target rows are of one document: the first row of a document has no context and is never a target.
-        rows_B = windows.targets[index]
+        rows_B = windows.take(index).targets
         near_BB = (rows_B[:, None] - rows_B).abs() <= 1
         position_B = torch.arange(len(index), device=vectors.device)
         excluded_BX = torch.where(near_BB, position_B, position_B[:, None])
@@ -226,7 +224,7 @@ def measure_contrastive(
     return ContrastiveMetrics(torch.cat(distances).double().mean().item(), accuracy)
 
 
-def _bundle_documents(document_B: NDArray[np.int64], rows_M: NDArray[np.int64]) -> Iterator[slice]:
+def _bundle_documents(document_B: NDArray[np.int64], rows_M: NDArray[np.integer[Any]]) -> Iterator[slice]:
     """Iterate over runs of windows that share a matrix product: whole documents, few windows, few rows.
 
     `document_B` are the windows' documents, ascending; `rows_M` the rows of each document of the table.
@@ -248,7 +246,7 @@ def _rank_bundle(
     documents_U = np.unique(document_B)
     first_U, rows_U = documents.first_row[documents_U], documents.rows[documents_U]
     rows = np.concatenate([np.arange(first, first + count) for first, count in zip(first_U, rows_U, strict=True)])
-    candidates = candidates_at(vectors, torch.from_numpy(rows.astype(np.int32)))
+    candidates = candidates_at(vectors, torch.from_numpy(rows))
     target_B = candidates.positions(windows.targets)
     excluded_BX = context_positions(windows, target_B)
     if len(documents_U) > 1:

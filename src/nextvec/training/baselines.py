@@ -31,7 +31,7 @@ def fit_on(
     """
     device = train.vectors.device
     index_W = sample(len(train), max_windows, seed).to(device)
-    own_W = index_W[divide_windows(train.windows.groups[index_W], processes.size)[processes.rank]]
+    own_W = index_W[divide_windows(train.windows.take(index_W).groups, processes.size)[processes.rank]]
     batches = (train.batch(index_B) for index_B in own_W.split(FIT_BATCH))
     origin_D = at_least_float32(train.targets(index_W[:FIT_BATCH])[0]).mean(dim=0)
     baselines = fit_baselines(batches, origin_D, train.windows.context, processes=processes, quiet=quiet)

@@ -156,8 +156,9 @@ def _evaluated_sets(dataset: Dataset, sets: Mapping[str, WindowSet], splits: tup
     evaluated = {split: sets[split] for split in splits if split in sets}
     for split, windows in evaluated.items():
         if not dataset.knows_documents(split):
-            groups_W = torch.from_numpy(assign_blocks(windows.windows.groups.cpu().numpy())).to(windows.windows.groups)
-            evaluated[split] = replace(windows, windows=replace(windows.windows, groups=groups_W))
+            rows = windows.windows.take(torch.arange(len(windows), device=windows.vectors.device))
+            groups_W = torch.from_numpy(assign_blocks(rows.groups.cpu().numpy())).to(rows.groups)
+            evaluated[split] = replace(windows, windows=replace(rows, groups=groups_W))
     return evaluated
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nextvec.data.windows import WindowSet, sample
+from nextvec.data.order import EpochOrder
+from nextvec.data.windows import WindowIndex, WindowSet, sample
 from nextvec.evaluation.retrieval import candidates_at, target_ranks
 from nextvec.models.baselines import DecayedMean
 
@@ -26,15 +27,18 @@ def fit_query_decay(train: WindowSet, seed: int) -> tuple[float, float]:
     """
     # Whole documents in random order, as many as fit: the first one always does.
     documents = train.documents
-    document_W = np.searchsorted(documents.first_row, train.windows.targets.cpu().numpy(), side="right") - 1
-    with_windows = np.unique(document_W)
-    order = np.random.default_rng(seed).permutation(with_windows)
-    count = max(1, int((np.cumsum(documents.rows[order]) <= MAX_CHUNKS).sum()))
-    chosen = np.sort(order[:count])
-    rows = np.concatenate([np.arange(documents.rows[d]) + documents.first_row[d] for d in chosen])
-    candidates = candidates_at(train.vectors, torch.from_numpy(rows.astype(np.int32)))
+    index = train.windows
+    assert isinstance(index, WindowIndex), "train is a split, not a selection of windows"
+    order_K = EpochOrder(len(index.document_K), seed, 0)[:MAX_CHUNKS].to(index.document_K.device)
+    rows_K = documents.rows[index.document_K[order_K].cpu().numpy()]
+    count = max(1, int((np.cumsum(rows_K) <= MAX_CHUNKS).sum()))
+    chosen_K = order_K[:count].sort().values
+    numbers = index.document_K[chosen_K].cpu().numpy()
+    rows = np.concatenate([np.arange(documents.rows[d]) + documents.first_row[d] for d in numbers])
+    candidates = candidates_at(train.vectors, torch.from_numpy(rows))
     # A fixed sample of the windows of these documents.
-    index_W = torch.from_numpy(np.flatnonzero(np.isin(document_W, chosen)))
+    bounds_K2 = torch.stack([index.start_K[chosen_K], index.start_K[chosen_K + 1]], dim=1)
+    index_W = torch.cat([torch.arange(start, stop) for start, stop in bounds_K2.tolist()])
     count = min(MAX_WINDOWS, max(1, MAX_WINDOWS * MAX_CHUNKS // len(candidates)))
     index_W = index_W[sample(len(index_W), count, seed)].to(train.vectors.device)
     windows = train.windows.take(index_W)

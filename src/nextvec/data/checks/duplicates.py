@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from nextvec.data.checks.findings import Statistics
 from nextvec.data.checks.sampling import row_lengths, unit_rows
-from nextvec.data.splits import SPLITS
 from nextvec.data.store import DocumentTable, Store
 
 NEAR_COSINE = 0.98
@@ -78,7 +77,7 @@ class SplitRows:
 
     def __init__(self, documents: DocumentTable, scan: RowScan, split: str) -> None:
         self.documents = documents
-        self.rows_R = np.flatnonzero(np.repeat(documents.splits, documents.rows) == SPLITS.index(split))
+        self.rows_R = documents.rows_of(split)
         self.hash_R = scan.hash_N[self.rows_R]
         self._sorted_R = np.sort(self.hash_R)  # binary search is several times faster than numpy's set functions
 

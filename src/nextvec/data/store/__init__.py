@@ -29,39 +29,21 @@ from nextvec.core.table import Cell, Column, Line, Row, Table, View, columns_of
 from nextvec.core.urls import clean_url, has_one_slash, is_url
 from nextvec.data.space import SYNTHETIC, Space
 from nextvec.data.splits import SPLITS
+from nextvec.data.store.documents import DocumentTable as DocumentTable
+from nextvec.data.store.documents import parquet, read_documents
 from nextvec.data.store.manifest import MANIFEST as MANIFEST
 from nextvec.data.store.manifest import parse_manifest
 from nextvec.data.store.remote import cached_copy
 from nextvec.data.store.vectors import VECTORS as VECTORS
 from nextvec.data.store.vectors import VectorLayout, map_store_vectors, vector_files
 from nextvec.data.store.vectors import map_vectors as map_vectors
-from nextvec.errors import StoreError, one_line
+from nextvec.errors import StoreError
 
 DOCUMENTS = "documents.parquet"
 CHUNKS = "chunks.parquet"
 ENCODER = "encoder"
 JOURNAL = "build.json"
 """The journal of an unfinished build, in `unfinished_folder`."""
-
-
-@dataclass(frozen=True)
-class DocumentTable:
-    """The documents of a store, one entry each, in row order (M documents)."""
-
-    ids: list[str]
-    titles: list[str]
-    sources: list[str]
-    splits: NDArray[np.int8]
-    """(M,) index into SPLITS."""
-    first_row: NDArray[np.int64]
-    """(M,) row of the document's first vector."""
-    rows: NDArray[np.int64]
-    """(M,) number of vectors."""
-    group: NDArray[np.int64]
-    """(M,) number of the document's group."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -129,7 +111,7 @@ class Store(Displayable):
 
     @cached_property
     def _stored_documents(self) -> DocumentTable:
-        return _read_documents(self.path / DOCUMENTS, len(self.vectors))
+        return read_documents(self.path / DOCUMENTS, len(self.vectors))
 
     def with_documents(self, documents: DocumentTable) -> Store:
         """Return the same store with other documents or splits; nothing changes on disk."""
@@ -144,7 +126,7 @@ class Store(Displayable):
         """Return the texts of the rows. Raises StoreError if the store has no texts."""
         if not self.has_texts:
             raise StoreError(f"store {self.name}: has no texts, because it was imported or synthesized.")
-        column = _parquet().read_table(self.path / CHUNKS, columns=["text"])["text"]
+        column = parquet().read_table(self.path / CHUNKS, columns=["text"])["text"]
         return [str(column[int(row)]) for row in rows]
 
     def view(self) -> View:
@@ -184,7 +166,7 @@ class ChunkTexts:
     """The texts in a chunks.parquet, read one block of rows at a time."""
 
     def __init__(self, file: Path) -> None:
-        self._file = _parquet().ParquetFile(file)
+        self._file = parquet().ParquetFile(file)
         # Row groups are the blocks that the writer made.
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
@@ -242,31 +224,6 @@ def open_store(path: str | Path, *, quiet: bool = False, download: bool = True) 
     return Store(path, manifest, space, vectors, url=url)
 
 
-def _read_documents(file: Path, vectors: int) -> DocumentTable:
-    """Read documents.parquet of a store with that many vectors. Raises StoreError if it is damaged."""
-    where = f"store {file.parent}: {file.name}"
-    try:
-        table = _parquet().read_table(file)
-        splits = np.array([SPLITS.index(split) for split in table["split"].to_pylist()], dtype=np.int8)
-        first_row, rows = table["first_row"].to_numpy(), table["rows"].to_numpy()
-    except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{where} can't be read ({one_line(error)}). Build the store again.") from error
-    # Documents must cover the rows 0 … N - 1 in order: windows are found by arithmetic on these columns.
-    if len(rows) and (first_row[0] != 0 or (np.diff(first_row) != rows[:-1]).any() or rows.min() < 1):
-        raise StoreError(f"{where} does not cover the rows in order. Build the store again.")
-    if int(rows.sum()) != vectors:
-        raise StoreError(f"{where} has {int(rows.sum())} rows, but there are {vectors} vectors. Build the store again.")
-    ids, titles, sources = (table[name].to_pylist() for name in ("id", "title", "source"))
-    return DocumentTable(ids, titles, sources, splits, first_row, rows, table["group"].to_numpy())
-
-
 def unfinished_folder(path: Path) -> Path:
     """Return the folder in which the store `path` is made; when complete, it is renamed."""
     return path.with_name(f"{path.name}.unfinished")
-
-
-def _parquet() -> Any:
-    """Return `pyarrow.parquet`, imported on first use: a report opens no store and need not load it."""
-    import pyarrow.parquet as pq
-
-    return pq

@@ -34,6 +34,7 @@ from nextvec.data.store import (
     open_store,
     unfinished_folder,
 )
+from nextvec.data.store.documents import ROW_GROUP
 from nextvec.data.store.manifest import FORMAT_VERSION, MANIFEST, manifest_checksum
 from nextvec.data.store.vectors import SHARD_BYTES, VectorLayout, find_layout, is_vector_file
 from nextvec.errors import OutputError
@@ -192,7 +193,7 @@ def write_documents(folder: Path, documents: DocumentTable) -> None:
         }
     )
     with writing(folder / DOCUMENTS):
-        pq.write_table(table, folder / DOCUMENTS, compression="zstd")
+        pq.write_table(table, folder / DOCUMENTS, ROW_GROUP, compression="zstd")
 
 
 def write_texts(folder: Path, batches: Iterable[Sequence[str]]) -> None:
