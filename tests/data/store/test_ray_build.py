@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nextvec.data.space import Space
-from nextvec.data.store import build, ray_blocks, tables, unfinished_folder
+from nextvec.data.store import build, ray_blocks, staging, tables, unfinished_folder
 from nextvec.data.store.blocks import block_facts
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.ray_engine import RayOptions, ray_options
@@ -28,15 +28,20 @@ BLOCKS = 12
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file with texts for twelve blocks."""
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A file and a folder with texts for twelve blocks, which are read by two workers."""
     monkeypatch.setattr(tables, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(staging, "UNIT_BYTES", 10)
     rows = [
         {"id": f"d{n}", "paragraphs": [f"paragraph {n} {m} " + "about something else " * 3 for m in range(4)]}
         for n in range(2 * BLOCKS)
     ]
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(tmp_path / "texts.jsonl")
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / "first.jsonl").write_text("".join(lines[:10]))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rest.jsonl").write_text("".join(lines[10:]))
+    monkeypatch.chdir(tmp_path)
+    return ["first.jsonl", "folder"]
 
 
 def encoder_opener(missing: tuple[str, str, str] | None = None, zero: str = "") -> Callable[..., Any]:
@@ -66,7 +71,7 @@ def worker_class(log: Path, actions: dict[int, Callable[[], object]]) -> type[ra
     """Return a worker that logs which block it begins, and does an action with a block, once."""
 
     class Worker(ray_blocks.BlockWorker):
-        def encode(self, block: int) -> None:
+        def make(self, block: int) -> None:
             (log / f"{block}-{os.urandom(4).hex()}").touch()
             if block in actions:
                 try:
@@ -75,7 +80,7 @@ def worker_class(log: Path, actions: dict[int, Callable[[], object]]) -> type[ra
                     pass
                 else:
                     actions[block]()
-            super().encode(block)
+            super().make(block)
 
     return Worker
 
@@ -90,11 +95,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.xdist_group("ray")
 def test_bytes_and_counts_are_those_of_a_local_build(
-    local_ray: Any, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local_ray: Any, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker dies in block 2, the main process is ended in block 7, and the same command continues."""
     monkeypatch.setattr(build, "open_encoder", encoder_opener())
-    config = BuildConfig((source,), encoder="owner/hashing")
+    config = BuildConfig(sources, encoder="owner/hashing")
     build.build_store(config, tmp_path / "local", quiet=True)
 
     (log := tmp_path / "log").mkdir()
@@ -125,14 +130,14 @@ def test_bytes_and_counts_are_those_of_a_local_build(
 
 @pytest.mark.xdist_group("ray")
 def test_errors_of_workers_are_those_of_a_local_build(
-    local_ray: Any, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local_ray: Any, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = BuildConfig((source,), encoder="owner/hashing")
+    config = BuildConfig(sources[:1], encoder="owner/hashing")
     errors: list[tuple[type, str]] = []
-    # Paragraph 1 of the documents 10 to 19 is in the blocks 5 to 9.
-    monkeypatch.setattr(build, "open_encoder", encoder_opener(zero="paragraph 1"))
+    # A paragraph of every document, so that the error of the first block must win.
+    monkeypatch.setattr(build, "open_encoder", encoder_opener(zero=" 2 about"))
     for name, options in (("local", None), ("ray", RayOptions(num_workers=1))):
-        with pytest.raises(StoreError, match=r"^row 4\d?: the encoder made a vector that is zero") as caught:
+        with pytest.raises(StoreError, match=r"^row 2: the encoder made a vector that is zero") as caught:
             build.build_store(config, tmp_path / name, quiet=True, ray=options)
         errors.append((caught.type, str(caught.value)))
     assert errors[0] == errors[1]
@@ -146,23 +151,23 @@ def test_errors_of_workers_are_those_of_a_local_build(
 
 
 def test_a_block_that_kills_its_workers_is_given_up(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray starts the task of a dead worker again for ever; here it answers in a process of its own."""
     monkeypatch.setattr(build, "open_encoder", encoder_opener())
     monkeypatch.setattr(build, "missing_blocks", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        build.build_store(BuildConfig((source,), encoder="owner/hashing"), tmp_path / "store", quiet=True)
+        build.build_store(BuildConfig(sources, encoder="owner/hashing"), tmp_path / "store", quiet=True)
     encoded = unfinished_folder(tmp_path / "store") / "encoded"
     arguments = json.dumps(json.loads((encoded.parent / "build.json").read_text())["arguments"])
     opening = partial(encoder_opener(), "", device="cpu", precision="auto")
-    job = ray_blocks.BlockJob(encoded, opening, "float16", arguments, max_deaths=2)
+    job = ray_blocks.BlockJob(encoded.parent, arguments, encoded, opening, "float16", max_deaths=2)
 
     class Worker(ray_blocks.BlockWorker):
-        def encode(self, block: int) -> None:
+        def make(self, block: int) -> None:
             if block == 3:
                 os._exit(7)
-            super().encode(block)
+            super().make(block)
 
     for _ in range(2):
         if (child := os.fork()) == 0:
@@ -170,7 +175,7 @@ def test_a_block_that_kills_its_workers_is_given_up(
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     results = [json.loads(line) for line in Worker(job)({"item": np.array([3, 4])})["result"]]
     with pytest.raises(
-        ServerError, match=r"^Ray node [^ ]+: block 3: 2 workers died while encoding it\. Check the nodes' memory\.$"
+        ServerError, match=r"^Ray node [^ ]+: 2 workers died with piece 3 of the build\. Check the nodes' memory\.$"
     ):
         raise_error(results[0])
     assert results[1]["rows"] == 8 and block_facts(encoded, 4)["sha256"] == results[1]["sha256"]
@@ -179,7 +184,7 @@ def test_a_block_that_kills_its_workers_is_given_up(
     (line,) = stale({"item": np.array([5])})["result"]
     assert "was started again" in json.loads(line)["message"] and block_facts(encoded, 5) is None
     # A node of another version, or without the folder, is named.
-    for change, message in (({"nextvec": "0"}, "has nextvec "), ({"encoded": tmp_path / "x"}, "does not see ")):
+    for change, message in (({"nextvec": "0"}, "has nextvec "), ({"folder": tmp_path / "x"}, "does not see ")):
         (line,) = ray_blocks.BlockWorker(replace(job, **change))({"item": np.array([5])})["result"]
         with pytest.raises(InputError, match=f"^Ray node [^ ]+: {message}"):
             raise_error(json.loads(line))

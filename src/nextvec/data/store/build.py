@@ -34,7 +34,7 @@ from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
 from nextvec.data.store.precomputed import align_precomputed, verify_encoder
 from nextvec.data.store.ray_engine import RayEngine, RayOptions, ray_engine
 from nextvec.data.store.rows import TRAIN, RowTable
-from nextvec.data.store.staging import read_staged_ids, stage_chunks, staged_files
+from nextvec.data.store.staging import StagingJob, read_staged_ids, stage_chunks, staged_files
 from nextvec.data.store.tables import finish_rows, write_rows
 from nextvec.data.store.vector_source import VectorSource, encoded_vectors, require_one_encoder
 from nextvec.data.store.writer import finish_store, require_free_space
@@ -140,7 +140,9 @@ def _build(
     """Do the stages that the journal lacks, and rename the store."""
     # Chunks, and the rows to encode
     if "text" not in directory.done:
-        stage_chunks(directory.staged, config.sources, config.columns, config.chunker, limit=config.limit, quiet=quiet)
+        staging = StagingJob(directory.staged, config.columns, config.chunker, config.limit)
+        run = None if engine is None else partial(engine.stage_units, directory)
+        stage_chunks(staging, config.sources, quiet=quiet, run=run)
         directory.record(text=True)
     if "selected" not in directory.done:
         require_known_ids(config.split, read_staged_ids(directory.staged))

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from nextvec.data.encoders import Encoder
 from nextvec.data.space import Space
 from nextvec.data.store.build_dir import BuildDirectory
 from nextvec.data.store.ray_blocks import BlockJob, encode_on_ray
+from nextvec.data.store.ray_jobs import Pool
 from nextvec.data.store.ray_results import as_result, raise_error, reason
+from nextvec.data.store.ray_staging import UnitJob, stage_on_ray
+from nextvec.data.store.staging import StagingJob, Unit
 from nextvec.distributed.ray_cluster import ray_cluster
 from nextvec.distributed.ray_nodes import check_nodes
 from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError, did_you_mean
@@ -94,17 +97,22 @@ class RayEngine:
             Space.from_dict(space), settings, lambda texts: self._run(_encode, device, open_encoder, list(texts))
         )
 
+    def stage_units(self, directory: BuildDirectory, staging: StagingJob, units: Sequence[Unit]) -> Iterator[int]:
+        """Read and chunk units of sources; see `stage_on_ray`."""
+        folder = staging.folder.resolve()
+        job = UnitJob(*_identity(directory), folder, replace(staging, folder=folder), tuple(units), Path.cwd())
+        return stage_on_ray(self._ray, job, self._pool("cpu"))
+
     def encode_blocks(
         self, open_encoder: Callable[[], Encoder], directory: BuildDirectory, dtype: str, device: str
     ) -> Iterator[int]:
         """Encode the missing blocks of a build; see `encode_on_ray`."""
-        workers, resources = self._pool(device)
-        job = BlockJob(directory.encoded.resolve(), open_encoder, dtype, json.dumps(directory.arguments))
-        return encode_on_ray(self._ray, job, workers, resources)
+        job = BlockJob(*_identity(directory), directory.encoded.resolve(), open_encoder, dtype)
+        return encode_on_ray(self._ray, job, self._pool(device))
 
     def _run(self, function: Callable[..., Any], device: str, *arguments: Any) -> Any:
         """Return the result of a function that runs in a worker, or raise the error that it has there."""
-        options = {**self._pool(device)[1], "max_retries": 2}
+        options = {**self._pool(device).resources, "max_retries": 2}
         try:
             result = self._ray.get(self._ray.remote(**options)(as_result(function)).remote(*arguments))
         except self._ray.exceptions.RayError as error:
@@ -114,15 +122,15 @@ class RayEngine:
         raise_error(result)
         return result["value"]
 
-    def _pool(self, device: str) -> tuple[int, dict[str, float]]:
+    def _pool(self, device: str) -> Pool:
         """Return the maximum number of workers, and the CPUs and GPUs of each."""
         if self.device(device) == "cuda" and self._count("GPU"):
-            return self._num_workers or self._count("GPU"), {"num_cpus": 1, "num_gpus": 1}
+            return Pool(self._num_workers or self._count("GPU"), {"num_cpus": 1, "num_gpus": 1})
         cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
         workers = self._num_workers or max(sum(cpus), 1)
         # Few workers use more threads each, but none more than the smallest node has.
         smallest = min((count for count in cpus if count), default=1)
-        return workers, {"num_cpus": max(1, min(sum(cpus) // workers, smallest))}
+        return Pool(workers, {"num_cpus": max(1, min(sum(cpus) // workers, smallest))})
 
     def _count(self, resource: str) -> int:
         return int(self._ray.cluster_resources().get(resource, 0))
@@ -164,6 +172,11 @@ def _interruptible() -> Iterator[None]:
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
+
+
+def _identity(directory: BuildDirectory) -> tuple[Path, str]:
+    """Return the folder and the arguments of a build, by which its workers recognize it."""
+    return directory.folder.resolve(), json.dumps(directory.arguments)
 
 
 def _describe(open_encoder: Callable[[], Encoder]) -> tuple[dict[str, Any], dict[str, Any]]:
