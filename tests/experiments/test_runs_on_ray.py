@@ -16,9 +16,10 @@ from tests.equality import assert_same_runs
 
 from nextvec.commands.experiments import suite, sweep
 from nextvec.core.run_paths import RESUME_STATE
-from nextvec.errors import InputError, Interrupted, StoppedError
+from nextvec.errors import CheckpointError, InputError, Interrupted, StoppedError
 from nextvec.experiments.ray_options import RayOptions, ray_options
-from nextvec.experiments.ray_runs import RayRuns
+from nextvec.experiments.ray_runs import Call, RayRuns, WorkerLostError
+from nextvec.experiments.suite_state import read_suite
 from nextvec.recipe import Recipe, make_recipe
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -130,6 +131,42 @@ def test_a_sweep_has_the_trials_of_the_sequential_engine(local_ray, write, tmp_p
     for number in range(3):
         assert_same_runs(here.path / f"trial-{number:03d}", ray.path / f"trial-{number:03d}", evaluated=True)
     assert (ray.path / "best.toml").read_text() == (here.path / "best.toml").read_text()
+
+
+def test_an_error_of_a_run_is_that_of_the_sequential_engine(local_ray, write, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no checkpoint")
+    recipe, messages = write("one", init_from=str(weights)), []
+    for engine in ("local", "ray"):
+        with pytest.raises(CheckpointError, match=r"weights\.pt") as error:
+            suite(recipe, out=str(tmp_path / engine), engine=engine, quiet=True)
+        messages.append((type(error.value), str(error.value)))
+        (step, _) = read_suite(tmp_path / engine)
+        assert step.state == "running" and step.reason == str(error.value)
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.long
+def test_a_call_that_loses_its_process_again_and_again_ends_the_job(local_ray, tmp_path):
+    lost: list[str] = []
+
+    class Work:
+        def next_call(self) -> Call | None:
+            is_due = len(lost) < 9 and not self.running
+            self.running = True
+            return Call("run one", os._exit, {"status": 9}, tmp_path, "one") if is_due else None
+
+        def started(self, call: Call, place: str) -> None: ...
+
+        def lost(self, call: Call, reason: str) -> None:
+            lost.append(reason)
+            self.running = False
+
+        running = False
+
+    with pytest.raises(WorkerLostError, match=r"^run one: lost 3 times without progress, last on \S+ \(process \d+\)"):
+        RayRuns(local_ray, RayOptions(), tmp_path).complete(Work())
+    assert len(lost) == 3
 
 
 @pytest.mark.parametrize(
