@@ -40,7 +40,7 @@ SERVER = "NEXTVEC_ENCODER"
 
 _HUB_NAMES = {"gtr-t5-base": "sentence-transformers/gtr-t5-base"}
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int16")
 """Precisions of an encoder's matrix products. float16 is missing because T5 overflows in it."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
