@@ -21,11 +21,11 @@ __version__: str
 
 if TYPE_CHECKING:
     from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show, plot
-    from nextvec.commands.data import data_build, data_cache, data_check, data_copy, data_synth
+    from nextvec.commands.data import data_build, data_check, data_merge, data_synth
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
     from nextvec.commands.experiments import rehearse, suite, sweep
     from nextvec.commands.index import index_build
-    from nextvec.commands.interchange import data_export, data_import
+    from nextvec.commands.interchange import data_cache, data_copy, data_export, data_import
     from nextvec.commands.recipe import recipe_list, recipe_show
     from nextvec.commands.serve import serve
     from nextvec.commands.share import export, push
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nextvec.commands.compare": ("compare", "leaderboard_add", "leaderboard_show", "plot"),
-    "nextvec.commands.data": ("data_build", "data_cache", "data_check", "data_copy", "data_synth"),
+    "nextvec.commands.data": ("data_build", "data_check", "data_merge", "data_synth"),
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
     "nextvec.commands.experiments": ("rehearse", "suite", "sweep"),
     "nextvec.commands.index": ("index_build",),
-    "nextvec.commands.interchange": ("data_export", "data_import"),
+    "nextvec.commands.interchange": ("data_cache", "data_copy", "data_export", "data_import"),
     "nextvec.commands.recipe": ("recipe_list", "recipe_show"),
     "nextvec.commands.serve": ("serve",),
     "nextvec.commands.share": ("export", "push"),
@@ -77,6 +77,7 @@ __all__ = [
     "data_copy",
     "data_export",
     "data_import",
+    "data_merge",
     "data_synth",
     "demo",
     "diagnose",

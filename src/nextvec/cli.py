@@ -34,11 +34,12 @@ COMMANDS = {
     "Get started": {"demo": "train:demo"},
     "Data": {
         "data build": "data:data_build",
+        "data merge": "data:data_merge",
         "data import": "interchange:data_import",
         "data export": "interchange:data_export",
         "data check": "data:data_check",
-        "data copy": "data:data_copy",
-        "data cache": "data:data_cache",
+        "data copy": "interchange:data_copy",
+        "data cache": "interchange:data_cache",
         "data synth": "data:data_synth",
     },
     "Training": {
@@ -92,6 +93,7 @@ STORED_RESULTS = frozenset(
     (
         *(
             "data_build",
+            "data_merge",
             "data_import",
             "data_export",
             "data_copy",

@@ -50,6 +50,10 @@ def test_functions_on_stores_accept_str_and_path(as_path: AsPath, toy_store: Sto
         [as_path(source)], out=as_path(tmp_path / "s"), val_list=as_path(ids), dimensions=8, quiet=True
     )
     assert len(nextvec.open_store(as_path(tmp_path / "s")).documents) == len(built.documents) == 40
+    nextvec.data_build(
+        [as_path(source)], out=as_path(tmp_path / "m"), val_list=as_path(ids), dimensions=8, shard="1/1", quiet=True
+    )
+    assert nextvec.data_merge(as_path(tmp_path / "m"), quiet=True).manifest == built.manifest
     exported = nextvec.data_export(as_path(toy_store.path), out=as_path(tmp_path / "w.npz"), quiet=True)
     assert exported == tmp_path / "w.npz"
     imported = nextvec.data_import(as_path(exported), out=as_path(tmp_path / "imported"), quiet=True)

@@ -139,3 +139,19 @@ def test_the_ray_job_names_its_missing_command(tmp_path):
     environment, _ = make_job(tmp_path, {}, "node1")
     done = subprocess.run(["bash", str(SLURM / "ray.sbatch")], env=environment, capture_output=True, text=True)
     assert done.returncode and "the arguments are a nextvec command" in done.stderr
+
+
+def test_a_task_of_an_array_encodes_its_slice_and_is_requeued_at_its_time_limit(tmp_path):
+    environment, record = make_job(tmp_path, {"nextvec": TRAINING, "scontrol": SCHEDULER}, "node1")
+    command = ["bash", str(SLURM / "encode.sbatch"), "16", "wiki", "articles.jsonl", "--encoder", "minilm"]
+    script = subprocess.Popen(command, env=environment | {"SLURM_ARRAY_TASK_ID": "3"})
+    while not Path(f"{record}.started").exists():
+        assert script.poll() is None
+        time.sleep(0.02)
+    script.send_signal(signal.SIGUSR1)
+    assert script.wait(timeout=60) == 130
+    assert record.read_text(encoding="utf-8").splitlines() == [
+        "data build articles.jsonl --encoder minilm --out wiki --shard 3/16 --quiet",
+        "signal",
+        "scontrol requeue 7",
+    ]

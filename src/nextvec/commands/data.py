@@ -29,8 +29,7 @@ from nextvec.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from nextvec.data.checks import CheckReport
     from nextvec.data.store import Store
-    from nextvec.data.store.cached_stores import CachedStores
-    from nextvec.data.store.copies import CopiedStore
+    from nextvec.data.store.slices import SliceResult
 
 
 @command(by_name=["out"])
@@ -69,9 +68,10 @@ def data_build(
     engine: Engine = "local",
     address: Annotated[str, Parameter(metavar="ADDRESS")] = "",
     num_workers: int | None = None,
+    shard: Annotated[str, Parameter(metavar="SLICE/SLICES")] = "",
     restart: bool = False,
     quiet: bool = False,
-) -> Store:
+) -> Store | SliceResult:
     """Build a vector store from text. To continue an interrupted build, run the same command again.
 
     Chunks that repeat another one, by their text or their vector, are dropped and counted; the copy in train is kept.
@@ -116,6 +116,8 @@ def data_build(
         address: Address of the Ray cluster, such as 'auto' or HOST:6379. Default: the environment variable RAY_ADDRESS,
             or else a cluster on this machine alone.
         num_workers: Maximum number of Ray processes that encode. Default: one per GPU, or per CPU without GPUs.
+        shard: Encode only this slice of the chunks, such as 3/16; 'nextvec data merge' then makes the store. 0/16 only
+            reads the text, for all slices.
         restart: Discard the work of an interrupted build, and start again.
         quiet: Show no progress.
     """
@@ -145,7 +147,28 @@ def data_build(
         precision=precision,
         shard_bytes=shard_bytes,
     )
+    if shard:
+        from nextvec.data.store.slices import Slice, build_slice
+
+        if ray is not None:
+            raise InputError("shard: a Ray cluster divides the work by itself. Leave out --shard or --engine ray.")
+        return build_slice(config, str(out), Slice.parse(shard), restart=restart, quiet=quiet)
     return build_store(config, str(out), restart=restart, quiet=quiet, ray=ray)
+
+
+@command()
+def data_merge(out: Folder, *, quiet: bool = False) -> Store:
+    """Make the store whose slices 'nextvec data build --shard' has encoded. It needs neither the text nor the encoder.
+
+    Every block of vectors is compared with its checksum and with the number of its texts. Missing slices are named.
+
+    Args:
+        out: Folder of the new store, as the slices named it.
+        quiet: Show no progress.
+    """
+    from nextvec.data.store.slices import merge_slices
+
+    return merge_slices(str(out), quiet=quiet)
 
 
 @command()
@@ -238,37 +261,6 @@ def data_check(
         deep=deep,
         quiet=quiet,
     )
-
-
-@command()
-def data_copy(source: Data, destination: Data, *, quiet: bool = False) -> CopiedStore:
-    """Copy a store to another folder, or to or from object storage. To continue or mend a copy, run it again.
-
-    Every file is compared with its checksum while it is copied, and the manifest comes last: the destination has a
-    complete store or none. Another store is never overwritten. s3:// needs the extra 's3', gs:// the extra 'gcs'.
-
-    Args:
-        source: Folder or URL of the store.
-        destination: Folder or URL of the copy, such as s3://bucket/wiki or gs://bucket/wiki.
-        quiet: Show no progress.
-    """
-    from nextvec.data.store.copies import copy_store
-
-    return copy_store(source, destination, quiet=quiet)
-
-
-@command()
-def data_cache(*, clear: bool = False) -> CachedStores:
-    """List the local copies of stores that were opened by their URL.
-
-    The folder is that of the environment variable NEXTVEC_CACHE. Default: the user's cache folder.
-
-    Args:
-        clear: Remove the copies. A store is fetched again when it is opened.
-    """
-    from nextvec.data.store.cached_stores import clear_cache, list_cache
-
-    return clear_cache() if clear else list_cache()
 
 
 def _columns(assignments: Sequence[str], group_by: str, order_by: str) -> Columns:

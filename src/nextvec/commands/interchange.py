@@ -1,4 +1,4 @@
-"""Commands that exchange vectors with other tools: import them as a store, and export a store."""
+"""Commands that exchange stores with other tools and machines: import, export, copy, and the cache of copies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from nextvec.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from nextvec.data.store import Store
+    from nextvec.data.store.cached_stores import CachedStores
+    from nextvec.data.store.copies import CopiedStore
 
 NPZ = ".npz"
 FORMATS = (NPZ, ".parquet", ".lance")
@@ -135,6 +137,37 @@ def data_export(
     from nextvec.data.tables.export import export_table
 
     return export_table(open_store(store, quiet=quiet), path, quiet=quiet)
+
+
+@command()
+def data_copy(source: Data, destination: Data, *, quiet: bool = False) -> CopiedStore:
+    """Copy a store to another folder, or to or from object storage. To continue or mend a copy, run it again.
+
+    Every file is compared with its checksum while it is copied, and the manifest comes last: the destination has a
+    complete store or none. Another store is never overwritten. s3:// needs the extra 's3', gs:// the extra 'gcs'.
+
+    Args:
+        source: Folder or URL of the store.
+        destination: Folder or URL of the copy, such as s3://bucket/wiki or gs://bucket/wiki.
+        quiet: Show no progress.
+    """
+    from nextvec.data.store.copies import copy_store
+
+    return copy_store(source, destination, quiet=quiet)
+
+
+@command()
+def data_cache(*, clear: bool = False) -> CachedStores:
+    """List the local copies of stores that were opened by their URL.
+
+    The folder is that of the environment variable NEXTVEC_CACHE. Default: the user's cache folder.
+
+    Args:
+        clear: Remove the copies. A store is fetched again when it is opened.
+    """
+    from nextvec.data.store.cached_stores import clear_cache, list_cache
+
+    return clear_cache() if clear else list_cache()
 
 
 def _refuse(name: str, kind: str, options: Mapping[str, Any]) -> None:

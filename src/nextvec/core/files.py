@@ -187,16 +187,18 @@ def lock(descriptor: int, busy: str) -> None:
         pass
 
 
-def wait_for_lock(descriptor: int, report_wait: Callable[[], object]) -> None:
+def wait_for_lock(descriptor: int, report_wait: Callable[[], object], *, shared: bool = False) -> None:
     """Lock an open file or folder until it is closed; if another process holds the lock, report that and wait.
 
-    Does nothing on a filesystem without flock.
+    Several processes may hold a `shared` lock, but none beside an exclusive one. Does nothing on a filesystem without
+    flock.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         report_wait()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, kind)
     except OSError:
         pass
 

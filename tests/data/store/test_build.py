@@ -382,7 +382,7 @@ def test_near_duplicates_of_train_are_dropped_on_request(tmp_path: Path, monkeyp
     vectors = np.random.default_rng(0).normal(size=(count, 32)).astype(np.float32)
     vectors[12 + 5] = vectors[3] + 0.01 * vectors[40]  # row 5 of b, in val, is nearly row 3 of a, in train
     np.save(tmp_path / "v.npy", vectors)
-    monkeypatch.setattr(build, "_open_encoder", lambda *_: None)
+    monkeypatch.setattr(build, "open_build_encoder", lambda *_: None)
     options: dict[str, Any] = {
         "encoder": "owner/hashing", "vectors": [str(tmp_path / "v.npy")], "dtype": "float32",
         "split": SplitPlan(val=0, val_ids=frozenset({"b"})),

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,17 @@ def block_facts(encoded: Path, block: int) -> dict[str, Any] | None:
         return None
 
 
-def verify_blocks(encoded: Path, texts: ChunkTexts, dimensions: int, dtype: DTypeLike) -> int:
+def verify_blocks(
+    encoded: Path,
+    texts: ChunkTexts,
+    dimensions: int,
+    dtype: DTypeLike,
+    remedy: Callable[[list[int]], str] = lambda blocks: "run the same command again",
+) -> int:
     """Compare every block with its checksum and its texts; return how many texts have no known term.
 
     Damaged blocks are marked as missing, so that the next build encodes them again. Raises StoreError that names the
-    first of them.
+    first of them, and the remedy for all.
     """
     unknown, damaged = 0, dict[int, str]()
     for block, (start, stop) in enumerate(texts.blocks):
@@ -95,7 +101,7 @@ def verify_blocks(encoded: Path, texts: ChunkTexts, dimensions: int, dtype: DTyp
         others = f", and {len(damaged) - 1:,} other blocks are damaged" if len(damaged) > 1 else ""
         raise StoreError(
             f"{_block_file(encoded, block)}: is damaged ({reason}){others}. "
-            "To encode what is damaged again, run the same command again."
+            f"To encode what is damaged again, {remedy(list(damaged))}."
         )
     return unknown
 

@@ -12,9 +12,10 @@ ends in the same bytes as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,14 +78,14 @@ def build_store(
     return open_store(path)
 
 
-def _open_encoder(config: BuildConfig, directory: BuildDirectory, engine: RayEngine | None) -> Encoder | None:
+def open_build_encoder(config: BuildConfig, engine: RayEngine | None = None) -> Encoder | None:
     """Open the encoder, before any text is read, so that a missing one is reported at once.
 
     Returns None for lsa, which is fitted later, and if precomputed embeddings make an unavailable encoder unnecessary.
     """
     if config.encoder == LSA:
         return None
-    opening = _opening(config, directory, engine)
+    opening = _opening(config, engine)
     try:
         if engine is None or config.encoder.startswith(PREFIX):
             return opening()
@@ -104,13 +105,29 @@ def _build_or_clean_up(
     try:
         if engine is not None:
             engine.check_nodes(directory.folder)
-        encoder = _open_encoder(config, directory, engine)
+        encoder = open_build_encoder(config, engine)
     except (InputError, ServerError):
         if is_new:
             directory.remove()
         raise
+    with refusing_input(config, directory):
+        prepare_blocks(config, directory, quiet, engine)
+        texts = ChunkTexts(directory.encoded / CHUNKS)
+        vectors = open_vectors(config, directory, texts, encoder)
+        encoded = None
+        # Precomputed embeddings are only copied, and a server has one client with one answer log.
+        if engine is not None and not config.vectors and vectors.server is None:
+            encoded = _encode_on_ray(config, directory, engine)
+        blocks = missing_blocks(directory.encoded, texts)
+        encode_blocks(directory, texts, vectors, blocks, config.dtype, quiet, encoded=encoded)
+        finish_build(directory, path, vectors.space, vectors.settings, quiet)
+
+
+@contextlib.contextmanager
+def refusing_input(config: BuildConfig, directory: BuildDirectory) -> Iterator[None]:
+    """Keep or remove the build directory if the block fails because of the input, a server or a fault."""
     try:
-        _build(config, directory, path, encoder, quiet, engine)
+        yield
     except ServerError as error:
         # Nothing is wrong with the input. The work stays, as after a kill.
         raise ServerError(f"{error} To continue the build, run the same command again.") from error
@@ -129,16 +146,10 @@ def _build_or_clean_up(
         raise
 
 
-def _build(
-    config: BuildConfig,
-    directory: BuildDirectory,
-    path: Path,
-    encoder: Encoder | None,
-    quiet: bool,
-    engine: RayEngine | None,
+def prepare_blocks(
+    config: BuildConfig, directory: BuildDirectory, quiet: bool, engine: RayEngine | None = None
 ) -> None:
-    """Do the stages that the journal lacks, and rename the store."""
-    # Chunks, and the rows to encode
+    """Read and chunk the text, write the rows to encode, and fit the encoder, as far as the journal lacks them."""
     if "text" not in directory.done:
         staging = StagingJob(directory.staged, config.columns, config.chunker, config.limit)
         run = None if engine is None else partial(engine.stage_units, directory)
@@ -148,61 +159,78 @@ def _build(
         require_known_ids(config.split, read_staged_ids(directory.staged))
         counts = write_rows(directory.staged, directory.encoded, config.split, config.min_chunks)
         require_text(config, counts)
-        directory.record(selected=counts)
-    texts = ChunkTexts(directory.encoded / CHUNKS)
+        facts = {**describe_short_documents(config, counts), **describe_losses(config, counts)}
+        directory.record(selected=counts, facts=facts)
+    if config.encoder == LSA and "fitted" not in directory.done:
+        _fit_lsa(config, directory, quiet)
+        directory.record(fitted=True)
 
-    # Vectors
+
+def open_vectors(
+    config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, encoder: Encoder | None
+) -> VectorSource:
+    """Return what makes the vectors of the blocks, after comparing it with the encoder that started the build."""
     if config.vectors:
         vectors = _precomputed_vectors(config, directory, texts, encoder)
     else:
-        vectors = encoded_vectors(encoder or _fitted_lsa(config, directory, texts, quiet), texts)
-    vectors = require_one_encoder(directory.encoded, vectors)
-    _encode_blocks(config, directory, texts, vectors, quiet, engine)
+        vectors = encoded_vectors(encoder or LsaEncoder.load(directory.store / ENCODER), texts)
+    return require_one_encoder(directory.encoded, vectors)
 
+
+def finish_build(
+    directory: BuildDirectory,
+    path: Path,
+    space: Space,
+    settings: dict[str, Any],
+    quiet: bool,
+    remedy: Callable[[list[int]], str] = lambda blocks: "run the same command again",
+) -> Store:
+    """Write the files of the store from the encoded blocks, and rename the store to `path`.
+
+    Everything else is in the journal, so that this needs neither the sources nor the encoder. `remedy` names the
+    command that encodes damaged blocks again.
+    """
     # The files of the store, without repeats
+    arguments = directory.arguments
     if "finished" not in directory.done:
-        unknown = verify_blocks(directory.encoded, texts, vectors.space.dimensions, config.dtype)
+        texts = ChunkTexts(directory.encoded / CHUNKS)
+        unknown = verify_blocks(directory.encoded, texts, space.dimensions, arguments["dtype"], remedy)
         finished = finish_rows(
             directory.encoded,
             directory.store,
-            config.min_chunks,
-            near=config.drop_near_duplicates,
-            shard_bytes=config.shard_bytes,
+            arguments["min_chunks"],
+            near=arguments["drop_near_duplicates"],
+            shard_bytes=arguments["shard_bytes"],
             quiet=quiet,
         )
         directory.record(finished=finished, unknown_texts=unknown)
 
     # Manifest
     directory.record(complete=True)
-    finish_store(
+    return finish_store(
         directory.store,
         path,
-        vectors.space,
+        space,
         final_counts(directory.done),
         origin="text",
-        sources=list(config.sources),
-        encoder=vectors.settings,
-        chunker=config.chunker.to_dict(),
-        min_chunks=config.min_chunks,
-        split=config.split.to_dict(),
-        **describe_short_documents(config, directory.done["selected"]),
-        **describe_losses(config, directory.done["selected"]),
+        sources=list(arguments["sources"]),
+        encoder=settings,
+        chunker=arguments["chunker"],
+        min_chunks=arguments["min_chunks"],
+        split=arguments["split"],
+        **directory.done["facts"],
     )
 
 
-def _fitted_lsa(config: BuildConfig, directory: BuildDirectory, texts: ChunkTexts, quiet: bool) -> LsaEncoder:
-    """Fit lsa on the training documents and save it, or load it if that is done."""
-    folder = directory.store / ENCODER
-    if "fitted" not in directory.done:
-        train_rows = np.flatnonzero(RowTable.load(directory.encoded).splits == TRAIN)
-        # Fit on the training documents alone, on an evenly spaced sample if there are many.
-        count = min(len(train_rows), MAX_FIT_TEXTS)
-        sample = train_rows[np.arange(count) * len(train_rows) // count]
-        with progress("fitting lsa", count, unit="chunks", quiet=quiet) as task:
-            LsaEncoder.fit(texts.read(sample), config.dimensions).save(folder)
-            task.advance(count)
-        directory.record(fitted=True)
-    return LsaEncoder.load(folder)
+def _fit_lsa(config: BuildConfig, directory: BuildDirectory, quiet: bool) -> None:
+    """Fit lsa on the training documents alone, on an evenly spaced sample if there are many, and save it."""
+    train_rows = np.flatnonzero(RowTable.load(directory.encoded).splits == TRAIN)
+    count = min(len(train_rows), MAX_FIT_TEXTS)
+    sample = train_rows[np.arange(count) * len(train_rows) // count]
+    texts = ChunkTexts(directory.encoded / CHUNKS)
+    with progress("fitting lsa", count, unit="chunks", quiet=quiet) as task:
+        LsaEncoder.fit(texts.read(sample), config.dimensions).save(directory.store / ENCODER)
+        task.advance(count)
 
 
 def _precomputed_vectors(
@@ -230,41 +258,43 @@ def _precomputed_vectors(
     return VectorSource(space, settings, lambda block: embeddings.read(np.arange(*texts.blocks[block])))
 
 
-def _encode_blocks(
-    config: BuildConfig,
+def encode_blocks(
     directory: BuildDirectory,
     texts: ChunkTexts,
     vectors: VectorSource,
+    blocks: Sequence[int],
+    dtype: str,
     quiet: bool,
-    engine: RayEngine | None,
+    answers: str = ANSWERS,
+    encoded: Iterator[int] | None = None,
 ) -> None:
-    """Encode the blocks that are missing."""
-    blocks = missing_blocks(directory.encoded, texts)
+    """Encode blocks here, or show the progress of `encoded`, which encodes them elsewhere and yields their numbers.
+
+    The answers of a server are kept in the file `answers` until their block is complete.
+    """
     rows = row_count(texts, blocks)
     # The blocks, and then the store's file: a disk that is too small is reported before the work starts.
-    row_bytes = vectors.space.dimensions * np.dtype(config.dtype).itemsize
-    if "finished" not in directory.done:
+    row_bytes = vectors.space.dimensions * np.dtype(dtype).itemsize
+    if blocks:
         require_free_space(directory.encoded, (rows + texts.blocks[-1][1]) * row_bytes)
-    # Precomputed embeddings are only copied, and a server has one client with one answer log.
-    if engine is None or config.vectors or vectors.server is not None:
-        encoded: Iterator[int] = (
-            encode_block(directory.encoded, texts, block, vectors, config.dtype) for block in blocks
-        )
-    else:
-        device = "cpu" if config.encoder == LSA else config.device
-        encoded = engine.encode_blocks(_opening(config, directory, engine), directory, config.dtype, device)
     with (
         progress(f"vectors of {vectors.space.encoder}", rows, unit="chunks", quiet=quiet) as task,
-        keep_answers(vectors.server, directory.encoded / ANSWERS) as clear_answers,
+        keep_answers(vectors.server, directory.encoded / answers) as clear_answers,
     ):
-        for block in encoded:
+        for block in encoded or (encode_block(directory.encoded, texts, block, vectors, dtype) for block in blocks):
             clear_answers()
             task.advance(row_count(texts, [block]))
 
 
-def _opening(config: BuildConfig, directory: BuildDirectory, engine: RayEngine | None) -> Callable[[], Encoder]:
-    """Return the function that opens the encoder in this process or in a worker."""
+def _encode_on_ray(config: BuildConfig, directory: BuildDirectory, engine: RayEngine) -> Iterator[int]:
+    """Encode the missing blocks on a cluster, and yield their numbers."""
+    opening, device = _opening(config, engine), config.device
     if config.encoder == LSA:
-        return partial(LsaEncoder.load, (directory.store / ENCODER).resolve())
+        opening, device = partial(LsaEncoder.load, (directory.store / ENCODER).resolve()), "cpu"
+    return engine.encode_blocks(opening, directory, config.dtype, device)
+
+
+def _opening(config: BuildConfig, engine: RayEngine | None) -> Callable[[], Encoder]:
+    """Return the function that opens the encoder in this process or in a worker."""
     device = engine.device(config.device) if engine else config.device
     return partial(open_encoder, config.encoder, device=device, precision=config.precision)

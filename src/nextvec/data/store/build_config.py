@@ -108,7 +108,7 @@ class BuildConfig:
             "chunker": self.chunker.to_dict(),
             "columns": dataclasses.asdict(self.columns),
             "files": stamp_files([*self.sources, *self.vectors]),
-            "stages": 6,  # version of the build directory
+            "stages": 7,  # version of the build directory
             "nextvec": version("nextvec"),
             "sentencex": version("sentencex"),  # another version may split the remaining text differently
         }
