@@ -164,6 +164,40 @@ def test_a_process_killed_anywhere_changes_nothing_after_a_resume(seed, toy_stor
     assert_equal_runs(unbroken, run, tolerance=0)
 
 
+def unreachable(metric: str) -> dict[str, Any]:
+    return {"epoch": 1, "metric": metric, "green": 0.9999, "red": 0.999, "action": "stop"}
+
+
+ENDS: dict[str, tuple[dict[str, Any], dict[str, Any], int, str]] = {
+    "gate": ({}, {"gates": [unreachable("val_cosine")]}, 3, "stopped by a gate after epoch 1"),
+    "sentinel": ({}, {"gates": [unreachable("ood_cosine")]}, 3, "stopped by the sentinel after epoch 1"),
+    "early stop": ({"epochs": 60, "early_stop": 1, "lr": 0.02}, {}, 0, "stopped early"),
+    "not finite": ({"lr": 1e20}, {}, 4, ""),
+}
+"""End → changes of training, other changes of the recipe, exit code and a text in the log."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ENDS)
+def test_all_processes_end_together_with_one_exit_code(end, toy_store, tmp_path):
+    training, changes, code, text = ENDS[end]
+    recipe = make_recipe({**recipe_of(toy_store, **training).model_dump(exclude_none=True), **changes}, where="a test")
+    run = tmp_path / "run"
+    processes = start(SHARES, "train", write_recipe(recipe, tmp_path), "--out", str(run), "--quiet")
+    ended: dict[int, float] = {}
+    while len(ended) < SHARES:
+        ended |= {
+            rank: time.monotonic() for rank in set(range(SHARES)) - ended.keys() if processes[rank].poll() is not None
+        }
+        time.sleep(0.02)
+    (main, *others) = finish(processes)
+    assert main[0] == code, main
+    assert others == [(code, "", "")] * (SHARES - 1)
+    assert max(ended.values()) - min(ended.values()) < 10
+    assert text in (run / TRAINING_LOG).read_text(encoding="utf-8")
+    assert "\nEpoch 60/" not in (run / TRAINING_LOG).read_text(encoding="utf-8")
+
+
 @pytest.mark.long
 def test_a_signal_to_any_process_ends_all_with_everything_saved(alone, toy_store, tmp_path):
     run = tmp_path / "run"
