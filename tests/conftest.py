@@ -59,7 +59,13 @@ def write_toy_store(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The runbook first: its one long rehearsal then runs beside all other tests, not after them."""
+    """Choose what one worker runs: the tests of a file, which share its fixtures, or those of a slow fixture.
+
+    The runbook's long rehearsal (`book`) and Ray (`local_ray`) come first: they then run beside all other tests.
+    """
+    for item in items:
+        slow = [name for name in ("book", "local_ray") if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(slow[0] if slow else str(item.path)))
     items.sort(key=lambda item: "test_runbook" not in item.nodeid)
 
 
@@ -244,7 +250,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[Any]:
-    """A Ray cluster of two CPUs on this machine, for all tests with `xdist_group("ray")`; it takes seconds to start."""
+    """A Ray cluster of two CPUs on this machine, which takes seconds to start."""
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray

@@ -54,6 +54,8 @@ def test_functions_on_stores_accept_str_and_path(as_path: AsPath, toy_store: Sto
         [as_path(source)], out=as_path(tmp_path / "m"), val_list=as_path(ids), dimensions=8, shard="1/1", quiet=True
     )
     assert nextvec.data_merge(as_path(tmp_path / "m"), quiet=True).manifest == built.manifest
+    assert nextvec.data_copy(as_path(tmp_path / "m"), as_path(tmp_path / "copy"), quiet=True).copied
+    assert nextvec.data_cache().to_dict() is not None
     exported = nextvec.data_export(as_path(toy_store.path), out=as_path(tmp_path / "w.npz"), quiet=True)
     assert exported == tmp_path / "w.npz"
     imported = nextvec.data_import(as_path(exported), out=as_path(tmp_path / "imported"), quiet=True)

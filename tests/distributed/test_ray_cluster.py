@@ -6,7 +6,6 @@ from nextvec.distributed.ray_cluster import ray_cluster
 from nextvec.errors import MissingExtraError, ServerError
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_connection_that_exists_is_used_and_left_open(local_ray):
     with ray_cluster("192.0.2.1:6379", "this test") as ray:
         assert ray is local_ray

@@ -6,8 +6,6 @@ import nextvec
 from nextvec.distributed import ray_nodes
 from nextvec.errors import InputError
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 def test_nodes_that_can_run_the_job_are_accepted(local_ray, tmp_path):
     ray_nodes.check_nodes(local_ray, tmp_path / "new" / "folder")

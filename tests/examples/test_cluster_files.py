@@ -71,7 +71,6 @@ def test_the_shared_volume_can_be_mounted_by_all_pods(volume):
     assert volume["spec"]["accessModes"] == ["ReadWriteMany"] and volume["spec"]["resources"]["requests"]["storage"]
 
 
-@pytest.mark.xdist_group("ray")
 def test_ray_serve_can_read_the_service_and_the_cluster_holds_its_replicas(monkeypatch):
     schema = pytest.importorskip("ray.serve.schema", reason="needs the extra 'ray'")
     spec = load(KUBERNETES / "rayservice.yaml")["spec"]
@@ -89,7 +88,6 @@ def test_ray_serve_can_read_the_service_and_the_cluster_holds_its_replicas(monke
     assert arguments.host == load(KUBERNETES / "rayservice.yaml")["metadata"]["name"] + "-serve-svc"
 
 
-@pytest.mark.xdist_group("ray")
 def test_ray_up_can_read_the_cluster():
     """Ray's own check, after it has filled in its defaults."""
     util = pytest.importorskip("ray.autoscaler._private.util", reason="needs the extra 'ray'")
@@ -110,7 +108,7 @@ def shown_commands():
         text = path.read_text(encoding="utf-8")
         usage = re.search(r"^#   sbatch \S+ (.+)$", text, re.MULTILINE)[1].replace("[SECTION.FIELD=VALUE ...]", "")
         for call in re.findall(r"^\s*(?:srun .*)?(nextvec .+?) &$", text, re.MULTILINE):
-            words = "" if re.search(r"nextvec [a-z]", call) else usage
+            words = "argument" if re.search(r"nextvec [a-z]", call) else usage
             found.append((path, call.replace('"$@"', words)))
     return found
 

@@ -22,8 +22,6 @@ from nextvec.experiments.ray_runs import Call, RayRuns, WorkerLostError
 from nextvec.experiments.suite_state import read_suite
 from nextvec.recipe import Recipe, make_recipe
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 Write = Callable[..., str]
 SPACE = ("training.lr=1e-4..1e-2:log", "training.batch_size=32,64")
 GATE = {"epoch": 1, "metric": "val_cosine", "green": 0.99, "red": 0.98, "action": "stop"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.long
 
 START_SECONDS, REPLACE_SECONDS, STOP_SECONDS = 180, 90, 30
 """Generous: Ray starts six processes, and tests share their cores."""

@@ -18,6 +18,7 @@ from nextvec.commands.parameters import (
     Folder,
     Names,
     Paths,
+    RayAddress,
     as_texts,
     command,
 )
@@ -66,7 +67,7 @@ def data_build(
     precision: Literal["auto", "fp32", "bf16", "int16"] = "auto",
     shard_bytes: int = 2**30,
     engine: Engine = "local",
-    address: Annotated[str, Parameter(metavar="ADDRESS")] = "",
+    address: RayAddress = "",
     num_workers: int | None = None,
     shard: Annotated[str, Parameter(metavar="SLICE/SLICES")] = "",
     restart: bool = False,

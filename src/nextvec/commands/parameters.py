@@ -50,6 +50,8 @@ Device = Annotated[str, Parameter(metavar="{auto,cpu,cuda,mps}")]
 """Not a closed list: ``cuda:1`` is a device, too."""
 Engine = Literal["local", "ray"]
 """What runs the work: processes of this machine, or a Ray cluster."""
+RayAddress = Annotated[str, Parameter(metavar="ADDRESS")]
+"""auto or HOST:PORT; empty for the one of RAY_ADDRESS, or a cluster on this machine."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import PATH, Device, Engine, File, command
+from nextvec.commands.parameters import PATH, Device, Engine, File, RayAddress, command
 from nextvec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def serve(
     device: Device = "cpu",
     engine: Engine = "local",
     replicas: int = 1,
-    address: Annotated[str, Parameter(metavar="ADDRESS")] = "",
+    address: RayAddress = "",
 ) -> None:
     """Serve a model over HTTP: predictions for vectors; next chunks, continuations and scores for texts.
 

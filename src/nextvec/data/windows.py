@@ -73,15 +73,15 @@ class WindowIndex:
 
     def take(self, index: Tensor) -> WindowRows:
         """Return the windows at the positions `index` (B,), in that order."""
-        number_B = torch.searchsorted(self.start_K, index, right=True).sub_(1)
-        document_B = self.document_K.index_select(0, number_B)
+        # A process of several has every n-th entry of a batch, which is not contiguous.
+        number_B = torch.searchsorted(self.start_K, index.contiguous(), right=True).sub_(1)
+        document_B = self.document_K[number_B]
         # Chunks of the document before the target.
-        before_B = index - self.start_K.index_select(0, number_B) + self.min_context
+        before_B = index - self.start_K[number_B] + self.min_context
         available = None
         if self.min_context < self.context:
             available = before_B.clamp(max=self.context).to(torch.int32)
-        targets = self.first_M.index_select(0, document_B) + before_B
-        return WindowRows(self.context, targets, self.group_M.index_select(0, document_B), available)
+        return WindowRows(self.context, self.first_M[document_B] + before_B, self.group_M[document_B], available)
 
     def to(self, device: torch.device) -> WindowIndex:
         """Return the same index on another device."""

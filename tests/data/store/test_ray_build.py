@@ -93,7 +93,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.xdist_group("ray")
 def test_bytes_and_counts_are_those_of_a_local_build(
     local_ray: Any, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +127,6 @@ def test_bytes_and_counts_are_those_of_a_local_build(
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
 
-@pytest.mark.xdist_group("ray")
 def test_errors_of_workers_are_those_of_a_local_build(
     local_ray: Any, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
