@@ -63,10 +63,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The runbook's long rehearsal (`book`) and Ray (`local_ray`) come first: they then run beside all other tests.
     """
+
+    def slow_fixture(item: pytest.Item) -> str:
+        return next((name for name in ("book", "local_ray") if name in getattr(item, "fixturenames", ())), "")
+
+    items.sort(key=lambda item: not slow_fixture(item))
     for item in items:
-        slow = [name for name in ("book", "local_ray") if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(slow[0] if slow else str(item.path)))
-    items.sort(key=lambda item: "test_runbook" not in item.nodeid)
+        item.add_marker(pytest.mark.xdist_group(slow_fixture(item) or str(item.path)))
 
 
 @pytest.fixture(scope="session")

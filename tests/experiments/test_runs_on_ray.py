@@ -120,6 +120,7 @@ def test_a_run_whose_process_is_killed_is_resumed_and_a_signal_stops_it(local_ra
     assert_same_runs(runs_of(tmp_path / "here")["one"], runs_of(folder)["one"], evaluated=True)
 
 
+@pytest.mark.long
 def test_a_sweep_has_the_trials_of_the_sequential_engine(local_ray, write, tmp_path):
     options: dict[str, Any] = {"space": SPACE, "trials": 3, "quiet": True}
     recipe = write("toy", epochs=2)

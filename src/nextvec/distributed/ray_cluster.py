@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from nextvec.errors import MissingExtraError, ServerError, one_line
@@ -34,12 +35,14 @@ def ray_cluster(address: str | None, purpose: str) -> Iterator[Any]:
         raise MissingExtraError("ray", "ray", purpose)
     # Ray prints its own messages on standard output, where results belong: nextvec reports what matters in one line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray  # takes a second, and is an extra
 
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     if address and address not in ("auto", "local"):
         _require_answer(address)
     # Without "local", Ray would join a cluster of this machine that somebody else has started. Ours needs no dashboard.
@@ -55,6 +58,12 @@ def ray_cluster(address: str | None, purpose: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Return whether this user has a token: `ray start` then asks for it, but `ray.init` would not send it."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray/auth_token").is_file()
 
 
 def _require_answer(address: str) -> None:

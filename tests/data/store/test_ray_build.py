@@ -127,6 +127,7 @@ def test_bytes_and_counts_are_those_of_a_local_build(
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
 
+@pytest.mark.long
 def test_errors_of_workers_are_those_of_a_local_build(
     local_ray: Any, sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
