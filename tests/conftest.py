@@ -58,6 +58,7 @@ def write_toy_store(
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Choose what one worker runs: the tests of a file, which share its fixtures, or those of a slow fixture.
 
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=lambda item: not slow_fixture(item))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(slow_fixture(item) or str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(slow_fixture(item) or item.location[0]))
 
 
 @pytest.fixture(scope="session")
