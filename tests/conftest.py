@@ -58,19 +58,9 @@ def write_toy_store(
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Choose what one worker runs: the tests of a file, which share its fixtures, or those of a slow fixture.
-
-    The runbook's long rehearsal (`book`) and Ray (`local_ray`) come first: they then run beside all other tests.
-    """
-
-    def slow_fixture(item: pytest.Item) -> str:
-        return next((name for name in ("book", "local_ray") if name in getattr(item, "fixturenames", ())), "")
-
-    items.sort(key=lambda item: not slow_fixture(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(slow_fixture(item) or item.location[0]))
+    """The runbook first, then Ray: one worker takes the long rehearsal, the other one all tests that need a cluster."""
+    items.sort(key=lambda item: (item.path.stem != "test_runbook", "ray" not in item.path.stem.split("_")))
 
 
 @pytest.fixture(scope="session")
