@@ -24,6 +24,7 @@ from nextvec.core.device import available_cores
 from nextvec.core.run_paths import RESUME_STATE
 from nextvec.distributed.ray_cluster import ray_cluster
 from nextvec.distributed.ray_nodes import check_nodes, require_folder
+from nextvec.distributed.ray_results import error_values, raise_error
 from nextvec.errors import InputError, Interrupted, NextvecError, OutputError, one_line
 from nextvec.experiments.ray_options import RayOptions
 from nextvec.recipe import Recipe
@@ -92,20 +93,6 @@ class _Task:
     results: Any
     """Ray's generator: the place of the process, then the outcome."""
     place: str = ""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An error of a call. The class and the text travel, because not every exception survives pickling."""
-
-    kind: type[NextvecError]
-    message: str
-
-    def error(self) -> NextvecError:
-        """Return the error as it was raised."""
-        error = self.kind.__new__(self.kind)
-        Exception.__init__(error, self.message)
-        return error
 
 
 @dataclass
@@ -215,14 +202,16 @@ class RayRuns:
             work.started(task.call, task.place)
             return
         self._tasks.remove(task)
-        if not isinstance(result, _Failure):
-            work.ended(task.call, result)
-        elif result.kind is Interrupted:
+        try:
+            raise_error(result)
+        except Interrupted:
             # A signal to the process alone: its node is being shut down.
             self._note_loss(task, work, "its process was told to end")
+        except NextvecError as error:
+            work.interrupted(task.call, str(error))
+            raise
         else:
-            work.interrupted(task.call, result.message)
-            raise result.error()
+            work.ended(task.call, result["value"])
 
     def _note_loss(self, task: _Task, work: Work, reason: str) -> None:
         """Note a loss. Raises WorkerLostError if the run has been lost too often without any progress."""
@@ -294,7 +283,7 @@ def _reason_of_loss(errors: Any, error: Exception) -> str:
 
 
 def _execute(call: Call, folder: str, working_folder: str) -> Iterator[Any]:
-    """Make a call on a node: yield the place of this process, then the value or the failure."""
+    """Make a call on a node: yield the place of this process, then the value or the error (see `ray_results`)."""
     yield f"{socket.gethostname()} (process {os.getpid()})"
     try:
         require_folder(Path(folder))
@@ -305,9 +294,9 @@ def _execute(call: Call, folder: str, working_folder: str) -> Iterator[Any]:
             _await_lock(call.folder)
             value = call.function(**call.arguments)
     except NextvecError as error:
-        yield _Failure(type(error), str(error))
+        yield error_values(error)
     else:
-        yield value
+        yield {"value": value}
 
 
 def _await_lock(folder: Path) -> None:

@@ -21,7 +21,7 @@ from nextvec.data.store import build, ray_blocks, staging, tables, unfinished_fo
 from nextvec.data.store.blocks import block_facts
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.ray_engine import RayOptions, ray_options
-from nextvec.data.store.ray_results import raise_error
+from nextvec.distributed.ray_results import raise_error
 from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError, StoreError
 
 BLOCKS = 12

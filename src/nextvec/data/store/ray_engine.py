@@ -20,11 +20,11 @@ from nextvec.data.space import Space
 from nextvec.data.store.build_dir import BuildDirectory
 from nextvec.data.store.ray_blocks import BlockJob, encode_on_ray
 from nextvec.data.store.ray_jobs import Pool
-from nextvec.data.store.ray_results import as_result, raise_error, reason
 from nextvec.data.store.ray_staging import UnitJob, stage_on_ray
 from nextvec.data.store.staging import StagingJob, Unit
 from nextvec.distributed.ray_cluster import ray_cluster
 from nextvec.distributed.ray_nodes import check_nodes
+from nextvec.distributed.ray_results import as_result, raise_error, reason
 from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError, did_you_mean
 
 ENGINES = ("local", "ray")

@@ -22,7 +22,7 @@ import numpy as np
 
 from nextvec.core.files import writing
 from nextvec.data.store import JOURNAL
-from nextvec.data.store.ray_results import error_values, raise_error, reason
+from nextvec.distributed.ray_results import error_values, raise_error, reason
 from nextvec.errors import InputError, ServerError, StoreError
 
 _MAX_TASKS = 4096

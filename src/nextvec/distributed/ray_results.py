@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
-from nextvec import errors
 from nextvec.errors import NextvecError, one_line
 
 
@@ -27,7 +27,7 @@ def as_result(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 def error_values(error: Exception, where: str = "") -> dict[str, Any]:
     """Return an error as plain values; `where` is put before the message of one that is for the user."""
     if isinstance(error, NextvecError):
-        return {"error": type(error).__name__, "message": f"{where}{error}"}
+        return {"error": f"{type(error).__module__}:{type(error).__name__}", "message": f"{where}{error}"}
     return {"error": "", "message": f"{type(error).__name__}: {error}"}
 
 
@@ -35,11 +35,13 @@ def raise_error(result: dict[str, Any]) -> None:
     """Raise the error in a result, if there is one, with its class and its message."""
     if "error" not in result:
         return
-    kind = getattr(errors, result["error"], None) if result["error"] else None
-    if kind is None:
+    if not result["error"]:
         raise RuntimeError(result["message"])
+    module, _, name = result["error"].partition(":")
+    kind: type[NextvecError] = getattr(import_module(module), name)
     # Not by its constructor: its parameters may be other ones than the message.
-    error: Exception = kind.__new__(kind, result["message"])
+    error = kind.__new__(kind, result["message"])
+    Exception.__init__(error, result["message"])
     raise error
 
 
