@@ -225,6 +225,19 @@ def test_unknown_ids_of_a_list_are_refused_and_leave_nothing(source: str, tmp_pa
     assert not list(tmp_path.glob("s*"))
 
 
+def test_sources_are_divided_by_size_and_kind(tmp_path: Path) -> None:
+    """Small files are read together, whatever comes first; what is no file is read alone, also after an empty file."""
+    empty, small, large = (tmp_path / name for name in ("empty.txt", "small.txt", "large.txt"))
+    for path, size in ((empty, 0), (small, 10), (large, staging.UNIT_BYTES)):
+        path.touch()
+        os.truncate(path, size)
+    names = [str(empty), "hf:owner/name", str(empty), str(small), str(large), str(small)]
+    units = staging.divide_sources(names)
+    assert [[names.index(source) for _, source in unit.sources] for unit in units] == [[0], [1], [0, 3], [4], [3]]
+    assert [unit.are_files for unit in units] == [True, False, True, True, True]
+    assert [origin for unit in units for origin, _ in unit.sources] == list(range(len(names)))
+
+
 @pytest.mark.usefixtures("hashing")
 def test_groups_are_not_divided(tmp_path: Path) -> None:
     rows = [row | {"book": f"book{n // 4}" if n < 32 else ""} for n, row in enumerate(corpus())]

@@ -73,7 +73,7 @@ def divide_sources(sources: Sequence[str]) -> list[Unit]:
         # Standard input is a file in /dev, and a folder has any size.
         are_files = (path.is_file() or path.is_dir()) and not source.startswith(("/dev/", "/proc/"))
         size = path.stat().st_size if are_files and path.is_file() else UNIT_BYTES
-        if not units or size > room:
+        if not units or size > room or are_files != units[-1].are_files:
             units.append(Unit(len(units), (), are_files))
             room = UNIT_BYTES
         units[-1] = replace(units[-1], sources=(*units[-1].sources, (origin, source)))
