@@ -156,6 +156,15 @@ def test_a_copy_is_complete_or_absent(toy_store: Store, tmp_path: Path, make_sto
         nextvec.data_copy(target, tmp_path / "full", quiet=True)
 
 
+def test_a_url_that_lost_a_slash_is_no_folder(toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`Path` removes a slash: a copy must not get into a folder named ``s3:``."""
+    monkeypatch.chdir(tmp_path)
+    for names in ((toy_store.path, Path("s3://bucket/wiki")), ("gs:/bucket/wiki", "copy")):
+        with pytest.raises(InputError, match="is a URL with one slash"):
+            nextvec.data_copy(*names, quiet=True)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_cache_is_listed_and_cleared(cache: Path, capsys: pytest.CaptureFixture[str]):
     assert not nextvec.data_cache().stores
     store = open_store(URL, quiet=True)

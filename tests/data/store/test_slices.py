@@ -92,7 +92,7 @@ def test_slices_in_any_order_end_in_the_bytes_of_a_local_build(
     values, out = config(source, **options), tmp_path / "store"
     expected = local(values, out)
     run(values, out, "3/4", "1/4", "4/4")
-    with pytest.raises(StoreError, match=r"3 of 13 blocks are missing\. Run slice 2/4 again, then merge again\.$"):
+    with pytest.raises(StoreError, match=r"lacks 3 of 13 blocks\. Run slice 2/4 again, then merge again\.$"):
         merge_slices(out, quiet=True)
     # A slice that runs again does nothing, and the last one encodes what is left.
     if "encoder" not in options:
@@ -122,7 +122,7 @@ def test_the_number_of_slices_may_change_and_a_local_build_may_finish(source: st
     values, out = config(source), tmp_path / "store"
     expected = local(values, out)
     run(values, out, "1/2", "1/5", "2/30", "27/30")
-    with pytest.raises(StoreError, match=r"7 of 13 blocks are missing\. Run slices 17/30, 19/30, .*, 30/30 again"):
+    with pytest.raises(StoreError, match=r"lacks 7 of 13 blocks\. Run slices 17/30, 19/30, .*, 30/30 again"):
         merge_slices(out, quiet=True)
     assert len(ENCODED) == len(set(ENCODED)) == 48
     assert contents(build_store(values, out, quiet=True).path) == expected
@@ -146,7 +146,7 @@ def test_preparation_reads_the_text_once_for_all_slices(
     result = build_slice(values, out, Slice(3, 3), quiet=True)
     assert [block.text for block in result.view().blocks] == [
         f"slice 3/3 of store {out}: encoded 36 chunks",
-        f"All 13 blocks are complete. Run 'nextvec data merge {out}'.",
+        f"The store has 13 of 13 blocks. Run 'nextvec data merge {out}'.",
     ]
     assert contents(merge_slices(out, quiet=True).path) == expected
 
@@ -265,7 +265,7 @@ def test_a_damaged_block_and_lost_rows_name_their_slice(source: str, tmp_path: P
         r"damaged again, run slices 1/3, 2/3 again, then merge again\.$",
     ):
         merge_slices(out, quiet=True)
-    with pytest.raises(StoreError, match=r"2 of 13 blocks are missing\. Run slices 1/3, 2/3 again"):
+    with pytest.raises(StoreError, match=r"lacks 2 of 13 blocks\. Run slices 1/3, 2/3 again"):
         merge_slices(out, quiet=True)
     run(values, out, "1/3", "2/3")
     assert contents(merge_slices(out, quiet=True).path) == expected

@@ -58,7 +58,7 @@ class CachedStores(Displayable):
             for store in self.stores
         )
         total = sum(store.size for store in self.stores)
-        line = Line(f"{self.folder}: {len(rows):,} stores, {total / 1e6:,.1f} MB", style="path")
+        line = Line(f"{self.folder}: stores {len(rows):,}, {total / 1e6:,.1f} MB", style="path")
         return View((line, Table("", columns, rows)) if rows else (line,))
 
 

@@ -16,6 +16,7 @@ from nextvec.core.display import Displayable
 from nextvec.core.files import json_text, make_folder
 from nextvec.core.object_storage import MissingFileError, StorageFolder
 from nextvec.core.table import Line, View
+from nextvec.core.urls import has_one_slash, mask_url
 from nextvec.data.store.manifest import MANIFEST
 from nextvec.data.store.transfer import (
     MAX_MANIFEST_BYTES,
@@ -25,7 +26,7 @@ from nextvec.data.store.transfer import (
     read_manifest,
     require_space,
 )
-from nextvec.errors import OutputError
+from nextvec.errors import InputError, OutputError
 
 COPYING = "copying.json"
 """The file in an unfinished copy; it contains the checksum of the store's manifest."""
@@ -58,8 +59,12 @@ def copy_store(source: str | Path, destination: str | Path, *, quiet: bool = Fal
     """Copy a store to another folder or URL. To continue an interrupted copy, or to mend a damaged one, copy again.
 
     Every file is compared with its SHA-256. Raises StoreError if the source is missing or damaged, OutputError if the
-    destination contains anything else or can't be written, ServerError if a connection breaks.
+    destination contains anything else or can't be written, ServerError if a connection breaks, InputError for a URL
+    that lost a slash, as that of `pathlib.Path("s3://bucket")`: the copy would get into a folder named ``s3:``.
     """
+    for name in map(str, (source, destination)):
+        if has_one_slash(name):
+            raise InputError(f"store {mask_url(name)}: is a URL with one slash. Write it as text: s3://BUCKET/FOLDER.")
     origin, target = StorageFolder(source), StorageFolder(destination)
     content, manifest = read_manifest(origin)
     files, marker = manifest["files"], json_text({"checksum": manifest["checksum"]}).encode()

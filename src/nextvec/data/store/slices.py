@@ -100,9 +100,9 @@ class SliceResult(Displayable):
     def view(self) -> View:
         """Return one line about the slice, and one about all."""
         done = "the text is read" if not self.part.number else f"encoded {self.chunks:,} chunks"
-        rest = f"{self.missing_blocks:,} of {self.blocks:,} blocks are missing in all slices."
+        rest = f"The store still lacks {self.missing_blocks:,} of {self.blocks:,} blocks."
         if not self.missing_blocks:
-            rest = f"All {self.blocks:,} blocks are complete. Run 'nextvec data merge {self.store}'."
+            rest = f"The store has {self.blocks:,} of {self.blocks:,} blocks. Run 'nextvec data merge {self.store}'."
         return View((Line(f"slice {self.part} of store {self.store}: {done}", Status.GREEN), Line(rest, style="path")))
 
 
@@ -164,7 +164,7 @@ def merge_slices(out: str | Path, *, quiet: bool = False) -> Store:
             missing = missing_blocks(directory.encoded, texts)
             if missing:
                 raise StoreError(
-                    f"{directory.folder}: {len(missing):,} of {total:,} blocks are missing. "
+                    f"{directory.folder}: lacks {len(missing):,} of {total:,} blocks. "
                     f"{_run_again(missing, total, count)}, then merge again."
                 )
             space, settings = read_encoder_record(directory.encoded)
