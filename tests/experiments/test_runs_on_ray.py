@@ -173,8 +173,8 @@ def test_a_call_that_loses_its_process_again_and_again_ends_the_job(local_ray, t
     [
         ({"engine": "slurm"}, r"engine 'slurm' is unknown\. Known: local, ray\."),
         ({"engine": "Ray"}, r"engine 'Ray' is unknown\. Did you mean 'ray'\?"),
-        ({"address": "auto"}, r"--address: needs a Ray cluster\. Pass --engine ray as well\."),
-        ({"concurrency": 2}, r"--concurrency: needs a Ray cluster\. Pass"),
+        ({"address": "auto"}, r"--address auto: needs a Ray cluster\. Pass --engine ray as well\."),
+        ({"concurrency": 2}, r"--concurrency 2: needs a Ray cluster\. Pass"),
         ({"engine": "ray", "concurrency": 0}, r"--concurrency 0: must be at least 1"),
         ({"engine": "ray", "cpus_per_run": -1}, r"--cpus-per-run -1: must be at least 1"),
         ({"engine": "ray", "gpus_per_run": 1.5}, r"--gpus-per-run 1\.5: must be from 0 to 1, or a whole number"),

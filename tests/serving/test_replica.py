@@ -162,6 +162,7 @@ def test_what_cannot_be_served_is_said_before_ray_starts(no_cluster, text_run, t
             {"replicas": 2, "engine": "local"},
         ),
         (InputError, "--address auto: needs a Ray cluster", {"address": "auto", "engine": "local"}),
+        (InputError, "engine 'rya' is unknown. Did you mean 'ray'?", {"engine": "rya"}),
     ):
         with pytest.raises(error, match=re.escape(message)):
             nextvec.serve(**({"model": text_run, "port": 0, "engine": "ray"} | options))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from nextvec.commands.parameters import PATH, Device, Engine, File, RayAddress, command
+from nextvec.distributed.ray_cluster import uses_ray
 from nextvec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -59,17 +60,15 @@ def serve(
         address: Address of the Ray cluster, such as 'auto' or HOST:6379. Default: the environment variable
             RAY_ADDRESS; else a cluster that this command starts on this machine. Needs the engine 'ray'.
     """
-    packages = dict.fromkeys(PACKAGES, "serve") | ({"ray": "ray"} if engine == "ray" else {})
+    is_on_ray = uses_ray(engine, {"--replicas": replicas if replicas != 1 else None, "--address": address})
+    packages = dict.fromkeys(PACKAGES, "serve") | ({"ray": "ray"} if is_on_ray else {})
     for package, extra in packages.items():
         if find_spec(package) is None:
             raise MissingExtraError(package.replace("_", "-"), extra, "nextvec serve")
     options: dict[str, Any] = {"host": host, "token": token, "device": device}
-    if engine == "ray":
+    if is_on_ray:
         _serve_on_ray(model, index, options | {"access_log": str(access_log), "replicas": replicas}, port, address)
         return
-    if replicas != 1 or address:
-        option = f"--replicas {replicas}" if replicas != 1 else f"--address {address}"
-        raise InputError(f"{option}: needs a Ray cluster. Pass --engine ray as well.")
     from nextvec.serving.run import serve_model
 
     path = Path(access_log) if str(access_log) else None

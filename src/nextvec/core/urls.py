@@ -43,6 +43,7 @@ def clean_url(url: str, owner: str = "store") -> str:
     owner = f"{owner} {mask_url(url)}"
     if not url.isprintable() or url != url.strip():
         raise InputError(f"{owner}: the URL contains a control character, or a space at an end. Remove it.")
+    # fsspec chains file systems, such as zip://FILE::s3://BUCKET/ARCHIVE: each link may contain a secret.
     for link in url.split("::"):
         _require_public(link, owner)
     schemes = re.compile(r"(^|::)([a-z][a-z0-9+.-]+)(?=://|::)", re.IGNORECASE)
@@ -61,10 +62,12 @@ def _require_public(url: str, owner: str) -> None:
         raise InputError(
             f"{owner}: the URL is malformed ({one_line(error)}). Write {scheme}://BUCKET/FOLDER."
         ) from error
+    # In other schemes a user without a password is a name.
     if has_user and (":" in user_info or scheme in _SCHEMES_WITHOUT_USER):
         raise InputError(
             f"{owner}: the URL contains a key or a password. Remove it; fsspec reads credentials from the environment."
         )
+    # Signed URLs have their key there.
     if "?" in url or "#" in url:
         raise InputError(f"{owner}: the URL has a part after '?' or '#'. Remove it; credentials are read elsewhere.")
     if scheme in ("file", "local") and "://" in url and not rest.startswith("/"):

@@ -62,6 +62,7 @@ class EpochOrder:
     def at(self, position_B: Tensor) -> Tensor:
         """Return the windows at the positions (B,) int64, each in [0, count), on their device."""
         columns, rows, last = self._table
+        # The place of each position in the table, then one rotation per round: of rows and of columns in turns.
         row_B = position_B.div(columns, rounding_mode="floor")
         column_B = position_B - row_B * columns
         for number, key in enumerate(self._keys):
@@ -75,6 +76,7 @@ class EpochOrder:
 
     def batches(self, size: int, first: int = 0, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """Iterate over the batches of `size` windows from batch `first` on; the last one may be smaller."""
+        # A large slice costs little more than a small one, so that a batch is nearly free.
         ahead = max(1, LOOK_AHEAD // size) * size
         for start in range(first * size, self.count, ahead):
             positions = torch.arange(start, min(start + ahead, self.count), device=device)

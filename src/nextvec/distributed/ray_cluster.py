@@ -11,16 +11,31 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nextvec.errors import MissingExtraError, ServerError, one_line
+from nextvec.errors import InputError, MissingExtraError, ServerError, did_you_mean, one_line
 
+ENGINES = ("local", "ray")
+"""What runs the work of a command: processes of this machine, or a Ray cluster."""
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to accept a connection."""
+
+
+def uses_ray(engine: str, options: Mapping[str, object]) -> bool:
+    """Return whether an engine is `ray`; `options` are those that only Ray has, by flag: None or "" if not given.
+
+    Raises InputError for an unknown engine, and for an option of Ray with another engine.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine '{engine}' is unknown.{did_you_mean(engine, ENGINES)}")
+    given = [f"{flag} {value}" for flag, value in options.items() if value not in (None, "")]
+    if engine != "ray" and given:
+        raise InputError(f"{given[0]}: needs a Ray cluster. Pass --engine ray as well.")
+    return engine == "ray"
 
 
 @contextmanager

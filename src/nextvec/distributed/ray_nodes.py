@@ -21,12 +21,14 @@ def check_nodes(ray: Any, folder: Path) -> None:
     The folder is made if necessary. A node that is lost meanwhile is left out: nothing will run on it.
     """
     make_folder(folder)
+    # A folder of the same name may exist on every node: only this file shows that it is the same one.
     marker = folder.resolve() / f".{secrets.token_hex(8)}.tmp"
     with writing(marker):
         marker.touch()
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         probes = {_ask(ray, node["NodeID"], marker): node for node in nodes}
+        # All nodes are asked at once, so that a slow one costs its own time only.
         done, _ = ray.wait(list(probes), num_returns=len(probes), timeout=PROBE_SECONDS) if probes else ([], [])
         for probe, node in probes.items():
             name = f"Ray node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nextvec.errors import InputError, did_you_mean
+from nextvec.distributed.ray_cluster import uses_ray
+from nextvec.errors import InputError
 from nextvec.recipe import Recipe
-
-ENGINES = ("local", "ray")
-"""`local` trains one run after another in this process."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class RayOptions:
 
         Raises InputError if the recipe names one GPU of a machine: Ray chooses it.
         """
+        # "cuda:1" is a GPU of one machine; a run may start on any.
         kind, _, number = recipe.runtime.device.partition(":")
         if number:
             raise InputError(
@@ -64,12 +63,7 @@ def ray_options(
 ) -> RayOptions | None:
     """Return the options of the engine `ray`; None for `local`. Raises InputError if they are invalid."""
     values = {"--concurrency": concurrency, "--cpus-per-run": cpus_per_run, "--gpus-per-run": gpus_per_run}
-    if engine not in ENGINES:
-        raise InputError(f"engine '{engine}' is unknown.{did_you_mean(engine, ENGINES)}")
-    if engine == "local":
-        named = [flag for flag, value in ({"--address": address or None} | values).items() if value is not None]
-        if named:
-            raise InputError(f"{named[0]}: needs a Ray cluster. Pass --engine ray as well.")
+    if not uses_ray(engine, {"--address": address, **values}):
         return None
     for flag, number in values.items():
         if number is not None and flag != "--gpus-per-run" and number < 1:

@@ -148,6 +148,7 @@ class RayRuns:
             try:
                 while True:
                     self._start_calls(work)
+                    # Nothing runs, and nothing is left to start.
                     if not self._tasks:
                         return
                     for task in self._with_news(POLL_SECONDS):
@@ -197,6 +198,7 @@ class RayRuns:
                 raise cause from error
             self._note_loss(task, work, _reason_of_loss(errors, cause))
             return
+        # The first result says that the call has begun, and where.
         if not task.place:
             task.place = result
             work.started(task.call, task.place)
@@ -216,6 +218,7 @@ class RayRuns:
     def _note_loss(self, task: _Task, work: Work, reason: str) -> None:
         """Note a loss. Raises WorkerLostError if the run has been lost too often without any progress."""
         key, place = task.call.key, task.place or "the cluster"
+        # A state saved since the last loss is progress: the run can end, however often it is lost.
         state = task.call.folder / RESUME_STATE
         saved = state.stat().st_mtime_ns if state.is_file() else 0
         before, saved_before = self._losses.get(key, (0, 0))
@@ -231,6 +234,7 @@ class RayRuns:
     def _stop(self, work: Work, reason: str) -> None:
         """Stop all tasks: their runs save their states, or are interrupted at once, or are killed."""
         try:
+            # As with Ctrl-C: the first signal lets a run save its state, the second one ends it at once.
             for seconds in (SAVE_SECONDS, KILL_SECONDS):
                 for task in self._tasks:
                     self.ray.cancel(task.results)

@@ -51,6 +51,7 @@ class _Training:
             if step is None:
                 continue
             self._running[step.key] = step
+            # The function is the one that trains the step without Ray.
             path, recipe = self._log.folder / step.run, recipe_of(self._log, step)
             options = {"force": self._force, "trackers": self._trackers, "quiet": True}
             arguments = {"recipe": recipe, "path": path, **options}

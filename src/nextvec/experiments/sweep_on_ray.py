@@ -36,6 +36,7 @@ class _Trials:
         trial = self._plan.next_trial(running=tuple(self._running))
         if trial is None:
             return None
+        # The worker opens the study by its folder, and finds the trial by its id: objects of optuna do not travel.
         self._running[trial.number] = trial
         recipe, path = self._plan.recipe(trial), trial_folder(self._plan.folder, trial.number)
         arguments = {"folder": self._plan.folder, "trial_id": trial._trial_id, "recipe": recipe}

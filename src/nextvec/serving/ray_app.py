@@ -51,6 +51,7 @@ def build(arguments: dict[str, Any]) -> Application:
     `load_model` and `open_index` before any replica starts.
     """
     checked = read_arguments(arguments)
+    # A wrong path is one line here, and a traceback in a replica.
     open_model(checked.model, checked.index or None, "cpu")
     return deploy(checked)
 
@@ -60,12 +61,14 @@ def deploy(arguments: ServiceArguments) -> Application:
     deployment = serve.deployment(
         name=NAME,
         num_replicas=arguments.replicas,
+        # A replica computes with one core: its batches are small, and more replicas use more cores.
         ray_actor_options={"num_cpus": 1, "num_gpus": arguments.gpus},
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         graceful_shutdown_wait_loop_s=DRAIN_CHECK_SECONDS,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=HEALTH_CHECK_SECONDS,
+        # The application writes its own access log.
         logging_config={"enable_access_log": False},
         max_constructor_retry_count=1,
     )

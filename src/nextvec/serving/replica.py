@@ -46,12 +46,14 @@ def read_arguments(arguments: Mapping[str, Any]) -> ServiceArguments:
     for name in arguments:
         if name not in known:
             raise InputError(f"argument '{name}': is unknown.{did_you_mean(name, known)}")
+    # The environment of the replica, unless the config has a token.
     values = {"token": os.environ.get(TOKEN_VARIABLE, ""), **arguments}
     try:
         checked = ServiceArguments.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InputError(f"argument '{first['loc'][0]}': {first['msg']}. See nextvec serve --help.") from None
+    # As for `nextvec serve`: whoever reaches another address needs a token.
     if not checked.token and not is_loopback(checked.host):
         raise InputError(f"host '{checked.host}': needs a token. Set {TOKEN_VARIABLE}.")
     if checked.device.startswith("cuda:"):
@@ -72,6 +74,7 @@ class ReplicaApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that Ray Serve passes on."""
+        # Ray Serve listens, so the address of the client is checked instead of our own.
         if scope["type"] == "http" and self._needs_local_client and _is_remote(scope.get("client")):
             return await error_response(NOT_LOCAL, 403)(scope, receive, send)
 

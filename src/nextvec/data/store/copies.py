@@ -66,6 +66,7 @@ def copy_store(source: str | Path, destination: str | Path, *, quiet: bool = Fal
         if has_one_slash(name):
             raise InputError(f"store {mask_url(name)}: is a URL with one slash. Write it as text: s3://BUCKET/FOLDER.")
     origin, target = StorageFolder(source), StorageFolder(destination)
+    # Nothing is written before source and destination are known to be usable.
     content, manifest = read_manifest(origin)
     files, marker = manifest["files"], json_text({"checksum": manifest["checksum"]}).encode()
     sizes = file_sizes(origin, files)
@@ -81,6 +82,7 @@ def copy_store(source: str | Path, destination: str | Path, *, quiet: bool = Fal
         make_folder(target.path)
         require_space(target.path, sum(sizes[name] for name in missing), "choose another folder")
     copy_files(origin, target, missing, sizes, label="copying", quiet=quiet)
+    # Now the destination is a store.
     target.write(MANIFEST, lambda: iter((content,)))
     with suppress(MissingFileError):
         target.remove(COPYING)

@@ -62,6 +62,7 @@ def verify_store(path: Path, remedy: str = REBUILD) -> int:
         raise StoreError(f"store {path}: {MANIFEST} is damaged ({one_line(error)}). {remedy}") from error
     if not is_unchanged:
         raise StoreError(f"store {path}: {MANIFEST} has changed since it was written. {remedy}")
+    # In the order of the manifest, so that the same file is named each time.
     for name, expected in files.items():
         try:
             digest = sha256_of(path / name)

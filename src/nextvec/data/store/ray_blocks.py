@@ -52,9 +52,11 @@ class BlockWorker(RayWorker[BlockJob]):
         Raises StoreError if the encoder is not the one that started the build, and the errors of opening it.
         """
         if self._opened is None:
+            # Once for all blocks of this worker: loading an encoder takes seconds.
             texts = ChunkTexts(self.job.pieces / CHUNKS)
             vectors = encoded_vectors(self.job.open_encoder(), texts)
             self._opened = texts, require_one_encoder(self.job.pieces, vectors)
+            # From here on, an error is one of the texts, not of this node.
             self.is_able = True
         return self._opened
 
@@ -67,6 +69,7 @@ def encode_on_ray(ray: Any, job: BlockJob, pool: Pool) -> Iterator[int]:
     texts = ChunkTexts(job.pieces / CHUNKS)
     for facts in make_pieces(ray, BlockWorker, job, partial(missing_blocks, job.pieces, texts), pool):
         block, rows = facts["piece"], facts.get("rows")
+        # What a worker reports is compared with the input: no row may be lost on the way.
         start, stop = texts.blocks[block]
         if rows != stop - start:
             raise StoreError(

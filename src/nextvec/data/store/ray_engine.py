@@ -22,13 +22,10 @@ from nextvec.data.store.ray_blocks import BlockJob, encode_on_ray
 from nextvec.data.store.ray_jobs import Pool
 from nextvec.data.store.ray_staging import UnitJob, stage_on_ray
 from nextvec.data.store.staging import StagingJob, Unit
-from nextvec.distributed.ray_cluster import ray_cluster
+from nextvec.distributed.ray_cluster import ray_cluster, uses_ray
 from nextvec.distributed.ray_nodes import check_nodes
 from nextvec.distributed.ray_results import as_result, raise_error, reason
-from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError, did_you_mean
-
-ENGINES = ("local", "ray")
-"""What can start the processes of a build."""
+from nextvec.errors import InputError, Interrupted, MissingExtraError, ServerError
 
 _PURPOSE = "data build --engine ray"
 
@@ -52,14 +49,8 @@ def ray_options(engine: str, address: str, num_workers: int | None) -> RayOption
 
     Raises InputError for an unknown engine, and for options of Ray without it.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine '{engine}' is unknown.{did_you_mean(engine, ENGINES)}")
-    if engine == "ray":
-        return RayOptions(address, num_workers)
-    if address or num_workers is not None:
-        option = f"--address {address}" if address else f"--num-workers {num_workers}"
-        raise InputError(f"{option}: needs a Ray cluster. Pass --engine ray as well.")
-    return None
+    given = {"--address": address, "--num-workers": num_workers}
+    return RayOptions(address, num_workers) if uses_ray(engine, given) else None
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,7 @@ class RayEngine:
 
     def _run(self, function: Callable[..., Any], device: str, *arguments: Any) -> Any:
         """Return the result of a function that runs in a worker, or raise the error that it has there."""
+        # Ray repeats only what a lost worker did; an error of the function is its result.
         options = {**self._pool(device).resources, "max_retries": 2}
         try:
             result = self._ray.get(self._ray.remote(**options)(as_result(function)).remote(*arguments))
@@ -126,6 +118,7 @@ class RayEngine:
         """Return the maximum number of workers, and the CPUs and GPUs of each."""
         if self.device(device) == "cuda" and self._count("GPU"):
             return Pool(self._num_workers or self._count("GPU"), {"num_cpus": 1, "num_gpus": 1})
+        # Nodes without CPUs, such as a head, encode nothing.
         cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
         workers = self._num_workers or max(sum(cpus), 1)
         # Few workers use more threads each, but none more than the smallest node has.
@@ -163,6 +156,7 @@ def _interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    # Only the main thread may set handlers; in another thread, those that are set stay.
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:

@@ -67,6 +67,7 @@ class Slice:
 
     def blocks(self, total: int) -> range:
         """Return the slice's share of the blocks, which are consecutive."""
+        # Rounding the two ends alike gives every block to exactly one slice, and slices of nearly equal size.
         return (
             range(total * (self.number - 1) // self.count, total * self.number // self.count)
             if self.number
@@ -119,12 +120,14 @@ def build_slice(
         raise InputError("vectors: nothing is encoded, so slices would save no time. Leave out --shard.")
     if restart and part.number:
         raise InputError("restart: would discard the work of other slices. Start again with --shard 0/N --restart.")
+    # Slice 0 needs the build for itself alone, because it may discard it.
     if not part.number:
         with open_build_directory(path, config.to_dict(), restart=restart) as directory:
             with refusing_input(config, directory):
                 prepare_blocks(config, directory, quiet)
             directory.record(prepared=True)
             return _result(directory, path, part, 0)
+    # Opened before any text is read, so that a missing encoder is reported at once.
     encoder = open_build_encoder(config)
 
     def prepare(directory: BuildDirectory) -> None:
@@ -140,8 +143,10 @@ def build_slice(
     ):
         texts = ChunkTexts(directory.encoded / CHUNKS)
         vectors = open_vectors(config, directory, texts, encoder)
+        # Blocks of an earlier try, or of another number of slices, are there already.
         share = part.blocks(len(texts.blocks))
         blocks = [block for block in missing_blocks(directory.encoded, texts) if block in share]
+        # Each slice keeps the answers of a server in a log of its own.
         answers = f"{part.number}-of-{part.count}-{ANSWERS}"
         try:
             encode_blocks(directory, texts, vectors, blocks, config.dtype, quiet, answers)
@@ -167,6 +172,7 @@ def merge_slices(out: str | Path, *, quiet: bool = False) -> Store:
                     f"{directory.folder}: lacks {len(missing):,} of {total:,} blocks. "
                     f"{_run_again(missing, total, count)}, then merge again."
                 )
+            # The encoder left its description with the blocks.
             space, settings = read_encoder_record(directory.encoded)
 
             def remedy(blocks: list[int]) -> str:

@@ -90,6 +90,7 @@ def copy_files(
     """
     if not files:
         return
+    # Threads, because they wait for the network and compute SHA-256, which releases the interpreter.
     total = sum(sizes[name] for name in files)
     with progress(label, math.ceil(total / _MEGABYTE), unit="MB", quiet=quiet) as task:
         counter = _ByteCounter(task)
@@ -103,6 +104,7 @@ def copy_files(
             ]
             for copy in as_completed(copies):
                 copy.result()
+        # Ctrl-C, too: the other threads end at their next block instead of at the end of their file.
         except BaseException:
             source.stop.set()
             destination.stop.set()
@@ -118,6 +120,7 @@ def find_damaged(folder: StorageFolder, files: Mapping[str, str], sizes: Mapping
     def is_damaged(name: str) -> bool:
         sha256 = hashlib.sha256()
         try:
+            # The size costs nothing, and finds most damage.
             if folder.size(name) != sizes[name]:
                 return True
             for block in folder.blocks(name, sizes[name]):

@@ -53,6 +53,7 @@ class VectorLayout:
         # The smallest number of rows whose bytes are a multiple of ALIGNMENT.
         unit = ALIGNMENT // math.gcd(ALIGNMENT, row_bytes)
         shard_rows = max(shard_bytes // (unit * row_bytes), 1) * unit
+        # A store that fits in one shard is one plain file.
         if rows * row_bytes <= max(shard_bytes, shard_rows * row_bytes):
             return cls((rows,), dimensions, kind)
         full, rest = divmod(rows, shard_rows)
@@ -74,6 +75,7 @@ class VectorLayout:
         """Return whether the files are those of a store with this number of rows, as far as a manifest shows it."""
         if not self.rows_S or not all(type(count) is int and count >= 0 for count in self.rows_S):
             return False
+        # Only the last shard may end anywhere: the next one begins on a page of its own.
         is_aligned = not any(count * self.row_bytes % ALIGNMENT for count in self.rows_S[:-1])
         return self.rows == rows and (len(self.rows_S) == 1 or min(self.rows_S) > 0) and is_aligned
 
@@ -137,10 +139,12 @@ def map_store_vectors(folder: Path, layout: VectorLayout, where: str) -> NDArray
         addresses = AddressRange(layout.rows * layout.row_bytes)
     except OSError as error:
         raise StoreError(f"{where}: its shards cannot be mapped ({one_line(error)}). Build it in one file.") from error
+    # Every shard is compared with the manifest before it gets its place: a wrong one would shift all rows after it.
     start = 0
     for shard, name in enumerate(layout.names):
         size = layout.rows_S[shard] * layout.row_bytes
         try:
+            # The map outlives the descriptor, so that a thousand shards need no thousand open files.
             descriptor = os.open(folder / name, os.O_RDONLY)
             try:
                 _require_shard(f"{where}: {name}", descriptor, layout, shard)
@@ -175,6 +179,7 @@ def read_rows(folder: Path, layout: VectorLayout, start: int, stop: int) -> NDAr
     parts = []
     first = 0
     for name, rows in zip(layout.names, layout.rows_S, strict=True):
+        # The part of the rows that is in this file, counted from its first row.
         inside = slice(max(start - first, 0), min(stop - first, rows))
         if inside.start < inside.stop:
             shape = (inside.stop - inside.start, layout.dimensions)
