@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.serving.http_client import ask
 
 pytestmark = pytest.mark.long
 
@@ -44,16 +45,6 @@ def ray_service(text_run, text_store, tmp_path_factory):
     yield process
     process.kill()
     process.wait()
-
-
-def ask(service, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def replica_processes(root):

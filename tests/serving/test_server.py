@@ -1,6 +1,5 @@
 """A real server: slow and vanished clients, draining, signals, the access log, and the command."""
 
-import http.client
 import json
 import signal
 import socket
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from tests.serving.http_client import ask
 
 import nextvec
 from nextvec import cli
@@ -60,16 +60,6 @@ def wait_until(condition):
 
 def wait_until_ready(served):
     wait_until(lambda: ask(served, "GET", "/readyz")[0] == 200)
-
-
-def ask(served, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def send(served, content):
