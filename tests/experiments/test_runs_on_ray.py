@@ -163,7 +163,10 @@ def test_a_call_that_loses_its_process_again_and_again_ends_the_job(local_ray, t
 
         running = False
 
-    with pytest.raises(WorkerLostError, match=r"^run one: lost 3 times without progress, last on \S+ \(process \d+\)"):
+    # A process that dies at once may not have said where it ran.
+    with pytest.raises(
+        WorkerLostError, match=r"^run one: lost 3 times without progress, last on .+ \(its process died\)"
+    ):
         RayRuns(local_ray, RayOptions(), tmp_path).complete(Work())
     assert len(lost) == 3
 
