@@ -13,6 +13,7 @@ SCRIPTS = (
     "startup",
     "limit",
     "throughput",
+    "production",
     "quality",
     "inference",
     "use_model",

@@ -113,6 +113,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def append_row(name: str, row: dict[str, Any]) -> None:
+    """Print a row and append it to `name`.jsonl, so that an interrupted benchmark keeps what it has measured."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()})
+    with (OUT / f"{name}.jsonl").open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
 def finish(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print the rows of a benchmark as a table and write them as JSON."""
     OUT.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,17 @@ class PlainTrainer:
             self.losses.append(loss.item())
         return steps * self.batch
 
+    @torch.no_grad()
+    def validate(self, contexts, targets):
+        """Return the mean cosine on other windows, batch by batch."""
+        self.model.eval()
+        cosines = []
+        for context, target in DataLoader(Items(contexts, targets), batch_size=self.batch):
+            prediction = self.model(context.to(self.device)).float()
+            cosines.append(torch.nn.functional.cosine_similarity(prediction, target.to(self.device)).mean().item())
+        self.model.train()
+        return sum(cosines) / len(cosines)
+
 
 if __name__ == "__main__":
     with np.load(sys.argv[1]) as file:
