@@ -151,9 +151,13 @@ def test_what_can_not_be_added_is_one_line(train: Train, tmp_path: Path) -> None
     table = tmp_path / "board.md"
     unfinished = copied(train(), tmp_path / "unfinished", evaluated=False)
     broken = copied(train(), tmp_path / "broken")
-    (broken / "evaluation.json").write_text("{}")
+    (broken / "evaluation.json").write_text("[]")
+    older = copied(train(), tmp_path / "older")
+    values = json.loads((older / "evaluation.json").read_text())
+    (older / "evaluation.json").write_text(json.dumps({**values, "metrics_version": 1}))
     cases = [
         (unfinished, {}, "only finished runs can be added"), (broken, {}, "evaluation.json is damaged"),
+        (older, {}, r"measured with version 1 of the metrics.*Train the run again"),
         (tmp_path / "nowhere", {}, "Name the folder of a run"), (train(), {"date": "30.10.2025"}, "date '30.10.2025'"),
         (train(), {"table": str(tmp_path / "board.json")}, "does not end in .md"),
     ]  # fmt: skip

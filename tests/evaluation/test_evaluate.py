@@ -12,7 +12,14 @@ from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.evaluate import Evaluation, evaluate_predictors
 from nextvec.evaluation.metrics import QueryPredictor
-from nextvec.evaluation.results import Estimate, PredictorResult, Retrieval, RetrievalGain, SplitResult
+from nextvec.evaluation.results import (
+    METRICS_VERSION,
+    Estimate,
+    PredictorResult,
+    Retrieval,
+    RetrievalGain,
+    SplitResult,
+)
 from nextvec.evaluation.retrieval import candidates_of, summarize_ranks, target_ranks
 from nextvec.evaluation.verdict import make_verdict, split_outcome
 from nextvec.models.registry import create_model
@@ -119,8 +126,11 @@ def test_an_evaluation_survives_json(world, predictors):
 
 def test_another_format_is_refused_with_one_line(world, predictors):
     values = evaluate(world, predictors).to_dict()
-    with pytest.raises(ValueError, match=r"^evaluation format 1 is not supported, expected 3$"):
+    with pytest.raises(ValueError, match=r"^evaluation format 1 is not supported, expected 4$"):
         Evaluation.from_dict({name: value for name, value in values.items() if name != "format"})
+    assert values["metrics_version"] == METRICS_VERSION
+    with pytest.raises(ValueError, match=r"^measured with version 1 of the metrics, which cannot be compared"):
+        Evaluation.from_dict({**values, "metrics_version": 1})
 
 
 def test_an_estimate_is_written_with_its_interval():

@@ -10,19 +10,24 @@ from nextvec.evaluation import retrieval
 from nextvec.evaluation.retrieval import (
     Candidates,
     candidates_of,
+    documents_of,
     in_document_ranks,
-    mean_in_document_candidates,
     mid_ranks,
     summarize_ranks,
     target_ranks,
 )
+from nextvec.evaluation.retrieval_faiss import approximate_ranks
+from nextvec.models.baselines import CopyLast, DecayedMean
 
 
 def candidates(vectors: torch.Tensor) -> Candidates:
     """Return the vectors as candidates, in the order of their rows."""
     repeats, originals = retrieval.find_repeats(vectors.numpy())
     rows = torch.arange(len(vectors), dtype=torch.int32)
-    return Candidates(rows, vectors, torch.from_numpy(repeats), torch.from_numpy(originals))
+    return Candidates(rows, vectors, torch.zeros_like(rows), torch.from_numpy(repeats), torch.from_numpy(originals))
+
+
+NONE_EXCLUDED = torch.empty((2, 0), dtype=torch.int64)
 
 
 def reference(query, vectors, target, excluded):
@@ -44,7 +49,9 @@ def test_ranks_equal_brute_force(data):
     vectors = torch.from_numpy(rng.integers(-2, 3, (count, dimensions)).astype(np.float32))
     query = torch.from_numpy(rng.integers(-2, 3, (queries, dimensions)).astype(np.float32))
     target, excluded_rows = rng.integers(count, size=queries), rng.integers(count, size=(queries, excluded))
-    result = mid_ranks(query, candidates(vectors), torch.from_numpy(target), torch.from_numpy(excluded_rows))
+    pairs = [(number, row) for number in range(queries) for row in excluded_rows[number]]
+    excluded_2X = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    result = mid_ranks(query, candidates(vectors), torch.from_numpy(target), excluded_2X)
     expected = [reference(query[i], vectors, target[i], set(excluded_rows[i].tolist())) for i in range(queries)]
     assert result.tolist() == expected
 
@@ -56,7 +63,7 @@ def test_repeats_tie_exactly():
     places = torch.randperm(5000, generator=generator)[:41]
     vectors[places] = vectors[places[0]].clone()
     query = torch.nn.functional.normalize(vectors[places[0]] + 0.01 * torch.randn(7, 33, generator=generator))
-    result = mid_ranks(query, candidates(vectors), places[:7], torch.empty((7, 0), dtype=torch.int64))
+    result = mid_ranks(query, candidates(vectors), places[:7], NONE_EXCLUDED)
     assert result.tolist() == [21.0] * 7
 
 
@@ -67,33 +74,32 @@ def test_rounding_cannot_decide_between_repeats():
     for nudge in (0.999999, 1.000001):
         among.vectors_CD[5] = vectors[5] * nudge
         for target in (1, 5):
-            result = mid_ranks(torch.eye(4)[1:2], among, torch.tensor([target]), torch.empty((1, 0), dtype=torch.int64))
+            result = mid_ranks(torch.eye(4)[1:2], among, torch.tensor([target]), NONE_EXCLUDED)
             assert result.tolist() == [1.5]
 
 
 def test_a_constant_prediction_of_constant_candidates_gets_the_middle_rank():
     vectors = torch.ones(101, 4)
-    result = mid_ranks(
-        torch.ones(1, 4), candidates(vectors), torch.tensor([17]), torch.empty((1, 0), dtype=torch.int64)
-    )
+    result = mid_ranks(torch.ones(1, 4), candidates(vectors), torch.tensor([17]), NONE_EXCLUDED)
     assert result.tolist() == [51.0]
 
 
 @pytest.mark.parametrize("least", [None, 1])
 @pytest.mark.parametrize("memory", [1, 500, 2**26])
 def test_ranks_of_windows_equal_brute_force(world, predictors, monkeypatch, least, memory):
-    """Candidates are the split's rows, short documents included, but the window's own context; blocks don't matter."""
+    """Candidates are the split's rows, short documents included, but the chunks before the target, in any blocks."""
     monkeypatch.setattr(retrieval, "MAX_SCORES", memory)
     windows = world.windows("val", 3, least)
     result = target_ranks(
         predictors["context-mean"], world.vectors, windows, candidates_of(world.vectors, world.documents, "val")
     )
     chosen = np.flatnonzero(np.repeat(world.documents.splits == 1, world.documents.rows))
+    document = np.repeat(np.arange(len(world.documents)), world.documents.rows)
     for position in range(len(windows)):
         row = int(windows.targets[position])
         steps = 3 if windows.available is None else int(windows.available[position])
         query = world.vectors[row - steps : row].sum(dim=0)
-        rivals = [other for other in chosen if other != row and not row - steps <= other < row]
+        rivals = [other for other in chosen if other > row or document[other] != document[row]]
         expected = 1 + sum(float(query @ world.vectors[other]) > float(query @ world.vectors[row]) for other in rivals)
         assert result[position] == expected
     assert len(result) == len(windows) and len(rivals) < len(chosen)
@@ -105,6 +111,29 @@ def test_an_oracle_ranks_first_and_a_copy_cannot_find_its_input(world, predictor
     assert (target_ranks(predictors["oracle"], world.vectors, windows, among) == 1).all()
     copied = target_ranks(predictors["copy-last"], world.vectors, windows, among)
     assert (copied == 1).any(), "the copied chunk itself is no candidate, so the next one can be first"
+
+
+@pytest.mark.parametrize("method", ["exact", "faiss", "in-document"])
+def test_ranks_do_not_depend_on_the_context_length(worlds, method):
+    """A predictor of the newest vectors has the same MRR, whether it has read 5, 32 or 64 of them."""
+    if method == "faiss":
+        pytest.importorskip("faiss")
+    world = worlds([70 + number for number in range(20)], ["val"] * 20)
+    among = candidates_of(world.vectors, world.documents, "val")
+    steep = DecayedMean(16).eval()
+    steep.decay.fill_(0.01)
+    for predictor in (CopyLast(16).eval(), steep):
+        mrr = []
+        for context in (5, 32, 64):
+            windows = world.windows("val", context, 64)
+            if method == "in-document":
+                ranks = in_document_ranks(predictor, world.vectors, windows, world.documents)
+            else:
+                rank = target_ranks if method == "exact" else approximate_ranks
+                ranks = rank(predictor, world.vectors, windows, among)
+            assert len(ranks) == 310 and ranks.max() > 1
+            mrr.append(float((1 / ranks).mean()))
+        assert mrr == pytest.approx([mrr[0]] * 3, abs=1e-4), "0.01^5 is lost in rounding"
 
 
 def test_candidates_are_the_rows_of_the_split(world):
@@ -149,8 +178,7 @@ def in_document_reference(world, windows, predictor):
         context[0, -steps:] = world.vectors[row - steps : row]
         query = predictor.predict(context)[0].double()
         vectors = world.vectors[first : first + count].double()
-        excluded = {place - first for place in range(row - steps, row)}
-        ranks.append(reference(query, vectors, row - first, excluded))
+        ranks.append(reference(query, vectors, row - first, set(range(row - first))))
     return ranks
 
 
@@ -180,23 +208,20 @@ def test_only_repeats_within_the_document_tie(worlds, predictors):
     )
     ranks = dict(zip(windows.targets.tolist(), result.tolist(), strict=True))
     assert ranks[4] == 2.0, "three copies, all of them candidates"
-    assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in the context are excluded"
+    assert ranks[6] == 1.5 and ranks[7] == 1.0, "copies in earlier text are excluded"
     assert ranks[12] == 1.0, "copies in another document do not count"
 
 
-def test_the_only_candidate_has_rank_one(worlds, predictors):
+def test_the_last_chunk_is_the_only_candidate_and_has_rank_one(worlds, predictors):
     world = worlds([4, 4, 9], ["val"] * 3)
-    windows = world.windows("val")
-    result = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
-    assert result[:2].tolist() == [1.0, 1.0]
-    assert mean_in_document_candidates(windows, world.documents) == pytest.approx((1 + 1 + 6 * 6) / 8)
-    short = world.windows("val", 3, 1)
-    expected = [rows - min(before, 3) for rows in (4, 4, 9) for before in range(1, rows)]
-    assert mean_in_document_candidates(short, world.documents) == pytest.approx(np.mean(expected))
+    result = in_document_ranks(predictors["constant"], world.vectors, world.windows("val"), world.documents)
+    assert result[[0, 1, 7]].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_in_document_an_oracle_ranks_first_and_a_constant_in_the_middle(world, predictors):
     windows = world.windows("ood")
     assert (in_document_ranks(predictors["oracle"], world.vectors, windows, world.documents) == 1).all()
     constant = in_document_ranks(predictors["constant"], world.vectors, windows, world.documents)
-    assert constant.mean() == pytest.approx((mean_in_document_candidates(windows, world.documents) + 1) / 2, rel=0.15)
+    last_row_W = (world.documents.first_row + world.documents.rows)[documents_of(windows, world.documents)] - 1
+    candidates_W = last_row_W - windows.targets.numpy() + 1
+    assert constant.mean() == pytest.approx((candidates_W.mean() + 1) / 2, rel=0.15)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from nextvec.errors import InputError
-from nextvec.evaluation.results import Estimate
+from nextvec.evaluation.results import METRICS_VERSION, Estimate
 from nextvec.reports.leaderboard import (
     BEGIN,
     END,
@@ -42,6 +42,7 @@ AMN = Entry(
     gains={"val": Estimate(0.009, 0.007, 0.011), "ood": Estimate(0.001, -0.001, 0.003)},
     baseline=BestBaseline("ridge", 0.5511, 0.6399),
     seen="clean",
+    metrics_version=METRICS_VERSION,
 )
 GRU = replace(
     AMN,
@@ -106,6 +107,15 @@ def test_a_row_shows_how_much_of_its_score_the_model_has_seen():
     for name, text in (("AMN_790k", "35 % seen"), ("GRU_790k", "unknown"), ("LSTM_22k", "clean")):
         assert any(name in line and text in line for line in lines), (name, lines)
     assert "Seen: share of the evaluated rows" in " ".join(lines)
+
+
+def test_rows_of_another_version_of_the_metrics_are_marked_and_share_no_baseline():
+    older = replace(GRU, metrics_version=1)
+    rows = markdown_rows(AMN, older)
+    assert sum("metrics version 1" in row for row in rows) == 2, "the run and the baseline of its windows"
+    assert rows[2].startswith("| AMN_790k |") and sum("(baseline" in row for row in rows) == 2
+    text = " ".join(show(Leaderboard("t.md", (AMN, older))))
+    assert "Rows of metrics version 1 cannot be compared with the others" in text
 
 
 def test_runs_on_the_same_data_share_the_row_of_the_best_baseline():

@@ -1,14 +1,15 @@
 """Example windows as text: the context, the text nearest to the prediction, and the true next text.
 
-The windows are a random sample of a split. The nearest chunk is searched among all chunks of the split except the
-window's own context, as in retrieval. Only the row groups of chunks.parquet that contain the texts are read.
+The windows are a random sample of a split. The nearest chunk is searched among all chunks of the split except those
+before the target in its document, as in retrieval. Only the row groups of chunks.parquet with these texts are read.
 
-Letters in names: E examples, C candidates, S context length, D dimensions.
+Letters in names: E examples, C candidates, D dimensions, X pairs of an example and an earlier chunk.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from nextvec.data.store import CHUNKS, ChunkTexts, Store
 from nextvec.data.windows import WindowSet, sample
 from nextvec.evaluation.metrics import Predictor, predict_block
-from nextvec.evaluation.retrieval import candidates_of, context_positions, documents_of, mid_ranks
+from nextvec.evaluation.retrieval import candidates_of, documents_of, mid_ranks
 
 MAX_CHARACTERS = 500
 """Longer texts are cut, so that five examples fit on a page."""
@@ -59,32 +60,32 @@ def nearest_examples(
     candidates = candidates_of(evaluated.vectors, evaluated.documents, evaluated.split)
     _, prediction_ED = predict_block(model, evaluated.vectors, evaluated.windows, index_E)
     target_E = candidates.positions(windows.targets)
-    context_ES = context_positions(windows, target_E)
-    ranks = mid_ranks(prediction_ED, candidates, target_E, context_ES).tolist()
+    earlier_2X = candidates.earlier(target_E)
+    ranks = mid_ranks(prediction_ED, candidates, target_E, earlier_2X).tolist()
 
-    # The nearest candidate that is not in the context. A masked place repeats the oldest context row, never the target.
+    # The nearest candidate that is not earlier text.
     cosines_EC = prediction_ED @ candidates.vectors_CD.T
+    cosines_EC[earlier_2X[0], earlier_2X[1]] = -torch.inf
     target_cosine_E = cosines_EC.gather(1, target_E[:, None])[:, 0]
-    cosines_EC.scatter_(1, context_ES, -torch.inf)
-    cosines_EC.scatter_(1, target_E[:, None], target_cosine_E[:, None])
     nearest = cosines_EC.max(dim=1)
 
     # Read all texts at once: those of the contexts, of the nearest chunks and of the targets.
-    rows_ES = candidates.rows[context_ES].cpu().tolist()
     nearest_rows, target_rows = (candidates.rows[at].cpu().tolist() for at in (nearest.indices, target_E))
-    texts = _read_texts(store, [*nearest_rows, *target_rows, *(row for rows in rows_ES for row in rows)])
+    lengths = [windows.context] * count if windows.available is None else windows.available.tolist()
+    context_rows = [range(row - length, row) for row, length in zip(target_rows, lengths, strict=False)]
+    texts = _read_texts(store, [*nearest_rows, *target_rows, *chain.from_iterable(context_rows)])
+    earlier_E = earlier_2X[0].bincount(minlength=len(windows)).tolist()
     titles = [evaluated.documents.titles[number] for number in documents_of(windows, evaluated.documents)]
     return tuple(
         Example(
             title=titles[number],
-            # A masked place repeats the oldest row: keep each row once, in order.
-            context=tuple(texts[row] for row in dict.fromkeys(rows_ES[number])),
+            context=tuple(texts[row] for row in context_rows[number]),
             nearest=texts[nearest_rows[number]],
             target=texts[target_rows[number]],
             nearest_cosine=float(nearest.values[number]),
             target_cosine=float(target_cosine_E[number]),
             rank=ranks[number],
-            candidates=len(candidates) - len(set(rows_ES[number])),
+            candidates=len(candidates) - earlier_E[number],
             hit=nearest_rows[number] == target_rows[number],
         )
         for number in range(len(windows))

@@ -13,9 +13,13 @@ from typing import Any
 from nextvec.core.display import Displayable
 from nextvec.core.formatting import Status, format_interval, format_percent
 
-FORMAT = 3
-"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 2 had neither `retrieval_gain`
-nor `seen`."""
+FORMAT = 4
+"""Version of the plain values in evaluation.json and in the event `evaluated`. Format 3 had no `metrics_version`."""
+
+METRICS_VERSION = 2
+"""Version of the metrics' definitions, raised when a metric or the set of baselines changes: scores of two versions
+cannot be compared. In version 1, retrieval excluded only the context from its candidates, so that a longer context
+had fewer of them."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +311,8 @@ class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
     """Latency of the model."""
     seen: SeenData | None = None
     """The evaluated rows that the model was trained on; None if no checkpoint was evaluated."""
+    metrics_version: int = METRICS_VERSION
+    """Version of the metrics' definitions."""
 
     @property
     def status(self) -> Status:
@@ -323,9 +329,21 @@ class Evaluation(Displayable, view="nextvec.reports.tables:evaluation_view"):
         # Imported here: pydantic takes 0.1 s, and readers of results do not need it.
         from pydantic import TypeAdapter, ValidationError
 
-        if values.get("format") != FORMAT:
-            raise ValueError(f"evaluation format {values.get('format', 1)} is not supported, expected {FORMAT}")
+        if problem := find_version_problem(values):
+            raise ValueError(problem)
         try:
             return TypeAdapter(cls).validate_python({name: values[name] for name in values if name != "format"})
         except ValidationError as error:
             raise ValueError(str(error.errors(include_url=False)[0])) from error
+
+
+def find_version_problem(values: Mapping[str, Any]) -> str:
+    """Return why the plain values of an evaluation cannot be read or compared; empty if they can."""
+    if values.get("format") != FORMAT:
+        return f"evaluation format {values.get('format', 1)} is not supported, expected {FORMAT}"
+    if values.get("metrics_version") != METRICS_VERSION:
+        version = values.get("metrics_version", 1)
+        return (
+            f"measured with version {version} of the metrics, which cannot be compared with version {METRICS_VERSION}"
+        )
+    return ""

@@ -1,9 +1,11 @@
 """Retrieval: does a prediction find the true next chunk among all chunks of the split?
 
-Candidates are all chunks of the split, also those of documents that are too short for a window. The window's own
-context is excluded; otherwise a copying model retrieves its own input and its rank is meaningless. Ranks are exact:
-every candidate is compared, in blocks of one matrix product. Ties count half (the mid-rank, which is the expected rank
-under a random order), so that a constant prediction gets the middle rank and repeated texts do not matter.
+Candidates are all chunks of the split, also those of documents that are too short for a window, without the chunks
+before the target in its document: whoever searches for the next chunk has that text already. They are excluded for
+every model, whatever its context length, so that ranks of models with different contexts can be compared, and a copying
+model cannot retrieve its own input. Ranks are exact: every candidate is compared, in blocks of one matrix product. Ties
+count half (the mid-rank, which is the expected rank under a random order), so that a constant prediction gets the
+middle rank and repeated texts do not matter.
 
 Retrieval among the chunks of the target's own document is much harder, because topic and style do not help there.
 
@@ -12,8 +14,8 @@ The contrastive metrics are those of "Large Concept Models: Language Modeling in
 across spaces; here ℓ2 = √(2 − 2·cosine). The paper does not say how batches are drawn and how ties count; here batches
 mix documents and ties count half.
 
-Letters in names: Q queries, C candidates, S context length, D dimensions, B windows of a batch, X excluded positions, U
-documents of a bundle, M documents.
+Letters in names: Q queries, C candidates, D dimensions, B windows of a batch, X excluded pairs of a query and a
+candidate, U documents of a bundle, M documents.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Candidates:
     """(C,) int64 rows of the store, ascending."""
     vectors_CD: Tensor
     """(C, D) float32, unit length."""
+    start_C: Tensor
+    """(C,) int64 position of the first candidate of each candidate's document."""
     repeats: Tensor
     """(K,) positions of candidates that equal an earlier candidate."""
     originals: Tensor
@@ -63,20 +67,35 @@ class Candidates:
         """Return the positions of rows of the store among the candidates; every row must be a candidate."""
         return torch.searchsorted(self.rows, rows)
 
+    def earlier(self, target_Q: Tensor) -> Tensor:
+        """Return (2, X) pairs of each query with each candidate before its target in the target's document.
+
+        `target_Q` are positions of the targets. A pair is the number of the query and the position of the candidate.
+        """
+        start_Q = self.start_C[target_Q]
+        count_Q = target_Q - start_Q
+        # Number the candidates of each query from its start: a running number minus that of the query's first pair.
+        query_X = torch.arange(len(target_Q), device=target_Q.device).repeat_interleave(count_Q)
+        shift_Q = start_Q - (count_Q.cumsum(0) - count_Q)
+        return torch.stack([query_X, torch.arange(len(query_X), device=target_Q.device) + shift_Q[query_X]])
+
 
 def candidates_of(vectors: Tensor, documents: DocumentTable, split: str) -> Candidates:
     """Return every chunk of a split as a candidate, on the device of `vectors` (N, D)."""
-    return candidates_at(vectors, torch.from_numpy(documents.rows_of(split)))
+    return candidates_at(vectors, documents, documents.rows_of(split))
 
 
-def candidates_at(vectors: Tensor, rows: Tensor) -> Candidates:
-    """Return rows (C,), int64 and ascending, of `vectors` (N, D) as candidates, on the device of the vectors."""
-    rows = rows.to(vectors.device)
-    stored_CD = vectors.index_select(0, rows)
+def candidates_at(vectors: Tensor, documents: DocumentTable, rows: NDArray[np.int64]) -> Candidates:
+    """Return rows (C,), ascending, of `vectors` (N, D) as candidates, on the device of the vectors."""
+    document_C = np.searchsorted(documents.first_row, rows, side="right")
+    start_C = np.searchsorted(document_C, document_C)
+    rows_C = torch.from_numpy(rows).to(vectors.device)
+    stored_CD = vectors.index_select(0, rows_C)
     repeats, originals = find_repeats(stored_CD.cpu().numpy())
     return Candidates(
-        rows,
+        rows_C,
         F.normalize(stored_CD.float()),
+        torch.from_numpy(start_C).to(vectors.device),
         torch.from_numpy(repeats).to(vectors.device),
         torch.from_numpy(originals).to(vectors.device),
     )
@@ -89,7 +108,7 @@ def documents_of(windows: Windows, documents: DocumentTable) -> NDArray[np.int64
 
 @torch.inference_mode()
 def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candidates: Candidates) -> Tensor:
-    """Return (Q,) float64 ranks of the windows' targets on the CPU; each window's context is excluded."""
+    """Return (Q,) float64 ranks of the windows' targets on the CPU; the chunks before each target are excluded."""
     ranks = []
     # One score matrix serves all blocks, so that memory is allocated once.
     block = max(1, min(BLOCK // 2, MAX_SCORES // len(candidates)))
@@ -99,12 +118,12 @@ def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candid
         _, prediction_BD = predict_block(predictor, vectors, windows, index)
         batch = windows.take(index)
         target_B = candidates.positions(batch.targets)
-        context_BS = context_positions(batch, target_B)
         # Rank fewer windows at a time than are predicted, so that their scores fit the matrix.
         for first in range(0, len(index), block):
             rows = slice(first, min(first + block, len(index)))
             memory = scores[: rows.stop - first]
-            ranks.append(mid_ranks(prediction_BD[rows], candidates, target_B[rows], context_BS[rows], memory))
+            excluded_2X = candidates.earlier(target_B[rows])
+            ranks.append(mid_ranks(prediction_BD[rows], candidates, target_B[rows], excluded_2X, memory))
     return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.float64)
 
 
@@ -112,9 +131,9 @@ def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candid
 def in_document_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, documents: DocumentTable) -> Tensor:
     """Return (W,) float64 ranks of the targets on the CPU, each among the chunks of its own document.
 
-    The window's context is excluded and ties count half, as in `target_ranks`. If the target is the only candidate, its
-    rank is 1, so short documents raise every predictor's score: compare it with the baselines, and with
-    `mean_in_document_candidates`.
+    The chunks before the target are excluded and ties count half, as in `target_ranks`. The last chunk of a document is
+    the only candidate and its rank is 1, so short documents raise every predictor's score: compare it with the
+    baselines.
     """
     # Sort the windows by their targets, so that those of a document are adjacent.
     order = torch.argsort(windows.targets, stable=True)
@@ -133,36 +152,15 @@ def in_document_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, d
     return ranks_W
 
 
-def mean_in_document_candidates(windows: Windows, documents: DocumentTable) -> float:
-    """Return the mean number of candidates, the target included, of `in_document_ranks`; W is at least 1.
-
-    R@1 at chance level is one divided by it, and higher if documents differ in length.
-    """
-    context = windows.context if windows.available is None else windows.available.cpu().numpy()
-    return float((documents.rows[documents_of(windows, documents)] - context).mean())
-
-
-def context_positions(windows: Windows, target_B: Tensor) -> Tensor:
-    """Return (B, S) positions of the windows' contexts among candidates of whole documents, from the targets' (B,).
-
-    Adjacent rows of a document are adjacent candidates. A masked place repeats the oldest context row.
-    """
-    # Context places are −S … −1 from the target. Places before the document are set to its first row.
-    steps_BS = torch.arange(-windows.context, 0, device=target_B.device).expand(len(windows), -1)
-    if windows.available is not None:
-        steps_BS = torch.maximum(steps_BS, -windows.available[:, None])
-    return target_B[:, None] + steps_BS
-
-
 def mid_ranks(
-    query_QD: Tensor, candidates: Candidates, target_Q: Tensor, excluded_QX: Tensor, scores_QC: Tensor | None = None
+    query_QD: Tensor, candidates: Candidates, target_Q: Tensor, excluded_2X: Tensor, scores_QC: Tensor | None = None
 ) -> Tensor:
     """Return (Q,) float64 mid-ranks of the target's score query·candidate on the CPU; 1 is the best.
 
         rank = 1 + (candidates that score higher) + ½ · (other candidates that score the same)
 
-    `target_Q` and `excluded_QX` are positions among the candidates. Excluded candidates do not count; an excluded
-    position that equals the target is ignored. `scores_QC` is memory to reuse.
+    `target_Q` are positions among the candidates. `excluded_2X` are pairs of a query's number and the position of a
+    candidate that does not count for it; a pair with the target is ignored. `scores_QC` is memory to reuse.
     """
     scores_QC = torch.mm(query_QD, candidates.vectors_CD.T, out=scores_QC)
     # Repeated candidates share the score of the first, so that rounding cannot decide between equal vectors. For the
@@ -171,7 +169,7 @@ def mid_ranks(
         scores_QC[:, candidates.repeats] = scores_QC[:, candidates.originals]
     # Excluded candidates score −∞. Then restore the target's score, in case the target was excluded.
     target_score_Q1 = scores_QC.gather(1, target_Q[:, None])
-    scores_QC.scatter_(1, excluded_QX, -torch.inf)
+    scores_QC[excluded_2X[0], excluded_2X[1]] = -torch.inf
     scores_QC.scatter_(1, target_Q[:, None], target_score_Q1)
     # The target ties with itself once.
     higher = _count(scores_QC > target_score_Q1)
@@ -214,9 +212,9 @@ def measure_contrastive(
         rows_B = windows.take(index).targets
         near_BB = (rows_B[:, None] - rows_B).abs() <= 1
         position_B = torch.arange(len(index), device=vectors.device)
-        excluded_BX = torch.where(near_BB, position_B, position_B[:, None])
+        candidates = candidates_at(vectors, evaluated.documents, rows_B.cpu().numpy())
         # Between unit-length vectors, farther means a smaller product: the rank counts the targets that are nearer.
-        nearer_B = mid_ranks(prediction_BD, candidates_at(vectors, rows_B), position_B, excluded_BX) - 1
+        nearer_B = mid_ranks(prediction_BD, candidates, position_B, near_BB.nonzero().T) - 1
         others_B = (~near_BB).sum(dim=1).cpu()
         fractions.append((1 - nearer_B / others_B)[others_B > 0])
     fraction = torch.cat(fractions)
@@ -246,19 +244,19 @@ def _rank_bundle(
     documents_U = np.unique(document_B)
     first_U, rows_U = documents.first_row[documents_U], documents.rows[documents_U]
     rows = np.concatenate([np.arange(first, first + count) for first, count in zip(first_U, rows_U, strict=True)])
-    candidates = candidates_at(vectors, torch.from_numpy(rows))
+    candidates = candidates_at(vectors, documents, rows)
     target_B = candidates.positions(windows.targets)
-    excluded_BX = context_positions(windows, target_B)
-    if len(documents_U) > 1:
-        # Exclude the chunks of the bundle's other documents; excluding the target's position excludes nothing.
-        document_C = torch.from_numpy(np.repeat(documents_U, rows_U)).to(vectors.device)
-        foreign_BC = document_C != torch.from_numpy(document_B).to(vectors.device)[:, None]
-        position_C = torch.arange(len(candidates), device=vectors.device)
-        excluded_BX = torch.cat([excluded_BX, torch.where(foreign_BC, position_C, target_B[:, None])], dim=1)
+    start_B, position_C = candidates.start_C[target_B], torch.arange(len(candidates), device=vectors.device)
     # Rank at most MAX_SCORES scores at a time.
-    block = max(1, MAX_SCORES // len(candidates))
-    splits = zip(*(values.split(block) for values in (prediction_BD, target_B, excluded_BX)), strict=True)
-    return torch.cat([mid_ranks(query, candidates, target, excluded) for query, target, excluded in splits])
+    ranks, block = [], max(1, MAX_SCORES // len(candidates))
+    for first in range(0, len(windows), block):
+        part = slice(first, first + block)
+        # Exclude the chunks before the target, and those of the bundle's other documents.
+        is_candidate_BC = candidates.start_C == start_B[part, None]
+        is_candidate_BC &= position_C >= target_B[part, None]
+        excluded_2X = (~is_candidate_BC).nonzero().T
+        ranks.append(mid_ranks(prediction_BD[part], candidates, target_B[part], excluded_2X))
+    return torch.cat(ranks)
 
 
 def _count(mask_QC: Tensor) -> Tensor:

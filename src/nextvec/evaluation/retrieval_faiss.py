@@ -5,7 +5,7 @@ default flat index still compares every candidate, but never keeps all scores. A
 caller, may be much faster and miss candidates. Missed candidates make ranks look better than they are, so compare such
 scores only with scores from the same index.
 
-Letters in names: Q queries, C candidates, K neighbors, S context length.
+Letters in names: Q queries, C candidates, K neighbors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from nextvec.data.windows import Windows
 from nextvec.errors import MissingExtraError
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
-from nextvec.evaluation.retrieval import Candidates, context_positions
+from nextvec.evaluation.retrieval import Candidates
 
 NEIGHBORS = 1_000
 """Ranks are exact up to this one, so that R@k is exact for every k that is reported."""
@@ -52,16 +52,16 @@ def approximate_ranks(
     # Map every candidate to the first one that equals it: most are their own original.
     original_C = np.arange(len(candidates))
     original_C[candidates.repeats.cpu().numpy()] = candidates.originals.cpu().numpy()
-    # Enough to reach the target at the last rank that counts, even if the whole context is nearer.
-    count = min(neighbors + windows.context + 1, len(candidates))
     ranks = []
     for positions in torch.arange(len(windows), device=vectors.device).split(BLOCK):
         _, query_QD = predict_block(predictor, vectors, windows, positions)
         batch = windows.take(positions)
         target_Q = candidates.positions(batch.targets)
-        context_QS = context_positions(batch, target_Q).cpu().numpy()
+        start_Q = candidates.start_C[target_Q]
+        # Enough to reach the target at the last rank that counts, even if all earlier chunks are nearer.
+        count = min(neighbors + int((target_Q - start_Q).max()) + 1, len(candidates))
         scores_QK, neighbor_QK = index.search(np.ascontiguousarray(query_QD.cpu().numpy()), count)
-        rank_Q = _mid_ranks(scores_QK, neighbor_QK, target_Q.cpu().numpy(), context_QS, original_C)
+        rank_Q = _mid_ranks(scores_QK, neighbor_QK, target_Q.cpu().numpy(), start_Q.cpu().numpy(), original_C)
         ranks.append(np.where(rank_Q <= neighbors, rank_Q, neighbors + 1.0))
     return torch.from_numpy(np.concatenate(ranks)) if ranks else torch.empty(0, dtype=torch.float64)
 
@@ -88,12 +88,13 @@ def _mid_ranks(
     scores_QK: NDArray[np.float32],
     neighbor_QK: NDArray[np.int64],
     target_Q: NDArray[np.int64],
-    context_QS: NDArray[np.int64],
+    start_Q: NDArray[np.int64],
     original_C: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Return (Q,) mid-ranks of the targets among the neighbors, best first; infinite if these do not decide it.
 
-    An index fills missing neighbors with −1. Candidates that repeat the target tie with it, whatever the rounding.
+    `start_Q` are the positions of the first chunks of the targets' documents. An index fills missing neighbors with −1.
+    Candidates that repeat the target tie with it, whatever the rounding.
     """
     # The target's score; −∞ if the target is not among the neighbors.
     is_target_QK = neighbor_QK == target_Q[:, None]
@@ -102,9 +103,9 @@ def _mid_ranks(
     exists_QK = neighbor_QK >= 0
     repeats_target_QK = original_C[neighbor_QK] == original_C[target_Q][:, None]
     is_tied_QK = exists_QK & ((scores_QK == target_score_Q1) | repeats_target_QK)
-    # Rivals are all neighbors but the target and the context. Those that score higher add 1 to the rank, ties add ½.
-    in_context_QK = (neighbor_QK[:, :, None] == context_QS[:, None, :]).any(axis=2)
-    is_rival_QK = exists_QK & ~is_target_QK & ~in_context_QK
+    # Rivals are all neighbors but the target and earlier chunks. Those that score higher add 1 to the rank, ties ½.
+    is_earlier_QK = (neighbor_QK >= start_Q[:, None]) & (neighbor_QK < target_Q[:, None])
+    is_rival_QK = exists_QK & ~is_target_QK & ~is_earlier_QK
     higher_Q = (is_rival_QK & ~is_tied_QK & (scores_QK > target_score_Q1)).sum(axis=1)
     ranks_Q = 1 + higher_Q + (is_rival_QK & is_tied_QK).sum(axis=1) / 2
     # The rank is decided if the target was found and its ties ended among the neighbors.

@@ -90,6 +90,7 @@ def _entry(facts: RunFacts, latency: Latency, name: str, date: str) -> Entry:
         gains={split: result.gain for split, result in splits.items() if result.gain},
         baseline=BestBaseline(best, splits["val"].predictors[best].cosine.value, ood),
         seen=evaluation.seen.label() if evaluation.seen else "unknown",
+        metrics_version=evaluation.metrics_version,
     )
 
 

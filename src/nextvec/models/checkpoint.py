@@ -30,8 +30,8 @@ from nextvec.models.load_weights import load_weights, original_config
 from nextvec.models.registry import LatentModel, model_from_config
 from nextvec.recipe import Recipe, make_recipe
 
-FORMAT_VERSION = 4
-"""Format 3 had no selected outputs in its training state."""
+FORMAT_VERSION = 5
+"""In format 4, the MRR that selects the query had other candidates."""
 
 Checksums = dict[str, dict[str, Any]]
 """File name → `sha256` of the file, and `before`, the checksum of the file that it replaces."""

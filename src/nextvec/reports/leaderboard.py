@@ -18,9 +18,9 @@ from nextvec.core.formatting import ABSENT, Status, format_count, format_interva
 from nextvec.core.loss_terms import LOSS_TERMS, requested_shares
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError
-from nextvec.evaluation.results import Estimate
+from nextvec.evaluation.results import METRICS_VERSION, Estimate
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of leaderboard.json; raised when a field changes its name or its meaning."""
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
@@ -95,6 +95,8 @@ class Entry:
     baseline: BestBaseline
     seen: str
     """`clean`, `35 % seen` (the share of the evaluated rows that the model was trained on), or `unknown`."""
+    metrics_version: int
+    """Version of the metrics' definitions: rows of two versions cannot be compared."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -174,7 +176,11 @@ class BoardRow:
             latency = Cell(f"{self.entry.latency:.2f}ms", self.entry.latency)
             cost = [latency, Cell(format_count(self.entry.parameters), self.entry.parameters), Cell(self.entry.loss)]
         # A name is marked if the row is a baseline, or if the model may have been trained on the rows of its score.
-        mark = "baseline" if self.is_baseline else _SEEN_MARKS.get(self.entry.seen, self.entry.seen)
+        marks = ["baseline" if self.is_baseline else _SEEN_MARKS.get(self.entry.seen, self.entry.seen)]
+        # Rows of other versions of the metrics are kept, and marked.
+        if self.entry.metrics_version != METRICS_VERSION:
+            marks.append(f"metrics version {self.entry.metrics_version}")
+        mark = ", ".join(filter(None, marks))
         name = f"{self.name} ({mark})" if mark else self.name
         return Cell(name), *cosines, *cost, Cell(self.entry.date)
 
@@ -183,16 +189,17 @@ def sorted_rows(board: Leaderboard, sort: Sort | None = None) -> list[BoardRow]:
     """Return the runs, and the best baseline of each run's data, in the board's order or by `sort`."""
     rows = [BoardRow(entry) for entry in board.entries]
     # Runs on the same windows share a baseline row: that of the best baseline that any of them measured.
-    best: dict[str, Entry] = {}
+    best: dict[tuple[str, int], Entry] = {}
     for entry in board.entries:
-        if entry.data not in best or entry.baseline.val > best[entry.data].baseline.val:
-            best[entry.data] = entry
+        key = entry.data, entry.metrics_version
+        if key not in best or entry.baseline.val > best[key].baseline.val:
+            best[key] = entry
     rows += [BoardRow(entry, is_baseline=True) for entry in best.values()]
     # Rows without the value come last; equal rows keep their order.
-    key = sort or board.sort
-    present = [row for row in rows if row.sort_values[key] is not None]
-    absent = [row for row in rows if row.sort_values[key] is None]
-    present.sort(key=lambda row: row.sort_values[key] or 0, reverse=key in _HIGHEST_FIRST)
+    column = sort or board.sort
+    present = [row for row in rows if row.sort_values[column] is not None]
+    absent = [row for row in rows if row.sort_values[column] is None]
+    present.sort(key=lambda row: row.sort_values[column] or 0, reverse=column in _HIGHEST_FIRST)
     return present + absent
 
 
@@ -212,7 +219,9 @@ def leaderboard_view(board: Leaderboard) -> View:
             text = format_interval(estimate.value, estimate.low, estimate.high, "+") if estimate else ABSENT
             gain = Cell(text, estimate.value if estimate else None, row.entry.status)
         # A baseline is dimmed and has "baseline" in the last column, so its name does not repeat the word.
-        rows.append(Row((Cell(row.name), *row.cells[1:], gain, seen), "baseline" if row.is_baseline else ""))
+        version = row.entry.metrics_version
+        name = row.name if version == METRICS_VERSION else f"{row.name} (metrics version {version})"
+        rows.append(Row((Cell(name), *row.cells[1:], gain, seen), "baseline" if row.is_baseline else ""))
     # The notes explain only what the table contains.
     notes = ["Gain: cosine minus that of the best baseline on the same windows. Do not compare scores across data."]
     devices = ", ".join(sorted({entry.device for entry in board.entries}))
@@ -222,6 +231,12 @@ def leaderboard_view(board: Leaderboard) -> View:
         notes.append("Seen: share of the evaluated rows on which the model, or an ancestor, was trained.")
     if any(SYNTHETIC in entry.name for entry in board.entries):
         notes.append(f"Names with '{SYNTHETIC}': synthetic vectors; the results do not transfer to real text.")
+    older = sorted({entry.metrics_version for entry in board.entries} - {METRICS_VERSION})
+    if older:
+        listed = " and ".join(str(version) for version in older)
+        notes.append(
+            f"Rows of metrics version {listed} cannot be compared with the others, of version {METRICS_VERSION}."
+        )
     table = Table("", _TERMINAL_COLUMNS, tuple(rows), is_compact=True)
     return View(
         (table, *(Line(note, style="note") for note in notes), Line(f"leaderboard: {board.table}", style="path"))

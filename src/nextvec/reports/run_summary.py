@@ -11,7 +11,7 @@ from typing import Any
 from nextvec.core.events import Event, read_events
 from nextvec.core.run_paths import EVALUATION_FILE
 from nextvec.errors import InputError
-from nextvec.evaluation.results import Evaluation
+from nextvec.evaluation.results import Evaluation, find_version_problem
 from nextvec.guards.diagnosis import diagnose
 from nextvec.guards.diagnosis.case import Case, Diagnoses
 from nextvec.guards.gates import BaselineCosines
@@ -81,17 +81,21 @@ def read_run(path: Path) -> RunFacts:
     if started is None or not {"recipe", "store_hash"} <= set(started):
         raise InputError(f"run {path}: its event log does not contain how it started. Pass the folder of a run.")
     # A run that ended early has no evaluation, which is fine; a damaged one is an error.
-    evaluation = None
+    evaluation, version_problem = None, ""
     if (path / EVALUATION_FILE).is_file():
         try:
-            evaluation = Evaluation.from_dict(json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            values = json.loads((path / EVALUATION_FILE).read_text(encoding="utf-8"))
+            version_problem = find_version_problem(values)
+            evaluation = None if version_problem else Evaluation.from_dict(values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"run {path}: {EVALUATION_FILE} is damaged ({error!r}). Evaluate again with 'nextvec resume {path}'."
             ) from error
     trained = next((event for event in reversed(events) if event["kind"] == "trained"), {})
-    state, ended = _state(path, events, evaluation), events[-1]["time"]
-    return RunFacts(path, started, evaluation, state, ended, trained.get("selection", {}))
+    state = _state(path, events, evaluation)
+    if version_problem:
+        state = f"{version_problem}. Train the run again."
+    return RunFacts(path, started, evaluation, state, events[-1]["time"], trained.get("selection", {}))
 
 
 def case_of(path: Path) -> Case:

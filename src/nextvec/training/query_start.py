@@ -35,7 +35,7 @@ def fit_query_decay(train: WindowSet, seed: int) -> tuple[float, float]:
     chosen_K = order_K[:count].sort().values
     numbers = index.document_K[chosen_K].cpu().numpy()
     rows = np.concatenate([np.arange(documents.rows[d]) + documents.first_row[d] for d in numbers])
-    candidates = candidates_at(train.vectors, torch.from_numpy(rows))
+    candidates = candidates_at(train.vectors, documents, rows)
     # A fixed sample of the windows of these documents.
     bounds_K2 = torch.stack([index.start_K[chosen_K], index.start_K[chosen_K + 1]], dim=1)
     index_W = torch.cat([torch.arange(start, stop) for start, stop in bounds_K2.tolist()])
