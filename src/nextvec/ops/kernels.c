@@ -60,20 +60,29 @@ static const void *offset_by(const void *start, int format, long count) {
     return (const char *)start + count * (format == FLOAT32 ? 4 : 2);
 }
 
-/* Sixteen float32 of any alignment, computed at once. Four such sums hide the latency of the multiply-add units. */
-typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
-enum { LANES = 16, STRIDE = 4 * LANES };
+/* As many float32 as one instruction computes, of any alignment. A wider vector would be split in memory, which takes
+   twenty times as long. SUMS of them hide the latency of the multiply-add units, and fit into the registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, SUMS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, SUMS = 8 };
+#else
+enum { LANES = 4, SUMS = 8 };
+#endif
+enum { STRIDE = SUMS * LANES };
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* left . right */
 static float dot(const float *left, const float *right, long count) {
-    lanes sums[4] = {{0}};
+    lanes sums[SUMS] = {{0}};
     float sum = 0;
     long i = 0;
     for (; i + STRIDE <= count; i += STRIDE)
-        for (int k = 0; k < 4; k++)
+        for (int k = 0; k < SUMS; k++)
             sums[k] += *(const lanes *)(left + i + k * LANES) * *(const lanes *)(right + i + k * LANES);
     for (; i < count; i++) sum += left[i] * right[i];
-    sums[0] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int half = SUMS / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) sums[k] += sums[k + half];
     for (int lane = 0; lane < LANES; lane++) sum += sums[0][lane];
     return sum;
 }
@@ -83,11 +92,11 @@ static float dot(const float *left, const float *right, long count) {
 __attribute__((noinline)) static void weighted_sum(float *sum, const float *weights, const float *vectors, long S, long D) {
     long d = 0;
     for (; d + STRIDE <= D; d += STRIDE) {
-        lanes sums[4] = {{0}};
+        lanes sums[SUMS] = {{0}};
         for (long s = 0; s < S; s++)
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < SUMS; i++)
                 sums[i] += weights[s] * *(const lanes *)(vectors + s * D + d + i * LANES);
-        for (int i = 0; i < 4; i++) *(lanes *)(sum + d + i * LANES) = sums[i];
+        for (int i = 0; i < SUMS; i++) *(lanes *)(sum + d + i * LANES) = sums[i];
     }
     for (; d < D; d++) {
         sum[d] = 0;
