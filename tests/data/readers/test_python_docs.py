@@ -99,6 +99,7 @@ def test_docstrings_are_in_the_order_of_the_source(package: Path) -> None:
     assert documents == [
         Document("boats", "boats", "boats", (A,)),
         Document("boats._add", "boats._add", "boats", (A, B, C)),
+        Document("boats.broken", "boats.broken", "boats", (A,)),
         Document("boats.escape", "boats.escape", "boats", (f"{A} \\d.",)),
         Document("boats.latin", "boats.latin", "boats", (f"{A[:-1]} é.",)),
         Document("boats.sub.deep", "boats.sub.deep", "boats", (A, C, D, A, B, C, D, A)),
@@ -116,7 +117,7 @@ def test_source_files_are_neither_executed_nor_imported(package: Path, monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nor does it warn of other people's code
         documents = list(read_documents(BUILTIN))
-    assert [document.source for document in documents] == ["boats"] * 6 + ["stdlib"]
+    assert [document.source for document in documents] == ["boats"] * 7 + ["stdlib"]
     assert documents[-1] == Document("shore", "shore", "stdlib", (D,))
     assert list(read_documents(f"{BUILTIN}/boats")) == documents[:-1]
     assert list(read_documents(f"{BUILTIN}/stdlib")) == documents[-1:]

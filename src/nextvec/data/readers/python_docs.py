@@ -4,8 +4,8 @@
     builtin:python-docs/NAME    one of them: torch, numpy, sklearn or stdlib
 
 Each module is a document: its docstring, then those of its classes and functions in source order. Each topic of
-`pydoc_data.topics` (chapters of the language reference) is a document too. Source files are parsed with `ast` and never
-executed; packages are located without importing them.
+`pydoc_data.topics` (chapters of the language reference) is a document too. Source files are never executed, and
+packages are located without importing them.
 
 Only prose is kept: whole sentences, without code, tables, headings and markup. Docstrings mix prose with doctests,
 literal blocks, reStructuredText directives and lists of parameters in NumPy, Google and Sphinx style. Indentation and
@@ -16,18 +16,18 @@ joined. A piece is prose if most of its words consist of letters. The descriptio
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
 import os
 import re
 import sysconfig
-import warnings
+import tokenize
 from collections.abc import Generator, Iterator
 from importlib.machinery import PathFinder
 from itertools import pairwise
 from pathlib import Path
 
 from nextvec.data.documents import Document
+from nextvec.data.readers.docstrings import find_docstrings, parse_source
 from nextvec.errors import CorpusError, did_you_mean
 
 BUILTIN = "builtin:python-docs"
@@ -38,11 +38,6 @@ _TOPICS = "pydoc_data.topics"
 _EXCLUDED_FOLDERS = frozenset(("test", "tests", "idle_test", "testing._internal", "lib2to3"))
 """Folders without documentation: tests, their helpers, and the grammar of Python 2. Folders whose name is not an
 identifier (site-packages) cannot be imported and are skipped too."""
-_DOCSTRING_FUNCTIONS = frozenset(("add_newdoc", "add_docstr", "add_docstr_all"))
-"""Functions of numpy and torch that document objects written in C; the docstring is an argument."""
-
-_BLOCK_FIELDS = ("finalbody", "orelse", "handlers", "cases", "body")
-"""Fields of syntax tree nodes that contain statements, the last in the source first."""
 
 
 def read_builtin(source: str) -> Generator[Document, None, None]:
@@ -76,13 +71,13 @@ def read_modules(folder: Path, source: str, package: str) -> Iterator[Document]:
     """Yield a document for each module with prose below `folder`; `package` is its dotted name, or empty."""
     modules = dict(_find_modules(folder, package))
     for name in sorted(modules):
-        tree = _parse(modules[name])
-        if tree is None:
+        code = _read_source(modules[name])
+        if code is None:
             continue
         if name == _TOPICS:
-            yield from _topics(tree, source)
+            yield from _topics(code, source)
             continue
-        paragraphs = [paragraph for text in _docstrings(tree) for paragraph in docstring_paragraphs(text)]
+        paragraphs = [paragraph for text in find_docstrings(code) for paragraph in docstring_paragraphs(text)]
         if paragraphs:
             yield Document(name, name, source, tuple(paragraphs))
 
@@ -104,51 +99,20 @@ def _is_excluded(parts: tuple[str, ...]) -> bool:
     return parts[-1] in _EXCLUDED_FOLDERS or ".".join(parts[-2:]) in _EXCLUDED_FOLDERS
 
 
-def _parse(file: Path) -> ast.Module | None:
-    """Return the syntax tree of a source file; None if this version of Python cannot parse it."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # a syntax tree has no cycles, and searching its nodes for them takes a quarter of the time
+def _read_source(file: Path) -> str | None:
+    """Return the text of a source file in its declared encoding; None if it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in third-party code
-            return ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+        with tokenize.open(file) as stream:
+            return stream.read()
+    except (OSError, SyntaxError, ValueError):
         return None
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
-def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """Yield the docstrings of a module and of all its definitions, including nested ones, in source order."""
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node, clean=False)
-            if text:
-                yield text
-        elif isinstance(node, ast.Expr):
-            yield from _added_docstrings(node.value)
-        # The end of the list is visited next, so nested statements are appended in reverse.
-        fields = node._fields
-        for name in _BLOCK_FIELDS:
-            if name in fields:
-                pending += reversed(getattr(node, name))
-
-
-def _added_docstrings(node: ast.expr) -> Iterator[str]:
-    """Yield the string arguments of a call of one of _DOCSTRING_FUNCTIONS."""
-    if isinstance(node, ast.Call):
-        function = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
-        if function in _DOCSTRING_FUNCTIONS:
-            for argument in ast.walk(node):
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    yield argument.value
-
-
-def _topics(tree: ast.Module, source: str) -> Iterator[Document]:
+def _topics(code: str, source: str) -> Iterator[Document]:
     """Yield a document for each entry of the dictionary `topics`, sorted by name."""
+    tree = parse_source(code)
+    if tree is None:
+        return
     literals = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     texts = {
         str(key.value): str(value.value)
