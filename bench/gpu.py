@@ -58,7 +58,7 @@ from nextvec.training import loop, resume, setup
 from nextvec.training import run as training_run
 from nextvec.training.optimizer import learning_rate_at
 from nextvec.training.run import TrainingState
-from nextvec.training.step import clip_gradients
+from nextvec.training.update import clip_gradients, gradient_norm
 
 SECONDS = {"correct": 50, "steady": 100, "graph": 75, "guards": 30, "production": 150, "compile": 95}
 """The time limit of each part, in the order in which they run."""
@@ -559,6 +559,12 @@ class Step:
         )
         run.model.train()
 
+    def clip(self, parameters):
+        """Clip the gradients of one output and return their norm."""
+        norm = gradient_norm(parameters)
+        clip_gradients(parameters, self.run.recipe.training.grad_clip_norm, norm)
+        return norm
+
     def __call__(self):
         """Train on the windows of `index`."""
         run, index, objective = self.run, self.index, self.run.objective
@@ -567,7 +573,7 @@ class Step:
             prediction_BD = self.forward(batch.context_BSD, batch.mask_BS)
         gradient_BD, metrics = self.gradient(prediction_BD.detach(), batch.target_BD, batch.group_B)
         prediction_BD.backward(gradient_BD.to(prediction_BD.dtype))
-        norms = [clip_gradients(run.model.prediction_parameters(), run.recipe.training.grad_clip_norm)]
+        norms = [self.clip(run.model.prediction_parameters())]
         if run.model.has_query:
             rows = slice(round(run.recipe.objective.query_batch_fraction * len(index)))
             with autocast(run.device, run.precision):
@@ -578,7 +584,7 @@ class Step:
             )
             query_QD.backward(gradient_QD.to(query_QD.dtype))
             metrics["loss_query"] = loss
-            norms.append(clip_gradients(run.model.query_parameters(), run.recipe.training.grad_clip_norm))
+            norms.append(self.clip(run.model.query_parameters()))
         metrics["grad_norm"] = norms[0]
         losses = [value for name, value in metrics.items() if name.startswith("loss")]
         is_finite = torch.stack([*losses, *norms]).isfinite().all()

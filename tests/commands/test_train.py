@@ -55,13 +55,13 @@ def test_a_run_that_is_not_finite_leaves_a_report(
     recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: int
 ):
     """Also if no epoch has ended."""
-    clip, calls = training_step.clip_gradients, []
+    gradient_norm, calls = training_step.gradient_norm, []
 
-    def clip_to_nan(*arguments):
-        calls.append(clip(*arguments))
+    def nan_norm(parameters):
+        calls.append(gradient_norm(parameters))
         return calls[-1] * (torch.nan if len(calls) > 15 * (epoch - 1) else 1)
 
-    monkeypatch.setattr(training_step, "clip_gradients", clip_to_nan)
+    monkeypatch.setattr(training_step, "gradient_norm", nan_norm)
     assert main(["train", recipe_file, "--out", str(tmp_path / "run"), "--quiet"]) == NotFiniteError.exit_code
     assert "the gradient is not finite" in capsys.readouterr().err
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -23,8 +23,9 @@ def test_the_average_follows_its_formula() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(step)
         decay = min(0.7, step / (step + 9))
+        assert average.decay_at(step) == decay
+        average.update(decay)
         for name, value in model.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * value.detach().double()
     for name, value in average.model.named_parameters():
@@ -38,8 +39,8 @@ def test_a_run_validates_saves_and_evaluates_the_average(
     recipe = make_recipe(toy_recipe.model_dump(exclude_none=True), ["training.ema_decay=0.9", "training.lr=0.01"])
     run = start_run(recipe, tmp_path / "run", quiet=True)
     steps: list[int] = []
-    follow = WeightAverage.update
-    monkeypatch.setattr(WeightAverage, "update", lambda self, step: steps.append(step) or follow(self, step))
+    decay_at = WeightAverage.decay_at
+    monkeypatch.setattr(WeightAverage, "decay_at", lambda self, step: steps.append(step) or decay_at(self, step))
     loop.train(run)
     assert steps == list(range(1, run.total_steps + 1))
 

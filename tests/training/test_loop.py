@@ -391,7 +391,7 @@ def test_a_non_finite_gradient_stops_the_run_before_the_update(
 ) -> None:
     run = start_run(toy_recipe, tmp_path / "run", quiet=True)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    monkeypatch.setattr(training_step, "clip_gradients", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(training_step, "gradient_norm", lambda *_: torch.tensor(float("nan")))
     with pytest.raises(NotFiniteError, match="epoch 1, step 0"):
         loop.train(run)
     assert_same_values(before, run.model.state_dict())

@@ -14,17 +14,18 @@ from nextvec.ops.batch import (
     mix,
     moments,
     multiply,
-    norm,
     normalize,
     symmetric_info_nce,
 )
 from nextvec.ops.linear import has_int16, restore_linear, use_int16
 from nextvec.ops.native import backend, native_ops
+from nextvec.ops.weights import WeightUpdate, norm, update_weights
 from nextvec.ops.window import combine, reads_in_place, score
 
 __all__ = [
     "MIN_LENGTH",
     "MixCoefficients",
+    "WeightUpdate",
     "affine_products",
     "backend",
     "combine",
@@ -41,5 +42,6 @@ __all__ = [
     "restore_linear",
     "score",
     "symmetric_info_nce",
+    "update_weights",
     "use_int16",
 ]

@@ -1,4 +1,4 @@
-"""Operations over a whole batch: what the objective needs of predictions and targets, and the norm of gradients.
+"""Operations over a whole batch: what the objective needs of predictions and targets.
 
 Letters in names: B windows of a batch, K vectors of a window, D dimensions.
 """
@@ -6,7 +6,6 @@ Letters in names: B windows of a batch, K vectors of a window, D dimensions.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +15,6 @@ from nextvec.ops.native import StridedVectors, native_library
 
 MIN_LENGTH = 1e-6
 """A vector shorter than this has no direction: normalization divides by at least this length."""
-
-NORM_CHUNK = 2**14
-"""Numbers that a thread takes at a time in `norm`."""
 
 
 def normalize(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +50,7 @@ def lengths(vectors_BKD: Tensor) -> Tensor:
 def compare_rows(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, for each window, left · right, |left − right|² and |left|², (B,) each."""
     assert left_BD.shape == right_BD.shape, (left_BD.shape, right_BD.shape)
-    library = _float32_library(left_BD, right_BD)
+    library = float32_library(left_BD, right_BD)
     if library is None:
         product_B = (left_BD * right_BD).sum(dim=1)
         distance_B = torch.linalg.vector_norm(left_BD - right_BD, dim=1).square()
@@ -66,7 +62,7 @@ def compare_rows(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def moments(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
     """Return each dimension's mean and variance over the batch, (D,) each; the variance is divided by B."""
-    library = _float32_library(vectors_BD)
+    library = float32_library(vectors_BD)
     if library is None:
         mean_D = vectors_BD.mean(dim=0)
         return mean_D, (vectors_BD - mean_D).square().mean(dim=0)
@@ -77,7 +73,7 @@ def moments(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine_products(vectors_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for y = shift + slope ∘ x and each window x, the products x · y and |y|², (B,) each."""
-    library = _float32_library(vectors_BD, shift_D, slope_D)
+    library = float32_library(vectors_BD, shift_D, slope_D)
     if library is None:
         affine_BD = torch.addcmul(shift_D, vectors_BD, slope_D)
         return (vectors_BD * affine_BD).sum(dim=1), torch.linalg.vector_norm(affine_BD, dim=1).square()
@@ -110,7 +106,7 @@ def symmetric_info_nce(products_BB: Tensor, tau: float, group_B: Tensor | None) 
     """
     batch = len(products_BB)
     assert products_BB.shape == (batch, batch) and (group_B is None or len(group_B) == batch), products_BB.shape
-    library = _float32_library(products_BB)
+    library = float32_library(products_BB)
     if library is not None and (group_B is None or group_B.dtype == torch.int32):
         row_log_sum_B, column_log_sum_B = torch.empty(2, batch)
         group_B = None if group_B is None else group_B.contiguous()
@@ -156,7 +152,7 @@ def mix(
     """
     # The order of the arguments in kernels.c.
     inputs = (by.block, by.shift_D, by.slope_D, units_BD, targets_BD, by.units_B, by.targets, length_B1)
-    library = _float32_library(units_BD, *inputs)
+    library = float32_library(units_BD, *inputs)
     if library is not None:
         mixed_BD = torch.zeros_like(units_BD) if block_BD is None else block_BD
         library.nextvec_mix(*_addresses(mixed_BD, *inputs), *units_BD.shape)
@@ -169,21 +165,7 @@ def mix(
     return mixed_BD.div_(length_B1)
 
 
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the 2-norm of all numbers of several tensors as one vector, 0-dim."""
-    library = _float32_library(*tensors)
-    if library is None:
-        return torch.nn.utils.get_total_norm(tensors)
-    result, counts = torch.empty(()), [tensor.numel() for tensor in tensors]
-    # Every chunk of every tensor has a sum of its own, so that the result does not depend on the number of threads.
-    chunk_sums = (ctypes.c_double * sum(-(-count // NORM_CHUNK) for count in counts))()
-    addresses = (ctypes.c_void_p * len(tensors))(*_addresses(*tensors))
-    sizes = (ctypes.c_long * len(tensors))(*counts)
-    library.nextvec_norm(result.data_ptr(), chunk_sums, addresses, sizes, len(tensors), NORM_CHUNK)
-    return result
-
-
-def _float32_library(*tensors: Tensor) -> ctypes.CDLL | None:
+def float32_library(*tensors: Tensor) -> ctypes.CDLL | None:
     """Return the C library if all tensors are float32 and contiguous, else None."""
     if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
         return None

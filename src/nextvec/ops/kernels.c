@@ -2,7 +2,8 @@
 
 window operations  products of a window's few heads (H) with its few vectors (S), in the format in which the vectors
                    are stored; a matrix library multiplies such small matrices slowly, and converts all vectors first
-batch operations   what the objective needs of predictions and targets, and the norm of the gradients
+batch operations   what the objective needs of predictions and targets
+weight operations  the norm of the gradients, and the update of the weights
 
 One thread computes each number, in an order that does not depend on the number of threads: results are reproducible.
 Letters: B windows of a batch, H heads, S context length, D dimensions.
@@ -322,6 +323,14 @@ void nextvec_mix(float *block, const float *block_factor, const float *shift, co
     }
 }
 
+/* The tensor that a chunk belongs to, and the chunk's place in it. */
+static void find_chunk(long chunk, const long *counts, long chunk_size, long *tensor, long *start, long *size) {
+    for (*tensor = 0; chunk >= (counts[*tensor] + chunk_size - 1) / chunk_size; ++*tensor)
+        chunk -= (counts[*tensor] + chunk_size - 1) / chunk_size;
+    *start = chunk * chunk_size;
+    *size = counts[*tensor] - *start < chunk_size ? counts[*tensor] - *start : chunk_size;
+}
+
 /* The 2-norm of all numbers of several tensors. They are read in chunks, so that all threads have work whatever the
    sizes of the tensors are. `chunk_sums` is scratch memory for one number per chunk. */
 void nextvec_norm(float *norm, double *chunk_sums, const float *const *tensors, const long *counts, long count,
@@ -331,14 +340,49 @@ void nextvec_norm(float *norm, double *chunk_sums, const float *const *tensors, 
     for (long tensor = 0; tensor < count; tensor++) chunks += (counts[tensor] + chunk_size - 1) / chunk_size;
 #pragma omp parallel for schedule(static)
     for (long chunk = 0; chunk < chunks; chunk++) {
-        /* Which tensor this chunk belongs to, and its number in that tensor. */
-        long tensor = 0, index = chunk;
-        for (; index >= (counts[tensor] + chunk_size - 1) / chunk_size; tensor++)
-            index -= (counts[tensor] + chunk_size - 1) / chunk_size;
-        long start = index * chunk_size, rest = counts[tensor] - start;
-        const float *numbers = tensors[tensor] + start;
-        chunk_sums[chunk] = dot(numbers, numbers, rest < chunk_size ? rest : chunk_size);
+        long tensor, start, size;
+        find_chunk(chunk, counts, chunk_size, &tensor, &start, &size);
+        chunk_sums[chunk] = dot(tensors[tensor] + start, tensors[tensor] + start, size);
     }
     for (long chunk = 0; chunk < chunks; chunk++) sum += chunk_sums[chunk];
     *norm = sqrt(sum);
+}
+
+/* What `nextvec_update_weights` reads and writes of one tensor. */
+enum { WEIGHTS, GRADIENTS, MEANS, SQUARES, AVERAGES, STEPS, ADDRESSES };
+
+/* One step of AdamW (Loshchilov & Hutter 2019) for several tensors, with clipping and a moving average of the weights.
+   `addresses` has ADDRESSES entries per tensor. The averages may be NULL; STEPS is the address of one number, the steps
+   so far. gradient_factors clip the gradients, and weight_factors are 1 - rate * weight decay. */
+void nextvec_update_weights(float *const *addresses, const long *counts, const float *gradient_factors,
+                            const float *weight_factors, double rate, double beta1, double beta2, float epsilon,
+                            float average_fraction, long count, long chunk_size) {
+    long chunks = 0;
+    for (long tensor = 0; tensor < count; tensor++) {
+        chunks += (counts[tensor] + chunk_size - 1) / chunk_size;
+        *addresses[tensor * ADDRESSES + STEPS] += 1;
+    }
+#pragma omp parallel for schedule(static)
+    for (long chunk = 0; chunk < chunks; chunk++) {
+        long tensor, start, size;
+        find_chunk(chunk, counts, chunk_size, &tensor, &start, &size);
+        float *const *of = addresses + tensor * ADDRESSES;
+        float *restrict weights = of[WEIGHTS] + start, *restrict means = of[MEANS] + start;
+        float *restrict squares = of[SQUARES] + start, *restrict averages = of[AVERAGES] ? of[AVERAGES] + start : NULL;
+        const float *restrict gradients = of[GRADIENTS] + start;
+        float gradient_factor = gradient_factors[tensor], weight_factor = weight_factors[tensor];
+        /* Both means start at zero; dividing by 1 - beta^steps corrects that. */
+        double steps = *of[STEPS];
+        float step_size = rate / (1 - pow(beta1, steps)), square_factor = 1 / sqrt(1 - pow(beta2, steps));
+        float new_mean = 1 - beta1, old_square = beta2, new_square = 1 - beta2;
+#pragma omp simd
+        for (long i = 0; i < size; i++) {
+            float gradient = gradients[i] * gradient_factor;
+            means[i] += new_mean * (gradient - means[i]);
+            squares[i] = old_square * squares[i] + new_square * gradient * gradient;
+            weights[i] = weights[i] * weight_factor - step_size * means[i] / (sqrtf(squares[i]) * square_factor + epsilon);
+        }
+        if (averages)
+            for (long i = 0; i < size; i++) averages[i] += average_fraction * (weights[i] - averages[i]);
+    }
 }

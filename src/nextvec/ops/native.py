@@ -170,6 +170,8 @@ _ARGTYPES = {
     "nextvec_mix": [*[_ADDRESS] * 9, _INT, _INT],
     # norm, chunk_sums, tensors, counts, count, chunk_size
     "nextvec_norm": [_ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _INT, _INT],
+    # addresses, counts, gradient_factors, weight_factors, rate, beta1, beta2, epsilon, average_fraction, count, chunk
+    "nextvec_update_weights": [*[_ADDRESS] * 4, *[ctypes.c_double] * 3, *[_FLOAT] * 2, _INT, _INT],
     # out, inputs, weights, scales, bias, quantized, row_scales, limit, M, N, K
     "nextvec_linear": [*[_ADDRESS] * 7, _FLOAT, _INT, _INT, _INT],
     "nextvec_linear_panel": [],

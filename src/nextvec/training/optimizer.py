@@ -88,14 +88,18 @@ class WeightAverage:
         self._source = model
         self._decay = decay
         self._weights: list[Tensor] = list(model.parameters())
-        self._averages: list[Tensor] = list(self.model.parameters())
+        self.averages: list[Tensor] = list(self.model.parameters())
+        """The averages in the order of the model's parameters."""
 
     def restart(self) -> None:
         """Set the average to the present weights, such as those of a warm start."""
         self.model.load_state_dict(self._source.state_dict())
 
+    def decay_at(self, step: int) -> float:
+        """Return d of step `step` (from 1)."""
+        return min(self._decay, step / (step + 9))
+
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Include the weights as they are after step `step` (from 1)."""
-        decay = min(self._decay, step / (step + 9))
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+    def update(self, decay: float) -> None:
+        """Include the weights as they are now: a ← d · a + (1 − d) · w."""
+        torch._foreach_lerp_(self.averages, self._weights, 1 - decay)

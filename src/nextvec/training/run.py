@@ -115,6 +115,7 @@ class Run:
     def __post_init__(self) -> None:
         """Prepare what every step uses."""
         self.guard = FiniteGuard(self.optimizer, self.device)
+        self.parameters: list[nn.Parameter] = list(self.model.parameters())
         self.prediction_parameters: list[nn.Parameter] = self.model.prediction_parameters()
         self.query_parameters: list[nn.Parameter] = self.model.query_parameters()
 

@@ -50,7 +50,8 @@ class TrainingState:
     def add_step(self, metrics: Metrics, seconds: float) -> None:
         """Count one step and add its metrics to the epoch's sums, on the device, in one fused operation."""
         for name, value in metrics.items():
-            self.metric_sums.setdefault(name, torch.zeros_like(value))
+            if name not in self.metric_sums:
+                self.metric_sums[name] = torch.zeros_like(value)
         torch._foreach_add_([self.metric_sums[name] for name in metrics], list(metrics.values()))
         self.step += 1
         self.step_in_epoch += 1

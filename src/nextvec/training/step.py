@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nextvec import ops
 from nextvec.core.device import autocast
 from nextvec.data.windows import Batch
 from nextvec.distributed.process_group import own_randomness
 from nextvec.training.optimizer import learning_rate_at, set_learning_rate
+from nextvec.training.update import gradient_norm, update_weights
 
 if TYPE_CHECKING:
     from nextvec.training.run import Run
@@ -48,9 +48,9 @@ def train_step(run: Run, index_B: Tensor) -> Metrics:
         metrics |= _backward_query(run, index_B, batch, recipe.batch_size - reversed_count)
     if not run.processes.is_alone:
         _sum_gradients(run, metrics)
-    norms = [clip_gradients(run.prediction_parameters, recipe.grad_clip_norm)]
+    norms = [gradient_norm(run.prediction_parameters)]
     if run.model.has_query:
-        norms.append(clip_gradients(run.query_parameters, recipe.grad_clip_norm))
+        norms.append(gradient_norm(run.query_parameters))
     metrics["grad_norm"] = norms[0]
 
     # Non-finite guard: after the first non-finite step, no update is applied.
@@ -58,12 +58,9 @@ def train_step(run: Run, index_B: Tensor) -> Metrics:
     run.guard.check([*losses, *norms], step)
     require_finite_step(run, wait=run.is_log_step, outputs=StepOutputs(batch, prediction_PD, metrics))
 
-    # Update.
+    # Update: clipping, AdamW, moving average.
     set_learning_rate(run.optimizer, learning_rate_at(step, run.total_steps, recipe, run.scores))
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    if run.ema is not None:
-        run.ema.update(step + 1)
+    update_weights(run, norms)
     return metrics
 
 
@@ -114,16 +111,6 @@ def _sum_gradients(run: Run, metrics: Metrics) -> None:
         metrics["loss_query"] = loss_query
 
 
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradient down to `max_norm` (0: no clipping) and return the norm before, 0-dim, on the device."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = ops.norm(gradients).detach()
-    # On the CPU reading the norm is free, so a short gradient is not multiplied by 1.
-    if max_norm and (norm.device.type != "cpu" or norm + 1e-6 > max_norm):
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
-
-
 class FiniteGuard:
     """Stops all updates of one fused optimizer after the first non-finite loss or gradient."""
 
@@ -136,6 +123,8 @@ class FiniteGuard:
     def check(self, values: list[Tensor], step: int) -> None:
         """Record whether the losses and gradient norms (0-dim) of step `step` are finite; call before its update."""
         is_finite = torch.stack(values).isfinite().all()
+        if not self._reading_waits and is_finite:
+            return
         # Only the first non-finite step is recorded.
         self._broken_step += torch.where(is_finite | (self._is_broken > 0), 0.0, float(step))
         self._is_broken.copy_(torch.where(is_finite, self._is_broken, 1.0))
