@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +21,12 @@ import pytest
 from hypothesis import settings
 
 import nextvec
+from fork_server import write_program
+from narrow_networks import narrow
 from nextvec.data.space import Space
 from nextvec.data.splits import SPLITS
 from nextvec.data.store import VECTORS, DocumentTable, Store
 from nextvec.data.store.writer import finish_store, write_documents
-from nextvec.models import published, recurrent, transformer
 from nextvec.recipe import Recipe, make_recipe
 
 # What must pass before a change lands (.ci/run) must not hang on luck; elsewhere hypothesis finds new cases each time.
@@ -58,9 +62,22 @@ def write_toy_store(
     )
 
 
+LONG_FILES = {
+    f"test_{name}" for name in "export displays planted_pathologies sweep kills ceiling ops page hub build".split()
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The runbook first, then Ray: one worker takes the long rehearsal, the other one all tests that need a cluster."""
-    items.sort(key=lambda item: (item.path.stem != "test_runbook", "ray" not in item.path.stem.split("_")))
+    """The runbook first, then Ray: one worker takes the long rehearsal, the other one all tests that need a cluster.
+
+    Then the other long files, so that no worker waits in the end for one that another one has just begun.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        name = item.path.stem
+        return name != "test_runbook", "ray" not in name.split("_"), name not in LONG_FILES
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -155,22 +172,26 @@ def toy_recipe(toy_store: Store) -> Recipe:
     )
 
 
-SMALL_NETWORKS = {
-    published: {"RECURRENT_HIDDEN": 32, "TRANSFORMER_HIDDEN": 32, "FEED_FORWARD": 64},
-    recurrent: {"RECURRENT_HIDDEN": 32},
-    transformer: {"TRANSFORMER_HIDDEN": 32, "FEED_FORWARD": 64},
-}
-"""Module → width → value. Every layer of the networks remains."""
-
-
 @pytest.fixture
 def small_networks() -> Iterator[None]:
     """Make the recurrent networks and the transformers narrow, for tests whose subject is not their size."""
     with pytest.MonkeyPatch.context() as patch:  # of its own: tests undo theirs
-        for module, widths in SMALL_NETWORKS.items():
-            for name, width in widths.items():
-                patch.setattr(module, name, width)
+        narrow(patch.setattr)
         yield
+
+
+@pytest.fixture(scope="session")
+def nextvec_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `nextvec` that starts in milliseconds; a test of the start itself uses ``python -m nextvec``."""
+    folder = tmp_path_factory.mktemp("bin")
+    with tempfile.TemporaryDirectory(prefix="nextvec") as short:  # the path of a socket has at most 107 characters
+        address = Path(short) / "socket"
+        write_program(folder / "nextvec", address)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, Path(__file__).with_name("fork_server.py"), address]
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+            yield folder / "nextvec"
 
 
 @pytest.fixture

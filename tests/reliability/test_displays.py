@@ -72,9 +72,9 @@ def check_finished(run: Path, reason: str) -> None:
     assert reason in (run / "training.log").read_text()
 
 
-def test_a_suite_whose_pipe_is_closed_does_its_work(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_suite_whose_pipe_is_closed_does_its_work(recipe_file: Path, nextvec_program: Path, tmp_path: Path) -> None:
     with closed_pipe() as writer:
-        command = [*NEXTVEC, "suite", str(recipe_file), "--out", str(tmp_path / "suite")]
+        command = [nextvec_program, "suite", str(recipe_file), "--out", str(tmp_path / "suite")]
         done = subprocess.run(command, stdout=writer, stderr=writer, check=False)
     assert done.returncode == 0
     assert [step["state"] for step in json.loads((tmp_path / "suite" / "suite.json").read_text())["steps"]] == [
@@ -88,10 +88,10 @@ def test_a_suite_whose_pipe_is_closed_does_its_work(recipe_file: Path, tmp_path:
 
 @needs_full
 def test_a_run_on_a_full_device_does_its_work_and_reports_the_result_that_was_not_printed(
-    recipe_file: Path, tmp_path: Path
+    recipe_file: Path, nextvec_program: Path, tmp_path: Path
 ) -> None:
     """With --json, the printed result is what the caller asked for, so that its loss is an error."""
-    command = [*NEXTVEC, "train", str(recipe_file), "--out", str(tmp_path / "run"), "--json"]
+    command = [nextvec_program, "train", str(recipe_file), "--out", str(tmp_path / "run"), "--json"]
     with FULL.open("w") as full:
         assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == 2
     check_finished(tmp_path / "run", "standard error cannot be written: the device is full")

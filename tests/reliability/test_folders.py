@@ -58,7 +58,7 @@ def finish(path: Path) -> Path:
     return path
 
 
-def test_a_second_trainer_is_refused_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_second_trainer_is_refused_and_changes_nothing(recipe: Recipe, nextvec_program: Path, tmp_path: Path) -> None:
     """While a run trains, other processes resume it by its name and by a link: both exit with 2."""
     whole = train(recipe, tmp_path / "whole")
     run = start_run(recipe, tmp_path / "run", quiet=True)
@@ -68,7 +68,7 @@ def test_a_second_trainer_is_refused_and_changes_nothing(recipe: Recipe, tmp_pat
     def others(_: Run) -> None:
         if run.state.epoch == 1:
             for words in (["resume", str(run.path)], ["resume", str(tmp_path / "link")]):
-                command = [sys.executable, "-m", "nextvec", *words, "--quiet"]
+                command = [nextvec_program, *words, "--quiet"]
                 refusals.append(subprocess.run(command, capture_output=True, text=True, check=False))
 
     loop.train(run, after_epoch=others)
@@ -148,7 +148,7 @@ def test_a_clock_that_steps_back_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["amn", "lstm"])
-def test_a_watcher_changes_nothing(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+def test_a_watcher_changes_nothing(recipe: Recipe, small_networks: None, tmp_path: Path, kind: str) -> None:
     """A thread reads the folder all the time, as `nextvec watch` does."""
     recipe = make_recipe(recipe.model_dump(exclude_none=True), (f"model.kind={kind}",))
     whole = train(recipe, tmp_path / "whole")

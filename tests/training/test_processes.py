@@ -6,9 +6,9 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nextvec.experiments.single_run import resume_folder, train_recipe
 from nextvec.recipe import Recipe, make_recipe
 from nextvec.training.setup import start_run
 
+Start = Callable[..., list[subprocess.Popen[str]]]
 SHARES = 3
 """Processes that do not divide the batch evenly."""
 
@@ -45,15 +46,21 @@ def recipe_of(store: Store, **training: Any) -> Recipe:
     )
 
 
-def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """Start `count` processes of one run as torchrun does, without its own."""
+@pytest.fixture
+def start(nextvec_program: Path) -> Start:
+    """Start processes of one run as torchrun does, without its own: ``start(2, "train", …)``."""
+    return partial(start_group, nextvec_program)
+
+
+def start_group(program: Path, count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start `count` processes that find each other at a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     group = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "nextvec", *arguments],
+            [program, *arguments],
             env={
                 **os.environ,
                 **{name: str(value) for name, value in (group | {"RANK": rank, "LOCAL_RANK": rank}).items()},
@@ -110,7 +117,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> str:
     return str(file)
 
 
-def test_three_processes_train_and_evaluate_like_one(alone, toy_store, tmp_path):
+def test_three_processes_train_and_evaluate_like_one(start, alone, toy_store, tmp_path):
     recipe = write_recipe(recipe_of(toy_store), tmp_path)
     (main, *others) = finish(start(SHARES, "train", recipe, "--out", str(tmp_path / "run"), "--quiet"))
     assert main[0] == 0, main[2]
@@ -127,7 +134,7 @@ def test_three_processes_train_and_evaluate_like_one(alone, toy_store, tmp_path)
     assert_equal_runs(alone, tmp_path / "run", tolerance=1e-5)
 
 
-def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(alone, toy_store, tmp_path):
+def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(start, alone, toy_store, tmp_path):
     """Kill the second process in the second epoch; the rest is trained by another number of processes."""
     run = tmp_path / "run"
     recipe = write_recipe(recipe_of(toy_store), tmp_path)
@@ -146,7 +153,7 @@ def test_a_lost_process_ends_the_run_in_one_line_and_one_process_resumes_it(alon
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
-def test_a_process_killed_anywhere_changes_nothing_after_a_resume(seed, toy_store, tmp_path_factory, tmp_path):
+def test_a_process_killed_anywhere_changes_nothing_after_a_resume(start, seed, toy_store, tmp_path_factory, tmp_path):
     """Kill a random process at a random moment, resume with as many processes: bit-equal to an unbroken run."""
     rng = random.Random(seed)
     unbroken = tmp_path_factory.getbasetemp() / "unbroken"
@@ -179,7 +186,7 @@ ENDS: dict[str, tuple[dict[str, Any], dict[str, Any], int, str]] = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", ENDS)
-def test_all_processes_end_together_with_one_exit_code(end, toy_store, tmp_path):
+def test_all_processes_end_together_with_one_exit_code(start, end, toy_store, tmp_path):
     training, changes, code, text = ENDS[end]
     recipe = make_recipe({**recipe_of(toy_store, **training).model_dump(exclude_none=True), **changes}, where="a test")
     run = tmp_path / "run"
@@ -199,7 +206,7 @@ def test_all_processes_end_together_with_one_exit_code(end, toy_store, tmp_path)
 
 
 @pytest.mark.long
-def test_a_signal_to_any_process_ends_all_with_everything_saved(alone, toy_store, tmp_path):
+def test_a_signal_to_any_process_ends_all_with_everything_saved(start, alone, toy_store, tmp_path):
     run = tmp_path / "run"
     recipe = write_recipe(recipe_of(toy_store, epochs=500, keep_epochs=False), tmp_path)
     processes = start(2, "train", recipe, "--out", str(run), "--quiet")
@@ -226,7 +233,7 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(toy_store, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_other_commands_are_refused(tmp_path):
+def test_other_commands_are_refused(start, tmp_path):
     (main, other) = finish(start(2, "suite", "demo", "--out", str(tmp_path / "suite")))
     assert main[0] == other[0] == 2
     assert (
