@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fork_server import NARROW
 from nextvec.commands import train as training_commands
 from nextvec.commands.train import TrainerFlags
 from nextvec.core.events import read_events
@@ -28,6 +29,7 @@ from nextvec.experiments.single_run import TrainedRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "runbook.md"
+BIN = Path(sys.executable).parent
 MODELS = "artifacts/lvm/models"
 LOG = f"{MODELS}/amn_790k_production_*/training.log"
 
@@ -68,16 +70,17 @@ def commands() -> list[str]:
 class Book:
     """A folder that looks like a checkout with data, and what each command of the page printed there."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, programs: Path = BIN) -> None:
         self.home = home
+        self.programs = programs
         self.printed: dict[str, subprocess.CompletedProcess[str]] = {}
         for folder in ("scripts", "tools"):
             (home / folder).symlink_to(ROOT / folder)
 
     def type(self, command: str, *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Type a command into a shell at the book's root."""
-        paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        paths = os.pathsep.join([str(self.programs), str(BIN), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "120", NARROW: "1"}
         environment.pop("NEXTVEC", None)
         return subprocess.run(
             ["bash", "-c", command],
@@ -131,9 +134,9 @@ def shrink_production_set(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def book(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Book:
-    """The page, run from top to bottom; every command must end well."""
-    book = Book(tmp_path_factory.mktemp("book"))
+def book(data: Path, nextvec_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Book:
+    """The page, run from top to bottom; every command must end well. Recurrent networks and transformers are narrow."""
+    book = Book(tmp_path_factory.mktemp("book"), nextvec_program.parent)
     (book.home / "artifacts").mkdir()
     shutil.copytree(data, book.home / "artifacts/lvm")
     for command in commands():
