@@ -36,10 +36,12 @@ def pair(batch: int = 12, dimensions: int = 10, *, seed: int = 0, length: float 
     return length * (target_BD + 0.3 * noise_BD), target_BD
 
 
-def pure_terms(tau: float = 0.3, group_B: Tensor | None = None) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def pure_terms(
+    tau: float = 0.3, group_B: Tensor | None = None, block: int | None = None
+) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     return {
         "mse": mse,
-        "info": lambda prediction_BD, target_BD: info_nce(prediction_BD, target_BD, tau, group_B),
+        "info": lambda prediction_BD, target_BD: info_nce(prediction_BD, target_BD, tau, group_B, block),
         "moment": moment_matching,
         "variance": lambda prediction_BD, target_BD: variance_floor(prediction_BD),
     }
@@ -89,7 +91,8 @@ def test_mse_equals_torchs_mse_loss() -> None:
 
 @pytest.mark.parametrize("tau", [0.05, 0.07, 1.0])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_info_nce_equals_a_double_loop(tau: float, grouped: bool) -> None:
+@pytest.mark.parametrize("block", [None, 5], ids=["one block", "blocks of 5, 5 and 2"])
+def test_info_nce_equals_a_double_loop(tau: float, grouped: bool, block: int | None) -> None:
     prediction_BD, target_BD = (unit(vectors) for vectors in pair())
     group_B = torch.arange(12) // 3 if grouped else None
     total = 0.0
@@ -98,10 +101,11 @@ def test_info_nce_equals_a_double_loop(tau: float, grouped: bool) -> None:
             scores = [
                 math.exp(float(one[i] @ other[j]) / tau)
                 for j in range(12)
-                if j == i or group_B is None or group_B[i] != group_B[j]
+                if (block is None or i // block == j // block)
+                and (j == i or group_B is None or group_B[i] != group_B[j])
             ]
             total -= math.log(math.exp(float(one[i] @ other[i]) / tau) / sum(scores)) / 12
-    assert float(info_nce(prediction_BD, target_BD, tau, group_B)) == pytest.approx(total, rel=1e-9)
+    assert float(info_nce(prediction_BD, target_BD, tau, group_B, block)) == pytest.approx(total, rel=1e-9)
 
 
 def test_info_nce_has_the_runbooks_unit() -> None:
@@ -464,15 +468,15 @@ def test_backward_query_gives_the_gradient_at_the_raw_query() -> None:
 
 @pytest.mark.parametrize("length", [3.0, 1e-3, 1e-8], ids=["long", "short", "without a direction"])
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("term", TERMS)
-def test_closed_form_gradients_equal_autograds(term: str, grouped: bool, length: float) -> None:
+@pytest.mark.parametrize(("term", "block"), [*((term, None) for term in TERMS), ("info", 4), ("info", 5), ("info", 20)])
+def test_closed_form_gradients_equal_autograds(term: str, block: int | None, grouped: bool, length: float) -> None:
     prediction_BD, target_BD = pair(length=length)
     group_B = torch.arange(12) // 3 if grouped else None
     directions = Directions.of(prediction_BD)
-    chosen = objective(**{term: 1.0}, tau=0.3)
+    chosen = objective(**{term: 1.0}, tau=0.3, info_nce_block=block)
     gradient = chosen._term_gradients(directions, target_BD, group_B)[0][term]
     leaf_BD = prediction_BD.clone().requires_grad_()
-    value = pure_terms(0.3, group_B)[term](F.normalize(leaf_BD, dim=1, eps=ops.MIN_LENGTH), target_BD)
+    value = pure_terms(0.3, group_B, block)[term](F.normalize(leaf_BD, dim=1, eps=ops.MIN_LENGTH), target_BD)
     (expected_BD,) = torch.autograd.grad(value, leaf_BD)
     torch.testing.assert_close(gradient.value, value.detach(), rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(gradient.norm(directions), expected_BD.norm(), rtol=1e-9, atol=1e-12)

@@ -223,6 +223,14 @@ def test_symmetric_info_nce_and_its_gradient_equal_autograds(
     torch.testing.assert_close(gradient.double(), products.grad, rtol=1e-4, atol=1e-5 / (tau * batch))
 
 
+def test_a_stack_of_blocks_gives_their_mean(backend: str) -> None:
+    products, groups = random(3, 40, 40), torch.arange(120).div(3, rounding_mode="floor").int().view(3, 40)
+    singles = [ops.symmetric_info_nce(products[block].clone(), 0.1, groups[block]) for block in range(3)]
+    loss, gradient = ops.symmetric_info_nce(products.clone(), 0.1, groups)
+    assert float(loss) == pytest.approx(sum(float(single) for single, _ in singles) / 3, rel=1e-6)
+    torch.testing.assert_close(gradient, torch.stack([single for _, single in singles]) / 3)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_non_finite_values_stay_non_finite(backend: str, bad: float) -> None:
     products = random(70, 70)

@@ -35,7 +35,7 @@ def recipe_of(store: Store, **training: Any) -> Recipe:
             "name": "shared",
             "data": {"store": str(store.path), "context": 3},
             "model": {"kind": "amn", "dropout": 0.0},
-            "objective": {"mse": 0.5, "info_nce": 0.5, "moment": 0.1, "variance": 0.1},
+            "objective": {"mse": 0.5, "info_nce": 0.5, "moment": 0.1, "variance": 0.1, "info_nce_block": 8},
             "training": {
                 **{"epochs": 2, "batch_size": 31, "precision": "fp32", "reverse_augmentation": 0.3, "ema_decay": 0.9},
                 **training,

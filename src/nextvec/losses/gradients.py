@@ -127,15 +127,45 @@ def mse_gradient(numbers: int, *, distance_B: Tensor, square_B: Tensor, cosine_B
 
 
 def info_nce_gradient(
-    unit_BD: Tensor, target_BD: Tensor, *, tau: float, group_B: Tensor | None, matmul_dtype: torch.dtype
+    unit_BD: Tensor,
+    target_BD: Tensor,
+    *,
+    tau: float,
+    group_B: Tensor | None,
+    matmul_dtype: torch.dtype,
+    block: int | None = None,
 ) -> TermGradient:
-    """Return `info_nce` and its gradient (P + Q − 2·1) t / (B·tau); P and Q are its softmax by rows and by columns."""
-    # Forward u·tᵀ and softmax, then backward through the product: two (B, B, D) matrix products in all.
-    products_BB = ops.multiply(unit_BD, target_BD.T, matmul_dtype)
-    value, products_gradient_BB = ops.symmetric_info_nce(products_BB, tau, group_B)
-    gradient_BD = ops.multiply(products_gradient_BB, target_BD, matmul_dtype)
+    """Return `info_nce` and its gradient (P + Q − 2·1) t / (B·tau); P and Q are its softmax by rows and by columns.
+
+    With `block`, P and Q are those of each block of so many windows; the last block may be smaller.
+    """
+    batch = len(unit_BD)
+    if block is None or block >= batch:
+        value, gradient_BD = _info_nce_of_blocks(unit_BD, target_BD, tau, group_B, matmul_dtype)
+    else:
+        # All whole blocks at once as a stack, then the rest; each counts by its number of windows.
+        whole, parts = batch - batch % block, []
+        for rows, shape in ((slice(whole), (-1, block)), (slice(whole, batch), (-1, batch - whole))):
+            if rows.start != batch:
+                unit_NbD, target_NbD = (rows_BD[rows].unflatten(0, shape) for rows_BD in (unit_BD, target_BD))
+                group_Nb = None if group_B is None else group_B[rows].unflatten(0, shape)
+                value, gradient_NbD = _info_nce_of_blocks(unit_NbD, target_NbD, tau, group_Nb, matmul_dtype)
+                part = unit_NbD.shape[0] * unit_NbD.shape[1] / batch
+                parts.append((value * part, gradient_NbD.flatten(end_dim=1) * part))
+        values, gradients = zip(*parts, strict=True)
+        value, gradient_BD = torch.stack(values).sum(), gradients[0] if len(parts) == 1 else torch.cat(gradients)
     along_B, _, square_B = ops.compare_rows(gradient_BD, unit_BD)
     return TermGradient(value=value, along_B=along_B, square_B=square_B, block_BD=gradient_BD)
+
+
+def _info_nce_of_blocks(
+    unit_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tensor | None, matmul_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the mean InfoNCE of one block of windows, or of a stack of blocks, and its gradient."""
+    # Forward u·tᵀ and softmax, then backward through the product: two (B, B, D) matrix products in all.
+    products_BB = ops.multiply(unit_BD, target_BD.mT, matmul_dtype)
+    value, products_gradient_BB = ops.symmetric_info_nce(products_BB, tau, group_B)
+    return value, ops.multiply(products_gradient_BB, target_BD, matmul_dtype)
 
 
 def shared_info_nce_gradient(
@@ -146,6 +176,7 @@ def shared_info_nce_gradient(
     tau: float,
     group_B: Tensor | None,
     matmul_dtype: torch.dtype,
+    block: int | None = None,
 ) -> TermGradient:
     """Return the part of `info_nce_gradient` of this process's windows; the processes exchange (2, B) numbers.
 
@@ -154,6 +185,9 @@ def shared_info_nce_gradient(
     rows_P, own_P = torch.arange(len(unit_PD), device=unit_PD.device), processes.share(torch.arange(len(target_BD)))
     own_P = own_P.to(unit_PD.device)
     logits_PB = mask_same_group(ops.multiply(unit_PD, target_BD.T, matmul_dtype).div_(tau), group_B, own_P)
+    if block is not None:  # other blocks are masked, since a process has windows of every block
+        blocks_B = torch.arange(len(target_BD), device=unit_PD.device) // block
+        logits_PB.masked_fill_(blocks_B[own_P, None] != blocks_B, -torch.inf)
     # Every column's maximum and sum, of each process's part; then of all parts.
     maximum_B = logits_PB.amax(dim=0).clamp(min=torch.finfo(torch.float32).min)  # a part may be masked
     by_column_PB = (logits_PB - maximum_B).exp_()

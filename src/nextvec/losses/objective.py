@@ -76,6 +76,7 @@ class Objective:
         self.matmul_dtype, self.processes = matmul_dtype, processes
         self.loss_weighting = recipe.loss_weighting
         self.tau, self.mask_same_document = recipe.tau, recipe.mask_same_document
+        self.info_nce_block = recipe.info_nce_block
         self.weights, self.shares = recipe.weights, recipe.requested_shares
         self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
 
@@ -139,13 +140,12 @@ class Objective:
         }
         if "info" in self.weights:
             groups = group_B if self.mask_same_document else None
+            options = {"tau": self.tau, "group_B": groups, "matmul_dtype": self.matmul_dtype}
             if self.processes.is_alone:
-                gradients["info"] = info_nce_gradient(
-                    unit_PD, target_BD, tau=self.tau, group_B=groups, matmul_dtype=self.matmul_dtype
-                )
+                gradients["info"] = info_nce_gradient(unit_PD, target_BD, **options, block=self.info_nce_block)
             else:
                 gradients["info"] = shared_info_nce_gradient(
-                    unit_PD, target_BD, self.processes, tau=self.tau, group_B=groups, matmul_dtype=self.matmul_dtype
+                    unit_PD, target_BD, self.processes, **options, block=self.info_nce_block
                 )
         if "moment" in self.weights or "variance" in self.weights:
             gradients |= batch_gradients(unit_PD, target_BD, self.weights, self.processes)
@@ -253,7 +253,7 @@ class Objective:
             terms = {"mse": mse(unit_BD, target_BD)}
             if "info" in self.weights:
                 groups = group_B if self.mask_same_document else None
-                terms["info"] = info_nce(unit_BD, target_BD, self.tau, groups)
+                terms["info"] = info_nce(unit_BD, target_BD, self.tau, groups, self.info_nce_block)
             if "moment" in self.weights:
                 terms["moment"] = moment_matching(unit_BD, target_BD)
             if "variance" in self.weights:

@@ -23,16 +23,21 @@ def mse(prediction_BD: Tensor, target_BD: Tensor) -> Tensor:
     return F.mse_loss(prediction_BD, target_BD)
 
 
-def info_nce(prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tensor | None = None) -> Tensor:
+def info_nce(
+    prediction_BD: Tensor, target_BD: Tensor, tau: float, group_B: Tensor | None = None, block: int | None = None
+) -> Tensor:
     """Return symmetric InfoNCE in nats, the sum of both directions (the runbook's unit).
 
     One direction is −mean log softmax of p·t / tau over all targets for each prediction, the other one over all
-    predictions for each target. With `group_B`, other pairs of a pair's group are not used as its negatives. A pair
-    without negatives adds 0.
+    predictions for each target. With `group_B`, other pairs of a pair's group are not used as its negatives. With
+    `block`, nor are those outside of its block of so many pairs. A pair without negatives adds 0.
 
     Source: van den Oord et al. 2018, equation 4; both directions as in Radford et al. 2021 (CLIP), figure 3.
     """
     logits_BB = pair_logits(prediction_BD, target_BD, tau, group_B)
+    if block is not None:
+        block_B = torch.arange(len(target_BD), device=target_BD.device) // block
+        logits_BB = logits_BB.masked_fill(block_B[:, None] != block_B, -torch.inf)
     # Each prediction's own target is on the diagonal.
     by_row_BB, by_column_BB = logits_BB.log_softmax(dim=1), logits_BB.log_softmax(dim=0)
     return -by_row_BB.diagonal().mean() - by_column_BB.diagonal().mean()

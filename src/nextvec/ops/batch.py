@@ -6,6 +6,7 @@ Letters in names: B windows of a batch, K vectors of a window, D dimensions.
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
 
 import torch
@@ -83,11 +84,15 @@ def affine_products(vectors_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tup
 
 
 def multiply(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply two float32 matrices in `dtype` (float32 or bfloat16), with sums and result in float32."""
+    """Multiply two float32 matrices, or two stacks of them, in `dtype` (float32 or bfloat16).
+
+    The sums and the result are float32.
+    """
     if dtype != torch.bfloat16 or left.dtype != torch.float32 or not (left.is_cpu or left.is_cuda):
         return left @ right
     if left.is_cuda:
-        return torch.mm(left.to(dtype), right.to(dtype), out_dtype=torch.float32)
+        product = torch.mm if left.ndim == 2 else torch.bmm
+        return product(left.to(dtype), right.to(dtype), out_dtype=torch.float32)
     # On the CPU, oneDNN can multiply float32 matrices in bf16; the setting is global, so restore it afterwards.
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
@@ -103,28 +108,46 @@ def symmetric_info_nce(products_BB: Tensor, tau: float, group_B: Tensor | None) 
 
     With `group_B`, other pairs of a row's group are left out. The gradient is (P + Q − 2·1) / (B·tau) with P the
     softmax over rows and Q over columns. It overwrites `products_BB`.
+
+    A stack of N blocks, (N, B, B) with `group_B` (N, B), gives the mean loss and the gradient of it, 1/N of each
+    block's.
     """
-    batch = len(products_BB)
-    assert products_BB.shape == (batch, batch) and (group_B is None or len(group_B) == batch), products_BB.shape
+    *stack, batch, _ = products_BB.shape
+    assert products_BB.shape[-2] == products_BB.shape[-1], products_BB.shape
+    assert group_B is None or group_B.shape == (*stack, batch), group_B.shape
+    scale = tau * batch * math.prod(stack)
     library = float32_library(products_BB)
     if library is not None and (group_B is None or group_B.dtype == torch.int32):
-        row_log_sum_B, column_log_sum_B = torch.empty(2, batch)
-        group_B = None if group_B is None else group_B.contiguous()
-        groups = None if group_B is None else group_B.data_ptr()
-        addresses = _addresses(products_BB, row_log_sum_B, column_log_sum_B)
-        loss = library.nextvec_symmetric_info_nce(*addresses, groups, tau, batch)
-        return torch.tensor(loss), products_BB
+        groups = None if group_B is None else group_B.contiguous().view(-1, batch)
+        losses = [
+            _block_info_nce(library, block_BB, tau, None if groups is None else groups[number])
+            for number, block_BB in enumerate(products_BB.view(-1, batch, batch))
+        ]
+        return torch.tensor(sum(losses) / len(losses)), products_BB.div_(len(losses)) if stack else products_BB
     logits_BB = products_BB.div_(tau)
     if group_B is not None:
-        same_group_BB = group_B[:, None] == group_B
-        logits_BB.masked_fill_(same_group_BB.fill_diagonal_(False), -torch.inf)
+        same_group_BB = group_B[..., :, None] == group_B[..., None, :]
+        same_group_BB.diagonal(dim1=-2, dim2=-1).fill_(False)
+        logits_BB.masked_fill_(same_group_BB, -torch.inf)
     # On CUDA, log_softmax over columns takes 50 times as long as over rows; a logsumexp over columns does not.
-    by_row_BB, by_column_BB = logits_BB.log_softmax(dim=1), logits_BB - logits_BB.logsumexp(dim=0)
+    by_row_BB = logits_BB.log_softmax(dim=-1)
+    by_column_BB = logits_BB - logits_BB.logsumexp(dim=-2, keepdim=True)
     # The pairs that belong together are on the diagonal.
-    loss = -by_row_BB.diagonal().mean() - by_column_BB.diagonal().mean()
-    gradient_BB = by_row_BB.exp_().add_(by_column_BB.exp_()).div_(tau * batch)
-    gradient_BB.diagonal().sub_(2 / (tau * batch))
+    own_B, own_column_B = by_row_BB.diagonal(dim1=-2, dim2=-1), by_column_BB.diagonal(dim1=-2, dim2=-1)
+    loss = -own_B.mean() - own_column_B.mean()
+    gradient_BB = by_row_BB.exp_().add_(by_column_BB.exp_()).div_(scale)
+    gradient_BB.diagonal(dim1=-2, dim2=-1).sub_(2 / scale)
     return loss, gradient_BB
+
+
+def _block_info_nce(library: ctypes.CDLL, products_BB: Tensor, tau: float, group_B: Tensor | None) -> float:
+    """Return `symmetric_info_nce` of one block, and overwrite `products_BB` by its gradient, in C."""
+    batch = len(products_BB)
+    row_log_sum_B, column_log_sum_B = torch.empty(2, batch)
+    addresses = _addresses(products_BB, row_log_sum_B, column_log_sum_B)
+    groups = None if group_B is None else group_B.data_ptr()
+    loss: float = library.nextvec_symmetric_info_nce(*addresses, groups, tau, batch)
+    return loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,9 @@ class ObjectiveRecipe(Section):
     """Weight of the hinge loss that keeps each dimension's standard deviation over the batch from shrinking."""
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.07
     """Temperature of InfoNCE, which divides the cosines."""
+    info_nce_block: Annotated[int, Field(ge=2)] | None = None
+    """Windows per block of InfoNCE: a window's negatives are the other targets of its block of the batch. Default: the
+    whole batch. More negatives lower the cosine, and the loss grows with their number."""
     mask_same_document: bool = True
     """Exclude targets of the same document from InfoNCE's negatives, because they are near duplicates."""
     loss_weighting: Literal["gradient_norm", "raw"] = "gradient_norm"
