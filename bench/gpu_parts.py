@@ -123,7 +123,7 @@ def steady(bench, kind):
         for method in ("loop", "graph"):
             bench.attempt(rate, kind, method, bench.large, query, what=method, query=not query, **facts)
     bench.attempt(synchronizations, kind, what="host synchronizations", **facts)
-    for query in ((WITHOUT,), ()):
+    for query in ((WITHOUT,), ()) if bench.is_cuda or kind == "amn" else ():
         bench.attempt(rate, kind, "compiled graph", bench.large, query, what="compiled graph", query=not query, **facts)
     facts = {"network": kind, "batch size": bench.recipe_batch}
     for method in ("loop", "graph"):

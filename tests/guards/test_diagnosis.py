@@ -15,6 +15,7 @@ BASELINES = {
     "ood": {"copy-last": 0.46, "context-mean": 0.56, "train-mean": 0.36, "ridge": 0.565},
 }
 RECIPE = {"objective": {"mse": 0.5, "info_nce": 0.5}, "training": {"batch_size": 32}}
+BLOCKS = {"objective": {**RECIPE["objective"], "info_nce_block": 32}, "training": {"batch_size": 512}}
 SMALL_TAU = {**RECIPE, "objective": {**RECIPE["objective"], "tau": 0.005}}
 MSE_ONLY = {"objective": {"mse": 1.0}}
 
@@ -71,6 +72,12 @@ def test_advice_is_full_sentences_and_names_existing_recipe_fields(pathology):
             "red",
             "InfoNCE is 6.93 nats after epoch 3; chance level is 6.93 nats.",
             make_case(*make_epochs(0.43, 0.44, 0.44, train_loss_info=6.93)),
+        ),
+        (
+            "inactive-info-nce",
+            "red",
+            "InfoNCE is 6.93 nats after epoch 3; chance level is 6.93 nats.",
+            make_case(*make_epochs(0.43, 0.44, 0.44, train_loss_info=6.93), recipe=BLOCKS),
         ),
         (
             "inactive-info-nce",

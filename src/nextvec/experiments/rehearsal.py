@@ -27,14 +27,12 @@ OOD_FILE = "wikipedia_ood_test_ctx5.npz"
 STORES = "stores"
 """Name of the lock: one process at a time builds the stores, and the others use them."""
 
-MIN_WINDOWS = {"train": 32, "val": 1, "ood": 1}
-"""Minimum windows per split: one batch of 32 to train on, one window to evaluate."""
-
 DROPOUT, MAX_DROPOUT_SCALE = 0.5, 0.5
 """Dropout of rehearsals below a scale: with fewer windows a model overfits. The recipe's dropout has priority."""
 
-SCALE_STEP, SUFFICIENT_SCALE = 0.0001, 0.01
-"""Step of the search for the smallest scale, and its upper end, which is always large enough."""
+SCALE_STEP, SUFFICIENT_SCALE, SUFFICIENT_WINDOWS = 0.0001, 0.01, 100_000
+"""Step of the search for the smallest scale, and its upper end: SUFFICIENT_SCALE, or for a large batch the scale
+batch_size / SUFFICIENT_WINDOWS. The full stores have several times as many windows, so that both are large enough."""
 
 
 def run_rehearsal(
@@ -53,7 +51,7 @@ def run_rehearsal(
     if any(override.partition("=")[0].strip() == "data.store" for override in overrides):
         raise InputError("rehearse: data.store is always the synthetic store. Use 'nextvec train' for another store.")
     loaded = load_recipe(recipe, overrides)
-    specs = _rehearsal_specs(scale)
+    specs = _rehearsal_specs(scale, loaded.training.batch_size)
     folder = Path(out).resolve() / f"scale_{scale:.10g}"
     show([f"REHEARSAL on SYNTHETIC vectors in {folder}: results do not transfer to real text"], quiet=quiet)
 
@@ -82,25 +80,25 @@ def _ceiling_lines(store: Store) -> list[str]:
     return lines
 
 
-def _rehearsal_specs(scale: float) -> dict[str, SyntheticSpec]:
+def _rehearsal_specs(scale: float, batch_size: int) -> dict[str, SyntheticSpec]:
     """Return preset → its spec at a scale. Raises InputError if a split has too few windows."""
     if not 0 < scale <= 1:
         raise InputError(f"--scale {scale:g}: must be above 0 and at most 1, such as 0.02")
-    specs = _sufficient_specs(scale)
+    specs = _sufficient_specs(scale, batch_size)
     if specs is None:
         # Windows do not grow strictly with the scale (rounding): the minimum is one step above the last that fails.
-        steps = range(1, round(SUFFICIENT_SCALE / SCALE_STEP))
-        failing = [step for step in steps if _sufficient_specs(step * SCALE_STEP) is None]
+        steps = range(1, round(max(SUFFICIENT_SCALE, batch_size / SUFFICIENT_WINDOWS) / SCALE_STEP))
+        failing = [step for step in steps if _sufficient_specs(step * SCALE_STEP, batch_size) is None]
         minimum = (max(failing, default=0) + 1) * SCALE_STEP
         raise InputError(
             f"--scale {scale:g}: too small, a split of the synthetic stores has too few windows (train needs "
-            f"{MIN_WINDOWS['train']}). Set at least {minimum:.4g}."
+            f"training.batch_size={batch_size}). Set at least {minimum:.4g}."
         )
     return specs
 
 
-def _sufficient_specs(scale: float) -> dict[str, SyntheticSpec] | None:
-    """Return preset → its spec at a scale; None if a split has too few windows."""
+def _sufficient_specs(scale: float, batch_size: int) -> dict[str, SyntheticSpec] | None:
+    """Return preset → its spec at a scale; None if train has no batch, or val or ood no window."""
     try:
         specs = {preset: rehearsal_spec(preset, scale) for preset in (PRODUCTION, OLDER)}
     except InputError:
@@ -110,7 +108,7 @@ def _sufficient_specs(scale: float) -> dict[str, SyntheticSpec] | None:
         table = document_table(spec, SplitPlan(val=spec.val, ood_sources=("synthetic-ood",)))
         for number, split in enumerate(SPLITS):
             windows = np.maximum(table.rows[table.splits == number] - CONTEXT, 0).sum()
-            if windows < MIN_WINDOWS[split]:
+            if windows < (batch_size if split == "train" else 1):
                 return None
     return specs
 

@@ -67,6 +67,11 @@ class Recipe(Section):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @property
+    def info_nce_windows(self) -> int:
+        """The windows that InfoNCE compares with each other: a block of the batch, or the whole batch."""
+        return min(self.objective.info_nce_block or self.training.batch_size, self.training.batch_size)
+
+    @property
     def recipe_hash(self) -> str:
         """16 hexadecimal digits that identify the training. Name, description and runtime are not included."""
         content = self.model_dump(exclude={"name", "description", "runtime"})

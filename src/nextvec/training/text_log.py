@@ -27,12 +27,15 @@ def header_lines(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
     windows = {f"{split}_windows": f"{count:,}" for split, count in facts["windows"].items()}
     if facts["train_windows"] != facts["windows"]["train"]:
         windows["train_windows_with_shorter_contexts"] = f"{facts['train_windows']:,}"
+    block = {"info_nce_block": recipe.objective.info_nce_block} if recipe.objective.info_nce_block else {}
+    optimization = recipe.training.model_dump(include={"epochs", "batch_size", "lr", "ema_decay"})
     several = ("processes",) if facts["processes"] > 1 else ()
     lines = [
         {"nextvec": facts["versions"]["nextvec"], "run": recipe.name, "recipe_hash": recipe.recipe_hash},
         {"model": recipe.model.kind, "parameters": f"{facts['parameters']:,}", "seed": recipe.seed},
         {"store": recipe.data.store, "space": facts["space"], "context": recipe.data.context, **windows},
-        {**objective, "tau": f"{recipe.objective.tau:g}", "loss_weighting": recipe.objective.loss_weighting},
+        {**objective, "tau": f"{recipe.objective.tau:g}", **block, "loss_weighting": recipe.objective.loss_weighting},
+        {name: f"{value:g}" for name, value in optimization.items()},
         {name: facts[name] for name in ("device", *several, "precision", "threads", "cpu_ops")},
     ]
     return [*([SYNTHETIC_LINE] if facts["synthetic"] else []), *(_pairs(line) for line in lines)]

@@ -63,7 +63,7 @@ def dominates(term: str) -> Callable[[Case], Evidence | None]:
 
 
 def inactive_info_nce(case: Case) -> Evidence | None:
-    """InfoNCE has no weight, or its loss stays at chance level: 2 · ln(batch size), summed over both directions."""
+    """InfoNCE has no weight, or its loss stays at chance level: 2 · ln(windows compared), in both directions."""
     if "info" not in case.recipe.objective.weights:
         # A model without InfoNCE may be healthy: only one below the baselines is suspicious.
         gain = case.metric("val_gain")
@@ -73,8 +73,8 @@ def inactive_info_nce(case: Case) -> Evidence | None:
     loss = case.last_epoch.get("train_loss_info")
     if loss is None:
         return None
-    # At chance level every chunk of the batch is equally likely, in both directions.
-    chance = 2 * math.log(case.recipe.training.batch_size)
+    # At chance level every target of a block is equally likely, in both directions.
+    chance = 2 * math.log(case.recipe.info_nce_windows)
     if len(case.history) >= 3 and loss > 0.98 * chance:
         text = f"InfoNCE is {loss:.2f} nats after epoch {len(case.history)}; chance level is {chance:.2f} nats."
         return Evidence(Status.RED, "certain", text)
