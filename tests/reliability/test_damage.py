@@ -213,7 +213,7 @@ def test_another_format_is_refused_without_falling_back(copy: Path, values: dict
     assert main(["resume", str(copy), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     remedy = "Train the run again" if values["format"] == 1 else "Upgrade nextvec"
-    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 4. {remedy}" in line
+    assert f"resume.pt: format {values['format']!r}, this nextvec reads format 5. {remedy}" in line
 
 
 def test_a_store_of_a_newer_format_is_refused(other_store, capsys: Capture) -> None:

@@ -251,6 +251,6 @@ def test_a_comparison_and_the_leaderboard_show_the_tainted_run(family: Family, t
 def test_an_older_checkpoint_is_refused_in_one_line(family: Family, tmp_path: Path) -> None:
     values = torch.load(family.parent.path / BEST_MODEL, weights_only=True)
     torch.save(values | {"format": 2}, tmp_path / "old.pt")
-    with pytest.raises(CheckpointError, match="format 2, this nextvec reads format 4") as caught:
+    with pytest.raises(CheckpointError, match="format 2, this nextvec reads format 5") as caught:
         read_checkpoint(tmp_path / "old.pt")
     assert "\n" not in str(caught.value)

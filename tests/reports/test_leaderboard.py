@@ -207,7 +207,7 @@ def test_damaged_markers_are_an_error_before_anything_is_written(tmp_path, text)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 1, "runs": []}', "format 1, but this version of nextvec reads format 3"),
+        ('{"format": 1, "runs": []}', "format 1, but this version of nextvec reads format 4"),
         ('{"format": 3, "runs": [{}]}', "damaged"),
         ("{", "damaged"),
         ('{"runs": []}', "damaged"),
