@@ -78,7 +78,7 @@ def test_default_networks_have_about_the_size_of_the_published_ones() -> None:
 
 def test_registry_names_and_dimensions() -> None:
     assert tuple(MODELS) == tuple(ORIGINALS) == ("amn", "lstm", "gru", "transformer")
-    assert tuple(BASELINE_CLASSES) == BASELINES
+    assert tuple(BASELINE_CLASSES)[: len(BASELINES)] == BASELINES
     for name in EVERY:
         assert make(name, 16).name == name.removeprefix("original ")
         assert make(name, 16).dimensions == 16

@@ -206,7 +206,7 @@ def test_a_fresh_query_starts_as_the_mean_that_retrieves_best(good: Run, toy_sto
         cosine = (run.model.eval().query(context) * mean.predict(context)).sum(dim=1)
         assert cosine.mean() > 0.99
         # The same windows give the same decay, and its MRR is that of no other candidate's surpassed.
-        assert fit_query_decay(run.sets["train"], 0) == (event["decay"], event["train_mrr"])
+        assert fit_query_decay(run.sets["train"], 0) == pytest.approx((event["decay"], event["train_mrr"]))
         run.close()
     assert decays["steep"] < decays["flat"] and set(decays.values()) <= set(QUERY_DECAYS)
 

@@ -50,6 +50,7 @@ from nextvec.evaluation.rollout import measure_rollout
 from nextvec.evaluation.seen_data import measure_seen, seen_notes, with_seen
 from nextvec.evaluation.verdict import make_verdict
 from nextvec.models.base import LatentModel
+from nextvec.models.knn import KNN
 from nextvec.recipe import EvaluationRecipe
 
 __all__ = ["Evaluation", "evaluate_predictors"]
@@ -193,7 +194,8 @@ def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile
         contrastive=measure_contrastive(predictor, queries),
         offset_profile=profile,
         geometry=measure_geometry(predictor, queries),
-        rollout=measure_rollout(predictor, samples.repeated),
+        # kNN would search again for every step of a rollout: many times the cost of all its other metrics.
+        rollout=() if isinstance(predictor, KNN) else measure_rollout(predictor, samples.repeated),
     )
     return Measured(scores, 1 / ranks_Q.numpy(), result)
 

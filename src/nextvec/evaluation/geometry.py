@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nextvec.data.windows import WindowSet, sample
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
 from nextvec.evaluation.results import Geometry
+from nextvec.models.knn import KNN
 
 MAX_PAIRED = 4096
 """Upper limit of vectors whose pairs are compared for uniformity: a fixed sample, the same for every predictor."""
@@ -44,9 +45,9 @@ def measure_geometry(predictor: Predictor, evaluated: WindowSet) -> Geometry:
 
     def read(positions: slice) -> tuple[Tensor, Tensor, Tensor]:
         batch, prediction_BD = predict_block(predictor, evaluated.vectors, evaluated.windows, positions)
-        # A baseline has no raw output: its predictions have norm 1.
+        # A predictor without a raw output has predictions of norm 1; kNN would search for each window again.
         norm_B = torch.ones(len(prediction_BD))
-        if isinstance(predictor, nn.Module):
+        if isinstance(predictor, nn.Module) and not isinstance(predictor, KNN):
             with torch.autocast(evaluated.vectors.device.type, enabled=False):
                 norm_B = predictor(batch.context_BSD, batch.mask_BS).float().norm(dim=1)
         return prediction_BD, F.normalize(batch.target_BD), norm_B

@@ -20,6 +20,7 @@ from torch import Tensor
 from nextvec.data.windows import Batch, Windows, gather
 from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.models.base import LatentModel
+from nextvec.models.knn import KNN
 
 BLOCK = 1024
 """Windows per forward pass. Other sizes may change the last digits, so every measurement uses this one."""
@@ -136,7 +137,11 @@ def predict_block(
     batch = Batch(stored.context_BSD.float(), stored.target_BD.float(), stored.group_B, stored.mask_BS)
     # A caller's autocast must not change a score.
     with torch.autocast(vectors.device.type, enabled=False):
-        prediction_BD = predictor.predict(batch.context_BSD, batch.mask_BS)
+        if isinstance(predictor, KNN):
+            targets_B = windows.take(positions).targets
+            prediction_BD = predictor.predict_once(vectors, targets_B, batch.context_BSD, batch.mask_BS)
+        else:
+            prediction_BD = predictor.predict(batch.context_BSD, batch.mask_BS)
     return batch, prediction_BD.float()
 
 

@@ -25,7 +25,7 @@ from nextvec.inference.model import LatentVectorModel
 from nextvec.inference.model_folder import write_model_folder
 
 Format = Literal["safetensors", "onnx", "pt2"]
-LARGE_BASELINES = ("ridge",)
+LARGE_BASELINES = ("ridge", "ridge-retrieval")
 """Baselines that are several times larger than the network, left out of an exported model."""
 CARD, EXAMPLE = "README.md", "example.py"
 

@@ -33,6 +33,7 @@ from nextvec.inference.model_folder import read_model_folder
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.models.checkpoint import FORMAT_VERSION, Checkpoint, read_baselines, read_checkpoint
+from nextvec.models.knn import KNN
 
 DEFAULT_CONTEXT = 5
 """Context length of the original trainer's checkpoints, which lack it."""
@@ -159,7 +160,8 @@ def _read_baselines(checkpoint: Checkpoint, dimensions: int, device: torch.devic
         try:
             baselines = read_baselines(file, device)
             if all(baseline.dimensions == dimensions for baseline in baselines.values()):
-                return baselines
+                # kNN predicts from the training windows, which are not loaded with a model.
+                return {name: baseline for name, baseline in baselines.items() if not isinstance(baseline, KNN)}
         except DamagedCheckpointError:
             pass  # a comparison with fewer baselines is better than none
     unfitted = (CopyLast(dimensions), ContextMean(dimensions))

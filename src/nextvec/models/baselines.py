@@ -6,9 +6,15 @@
     train-mean     the mean of the training targets, for any context
     ridge          linear regression from the context to the target, penalty chosen on held-out training documents
 
+These are made for the cosine, and the next two for retrieval. The last one is made for both:
+
+    retrieval-decay   a decayed mean with the decay of the highest MRR on train
+    ridge-retrieval   linear regression from the context to the whitened target (`ridge_retrieval.py`)
+    knn               the mean of the targets of the most similar training windows (`knn.py`)
+
 They have the interface of a model, with fitted values in buffers instead of parameters. Every baseline accepts any
 context length: the means leave absent vectors out, and ridge replaces them with their mean over train. `fit_baselines`
-fits all of them in one pass over the windows.
+fits the first five in one pass over the windows; `training/baselines.py` fits the others.
 
 Letters in names: B windows of a batch, S context length, D dimensions, C candidate decays.
 """
@@ -26,9 +32,12 @@ from nextvec.core.console import progress
 from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import InputError
 from nextvec.models.base import LatentModel, mean_of_present, read_context, unit
+from nextvec.models.knn import KNN
 from nextvec.models.ridge import Ridge, RidgeFit
+from nextvec.models.ridge_retrieval import RidgeRetrieval
 
 BASELINES = ("copy-last", "context-mean", "decayed-mean", "train-mean", "ridge")
+"""The baselines of `fit_baselines`."""
 
 DECAYS = torch.arange(5, 101, dtype=torch.float64) / 100
 """The candidates for decayed-mean: 0.05, 0.06 … 1."""
@@ -82,6 +91,18 @@ class DecayedMean(LatentModel):
         return (weights_S[:, None] * context_BSD).sum(dim=1)
 
 
+class RetrievalDecay(DecayedMean):
+    """Predicts the decayed mean that retrieves best on train."""
+
+    name = "retrieval-decay"
+    train_mrr: Tensor
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dimensions)
+        # The MRR on train of the chosen decay, which is a fact about the fit and does not change a prediction.
+        self.register_buffer("train_mrr", torch.tensor(0.0))
+
+
 class TrainMean(LatentModel):
     """Predicts the mean of the training targets for every window."""
 
@@ -97,7 +118,8 @@ class TrainMean(LatentModel):
 
 
 BASELINE_CLASSES: dict[str, type[LatentModel]] = {
-    baseline.name: baseline for baseline in (CopyLast, ContextMean, DecayedMean, TrainMean, Ridge)
+    baseline.name: baseline
+    for baseline in (CopyLast, ContextMean, DecayedMean, TrainMean, Ridge, RetrievalDecay, RidgeRetrieval, KNN)
 }
 
 
@@ -109,7 +131,7 @@ def fit_baselines(
     processes: ProcessGroup = ALONE,
     quiet: bool = False,
 ) -> dict[str, LatentModel]:
-    """Fit all baselines in one pass over batches of training windows; return them by name, on the origin's device.
+    """Fit the BASELINES in one pass over batches of training windows; return them by name, on the origin's device.
 
     Contexts (B, S, D) and targets (B, D) may have any float type; S is `context`. `origin_D` (D,) is about the mean of
     the targets. All windows of a document group either fit ridge or choose its penalty. Several processes call this

@@ -192,7 +192,7 @@ class EvaluationRecipe(Section):
     resamples: Annotated[int, Field(ge=100)] = 2_000
     """Bootstrap resamples over documents."""
     ridge_windows: Annotated[int, Field(ge=100)] = 100_000
-    """Maximum number of training windows for fitting the ridge baseline (a fixed sample by the seed)."""
+    """Maximum number of training windows for fitting ridge and kNN (a fixed sample by the seed)."""
 
 
 class RuntimeRecipe(Section):

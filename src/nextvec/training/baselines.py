@@ -11,15 +11,21 @@ from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import DamagedCheckpointError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.base import LatentModel, at_least_float32
-from nextvec.models.baselines import fit_baselines
+from nextvec.models.baselines import RetrievalDecay, fit_baselines
 from nextvec.models.checkpoint import read_baselines
-from nextvec.models.ridge import divide_windows
+from nextvec.models.knn import KNN
+from nextvec.models.ridge import Ridge, divide_windows
+from nextvec.models.ridge_retrieval import fit_ridge_retrieval
 from nextvec.training.checkpoint import save_checkpoint
+from nextvec.training.knn import attach_knn, fit_knn
 from nextvec.training.orders import FitOrder, ScoreOrder
+from nextvec.training.query_start import fit_query_decay
 from nextvec.training.run import Run
 
 FIT_BATCH = 512
 """Windows per batch when baselines are fitted; the result depends on it only by rounding."""
+WHITENING_WINDOWS = 10_000
+"""Targets whose covariance whitens those of ridge-retrieval."""
 
 
 def fit_on(
@@ -36,7 +42,26 @@ def fit_on(
     origin_D = at_least_float32(train.targets(index_W[:FIT_BATCH])[0]).mean(dim=0)
     baselines = fit_baselines(batches, origin_D, train.windows.context, processes=processes, quiet=quiet)
     give_back_memory()  # ridge needs more memory than any training step
+    if not processes.is_main:
+        return {}
+    # The baselines that are made for retrieval, and the nearest training windows.
+    ridge = baselines["ridge"]
+    assert isinstance(ridge, Ridge), ridge
+    retrieval_decay = RetrievalDecay(ridge.dimensions)
+    decay, mrr = fit_query_decay(train, seed)
+    retrieval_decay.decay.fill_(decay)
+    retrieval_decay.train_mrr.fill_(mrr)
+    target_WD = train.targets(index_W[sample(len(index_W), WHITENING_WINDOWS, seed).to(device)])[0]
+    for baseline in (retrieval_decay, fit_ridge_retrieval(ridge, target_WD), fit_knn(train, index_W, seed)):
+        baselines[baseline.name] = baseline
     return {name: baseline.to(device).eval() for name, baseline in baselines.items()}
+
+
+def attach_baselines(baselines: Mapping[str, object], train: WindowSet) -> None:
+    """Give loaded baselines that read the training windows these windows."""
+    for baseline in baselines.values():
+        if isinstance(baseline, KNN):
+            attach_knn(baseline, train)
 
 
 def fit_share(run: Run) -> dict[str, LatentModel]:
@@ -61,6 +86,7 @@ def restore_baselines(run: Run) -> str:
     """
     try:
         run.baselines = read_baselines(run.path / BASELINES_FILE, run.device)
+        attach_baselines(run.baselines, run.sets["train"])
     except DamagedCheckpointError as error:
         run.baselines = fit_and_save(run)
         return f"{error}. The baselines were fitted again."

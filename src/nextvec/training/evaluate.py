@@ -32,8 +32,9 @@ from nextvec.inference.load import open_checkpoint
 from nextvec.models.base import LatentModel
 from nextvec.models.baselines import ContextMean, CopyLast
 from nextvec.models.checkpoint import Checkpoint, read_baselines, read_checkpoint
+from nextvec.models.knn import KNN
 from nextvec.recipe import DataRecipe
-from nextvec.training.baselines import fit_on
+from nextvec.training.baselines import attach_baselines, fit_on
 from nextvec.training.checkpoint import require_same_space
 from nextvec.training.orders import MeasureOrder
 from nextvec.training.run import Run
@@ -93,6 +94,7 @@ def measure_share(
     for predictor in predictors.values():
         if isinstance(predictor, LatentModel):
             predictor.to(run.device).eval()
+    attach_baselines(predictors, run.sets["train"])
     windows = _evaluated_sets(run.data, run.sets, (split,))[split]
     samples = draw_samples(windows, run.recipe.evaluation, run.recipe.seed)
     measure_predictors(predictors, samples, profiles, processes=run.processes)
@@ -227,7 +229,12 @@ def _baselines(
     has_saved = context == recipe.data.context and saved.is_file()
     is_same_data = checkpoint.values.get("data", {}).get("store_hash") == dataset.store.store_hash
     if has_saved and (is_same_data or "train" not in sets):
-        return read_baselines(saved, device)
+        baselines = read_baselines(saved, device)
+        if "train" in sets:
+            attach_baselines(baselines, sets["train"])
+        elif baselines.pop(KNN.name, None) is not None:
+            notes.append("no train windows: knn, which predicts from them, is not reported")
+        return baselines
     if "train" not in sets:
         notes.append("no train windows and no saved baselines: only the baselines that need no fitting are reported")
         unfitted = (CopyLast(dataset.store.dimensions), ContextMean(dataset.store.dimensions))

@@ -17,7 +17,7 @@ from nextvec.errors import Interrupted, NextvecError, NotFiniteError
 from nextvec.evaluation.metrics import score_windows
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.ops import native_ops
-from nextvec.training.baselines import fit_share
+from nextvec.training.baselines import attach_baselines, fit_share
 from nextvec.training.evaluate import measure_share
 from nextvec.training.loop import train_epoch
 from nextvec.training.orders import FitOrder, MeasureOrder, OpenOrder, RestoreOrder, ScoreOrder, TrainOrder
@@ -63,6 +63,7 @@ def _do(order: Any, run: Run, stop: threading.Event) -> None:
                 run.state.start_next_epoch({})
         case ScoreOrder(split, model):
             predictor = (model or run.eval_model).to(run.device).eval()
+            attach_baselines({"scored": predictor}, run.sets["train"])
             windows = run.sets[split]
             score_windows(predictor, windows.vectors, windows.windows, processes=run.processes)
         case MeasureOrder(split, predictors, profiles):

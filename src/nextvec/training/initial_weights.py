@@ -7,12 +7,12 @@ from nextvec.data.store import Store
 from nextvec.errors import CheckpointError, RecipeError
 from nextvec.inference.load import open_checkpoint
 from nextvec.models.base import QUERY_PREFIX
+from nextvec.models.baselines import RetrievalDecay
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.models.load_weights import load_weights
 from nextvec.models.pooling import QueryHead
 from nextvec.recipe import INITIAL, Recipe
 from nextvec.training.checkpoint import require_same_space
-from nextvec.training.query_start import fit_query_decay
 from nextvec.training.run import Run
 
 
@@ -74,7 +74,9 @@ def initialize_weights(run: Run, initial: Checkpoint | None) -> None:
     # A fresh query starts as the decayed mean that retrieves best on train.
     has_query = initial is not None and any(name.startswith(QUERY_PREFIX) for name in initial.weights)
     if isinstance(run.model.query_head, QueryHead) and not has_query:
-        decay, mrr = fit_query_decay(run.sets["train"], run.recipe.seed)
+        best = run.baselines[RetrievalDecay.name]
+        assert isinstance(best, RetrievalDecay), best
+        decay, mrr = round(float(best.decay), 2), float(best.train_mrr)
         run.model.query_head.start_with(decay)
         run.event("query_start", decay=decay, train_mrr=mrr)
         run.log(

@@ -1,4 +1,4 @@
-"""The start of a fresh query: the decayed mean of the context that retrieves best on train.
+"""The decayed mean of the context that retrieves best on train: a baseline, and the start of a fresh query.
 
 No decay fits every text: with each chunk close to the one before it, a steep mean retrieves best; with chunks that
 share a topic only, a flat one does. A query that starts with the best decay only has to learn what no mean can do.
