@@ -200,8 +200,8 @@ def test_the_state_of_another_run_is_refused(toy_recipe: Recipe, copy: Path, tmp
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 5},
-        {"format": 5, "model_state_dict": 1},
+        {"format": 6},
+        {"format": 6, "model_state_dict": 1},
         {"format": "5.0", "weights": torch.zeros(3)},
         {"format": 1, "model_state_dict": {}, "model_config": {}},
     ],
