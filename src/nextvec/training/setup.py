@@ -206,7 +206,7 @@ def setup_device(runtime: RuntimeRecipe, local_size: int = 1) -> tuple[torch.dev
     `local_size` processes share the cores of this machine, and torchrun would give each only one thread.
     """
     device, notice = resolve_device(runtime.device)
-    give_back_memory()  # the data check's samples were larger than anything that follows
+    give_back_memory()  # what the data check has freed
     threads = runtime.threads
     if threads is None and local_size > 1:
         threads = max(1, available_cores() // local_size)

@@ -1,13 +1,18 @@
 """Forward signal, near duplicates and effective rank agree with closed forms and brute force."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nextvec.data.checks import duplicates
-from nextvec.data.checks.covariance import measure_spectrum
+from nextvec.data.checks.covariance import make_coordinates, measure_moments, measure_spectrum
 from nextvec.data.checks.duplicates import NEAR_COSINE, find_near_duplicates
-from nextvec.data.checks.order import measure_asymmetry, measure_forward_signal
-from nextvec.data.checks.sampling import Sample
+from nextvec.data.checks.embedding_space import measure_profile
+from nextvec.data.checks.order import measure_asymmetry, measure_coherence, measure_forward_signal
+from nextvec.data.checks.sampling import Sample, UnitRows, unit_rows
+from nextvec.data.checks.targets import measure_targets
 
 
 def turning(angle: float, *, documents: int = 400, length: int = 12, seed: int = 0) -> Sample:
@@ -75,3 +80,36 @@ def test_the_effective_rank_of_known_spectra():
     expected = np.exp(-(shares * np.log(shares)).sum())
     assert measure_spectrum(np.diag(shares).astype(np.float32))["effective_rank"] == pytest.approx(expected, abs=0.01)
     assert measure_spectrum(np.zeros((3, 3), np.float32)) == {"effective_rank": 0.0, "first_share": 0.0}
+
+
+def test_a_sample_is_measured_without_a_copy_of_its_vectors():
+    """Three samples in float32 took more memory than training; results are those of vectors in memory."""
+    rows, dimensions = 60_000, 64
+    random = np.random.default_rng(0)
+    stored_ND = random.standard_normal((rows, dimensions), dtype=np.float32).astype(np.float16)
+    stored_ND[5] = 0
+    stored_ND[7, 3] = np.nan
+    document_R = np.repeat(np.arange(rows // 10), 10)
+    unit_vectors, usable_R = unit_rows(stored_ND)
+    in_memory = Sample(unit_vectors, usable_R, document_R, document_R % 100)
+    in_files = replace(in_memory, vectors_RD=UnitRows(stored_ND, np.arange(rows)))
+
+    def measure(sample: Sample) -> list[object]:
+        moments, profile = measure_moments(sample), measure_profile(sample)
+        coordinates = make_coordinates(moments)
+        assert profile is not None and coordinates is not None
+        return [
+            moments.second_moment_DD,
+            profile.profile_DD,
+            coordinates.transform(sample),
+            *measure_coherence(sample),
+            measure_targets(sample, 3),
+        ]
+
+    tracemalloc.start()
+    measured = measure(in_files)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < unit_vectors.nbytes
+    for value, expected in zip(measured, measure(in_memory), strict=True):
+        assert np.array_equal(value, expected) if isinstance(value, np.ndarray) else value == expected

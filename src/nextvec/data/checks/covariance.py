@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nextvec.data.checks.sampling import Sample
+from nextvec.data.checks.sampling import BLOCK_ROWS, Sample, usable_blocks
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -59,16 +59,23 @@ class PrincipalCoordinates:
 
     def transform(self, sample: Sample) -> NDArray[np.float32]:
         """Return the coordinates (R, K) of a sample's rows; zero, which is train's mean, for unusable rows."""
-        coordinates_RK: NDArray[np.float32] = sample.vectors_RD @ self.directions_DK - self.mean_D @ self.directions_DK
+        coordinates_RK = np.empty((len(sample.usable_R), self.directions_DK.shape[1]), np.float32)
+        for start in range(0, len(coordinates_RK), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            coordinates_RK[block] = sample.vectors_RD[block] @ self.directions_DK
+        coordinates_RK -= self.mean_D @ self.directions_DK
         coordinates_RK[~sample.usable_R] = 0
         return coordinates_RK
 
 
 def measure_moments(sample: Sample) -> Moments:
     """Return the moments of the usable rows; zero if there are none."""
-    rows_RD = sample.vectors_RD if sample.usable_R.all() else sample.vectors_RD[sample.usable_R]
-    count = max(len(rows_RD), 1)
-    return Moments(rows_RD.sum(axis=0, dtype=np.float64) / count, rows_RD.T @ rows_RD / np.float32(count))
+    dimensions, count = sample.vectors_RD.shape[1], max(int(sample.usable_R.sum()), 1)
+    sum_D, second_DD = np.zeros(dimensions), np.zeros((dimensions, dimensions), np.float32)
+    for rows_BD in usable_blocks(sample):
+        sum_D += rows_BD.sum(axis=0, dtype=np.float64)
+        second_DD += rows_BD.T @ rows_BD
+    return Moments(sum_D / count, second_DD / np.float32(count))
 
 
 def measure_spectrum(covariance_DD: Singles) -> dict[str, float]:

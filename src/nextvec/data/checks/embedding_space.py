@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri  # scipy.stats takes half a second to import
 
 from nextvec.data.checks.findings import Statistics
-from nextvec.data.checks.sampling import Sample
+from nextvec.data.checks.sampling import Sample, usable_blocks
 
 Singles = NDArray[np.float32]
 
@@ -103,10 +103,11 @@ def measure_profile(sample: Sample) -> SpaceProfile | None:
         return None
     difference_ND = sample.vectors_RD[later_N] - sample.vectors_RD[later_N - 1]
     moment_DD = np.asarray(difference_ND.T @ difference_ND / len(later_N), np.float32)
-    rows_RD = sample.vectors_RD[sample.usable_R]
-    mean_D = rows_RD.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centered_RD = rows_RD[:MAX_DIFFERENCES] - mean_D
-    covariance_DD = centered_RD.T @ centered_RD / np.float32(len(centered_RD))
+    usable = np.flatnonzero(sample.usable_R)
+    sum_D = sum(rows_BD.sum(axis=0, dtype=np.float64) for rows_BD in usable_blocks(sample))
+    mean_D = np.asarray(sum_D / len(usable), np.float32)
+    centered_RD = sample.vectors_RD[usable[:MAX_DIFFERENCES]] - mean_D
+    covariance_DD = np.asarray(centered_RD.T @ centered_RD / np.float32(len(centered_RD)), np.float32)
     strength = float(mean_D @ mean_D) * sample.units / max(float(np.trace(covariance_DD)), 1e-12)
     return SpaceProfile(
         sample.units, len(later_N), np.diagonal(moment_DD), _normalize(moment_DD), mean_D, covariance_DD, strength

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nextvec.data.checks.sampling import Sample
+from nextvec.data.checks.sampling import Sample, shifted_cosines
 
 Floats = NDArray[np.float64]
 
@@ -120,12 +120,11 @@ def measure_coherence(sample: Sample) -> tuple[list[float | None], dict[str, flo
     """
     coherence: list[float | None] = []
     near, far = _DocumentSums(sample), _DocumentSums(sample)
-    for distance in DISTANCES:
+    for distance, cosines_R in zip(DISTANCES, shifted_cosines(sample, DISTANCES), strict=True):
         # Compare the sample with itself shifted by `distance` rows; only pairs within a document count.
         is_pair_R = sample.document_R[:-distance] == sample.document_R[distance:]
         is_pair_R &= sample.usable_R[:-distance] & sample.usable_R[distance:]
-        cosines_R = np.einsum("rd,rd->r", sample.vectors_RD[:-distance], sample.vectors_RD[distance:])
-        cosines_N = cosines_R[is_pair_R]
+        cosines_N = cosines_R[:-distance][is_pair_R]
         coherence.append(round(float(cosines_N.mean(dtype=np.float64)), 4) if len(cosines_N) else None)
         (near if distance == 1 else far).add(np.flatnonzero(is_pair_R), cosines_N)
     return coherence, _coherence_drop(near, far)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextvec.data.checks.findings import Statistics
-from nextvec.data.checks.sampling import Sample
+from nextvec.data.checks.sampling import Sample, shifted_cosines
 
 EQUAL_COSINE = 1 - 1e-6
 """Cosine from which two vectors are equal up to rounding of float32 and float16."""
@@ -46,27 +46,32 @@ def measure_targets(sample: Sample, context: int) -> Statistics | None:
     target_W = np.flatnonzero(is_window_R)
     if not len(target_W):
         return None
-    cosine_WS = np.stack(
-        [_cosines(sample, target_W, target_W - distance) for distance in range(1, context + 1)], axis=1
-    )
+    # The cosine of each target with each of its context vectors, the last one first.
+    cosines_SR = shifted_cosines(sample, range(1, context + 1))
+    cosine_WS = np.stack([cosines_SR[distance - 1, target_W - distance] for distance in range(1, context + 1)], axis=1)
     # A near copy is much closer than adjacent chunks are. In nearly constant documents, which the rule on coherence
     # reports, a high cosine means nothing.
-    adjacent_W = _cosines(sample, target_W - 1, target_W - min(2, context))
-    highest_W, usual = cosine_WS.max(axis=1), float(1 - np.median(adjacent_W)) if context > 1 else 1.0
+    highest_W, usual = cosine_WS.max(axis=1), 1.0
+    if context > 1:
+        usual = float(1 - np.median(cosines_SR[0, target_W - 2]))
     is_near_W = (highest_W >= NEAR_TARGET_COSINE) & (1 - highest_W <= MAX_RELATIVE_DISTANCE * usual)
     is_near_W &= usual >= MIN_USUAL_DISTANCE
     return {
         "windows": len(target_W),
         "equal": int((is_near_W & (highest_W >= EQUAL_COSINE)).sum()),
         "near": int(is_near_W.sum()),
-        "lone": _measure_lone(sample, target_W, cosine_WS, context),
+        "lone": _measure_lone(sample, target_W, cosine_WS, cosines_SR[0]),
     }
 
 
 def _measure_lone(
-    sample: Sample, target_W: NDArray[np.intp], cosine_WS: NDArray[np.float32], context: int
+    sample: Sample, target_W: NDArray[np.intp], cosine_WS: NDArray[np.float32], adjacent_R: NDArray[np.float32]
 ) -> Statistics | None:
-    """Measure the order of the documents with a single window; None if there are too few."""
+    """Measure the order of the documents with a single window; None if there are too few.
+
+    `adjacent_R` are the cosines of each row with the next one.
+    """
+    context = cosine_WS.shape[1]
     # A lone window ends its document, and the row before its context is of another document.
     rows = len(sample.document_R)
     follows_W = np.where(target_W + 1 < rows, sample.document_R[np.minimum(target_W + 1, rows - 1)], -1)
@@ -77,9 +82,7 @@ def _measure_lone(
         return None
     target_W, cosine_WS, unit_W = target_W[lone_W], cosine_WS[lone_W], sample.unit_R[target_W[lone_W]]
     # Mean cosine of adjacent context vectors, and of a target and a last context vector of another window.
-    adjacent_W = np.mean(
-        [_cosines(sample, target_W - distance, target_W - distance - 1) for distance in range(1, context)], axis=0
-    )
+    adjacent_W = np.mean([adjacent_R[target_W - distance - 1] for distance in range(1, context)], axis=0)
     unrelated_W = _cosines(sample, target_W, np.roll(target_W, len(target_W) // 2) - 1)
     contrast = float(adjacent_W.mean() - unrelated_W.mean())
     drop, drop_error = _mean(adjacent_W - cosine_WS[:, 0], unit_W)
