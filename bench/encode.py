@@ -7,6 +7,10 @@ is missing. Cosines are to nextvec in float32; with --threads 1 times are CPU se
 
     python bench/encode.py --threads 1 --texts 400
     python bench/encode.py --source articles.jsonl.gz       # other text than the documentation of Python
+    python bench/encode.py --quality 150 --source articles.jsonl.gz
+
+With --quality, the scores of the shipped model are compared instead: the first documents of the source are encoded in
+float32 and in int8, and on both stores the baselines are fitted and the same windows are evaluated.
 """
 
 from __future__ import annotations
@@ -21,12 +25,16 @@ import numpy as np
 import torch
 from common import arguments, finish, in_turns
 
-from nextvec import ops
 from nextvec.data.documents import Columns
+from nextvec.data.encoders import int8_graph
 from nextvec.data.encoders import sentence_transformers as sentence
 from nextvec.data.readers import read_documents
 from nextvec.data.readers.python_docs import BUILTIN
+from nextvec.data.splits import SplitPlan
+from nextvec.data.store.build import build_store
+from nextvec.data.store.build_config import BuildConfig
 from nextvec.errors import MissingExtraError
+from nextvec.training.evaluate import evaluate_checkpoint
 
 OLD_BUDGET = 8_192
 """Tokens per batch of the first release, in float32: the rate that the others are compared with."""
@@ -129,18 +137,44 @@ def read_texts(source, count):
     return texts[:count]
 
 
+def measure_quality(source, documents):
+    """Return rows with the scores of the shipped model on vectors in float32 and in int8, and their difference."""
+    scores = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "int8"):
+            plan = SplitPlan(val=0.5)
+            config = BuildConfig((source,), encoder="minilm", precision=precision, limit=documents, split=plan)
+            store = build_store(config, Path(folder, precision), quiet=True)
+            result = evaluate_checkpoint("wiki-minilm", data=str(store.path), device="cpu", quiet=True).splits["val"]
+            model = next(iter(result.predictors.values()))
+            scores[precision] = {
+                "windows": result.windows,
+                "cosine": model.cosine.value,
+                "gain": result.gain.value,
+                "MRR": result.retrieval_gain.mrr,
+                "MRR gain": result.retrieval_gain.gain.value,
+            }
+    exact, int8 = scores.values()
+    difference = {name: int8[name] - value for name, value in exact.items()}
+    return [{"what": name, **row} for name, row in {**scores, "difference": difference}.items()]
+
+
 def main():
     """Encode the same texts with every variant, in turns."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--source", default=f"{BUILTIN}/stdlib")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--graphs", action="store_true", help="also measure OpenVINO and ONNX Runtime")
+    parser.add_argument("--quality", type=int, default=0, help="number of documents whose scores are compared")
     ours, _ = parser.parse_known_args()
     options = arguments(__doc__)
+    if ours.quality:
+        finish("encode-quality", measure_quality(ours.source, ours.quality), source=Path(ours.source).name)
+        return
     try:
         encoders = {
             name: sentence.open_sentence_encoder("minilm", device="cpu", precision=name)
-            for name in ("fp32", "bf16", *(["int16"] if ops.has_int16() else []))
+            for name in ("fp32", "bf16", *(["int8"] if int8_graph.missing_package() is None else []))
             if name != "bf16" or sentence.resolve_precision("auto", torch.device("cpu")) == torch.bfloat16
         }
     except MissingExtraError as error:

@@ -26,7 +26,8 @@ SECONDS_PER_BLOCK = 0.2
 class Hashing:
     """Vectors that are a hash of their text."""
 
-    space, settings, unknown_texts = Space("hashing", "1", 8), {"name": "hashing"}, 0
+    space, settings = Space("hashing", "1", 8), {"name": "hashing"}
+    unknown_texts = truncated_texts = 0
 
     def encode(self, texts):
         time.sleep(SECONDS_PER_BLOCK)

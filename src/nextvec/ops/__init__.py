@@ -1,8 +1,8 @@
-"""Fused CPU operations for training steps and encoders, each with a PyTorch fallback.
+"""Fused CPU operations for training steps, each with a PyTorch fallback.
 
-The C code in `kernels.c` and `linear.c` is compiled at first use and cached. Without a C compiler, outside Linux or on
-another device, torch's own operations give the same numbers up to rounding. `backend` reports which of the two a device
-uses, and `native_ops(False)` switches the C code off for a block of code. None of these functions records a gradient.
+The C code in `kernels.c` is compiled at first use and cached. Without a C compiler, outside Linux or on another device,
+torch's own operations give the same numbers up to rounding. `backend` reports which of the two a device uses, and
+`native_ops(False)` switches the C code off for a block of code. None of these functions records a gradient.
 """
 
 from nextvec.ops.batch import (
@@ -17,7 +17,6 @@ from nextvec.ops.batch import (
     normalize,
     symmetric_info_nce,
 )
-from nextvec.ops.linear import has_int16, restore_linear, use_int16
 from nextvec.ops.native import backend, native_ops
 from nextvec.ops.weights import WeightUpdate, norm, update_weights
 from nextvec.ops.window import combine, reads_in_place, score
@@ -30,7 +29,6 @@ __all__ = [
     "backend",
     "combine",
     "compare_rows",
-    "has_int16",
     "lengths",
     "mix",
     "moments",
@@ -39,9 +37,7 @@ __all__ = [
     "norm",
     "normalize",
     "reads_in_place",
-    "restore_linear",
     "score",
     "symmetric_info_nce",
     "update_weights",
-    "use_int16",
 ]

@@ -1,4 +1,4 @@
-"""Compile `kernels.c` and `linear.c` for the CPU at hand, cache the library, and bind its functions with ctypes.
+"""Compile `kernels.c` for the CPU at hand, cache the library, and bind its functions with ctypes.
 
 The library is linked without an OpenMP runtime of its own. Its parallel loops use the one that torch has already
 loaded, so both share one pool of `torch.get_num_threads()` threads.
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "linear.c"))
+SOURCE = Path(__file__).with_name("kernels.c")
 COMPILER_OPTIONS = (
     "-O3",
     "-march=native",
@@ -76,14 +76,12 @@ def _is_supported(option: str) -> bool:
 
 
 def _compile(compiler: list[str], options: list[str], file: Path) -> ctypes.CDLL:
-    """Compile the sources to `file` and load it."""
+    """Compile the source to `file` and load it."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        library_file = Path(folder, "kernels.so")
-        objects = [str(Path(folder, f"{source.stem}.o")) for source in SOURCES]
+        object_file, library_file = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         # Linking without -fopenmp leaves its symbols open, and torch's OpenMP runtime resolves them.
-        for source, object_file in zip(SOURCES, objects, strict=True):
-            _run([*compiler, *options, "-c", str(source), "-o", object_file])
-        _run([*compiler, "-shared", *objects, "-o", str(library_file), "-lm"])
+        _run([*compiler, *options, "-c", str(SOURCE), "-o", str(object_file)])
+        _run([*compiler, "-shared", str(object_file), "-o", str(library_file), "-lm"])
         # A rename is atomic, so that a process that compiles at the same time never loads half a file.
         library_file.replace(file)
     return ctypes.CDLL(str(file))
@@ -113,8 +111,8 @@ def _cache_folder() -> Path | None:
 
 
 def _cache_key(command: list[str]) -> str:
-    """Return a hash of everything that the compiled code depends on: sources, options, compiler and CPU."""
-    facts = [*(source.read_bytes() for source in SOURCES), " ".join(command).encode(), platform.machine().encode()]
+    """Return a hash of everything that the compiled code depends on: source, options, compiler and CPU."""
+    facts = [SOURCE.read_bytes(), " ".join(command).encode(), platform.machine().encode()]
     # -march=native depends on the CPU's features; a home folder may be shared by several machines.
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -150,7 +148,7 @@ class StridedVectors(ctypes.Structure):
 
 _ADDRESS, _INT, _FLOAT, _VECTORS = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.POINTER(StridedVectors)
 
-# The arguments of each function in C, in its order. Only two functions return a value; see `_library_or_reason`.
+# The arguments of each function in kernels.c, in its order. Every function returns nothing but symmetric_info_nce.
 _ARGTYPES = {
     # scores, heads, extra, vectors, present, B, H, S, D
     "nextvec_score": [_ADDRESS, _VECTORS, _ADDRESS, _VECTORS, _ADDRESS, _INT, _INT, _INT, _INT],
@@ -172,9 +170,6 @@ _ARGTYPES = {
     "nextvec_norm": [_ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _INT, _INT],
     # addresses, counts, gradient_factors, weight_factors, rate, beta1, beta2, epsilon, average_fraction, count, chunk
     "nextvec_update_weights": [*[_ADDRESS] * 4, *[ctypes.c_double] * 3, *[_FLOAT] * 2, _INT, _INT],
-    # out, inputs, weights, scales, bias, quantized, row_scales, limit, M, N, K
-    "nextvec_linear": [*[_ADDRESS] * 7, _FLOAT, _INT, _INT, _INT],
-    "nextvec_linear_panel": [],
 }
 
 
@@ -189,7 +184,6 @@ def _library_or_reason() -> ctypes.CDLL | str:
         function = getattr(library, name)
         function.argtypes, function.restype = argtypes, None
     library.nextvec_symmetric_info_nce.restype = ctypes.c_double
-    library.nextvec_linear_panel.restype = _INT
     return library
 
 

@@ -17,7 +17,7 @@ from nextvec.errors import InputError, MissingExtraError, SpaceError, StoreError
 class Named:
     """An encoder that has only a space."""
 
-    unknown_texts = 0
+    unknown_texts = truncated_texts = 0
 
     def __init__(self, space: Space, name: str = "") -> None:
         self.space, self.settings = space, {"name": name}

@@ -1,7 +1,6 @@
 """Sentence encoders: batches and order with a fake model, and the real MiniLM if its package is installed."""
 
 import contextlib
-import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from nextvec import ops
 from nextvec.data.encoders import open_encoder
 from nextvec.data.encoders import sentence_transformers as sentence
 from nextvec.data.encoders.sentence_transformers import MINILM_TOKENS, SentenceEncoder
@@ -76,13 +74,12 @@ def test_a_text_longer_than_the_budget_is_a_batch_of_one(monkeypatch: pytest.Mon
     assert [len(batch) for batch in model.batches] == [1, 1, 1]
 
 
-def test_batches_in_int16_contain_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sentence._TOKENS_PER_BATCH, "cpu", 40)
-    model, texts = CountingModel(), some_texts(200)
-    SentenceEncoder(model, "stand-in", torch.device("cpu"), torch.int16).encode(texts)
-    counts = [[min(len(text.split()), 10) for text in batch] for batch in model.batches]
-    assert all(len(set(batch)) == 1 and sum(batch) <= 40 for batch in counts)
-    assert sorted(text for batch in model.batches for text in batch) == sorted(texts)
+def test_truncated_texts_are_counted() -> None:
+    encoder = stand_in(CountingModel())
+    encoder.encode(["w " * 9, "w " * 10, "w " * 11])
+    assert encoder.truncated_texts == 1
+    encoder.encode(["w " * 30, ""])
+    assert encoder.truncated_texts == 2
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
@@ -213,59 +210,6 @@ def test_bfloat16_stays_in_the_space(minilm: SentenceEncoder) -> None:
     assert (vectors * minilm.encode(TEXTS)).sum(axis=1).min() > 0.996
     assert half.space.revision == minilm.space.revision
     assert difference(half.space, minilm.space) is None
-
-
-@pytest.fixture(scope="module")
-def int16(minilm: SentenceEncoder) -> SentenceEncoder:
-    if not ops.has_int16():
-        pytest.skip("no fast int16 products here")
-    encoder, cosine = sentence._in_int16(copy.deepcopy(minilm._model), "minilm", torch.device("cpu"), MINILM_TOKENS)
-    assert cosine > 0.99999
-    return encoder
-
-
-def test_int16_is_the_space_of_float32(minilm: SentenceEncoder, int16: SentenceEncoder) -> None:
-    vectors = int16.encode(TEXTS)
-    assert (vectors * minilm.encode(TEXTS)).sum(axis=1).min() > 0.99999
-    assert not np.array_equal(vectors, minilm.encode(TEXTS))
-    assert int16.settings == {**minilm.settings, "precision": "int16"}
-    assert int16.space == minilm.space
-    assert difference(int16.space, minilm.space) is None
-
-
-def test_int16_vectors_do_not_depend_on_batch_or_threads(int16: SentenceEncoder) -> None:
-    texts = [*PROBE_TEXTS[:4], *PROBE_TEXTS[:2], "Short."]  # some of the same length
-    together = int16.encode(texts)
-    assert np.array_equal(np.concatenate([int16.encode([text]) for text in texts]), together)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3 - min(before, 2))
-    try:
-        assert np.array_equal(int16.encode(texts), together)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_model_that_int16_changes_is_used_in_float32(
-    minilm: SentenceEncoder, int16: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sentence, "MIN_INT16_COSINE", 1.1)
-    monkeypatch.setattr(sentence, "_load", lambda *_: copy.deepcopy(minilm._model))
-    monkeypatch.setattr(sentence, "resolve_precision", lambda *_: torch.float32)  # as on a CPU without bfloat16
-    encoder = open_encoder("minilm", device="cpu")
-    assert encoder.settings == minilm.settings
-    assert np.array_equal(encoder.encode(TEXTS), minilm.encode(TEXTS))
-    with pytest.raises(
-        InputError, match=r"'minilm': int16 changes its vectors \(cosine 1\.00000 to float32\)\. Use fp32"
-    ):
-        open_encoder("minilm", device="cpu", precision="int16")
-
-
-def test_int16_without_native_operations_is_refused(minilm: SentenceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentence, "_load", lambda *_: copy.deepcopy(minilm._model))
-    with ops.native_ops(False):
-        with pytest.raises(InputError, match=r"precision 'int16': needs native operations on x86 with AVX2 \(here: "):
-            open_encoder("minilm", device="cpu", precision="int16")
-        assert open_encoder("minilm", device="cpu").settings["precision"] in ("float32", "bfloat16")
 
 
 def test_a_folder_is_loaded_without_output(

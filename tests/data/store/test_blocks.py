@@ -1,6 +1,7 @@
 """Blocks of vectors: complete or absent, encoded in any order by any process, and compared with their texts."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,14 +30,17 @@ def texts(tmp_path: Path) -> ChunkTexts:
 
 
 def source(texts: ChunkTexts, name: str = "toy", *, lost: int = 0) -> VectorSource:
-    """Return vectors that are a function of their text; one text of each block is unknown, and `lost` get no vector."""
+    """Return vectors that are a function of their text; `lost` get none. A block has an unknown and two cut texts."""
     calls: list[int] = []
 
     def read(block: int) -> np.ndarray:
         calls.append(block)
         return np.array([[len(text), int(text[-1]), block, 1.0] for text in texts.read_block(block)], np.float32)[lost:]
 
-    return VectorSource(Space(name, "1", 4), {"name": name}, read, lambda: len(calls))
+    def count() -> Counter[str]:
+        return Counter(unknown_texts=len(calls), truncated_texts=2 * len(calls))
+
+    return VectorSource(Space(name, "1", 4), {"name": name}, read, count)
 
 
 def block_files(folder: Path) -> dict[str, bytes]:
@@ -55,7 +59,8 @@ def test_blocks_are_the_same_in_any_order_and_from_any_process(tmp_path: Path, t
     for block in range(4):
         encode_block(tmp_path, texts, block, one_process, "float16")
     assert block_files(tmp_path) == files
-    assert verify_blocks(tmp_path, texts, 4, "float16") == 4
+    counts = {"texts": sum(SIZES), "unknown_texts": 4, "truncated_texts": 8}
+    assert verify_blocks(tmp_path, texts, 4, "float16") == counts
 
     # All blocks are read as one array, in any order of the rows.
     expected = np.concatenate([source(texts).read_block(block) for block in range(4)])

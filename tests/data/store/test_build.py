@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nextvec.core.table import Line
 from nextvec.data.checks import check_store
 from nextvec.data.chunking import Chunker
 from nextvec.data.documents import Columns
@@ -69,7 +70,7 @@ def source(tmp_path: Path) -> str:
 class Hashing:
     """An encoder whose vectors depend on each text alone."""
 
-    unknown_texts = 0
+    unknown_texts = truncated_texts = 0
 
     def __init__(self, name: str = "hashing", dimensions: int = 8) -> None:
         self.space = Space(name, "1", dimensions)
@@ -192,6 +193,7 @@ def test_all_dropped_texts_are_counted(source: str, tmp_path: Path) -> None:
         "short_parts_dropped": counts["short_parts_dropped"],
         "listed_ids_not_found": 0,
         "unknown_texts": 0,
+        "truncated_texts": 0,
     }
     dropped = ("val_in_train_dropped", "repeats_dropped", "short_parts_dropped")
     assert sum(counts[name] for name in dropped) + counts["chunks"] == total
@@ -828,6 +830,33 @@ def test_documents_too_short_for_a_window_are_reported_with_remedies(tmp_path: P
     for name, chunker in {"l": Chunker(paragraphs="lines"), "u": Chunker("sentences", max_chars=200)}.items():
         longer = make_store([str(folder)], tmp_path / name, dimensions=8, chunker=chunker)
         assert longer.documents.rows.min() >= 6 and "short_documents" not in longer.manifest
+
+
+@pytest.mark.parametrize(("limit", "has_remedy"), [(10_000, None), (94, False), (80, True)])
+def test_truncated_texts_are_reported_and_many_of_them_with_a_remedy(
+    tmp_path: Path, hashing: Hashing, monkeypatch: pytest.MonkeyPatch, limit: int, has_remedy: bool | None
+) -> None:
+    encode = hashing.encode
+
+    def encode_beginnings(texts: Sequence[str]) -> np.ndarray:
+        hashing.truncated_texts += sum(len(text) > limit for text in texts)
+        return encode(texts)
+
+    monkeypatch.setattr(hashing, "encode", encode_beginnings)
+    hashing.settings["max_tokens"] = 128
+    source = write_jsonl(tmp_path / "corpus.jsonl", [{"id": str(n), "paragraphs": paragraphs(n, 5)} for n in range(20)])
+    store = make_store([source], tmp_path / "s", encoder="owner/hashing")
+    texts = store.texts(range(len(store.vectors)))
+    expected = sum(len(text) > limit for text in texts)
+    assert store.manifest["counts"]["truncated_texts"] == expected
+    lines = [block.text for block in store.view().blocks if isinstance(block, Line) and "128 tokens" in block.text]
+    if has_remedy is None:
+        assert expected == 0 and not lines and "truncated_texts" not in store.manifest
+        return
+    facts, share = store.manifest["truncated_texts"], expected / len(texts)
+    assert (facts["texts"], facts["truncated"], facts["max_tokens"]) == (len(texts), expected, 128)
+    assert lines[0].startswith(f"{'' if has_remedy else 'note: '}{share:.1%} of the texts ({expected} of {len(texts)})")
+    assert ("--max-chars 512" in lines[0]) == has_remedy == (share > 0.2)
 
 
 def test_rows_that_are_single_chunks_can_be_grouped(tmp_path: Path) -> None:

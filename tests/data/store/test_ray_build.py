@@ -51,7 +51,8 @@ def encoder_opener(missing: tuple[str, str, str] | None = None, zero: str = "") 
     """
 
     class Hashing:
-        space, settings, unknown_texts = Space("hashing", "1", 8), {"name": "hashing"}, 0
+        space, settings = Space("hashing", "1", 8), {"name": "hashing"}
+        unknown_texts = truncated_texts = 0
 
         def encode(self, texts: list[str]) -> np.ndarray:
             digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]

@@ -222,7 +222,7 @@ def test_a_thousand_shards_open_in_a_moment(tmp_path: Path) -> None:
 class Numbered:
     """An encoder whose vectors depend on each text alone."""
 
-    unknown_texts = 0
+    unknown_texts = truncated_texts = 0
     space, settings = Space("numbered", "1", DIMENSIONS), {"name": "numbered"}
 
     def encode(self, texts: list[str]) -> np.ndarray:

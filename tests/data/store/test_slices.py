@@ -31,7 +31,7 @@ ENCODED: list[str] = []
 class Numbered:
     """An encoder whose vectors depend on each text alone."""
 
-    unknown_texts = 0
+    unknown_texts = truncated_texts = 0
 
     def __init__(self, name: str) -> None:
         self.space, self.settings = Space(name, "1", 16), {"name": name, "device": "cpu"}

@@ -40,7 +40,7 @@ SERVER = "NEXTVEC_ENCODER"
 
 _HUB_NAMES = {"gtr-t5-base": "sentence-transformers/gtr-t5-base"}
 
-PRECISIONS = ("auto", "fp32", "bf16", "int16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 """Precisions of an encoder's matrix products. float16 is missing because T5 overflows in it."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -60,6 +60,10 @@ class Encoder(Protocol):
     @property
     def unknown_texts(self) -> int:
         """Number of texts so far without any known term; their vector carries no information."""
+
+    @property
+    def truncated_texts(self) -> int:
+        """Number of texts so far that were longer than the encoder reads; the rest of each has no effect."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors (N, D) of N texts, in order."""

@@ -56,7 +56,7 @@ class LsaEncoder:
         mean_D: NDArray[np.float32],
     ) -> None:
         self.terms, self.idf, self.components, self.mean = terms, idf_V, components_VD, mean_D
-        self.unknown_texts = 0
+        self.unknown_texts = self.truncated_texts = 0
         self._projection_VD = components_VD.astype(np.float32)
         self._vectorizer = _vectorizer(vocabulary=terms)
         self._vectorizer.idf_ = idf_V

@@ -69,6 +69,7 @@ class RemoteEncoder:
     """An encoder behind a server. Threads may share it."""
 
     unknown_texts = 0
+    truncated_texts = 0
     """Always 0: a neural encoder knows tokens of every text."""
     answers: AnswerLog | None = None
     """Keeps the answers of a build until their block is stored."""

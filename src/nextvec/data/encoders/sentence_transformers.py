@@ -1,10 +1,9 @@
 """Sentence encoders: any sentence-transformers model, from a package, a folder or the hub.
 
 Batches contain texts of similar length within a budget of tokens, so that short texts make large batches and padding is
-small. The precision is bfloat16 if the device is fast at it, else int16 on a CPU with native operations, never float16
-(T5 overflows in it). With int16, a batch has texts of one length: no text is padded, and the vector of a text depends
-on this text alone. Vectors are scaled to unit length in float32. A model on disk is loaded without network access, and
-loading prints nothing.
+small. The precision is bfloat16 if the device is fast at it, else float32; int8 on request (see `int8_graph`); never
+float16, in which T5 overflows. Vectors are scaled to unit length in float32. A model on disk is loaded without network
+access, and loading prints nothing.
 """
 
 from __future__ import annotations
@@ -24,17 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nextvec import ops
 from nextvec.core.device import autocast, resolve_device, resolve_precision
-from nextvec.data.space import PROBE_TEXTS, Space, probe_cosines
+from nextvec.data.encoders import int8_graph
+from nextvec.data.space import PROBE_TEXTS, SAME_SPACE_COSINE, Space, probe_cosines
 from nextvec.errors import InputError, MissingExtraError, one_line
 
 MINILM_TOKENS = 128
 """Maximum number of tokens of a text for minilm, which was trained with it; its package's 256 take twice the time."""
-
-MIN_INT16_COSINE = 0.9999
-"""Minimum cosine of the probe vectors in int16 to those in float32; MiniLM has 0.999998, and in bfloat16 0.996. A model
-whose numbers do not fit in int16 is used in float32."""
 
 _TOKENS_PER_BATCH = {"cpu": 1_024, "cuda": 65_536, "mps": 16_384}
 """Budget of a batch. On the CPU it keeps the numbers between two layers in the cache: with 8,192 tokens, float32 takes
@@ -68,42 +63,36 @@ def open_sentence_encoder(name: str, *, device: str = "auto", precision: str = "
         else:
             model = _load_from_hub(name)
     model.to(chosen).float().eval()
-    if precision != "int16":
-        dtype = resolve_precision(precision, chosen)
-        # float32 as `auto` means that the CPU is slow at bfloat16.
-        if precision != "auto" or chosen.type != "cpu" or dtype != torch.float32 or not ops.has_int16():
-            return SentenceEncoder(model, name, chosen, dtype, max_tokens)
-    elif chosen.type != "cpu":
-        raise InputError(f"precision 'int16': is only for the CPU, not {chosen.type}. Use bf16 or fp32.")
-    elif not ops.has_int16():
+    if precision == "int8":
+        return _in_int8(model, name, chosen, max_tokens)
+    return SentenceEncoder(model, name, chosen, resolve_precision(precision, chosen), max_tokens)
+
+
+def _in_int8(model: Any, name: str, device: Any, max_tokens: int | None) -> SentenceEncoder:
+    """Return the encoder with int8 products. Raises InputError, with the model as before, if these change its space."""
+    if device.type != "cpu":
+        raise InputError(f"precision 'int8': is only for the CPU, not {device.type}. Use bf16 or fp32.")
+    if package := int8_graph.missing_package():
+        raise MissingExtraError(package, "minilm", "precision 'int8'")
+    exact = SentenceEncoder(model, name, device, torch.float32, max_tokens)
+    expected_PD = exact.encode(PROBE_TEXTS)
+    try:
+        replaced = int8_graph.use_int8(model[0], exact.space.revision)
+    except Exception as error:  # exporter, quantizer and runtime raise errors of many kinds
+        raise InputError(f"encoder '{name}': has no int8 graph ({one_line(error)}). Use --precision fp32.") from error
+    encoder = SentenceEncoder(model, name, device, torch.int8, max_tokens)
+    cosine = float(probe_cosines(encoder.encode(PROBE_TEXTS), expected_PD).min())
+    if cosine < SAME_SPACE_COSINE:
+        model[0].model = replaced
         raise InputError(
-            f"precision 'int16': needs native operations on x86 with AVX2 (here: {ops.backend(chosen)}). Use fp32."
+            f"encoder '{name}': int8 changes its vectors (cosine {cosine:.3f} to float32, at least {SAME_SPACE_COSINE} "
+            "is one space). Use --precision fp32."
         )
-    encoder, cosine = _in_int16(model, name, chosen, max_tokens)
-    if precision == "int16" and encoder.dtype != torch.int16:
-        raise InputError(f"encoder '{name}': int16 changes its vectors (cosine {cosine:.5f} to float32). Use fp32.")
     return encoder
 
 
-def _in_int16(model: Any, name: str, device: Any, max_tokens: int | None) -> tuple[SentenceEncoder, float]:
-    """Return the encoder with int16 products, or in float32 if these change the probe vectors; and their cosine."""
-    exact = SentenceEncoder(model, name, device, torch.float32, max_tokens)
-    layers = ops.use_int16(model)
-    if not layers:
-        return exact, 1.0
-    # The layers are replaced in place, so the vectors in float32 need the original ones.
-    encoder = SentenceEncoder(model, name, device, torch.int16, max_tokens)
-    vectors_PD = encoder.encode(PROBE_TEXTS)
-    ops.restore_linear(model, layers)
-    cosine = float(probe_cosines(vectors_PD, exact.encode(PROBE_TEXTS)).min())
-    if cosine < MIN_INT16_COSINE:
-        return exact, cosine
-    ops.use_int16(model)
-    return encoder, cosine
-
-
 class SentenceEncoder:
-    """A loaded sentence-transformers model. With the dtype int16, its layers are those of `ops.use_int16`."""
+    """A loaded sentence-transformers model. With the dtype int8, its transformer is that of `int8_graph`."""
 
     unknown_texts = 0
     """Always 0: a neural encoder knows tokens of every text."""
@@ -111,6 +100,7 @@ class SentenceEncoder:
     def __init__(self, model: Any, name: str, device: Any, dtype: Any, max_tokens: int | None = None) -> None:
         self.name, self.device, self.dtype = name, device, dtype
         self._model = model
+        self.truncated_texts = 0
         if max_tokens is not None:
             model.max_seq_length = max_tokens
 
@@ -120,7 +110,9 @@ class SentenceEncoder:
         # The name of a folder without its path, so that a store can be used on another machine.
         probes = self.encode(PROBE_TEXTS).astype(np.float16)
         name = Path(self.name).name if Path(self.name).is_absolute() else self.name
-        return Space(name, _revision(self._model), probes.shape[1], probes=probes)
+        # bfloat16 is what a GPU makes of the same model, and int8 another model, with rounded weights.
+        revision = _revision(self._model) + ("-int8" if self.dtype == torch.int8 else "")
+        return Space(name, revision, probes.shape[1], probes=probes)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,12 +124,13 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors (N, D) of N texts, in order. Texts are truncated to the model's number of tokens."""
         parts: list[NDArray[np.float32]] = []
-        with _silence(), autocast(self.device, torch.float32 if self.dtype == torch.int16 else self.dtype):
-            lengths_N = self._token_counts(texts)
+        with _silence(), autocast(self.device, torch.float32 if self.dtype == torch.int8 else self.dtype):
+            lengths_N, is_truncated_N = self._token_counts(texts)
             # Longest first, so that a batch that exceeds the memory fails at once.
             order_N = np.argsort(-lengths_N, kind="stable")
             for start, stop in self._batches(lengths_N[order_N]):
                 parts.append(self._forward([texts[int(index)] for index in order_N[start:stop]]))
+        self.truncated_texts += int(is_truncated_N.sum())
         if not parts:
             return np.empty((0, self.space.dimensions), np.float32)
         # Put the vectors back into the order of the texts.
@@ -147,17 +140,14 @@ class SentenceEncoder:
 
     def _batches(self, lengths_N: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each batch of texts, given their numbers of tokens in descending order."""
-        is_int16, is_cpu = self.dtype == torch.int16, self.device.type == "cpu"
-        has_large = is_cpu and self.dtype == torch.bfloat16
+        has_large = self.device.type == "cpu" and self.dtype == torch.bfloat16
         budget = _BFLOAT16_CPU_TOKENS if has_large else _TOKENS_PER_BATCH[self.device.type]
         start = 0
         while start < len(lengths_N):
             # The longest text of the rest decides how many fit into the budget of tokens.
             longest = int(lengths_N[start])
-            stop = start + max(1, budget // longest)
-            if is_int16:
-                stop = min(stop, int(np.searchsorted(-lengths_N, -longest, side="right")))
-            yield start, min(stop, len(lengths_N))
+            stop = min(start + max(1, budget // longest), len(lengths_N))
+            yield start, stop
             start = stop
 
     def _forward(self, texts: list[str]) -> NDArray[np.float32]:
@@ -170,12 +160,18 @@ class SentenceEncoder:
         unit_BD: NDArray[np.float32] = vectors_BD / lengths_B1
         return unit_BD
 
-    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of tokens of each text (N,); takes a hundredth of the time of encoding."""
+    def _token_counts(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return how many tokens of each text are read (N,), and whether it has more (N,).
+
+        Takes a hundredth of the time of encoding.
+        """
         if not texts:
-            return np.empty(0, np.int64)
-        tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._model.max_seq_length)
-        return np.array([max(len(ids), 1) for ids in tokens["input_ids"]], np.int64)
+            return np.empty(0, np.int64), np.empty(0, np.bool_)
+        limit = self._model.max_seq_length
+        # One token above the limit shows that a text is truncated.
+        tokens = self._model.tokenizer(list(texts), truncation=True, max_length=limit + 1)
+        lengths_N = np.array([max(len(ids), 1) for ids in tokens["input_ids"]], np.int64)
+        return np.minimum(lengths_N, limit), lengths_N > limit
 
 
 def _minilm_folder() -> Path:

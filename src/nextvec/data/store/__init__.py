@@ -142,7 +142,7 @@ class Store(Displayable):
                 cells = (Cell(split), *(Cell(f"{size:,}", size) for size in sizes), Cell(", ".join(sources[:5])))
                 rows.append(Row(cells))
         columns = (*columns_of("split", "documents", "vectors"), Column("sources", "left", "fold"))
-        short = self.manifest.get("short_documents")
+        short, truncated = self.manifest.get("short_documents"), self.manifest.get("truncated_texts")
         counts = {name: value for name, value in self.manifest["counts"].items() if isinstance(value, int) and value}
         return View(
             (
@@ -153,6 +153,7 @@ class Store(Displayable):
                     style="path",
                 ),
                 *([Line(f"{short['message']} {short['remedy']}", Status.AMBER)] if short else []),
+                *([_truncation_line(**truncated)] if truncated else []),
                 *(Line(f"note: {notice}", style="path") for notice in self.manifest.get("notices", ())),
                 *(
                     Line(f"{finding['message']} {finding['remedy']}".rstrip(), Status(finding["status"]), "path")
@@ -160,6 +161,11 @@ class Store(Displayable):
                 ),
             )
         )
+
+
+def _truncation_line(message: str, remedy: str, **_: object) -> Line:
+    """Return the line about truncated texts: a warning if there are so many that the build named a remedy."""
+    return Line(f"{message} {remedy}", Status.AMBER) if remedy else Line(f"note: {message}")
 
 
 class ChunkTexts:

@@ -2,7 +2,7 @@
 
 encoded/vectors/
   000123.npy   unit vectors of block 123, (B, D)
-  000123.json  written last, so that it marks the block as complete: rows, SHA-256, texts without a known term
+  000123.json  written last, so that it marks the block as complete: rows, SHA-256, counts of texts
 
 A block depends on its texts and the encoder alone, and it appears in one step. So any process on any machine that sees
 the folder may encode any missing block, in any order; two processes that encode the same block write the same bytes.
@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nextvec.core.files import make_folder, write_bytes, write_json, writing
 from nextvec.data.store import ChunkTexts, map_vectors
-from nextvec.data.store.vector_source import VectorSource
+from nextvec.data.store.vector_source import TEXT_COUNTS, VectorSource
 from nextvec.errors import StoreError, one_line
 
 FOLDER = "vectors"
@@ -46,7 +47,7 @@ def encode_block(encoded: Path, texts: ChunkTexts, block: int, vectors: VectorSo
     Raises StoreError for a vector that is zero or not finite, and if there is not one vector for each text.
     """
     start, stop = texts.blocks[block]
-    unknown = vectors.count_unknown()
+    before = vectors.count_texts()
     vectors_BD = _to_unit_length(vectors.read_block(block), start, dtype)
     if vectors_BD.shape != (stop - start, vectors.space.dimensions):
         raise StoreError(
@@ -57,17 +58,15 @@ def encode_block(encoded: Path, texts: ChunkTexts, block: int, vectors: VectorSo
     np.save(content, vectors_BD.astype(vectors_BD.dtype.newbyteorder("<")), allow_pickle=False)
     make_folder(encoded / FOLDER)
     write_bytes(_block_file(encoded, block), content.getbuffer(), shared=True)
-    facts = {
-        "rows": stop - start,
-        "sha256": hashlib.sha256(content.getbuffer()).hexdigest(),
-        "unknown_texts": vectors.count_unknown() - unknown,
-    }
+    after = vectors.count_texts()
+    counts = {name: after[name] - before[name] for name in TEXT_COUNTS}
+    facts = {"rows": stop - start, "sha256": hashlib.sha256(content.getbuffer()).hexdigest(), **counts}
     write_json(_mark_file(encoded, block), facts, shared=True)
     return block
 
 
 def block_facts(encoded: Path, block: int) -> dict[str, Any] | None:
-    """Return the rows, the SHA-256 and the number of unknown texts of a complete block; None if it is missing."""
+    """Return the rows, the SHA-256 and the counts of texts of a complete block; None if it is missing."""
     try:
         facts: dict[str, Any] = json.loads(_mark_file(encoded, block).read_text(encoding="utf-8"))
         return facts
@@ -81,16 +80,16 @@ def verify_blocks(
     dimensions: int,
     dtype: DTypeLike,
     remedy: Callable[[list[int]], str] = lambda blocks: "run the same command again",
-) -> int:
-    """Compare every block with its checksum and its texts; return how many texts have no known term.
+) -> Counter[str]:
+    """Compare every block with its checksum and its texts; return the number of all `texts` and their TEXT_COUNTS.
 
     Damaged blocks are marked as missing, so that the next build encodes them again. Raises StoreError that names the
     first of them, and the remedy for all.
     """
-    unknown, damaged = 0, dict[int, str]()
+    counts, damaged = Counter[str](), dict[int, str]()
     for block, (start, stop) in enumerate(texts.blocks):
         try:
-            unknown += _verify_block(encoded, block, (stop - start, dimensions), dtype)
+            counts.update(_verify_block(encoded, block, (stop - start, dimensions), dtype))
         except (OSError, ValueError, KeyError, TypeError) as error:
             damaged[block] = one_line(error)
     if damaged:
@@ -103,11 +102,11 @@ def verify_blocks(
             f"{_block_file(encoded, block)}: is damaged ({reason}){others}. "
             f"To encode what is damaged again, {remedy(list(damaged))}."
         )
-    return unknown
+    return counts
 
 
-def _verify_block(encoded: Path, block: int, shape: tuple[int, int], dtype: DTypeLike) -> int:
-    """Return the block's number of texts without a known term. Raises ValueError, OSError … if it is damaged."""
+def _verify_block(encoded: Path, block: int, shape: tuple[int, int], dtype: DTypeLike) -> dict[str, int]:
+    """Return the block's counts of texts. Raises ValueError, OSError … if it is damaged."""
     facts = json.loads(_mark_file(encoded, block).read_text(encoding="utf-8"))
     content = _block_file(encoded, block).read_bytes()
     if hashlib.sha256(content).hexdigest() != facts["sha256"]:
@@ -116,7 +115,7 @@ def _verify_block(encoded: Path, block: int, shape: tuple[int, int], dtype: DTyp
     vectors_BD = np.load(io.BytesIO(content), allow_pickle=False)
     if vectors_BD.shape != shape or facts["rows"] != shape[0] or vectors_BD.dtype != np.dtype(dtype):
         raise ValueError(f"{vectors_BD.shape} {vectors_BD.dtype} instead of {shape} {np.dtype(dtype)}")
-    return int(facts["unknown_texts"])
+    return {"texts": shape[0], **{name: int(facts[name]) for name in TEXT_COUNTS}}
 
 
 class EncodedVectors:

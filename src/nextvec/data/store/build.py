@@ -30,7 +30,13 @@ from nextvec.data.store import CHUNKS, ENCODER, ChunkTexts, Store, open_store
 from nextvec.data.store.blocks import FOLDER as BLOCKS
 from nextvec.data.store.blocks import encode_block, missing_blocks, row_count, verify_blocks
 from nextvec.data.store.build_config import BuildConfig
-from nextvec.data.store.build_counts import describe_losses, describe_short_documents, final_counts, require_text
+from nextvec.data.store.build_counts import (
+    describe_losses,
+    describe_short_documents,
+    describe_truncated_texts,
+    final_counts,
+    require_text,
+)
 from nextvec.data.store.build_dir import BuildDirectory, open_build_directory
 from nextvec.data.store.precomputed import align_precomputed, verify_encoder
 from nextvec.data.store.ray_engine import RayEngine, RayOptions, ray_engine
@@ -194,7 +200,7 @@ def finish_build(
     arguments = directory.arguments
     if "finished" not in directory.done:
         texts = ChunkTexts(directory.encoded / CHUNKS)
-        unknown = verify_blocks(directory.encoded, texts, space.dimensions, arguments["dtype"], remedy)
+        encoded = verify_blocks(directory.encoded, texts, space.dimensions, arguments["dtype"], remedy)
         finished = finish_rows(
             directory.encoded,
             directory.store,
@@ -203,7 +209,7 @@ def finish_build(
             shard_bytes=arguments["shard_bytes"],
             quiet=quiet,
         )
-        directory.record(finished=finished, unknown_texts=unknown)
+        directory.record(finished=finished, encoded=encoded)
 
     # Manifest
     directory.record(complete=True)
@@ -219,6 +225,7 @@ def finish_build(
         min_chunks=arguments["min_chunks"],
         split=arguments["split"],
         **directory.done["facts"],
+        **describe_truncated_texts(settings.get("max_tokens"), directory.done["encoded"]),
     )
 
 

@@ -12,10 +12,16 @@ from typing import Any
 from nextvec.data.store.build_config import BuildConfig
 from nextvec.data.store.lost_rows import LostRows, describe_lost, lost_by_name, require_balance, require_few_lost
 from nextvec.data.store.tables import WINDOW_CHUNKS
+from nextvec.data.store.vector_source import TEXT_COUNTS
 
 MAX_DROPPED = 0.5
 """Largest share of the chunks that may be too short or repeats. The docs of Python lose 8 % as repeats, and 300 novels
 7 % as short lines; a table with a wrong column loses nearly all."""
+
+MAX_TRUNCATED = 0.2
+"""Share of truncated texts above which a build warns: the vectors of so many describe beginnings, not chunks."""
+_CHARS_PER_TOKEN = 4
+"""About the number of characters of a token of English."""
 
 _CHECK_TEXT = "Check that the right field is read: name it with --columns text=NAME."
 _INTERNAL = (
@@ -84,6 +90,27 @@ def describe_short_documents(config: BuildConfig, counts: dict[str, int]) -> dic
     return {"short_documents": values}
 
 
+def describe_truncated_texts(max_tokens: int | None, encoded: dict[str, int]) -> dict[str, Any]:
+    """Return an entry for the manifest if the encoder reads only the beginning of some texts: numbers and a message.
+
+    `encoded` has the number of encoded texts and the counts of TEXT_COUNTS. Above MAX_TRUNCATED, it has a remedy.
+    """
+    truncated, texts = encoded["truncated_texts"], encoded["texts"]
+    if not truncated:
+        return {}
+    share = truncated / texts
+    message = (
+        f"{share:.1%} of the texts ({truncated:,} of {texts:,}) are longer than the {max_tokens} tokens that the "
+        "encoder reads; the rest of each has no effect on its vector."
+    )
+    remedy = ""
+    if share > MAX_TRUNCATED and max_tokens is not None:
+        chars = _CHARS_PER_TOKEN * max_tokens
+        remedy = f"Build again with shorter chunks (--max-chars {chars}), or with an encoder that reads more."
+    values = {"texts": texts, "truncated": truncated, "max_tokens": max_tokens, "message": message, "remedy": remedy}
+    return {"truncated_texts": values}
+
+
 def final_counts(done: dict[str, Any]) -> dict[str, Any]:
     """Return the counts for the manifest from those of the stages; drops by text and by vector are added up."""
     selected, finished = done["selected"], done["finished"]
@@ -96,4 +123,5 @@ def final_counts(done: dict[str, Any]) -> dict[str, Any]:
     require_balance("the build", counts["chunks_selected"], counts["chunks"], dropped)
     for name in _INTERNAL:
         counts.pop(name, None)
-    return counts | {"unknown_texts": done["unknown_texts"], "splits": finished["splits"]}
+    encoded = {name: done["encoded"][name] for name in TEXT_COUNTS}
+    return counts | encoded | {"splits": finished["splits"]}

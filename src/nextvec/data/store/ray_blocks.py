@@ -31,7 +31,7 @@ class BlockWorker(RayWorker[BlockJob]):
     _opened: tuple[ChunkTexts, VectorSource] | None = None
 
     def facts(self, piece: int) -> dict[str, Any] | None:
-        """Return the rows, the SHA-256 and the number of unknown texts of a complete block; None if it is missing."""
+        """Return the rows, the SHA-256 and the counts of texts of a complete block; None if it is missing."""
         return block_facts(self.job.pieces, piece)
 
     def make(self, piece: int) -> None:

@@ -61,6 +61,7 @@ class WorkerEncoder:
     settings: dict[str, Any]
     encode_there: Callable[[Sequence[str]], NDArray[np.float32]]
     unknown_texts: int = 0
+    truncated_texts: int = 0
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors (N, D) of N texts, from a worker that opens the encoder for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from nextvec.errors import OutputError, SpaceError, StoreError
 ENCODER_RECORD = "encoder.json"
 """File of the folder `encoded` of a build with the encoder that started it."""
 
+TEXT_COUNTS = ("unknown_texts", "truncated_texts")
+"""What an encoder counts: texts without any known term, and texts that are longer than it reads."""
+
 
 @dataclass(frozen=True)
 class VectorSource:
@@ -32,8 +36,8 @@ class VectorSource:
     """The encoder's entry in the manifest."""
     read_block: Callable[[int], NDArray[np.float32]]
     """Return the vectors of a block of rows."""
-    count_unknown: Callable[[], int] = lambda: 0
-    """Return how many texts without any known term were encoded so far."""
+    count_texts: Callable[[], Counter[str]] = Counter
+    """Return the counts of TEXT_COUNTS for the texts that were encoded so far."""
     server: RemoteEncoder | None = None
     """The encoder if it is behind a server."""
 
@@ -44,7 +48,7 @@ def encoded_vectors(encoder: Encoder, texts: ChunkTexts) -> VectorSource:
         encoder.space,
         encoder.settings,
         lambda block: encoder.encode(texts.read_block(block)),
-        lambda: encoder.unknown_texts,
+        lambda: Counter({name: getattr(encoder, name) for name in TEXT_COUNTS}),
         encoder if isinstance(encoder, RemoteEncoder) else None,
     )
 
