@@ -48,7 +48,7 @@ class Bench:
         self.part, self.device, self.seconds = part, torch.device(device), seconds
         self.is_cuda = self.device.type == "cuda"
         self.large, self.dimensions = (4096, 768) if self.is_cuda else (16, 32)
-        self.scale = 1.0 if self.is_cuda else 0.002
+        self.scale = 1.0 if self.is_cuda else 0.001
         self.recipe_batch = load_recipe(RECIPES["amn"]).training.batch_size if self.is_cuda else 8
         self.deadline = time.monotonic() + seconds
 

@@ -65,7 +65,7 @@ def test_recipes_are_frozen():
         ({"trainning": {}}, "unknown recipe field 'trainning'. Did you mean 'training'?"),
         (
             {"objective": {"xyz": 1}},
-            "unknown recipe field 'objective.xyz'. Known: info_nce, loss_weighting, mask_same_document",
+            "unknown recipe field 'objective.xyz'. Known: info_nce, info_nce_block, loss_weighting",
         ),
         ({"training": {"epochs": "3"}}, "training.epochs: input should be a valid integer, got '3'"),
         ({"training": {"epochs": 3.0}}, "training.epochs: input should be a valid integer, got 3.0"),
