@@ -151,34 +151,34 @@ def test_a_split_without_documents_has_no_windows(split):
 
 
 @given(tables(), contexts(), st.integers(1, 7))
-def test_document_negatives_are_in_the_document_and_outside_the_window(table, lengths, count):
+def test_later_chunks_are_after_the_target_in_its_document(table, lengths, count):
     context, least = lengths
     windows = index_windows(table, None, context, least)
     vectors = torch.arange(int(table.rows.sum()), dtype=torch.float32)[:, None]
     expected = brute_force(table, None, context, context if least is None else least)
     if not expected:
         return
-    negatives_BKD, has_any_B = WindowSet("train", vectors, table, windows).sample_document_negatives(
+    chunks_BKD, has_later_B = WindowSet("train", vectors, table, windows).sample_later_chunks(
         torch.arange(len(windows)), count
     )
-    assert negatives_BKD.shape == (len(windows), count, 1)
+    assert chunks_BKD.shape == (len(windows), count, 1)
     document_of_row = np.repeat(np.arange(len(table)), table.rows)
-    for place, (target, _, rows) in enumerate(expected):
-        outside = set(np.flatnonzero(document_of_row == document_of_row[target])) - {target, *rows}
-        assert bool(has_any_B[place]) == bool(outside)
-        assert set(negatives_BKD[place, :, 0].long().tolist()) <= (outside or {target})
+    for place, (target, _, _) in enumerate(expected):
+        later = {row for row in np.flatnonzero(document_of_row == document_of_row[target]) if row > target}
+        assert bool(has_later_B[place]) == bool(later)
+        assert set(chunks_BKD[place, :, 0].long().tolist()) <= (later or {target})
 
 
-def test_document_negatives_are_drawn_uniformly():
+def test_later_chunks_are_drawn_uniformly():
     torch.manual_seed(0)
     table = make_table([4, 12, 3])
     windows = index_windows(table, None, 3, 1)
-    place = windows.targets.tolist().index(9)  # the sixth of the second document: outside are 4, 5 and 10 … 15
-    negatives_BKD, _ = WindowSet("train", torch.arange(19.0)[:, None], table, windows).sample_document_negatives(
-        torch.tensor([place]), 8000
+    place = windows.targets.tolist().index(9)  # the sixth of the second document: later are 10 … 15
+    chunks_BKD, _ = WindowSet("train", torch.arange(19.0)[:, None], table, windows).sample_later_chunks(
+        torch.tensor([place]), 6000
     )
-    rows, counts = negatives_BKD.flatten().unique(return_counts=True)
-    assert rows.tolist() == [4, 5, 10, 11, 12, 13, 14, 15]
+    rows, counts = chunks_BKD.flatten().unique(return_counts=True)
+    assert rows.tolist() == [10, 11, 12, 13, 14, 15]
     assert counts.min() > 880 and counts.max() < 1120
 
 

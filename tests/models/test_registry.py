@@ -186,6 +186,9 @@ def test_runs_under_bfloat16_autocast(name: str) -> None:
 def test_the_gradient_reaches_every_parameter(name: str, autocast: bool) -> None:
     torch.manual_seed(0)
     model = create_model(recipe_of(name, zero_start=False), 16).train()
+    # The query's correction starts at zero: before the first step, no gradient reaches the first of its two factors.
+    if model.query_head is not None:
+        torch.nn.init.normal_(model.query_head.metric_up.weight)
     # Long vectors, so that attention scores differ and softmax has a gradient.
     context_BSD, mask_BS = (
         3 * unit_vectors(8, CONTEXT, 16),

@@ -53,9 +53,7 @@ def test_a_step_gathers_vectors_once_for_windows_and_once_for_negatives(
 ) -> None:
     calls: Counter[str] = Counter()
     monkeypatch.setattr(windows, "gather", counting(windows.gather, "windows", calls))
-    monkeypatch.setattr(
-        WindowSet, "sample_document_negatives", counting(WindowSet.sample_document_negatives, "negatives", calls)
-    )
+    monkeypatch.setattr(WindowSet, "sample_later_chunks", counting(WindowSet.sample_later_chunks, "negatives", calls))
     counts = count_operations(run)
     assert calls == {"windows": run.steps_per_epoch, "negatives": run.steps_per_epoch}
     assert counts["aten::index_select"] == 2 * run.steps_per_epoch

@@ -15,10 +15,10 @@ _MOMENTS = "objective.moment (--lambda-moment) compares means and variances of p
 _CYCLE = "nextvec trains on stored vectors alone, without a service that decodes and encodes text"
 _DIRECTION = (
     "no loss for the direction in time; val_margin and the offset curve measure it in every evaluation, and "
-    "model.query with objective.query_negatives ranks the target above other chunks of its document"
+    "model.query with objective.query_negatives ranks the target above later chunks of its document"
 )
 _COPYING = (
-    "no separate loss; objective.query_negatives ranks the target above other chunks of its document, and a gate on "
+    "no separate loss; objective.query_negatives ranks the target above later chunks of its document, and a gate on "
     "val_margin reports a model that copies the last input"
 )
 _FUTURE = "no separate loss; objective.query_negatives includes the chunks after the target"

@@ -136,39 +136,29 @@ class WindowSet:
         target_B = _first_reversed(selected, reversed_count)[0] if reversed_count else selected.targets
         return self.vectors.index_select(0, target_B), selected.groups
 
-    def sample_document_negatives(self, index: Tensor, count: int, share: slice | None = None) -> tuple[Tensor, Tensor]:
-        """Draw negatives from each window's document, outside of the window: the hardest to distinguish.
+    def sample_later_chunks(self, index: Tensor, count: int, share: slice | None = None) -> tuple[Tensor, Tensor]:
+        """Draw chunks after each window's target in its document: the candidates hardest to tell from the target.
 
         For each window at the positions `index` (B,), `count` chunks are drawn uniformly with replacement from torch's
-        random generator. Returns the vectors (B, K, D), and (B,) False if the document has no chunk outside the window.
+        random generator. Returns the vectors (B, K, D), and (B,) False if the target is the last chunk of its document.
         With `share`, numbers are drawn for all windows, and only these windows' vectors are returned.
         """
         uniform_BK = torch.rand(len(index), count, device=index.device)
         if share is not None:
             index, uniform_BK = index[share], uniform_BK[share]
-        # Find the document of each target, and how many of its rows are before and inside the window.
-        first_M, rows_M = self._document_bounds
-        windows = self.windows.take(index)
-        target_B, available = windows.targets, windows.available
-        document_B = torch.searchsorted(first_M, target_B, right=True) - 1
-        start_B = first_M[document_B]
-        before_B = (target_B - start_B).clamp(max=self.windows.context) if available is None else available.long()
-        window_B = before_B + 1
-        outside_B = rows_M[document_B] - window_B
-        # Draw positions among the chunks outside, and shift those after the window's start by its length.
-        drawn_BK = (uniform_BK * outside_B[:, None]).long()
-        drawn_BK += window_B[:, None] * (drawn_BK >= (target_B - before_B - start_B)[:, None])
-        drawn_BK = torch.where(outside_B[:, None] > 0, start_B[:, None] + drawn_BK, target_B[:, None])
-        # One gather for all negatives; a document without a chunk outside gets its target, which the caller masks.
-        vectors_KD = self.vectors.index_select(0, drawn_BK.flatten())
-        return vectors_KD.view(len(index), count, -1), outside_B > 0
+        # Count the chunks from each target to the end of its document.
+        end_M = self._document_ends
+        target_B = self.windows.take(index).targets
+        later_B = end_M[torch.searchsorted(end_M, target_B, right=True)] - target_B - 1
+        # One gather for all; a target that is the last chunk is read itself, and the caller masks it.
+        distance_BK = (uniform_BK * later_B[:, None]).long() + (later_B > 0)[:, None]
+        vectors_KD = self.vectors.index_select(0, (target_B[:, None] + distance_BK).flatten())
+        return vectors_KD.view(len(index), count, -1), later_B > 0
 
     @cached_property
-    def _document_bounds(self) -> tuple[Tensor, Tensor]:
-        """(M,) first row and number of rows of every document, on the vectors' device."""
-        columns = (self.documents.first_row, self.documents.rows)
-        first_M, rows_M = (_as_tensor(column).to(self.vectors.device) for column in columns)
-        return first_M, rows_M
+    def _document_ends(self) -> Tensor:
+        """(M,) row after the last one of every document, ascending, on the vectors' device."""
+        return _as_tensor(self.documents.first_row + self.documents.rows).to(self.vectors.device)
 
 
 @dataclass(frozen=True)

@@ -270,8 +270,7 @@ def query_nce_gradient(
 
     `own_Q` are the positions of the queries' windows in the batch (None: the first Q), `total` the number of queries in
     all processes (None: Q); the value is the part of these queries. P is the softmax over the batch's targets t and the
-    window's hard negatives n. The hard negatives are by far the largest block of a step. They are read as they are
-    stored and never rewritten: their lengths divide the scores.
+    window's hard negatives n, which are read as they are stored and never rewritten: their lengths divide the scores.
     """
     queries, targets = total or len(unit_QD), len(target_BD)
     own_Q = torch.arange(len(unit_QD), device=unit_QD.device) if own_Q is None else own_Q

@@ -71,8 +71,8 @@ def query_nce(
     """Return InfoNCE of the query output in nats: −mean log softmax of q·t / tau at the window's own target.
 
     The queries belong to the first Q of the batch's B windows. Their negatives are the batch's targets of other groups,
-    and K vectors of the window's document, `negative_QKD`, of any length, in rows where `has_negatives_Q` is True.
-    These are hard negatives: the next chunk must be told apart from its neighbors.
+    and K later chunks of the window's document, `negative_QKD`, of any length, if `has_negatives_Q` is True. These are
+    hard negatives: the next chunk must be told apart from those after it.
 
     Source: van den Oord et al. 2018, equation 4; hard negatives as in Karpukhin et al. 2020 (DPR), section 3.2.
     """

@@ -7,7 +7,7 @@ scales, from its newest vector to its plain mean. Ages count back from the newes
 position weights as the end of a longer one, and the context may have any length.
 
 Letters in names: B windows of a batch, S context length, D dimensions, H heads, K key size, A ages, C conditions (the
-numbers that the query is computed from).
+numbers that the query is computed from), R rank.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ NUM_AGES = 64
 
 QUERY_DECAYS = (0.25, 0.05, 1.0)
 """The initial decays of the query head: the mean that it starts as, nearly the newest vector, the plain mean."""
+QUERY_KEY_SIZE, METRIC_RANK = 16, 96
+"""The query head is small: with 64 and a full rank it costs more and retrieves no better."""
 
 NO_DECAY_SUFFIXES = ("position_HA", "gain_HD")
 """Name endings of parameters whose initial values have a meaning, so that weight decay must not shrink them."""
@@ -34,14 +36,14 @@ NO_DECAY_SUFFIXES = ("position_HA", "gain_HD")
 class Mixture(nn.Module):
     """One weighted mean of the context per decay in `decays`; `conditions` numbers steer the weights."""
 
-    def __init__(self, dimensions: int, conditions: int, decays: tuple[float, ...]) -> None:
+    def __init__(self, dimensions: int, conditions: int, decays: tuple[float, ...], key_size: int = KEY_SIZE) -> None:
         super().__init__()
-        self.heads = len(decays)
+        self.heads, self.key_size = len(decays), key_size
         ages_A = torch.arange(NUM_AGES, dtype=torch.float32)
         # softmax(log(decay) · age) weights each vector with decay^age.
         self.position_HA = nn.Parameter(torch.tensor(decays).log()[:, None] * ages_A)
-        self.key = nn.Linear(dimensions, self.heads * KEY_SIZE, bias=False)
-        self.query = nn.Linear(conditions, self.heads * KEY_SIZE)
+        self.key = nn.Linear(dimensions, self.heads * key_size, bias=False)
+        self.query = nn.Linear(conditions, self.heads * key_size)
         # Content has little effect at first: the weights stay at decay^age until the gradient moves them.
         nn.init.normal_(self.query.weight, std=0.02)
         nn.init.zeros_(self.query.bias)
@@ -53,11 +55,11 @@ class Mixture(nn.Module):
 
     def weights(self, condition_BC: Tensor, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return each head's weights of the context vectors, (B, H, S); they add up to 1 over S."""
-        query_HBK = self.query(condition_BC).unflatten(1, (self.heads, KEY_SIZE)).transpose(0, 1)
+        query_HBK = self.query(condition_BC).unflatten(1, (self.heads, self.key_size)).transpose(0, 1)
         # query · (W c) = (query W) · c: the same scores, without computing a key for each of the S vectors.
-        folded_HBD = torch.matmul(query_HBK, self.key.weight.unflatten(0, (self.heads, KEY_SIZE)))
+        folded_HBD = torch.matmul(query_HBK, self.key.weight.unflatten(0, (self.heads, self.key_size)))
         scores_BHS = score(folded_HBD.transpose(0, 1), context_BSD, mask_BS)
-        return _masked_softmax(scores_BHS / math.sqrt(KEY_SIZE) + self._position(context_BSD.shape[1]), mask_BS)
+        return _masked_softmax(scores_BHS / math.sqrt(self.key_size) + self._position(context_BSD.shape[1]), mask_BS)
 
     def age_weights(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return the first head's weights by age alone, without content, (B, 1, S)."""
@@ -90,19 +92,20 @@ def _newest_vector(context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
 class QueryHead(nn.Module):
     """The second output: a query that retrieves the next chunk, instead of an estimate of its vector.
 
-    It is a gated sum of weighted means plus a linear correction, which weight decay keeps small. It reads the context
-    itself and shares nothing with the network of the prediction: what predicts the mean direction blurs the difference
-    between a chunk and its neighbors.
+    It is a gated sum of weighted means plus a linear correction of low rank, which weight decay keeps small. It reads
+    the context itself and shares nothing with the network of the prediction: what predicts the mean direction blurs the
+    difference between a chunk and its neighbors.
     """
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
-        self.mixture = Mixture(dimensions, dimensions, QUERY_DECAYS)
+        self.mixture = Mixture(dimensions, dimensions, QUERY_DECAYS, QUERY_KEY_SIZE)
         # Start as the first mean, without a correction.
         self.gain_HD = nn.Parameter(torch.tensor([1.0, 0.0, 0.0])[:, None].repeat(1, dimensions))
-        self.metric = nn.Linear(dimensions, dimensions)
-        nn.init.zeros_(self.metric.weight)
-        nn.init.zeros_(self.metric.bias)
+        self.metric_down = nn.Linear(dimensions, METRIC_RANK, bias=False)
+        self.metric_up = nn.Linear(METRIC_RANK, dimensions)
+        nn.init.zeros_(self.metric_up.weight)
+        nn.init.zeros_(self.metric_up.bias)
 
     @torch.no_grad()
     def start_with(self, decay: float) -> None:
@@ -111,8 +114,8 @@ class QueryHead(nn.Module):
 
     def forward(self, context_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
         """Return the raw query (B, D); values at masked positions are not read."""
-        # query = pooled + metric(pooled), with pooled = Σ_h gain_h ∘ mean_h; the newest vector steers the means.
+        # query = pooled + U V pooled + b, with pooled = Σ_h gain_h ∘ mean_h; the newest vector steers the means.
         means_BHD = self.mixture(_newest_vector(context_BSD, mask_BS), context_BSD, mask_BS)
         pooled_BD = (means_BHD * self.gain_HD).sum(dim=1)
-        query_BD: Tensor = pooled_BD + self.metric(pooled_BD)
+        query_BD: Tensor = pooled_BD + self.metric_up(self.metric_down(pooled_BD))
         return query_BD

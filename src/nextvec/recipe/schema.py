@@ -114,8 +114,9 @@ class ObjectiveRecipe(Section):
     """Exclude targets of the same document from InfoNCE's negatives, because they are near duplicates."""
     loss_weighting: Literal["gradient_norm", "raw"] = "gradient_norm"
     """gradient_norm: a weight is the term's gradient share at the prediction; raw: weighted sum."""
-    query_negatives: Annotated[int, Field(ge=0)] = 16
-    """Chunks of the window's own document added to the query's negatives, next to the batch's targets."""
+    query_negatives: Annotated[int, Field(ge=0)] = 2
+    """Chunks after the target in its document added to the query's negatives, next to the batch's targets. More of
+    them improve the rank within the document, at the cost of that among other documents."""
     query_batch_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Fraction of each batch used for the query's loss. The full batch makes a step much slower for little gain."""
     query_tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05

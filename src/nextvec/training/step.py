@@ -89,8 +89,8 @@ def _backward_query(run: Run, index_B: Tensor, batch: Batch, forward_count: int)
     if own_count:  # none in the last of many processes, if the batch is small
         with own_randomness(processes, seed, -1 - run.state.step, run.device), autocast(run.device, run.precision):
             query_QD = run.model.raw_query(batch.context_BSD[:own_count], mask_QS)
-    # Hard negatives: chunks of the same document outside the window. All processes draw the same numbers.
-    negatives_QKD, has_negatives_Q = run.train_windows.sample_document_negatives(
+    # Hard negatives: later chunks of the same document. All processes draw the same numbers.
+    negatives_QKD, has_negatives_Q = run.train_windows.sample_later_chunks(
         index_B[:total], run.objective.query_negatives, slice(processes.rank, None, processes.size)
     )
     if query_QD is None:
