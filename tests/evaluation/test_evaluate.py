@@ -12,6 +12,7 @@ from nextvec.data.windows import WindowSet
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.evaluate import Evaluation, evaluate_predictors
 from nextvec.evaluation.metrics import QueryPredictor
+from nextvec.evaluation.rank_comparison import compare_ranks
 from nextvec.evaluation.results import (
     METRICS_VERSION,
     Estimate,
@@ -46,7 +47,11 @@ def test_results_equal_known_values(world, predictors):
 
     oracle, constant = val.predictors["oracle"], val.predictors["constant"]
     assert oracle.cosine.value == pytest.approx(1, abs=1e-6) and oracle.mse == pytest.approx(0, abs=1e-9)
-    assert oracle.retrieval == Retrieval(1.0, 1.0, 1.0, 1.0, 1.0, 1.0) and oracle.margin > 0.2 and oracle.gain is None
+    assert (
+        oracle.retrieval == Retrieval(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, (1.0,) * 100)
+        and oracle.margin > 0.2
+        and oracle.gain is None
+    )
     targets, groups = world.vectors[world.windows("val").targets], world.windows("val").groups
     expected = F.cosine_similarity(targets, torch.ones(1, 16)).double()
     assert constant.cosine.value == pytest.approx(float(expected.mean()), abs=1e-6)
@@ -99,6 +104,36 @@ def test_the_gain_over_an_identical_predictor_is_exactly_zero(world, predictors)
     for split in evaluation.splits.values():
         assert split.gain == Estimate(0.0, 0.0, 0.0)
     assert evaluation.verdict.status == "amber"
+
+
+def test_each_retrieval_measure_has_intervals_and_its_own_best_baseline(world, predictors):
+    """MRR and R@10 are compared on the same queries; the skill is the fraction of the baseline's error removed."""
+    val = evaluate(world, predictors).splits["val"]
+    for name, scores in val.predictors.items():
+        assert scores.mrr.value == pytest.approx(scores.retrieval.mrr), name
+        assert scores.r_at_10.value == pytest.approx(scores.retrieval.r_at_10), name
+        assert scores.mrr.low <= scores.mrr.value <= scores.mrr.high and scores.mrr.low >= 0
+    baselines = {name: scores for name, scores in val.predictors.items() if name != "oracle"}
+    best = max(baselines, key=lambda name: baselines[name].retrieval.r_at_10)
+    gain = val.recall_gain
+    assert (gain.best_baseline, gain.recall) == (best, 1.0)
+    assert gain.gain.value == pytest.approx(1 - baselines[best].retrieval.r_at_10)
+    assert val.skill == pytest.approx(1.0, abs=1e-5), "an oracle removes the whole error"
+    weak = evaluate(world, predictors, model="constant").splits["val"]
+    cosine, reference = (weak.predictors[name].cosine.value for name in ("constant", weak.best_baseline))
+    assert weak.skill == pytest.approx(1 - (1 - cosine) / (1 - reference)) if reference < 1 else weak.skill == 0
+
+
+def test_equal_ranks_have_no_gain_and_an_exact_interval():
+    ranks = {"model": np.array([1.0, 11.0, 10.0, 2.0]), "other": np.array([3.0, 1.0, 50.0, 400.0])}
+    ranks["twin"] = ranks["model"].copy()
+    compared = compare_ranks(ranks, np.arange(4), 200, 0, "model")
+    assert compared.mrr["model"].value == pytest.approx((1 + 1 / 11 + 1 / 10 + 1 / 2) / 4)
+    assert (compared.r_at_10["model"].value, compared.r_at_10["other"].value) == (0.75, 0.5)
+    best = compared.retrieval_gain("query")
+    assert (best.output, best.best_baseline, best.gain) == ("query", "twin", Estimate(0.0, 0.0, 0.0))
+    assert compared.mrr_gains["other"].low < compared.mrr_gains["other"].high
+    assert compare_ranks(ranks, np.arange(4), 200, 0, None).recall_gain is None
 
 
 def test_the_seed_determines_the_evaluation_and_the_queries_are_a_sample(world, predictors):

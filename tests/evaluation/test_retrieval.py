@@ -151,6 +151,8 @@ def test_summary_equals_values_computed_by_hand():
     assert (
         result.r_at_50 == pytest.approx(5 / 6) and summarize_ranks(torch.tensor([50.0, 50.5]).double()).r_at_50 == 0.5
     )
+    expected = [sum(rank <= k for rank in (1, 2, 5, 6.5, 10, 100)) / 6 for k in range(1, 101)]
+    assert result.recall_curve == pytest.approx(expected)
     assert result.mrr == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 6.5 + 1 / 10 + 1 / 100) / 6)
     assert result.median_rank == 5.75
 

@@ -99,8 +99,10 @@ def test_knn_is_fitted_on_held_out_documents(sets, baselines):
     for neighbors in knn_fit.NEIGHBORS:
         for temperature in knn_fit.TEMPERATURES:
             assert score(neighbors, knn.decay, temperature) <= chosen + 1e-4
-    best = {decay: max(score(k, decay, t) for k in knn_fit.NEIGHBORS for t in knn_fit.TEMPERATURES)
-            for decay in knn_fit.DECAYS}  # fmt: skip
+    best = {
+        decay: max(score(k, decay, t) for k in knn_fit.NEIGHBORS for t in knn_fit.TEMPERATURES)
+        for decay in knn_fit.DECAYS
+    }
     assert best[knn.decay] == pytest.approx(max(best.values()), abs=1e-4)
 
 

@@ -12,7 +12,7 @@ Letters in names: P quantities, W windows, G groups, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -67,6 +67,29 @@ def estimate_means(
         Estimate(float(row.mean(dtype=np.float64)), *interval(means, groups, bounds=limits))
         for row, means, limits in zip(values_PW, means_PR, bounds, strict=True)
     ]
+
+
+def estimate_gains(
+    values: Mapping[str, NDArray[np.floating]],
+    groups_W: NDArray[np.integer],
+    resamples: int,
+    seed: int,
+    model: str | None,
+    *,
+    bounds: tuple[float, float],
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Return each predictor's mean of values within `bounds`, and the model's gain over each baseline.
+
+    All intervals come from the same resamples of documents, so that a gain is a paired difference.
+    """
+    # One row for each predictor, then one for each gain, in one bootstrap.
+    gains = {} if model is None else {name: values[model] - values[name] for name in values if name != model}
+    rows_PW = np.stack([*values.values(), *gains.values()])
+    span = bounds[1] - bounds[0]
+    limits = [bounds] * len(values) + [(-span, span)] * len(gains)
+    estimates = iter(estimate_means(rows_PW, groups_W, resamples, seed, bounds=limits))
+    # The first dict takes the estimates of the predictors, and the second those of the gains that remain.
+    return dict(zip(values, estimates, strict=False)), dict(zip(gains, estimates, strict=True))
 
 
 def assign_blocks(groups: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -21,11 +21,12 @@ from nextvec.data.windows import WindowSet, sample
 from nextvec.distributed.process_group import ALONE, ProcessGroup
 from nextvec.errors import NotFiniteError
 from nextvec.evaluation.ablations import measure_ablations
-from nextvec.evaluation.bootstrap import estimate_means
+from nextvec.evaluation.bootstrap import estimate_gains
 from nextvec.evaluation.breakdown import measure_breakdown
 from nextvec.evaluation.geometry import measure_geometry, measure_target_geometry
 from nextvec.evaluation.metrics import Predictor, QueryPredictor, WindowScores, score_windows
 from nextvec.evaluation.offsets import measure_offset_profiles
+from nextvec.evaluation.rank_comparison import compare_ranks
 from nextvec.evaluation.results import (
     Estimate,
     Evaluation,
@@ -33,7 +34,6 @@ from nextvec.evaluation.results import (
     OffsetProfile,
     PredictorResult,
     Retrieval,
-    RetrievalGain,
     SplitResult,
 )
 from nextvec.evaluation.retrieval import (
@@ -139,8 +139,8 @@ class Measured(NamedTuple):
     """One predictor's scores on all windows, and its result without the intervals that `compare` computes."""
 
     scores: WindowScores
-    reciprocal_rank_Q: NDArray[np.float64]
-    """1 / rank of each query's target: by the query output if the predictor has one, else by the prediction."""
+    rank_Q: NDArray[np.float64]
+    """Rank of each query's target: by the query output if the predictor has one, else by the prediction."""
     result: PredictorResult
 
 
@@ -197,7 +197,7 @@ def measure_predictor(name: str, predictor: Predictor, samples: Samples, profile
         # kNN would search again for every step of a rollout: many times the cost of all its other metrics.
         rollout=() if isinstance(predictor, KNN) else measure_rollout(predictor, samples.repeated),
     )
-    return Measured(scores, 1 / ranks_Q.numpy(), result)
+    return Measured(scores, ranks_Q.numpy(), result)
 
 
 def compare(
@@ -208,9 +208,11 @@ def compare(
     groups_W = windows.windows.groups.cpu().numpy()
     # Intervals of all cosines, and of the model's gain over each baseline.
     cosines = {name: item.scores.cosine for name, item in measured.items()}
-    estimates, gains = _estimate(cosines, groups_W, recipe.resamples, seed, model)
+    estimates, gains = estimate_gains(cosines, groups_W, recipe.resamples, seed, model, bounds=(-1, 1))
     baselines = [name for name in measured if name != model]
     best = max(baselines, key=lambda name: estimates[name].value, default=None)
+    ranks = {name: item.rank_Q for name, item in measured.items()}
+    retrieved = compare_ranks(ranks, samples.queries.windows.groups.cpu().numpy(), recipe.resamples, seed, model)
     # Ablations need a model; the breakdown needs a baseline as well.
     ablations, breakdown, percentiles = {}, None, ()
     if model is not None:
@@ -225,11 +227,20 @@ def compare(
         candidates=len(samples.candidates),
         queries=len(samples.queries),
         predictors={
-            name: replace(item.result, cosine=estimates[name], gain=gains.get(name)) for name, item in measured.items()
+            name: replace(
+                item.result,
+                cosine=estimates[name],
+                gain=gains.get(name),
+                mrr=retrieved.mrr[name],
+                r_at_10=retrieved.r_at_10[name],
+            )
+            for name, item in measured.items()
         },
         best_baseline=best,
         gain=None if best is None else gains.get(best),
-        retrieval_gain=None if model is None or best is None else _compare_retrieval(measured, model, samples),
+        retrieval_gain=retrieved.retrieval_gain("query" if model and measured[model].result.query else "prediction"),
+        recall_gain=retrieved.recall_gain,
+        skill=None if model is None or best is None else _skill(estimates[model].value, estimates[best].value),
         target_geometry=measure_target_geometry(samples.queries),
         ablations=ablations,
         breakdown=breakdown,
@@ -237,16 +248,10 @@ def compare(
     )
 
 
-def _compare_retrieval(measured: Mapping[str, Measured], model: str, samples: Samples) -> RetrievalGain:
-    """Return the model's MRR next to that of the baseline that retrieves best, with a paired interval."""
-    mrr = {name: float(item.reciprocal_rank_Q.mean()) for name, item in measured.items()}
-    best = max((name for name in mrr if name != model), key=lambda name: mrr[name])
-    # Every predictor has a rank for the same queries, so the difference is paired.
-    difference_PQ = (measured[model].reciprocal_rank_Q - measured[best].reciprocal_rank_Q)[None]
-    groups_Q = samples.queries.windows.groups.cpu().numpy()
-    (gain,) = estimate_means(difference_PQ, groups_Q, samples.recipe.resamples, samples.seed, bounds=[(-1, 1)])
-    output = "query" if measured[model].result.query else "prediction"
-    return RetrievalGain(output, mrr[model], best, mrr[best], gain)
+def _skill(cosine: float, baseline_cosine: float) -> float:
+    """Return the fraction of the baseline's error, 1 − cosine, that a model removes; 0 if the baseline has none."""
+    error = 1 - baseline_cosine
+    return (cosine - baseline_cosine) / error if error > 0 else 0.0
 
 
 def _rank_targets(predictor: Predictor, samples: Samples) -> tuple[Tensor, Retrieval]:
@@ -255,23 +260,3 @@ def _rank_targets(predictor: Predictor, samples: Samples) -> tuple[Tensor, Retri
     rank = approximate_ranks if samples.recipe.retrieval == "faiss" else target_ranks
     ranks_Q: Tensor = rank(predictor, vectors, queries, samples.candidates)
     return ranks_Q, summarize_ranks(in_document_ranks(predictor, vectors, queries, documents))
-
-
-def _estimate(
-    cosines: Mapping[str, NDArray[np.float32]],
-    groups_W: NDArray[np.int32],
-    resamples: int,
-    seed: int,
-    model: str | None,
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Return each predictor's mean cosine and the model's gain over each baseline.
-
-    All intervals come from the same resamples of documents, so that a gain is a paired difference.
-    """
-    # One row for each cosine, then one for each gain, in one bootstrap.
-    gains = {} if model is None else {name: cosines[model] - cosines[name] for name in cosines if name != model}
-    rows_PW = np.stack([*cosines.values(), *gains.values()])
-    bounds = [(-1, 1)] * len(cosines) + [(-2, 2)] * len(gains)
-    estimates = iter(estimate_means(rows_PW, groups_W, resamples, seed, bounds=bounds))
-    # The first dict takes the estimates of the cosines, and the second those of the gains that remain.
-    return dict(zip(cosines, estimates, strict=False)), dict(zip(gains, estimates, strict=True))

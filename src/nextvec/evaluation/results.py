@@ -19,7 +19,7 @@ FORMAT = 4
 METRICS_VERSION = 2
 """Version of the metrics' definitions, raised when a metric or the set of baselines changes: scores of two versions
 cannot be compared. In version 1, retrieval excluded only the context from its candidates, so that a longer context
-had fewer of them."""
+had fewer of them, CA compared with targets of other documents, and there were five baselines."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Retrieval:
     median_rank: float
     """Median rank of the target; 1 is the best."""
     r_at_50: float = 0.0
+    recall_curve: tuple[float, ...] = ()
+    """R@1, R@2 … R@100."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,26 @@ class RetrievalGain:
 
 
 @dataclass(frozen=True)
+class RecallGain:
+    """The model's R@10 next to that of the baseline with the highest R@10, on the same queries and candidates."""
+
+    recall: float
+    best_baseline: str
+    baseline_recall: float
+    gain: Estimate
+    """The model's R@10 minus the baseline's, with a paired interval, from −1 to 1."""
+
+
+@dataclass(frozen=True)
 class ContrastiveMetrics:
-    """Pre-training metrics of the Large Concept Model paper (arXiv 2412.08821, section 2.4.1)."""
+    """Pre-training metrics after the Large Concept Model paper (arXiv 2412.08821, section 2.4.1)."""
 
     l2: float
     """Mean Euclidean distance from prediction to target, between unit-length vectors: from 0 to 2."""
     accuracy: float
-    """Fraction of a batch's other targets that are farther from the prediction than its own target."""
+    """CA: fraction of the document's other chunks that are farther from the prediction than the target, from 0 to 1."""
+    paraphrasing: float = 0.0
+    """PAR: mean cosine to the closest context vector, divided by that of the targets; above 1 repeats the context."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +205,10 @@ class PredictorResult:
     """Retrieval by the model's second output, the query; None without a query head."""
     query_in_document: Retrieval | None = None
     """Retrieval by the query among the chunks of the target's own document."""
+    mrr: Estimate | None = None
+    """MRR of the query, or of the prediction if there is no query, with its interval over documents."""
+    r_at_10: Estimate | None = None
+    """R@10 of the same output, with its interval over documents."""
     contrastive: ContrastiveMetrics | None = None
     offset_profile: OffsetProfile | None = None
     geometry: Geometry | None = None
@@ -218,6 +237,10 @@ class SplitResult:
     """The model's gain over the best baseline."""
     retrieval_gain: RetrievalGain | None = None
     """The model's MRR next to the best of the baselines; None without a model or without baselines."""
+    recall_gain: RecallGain | None = None
+    """The same for R@10."""
+    skill: float | None = None
+    """1 − (1 − cosine) / (1 − best baseline's cosine): the fraction of the baseline's error that the model removes."""
     target_geometry: Geometry | None = None
     """Geometry of the targets, the reference for that of the predictors."""
     ablations: dict[str, Estimate] = field(default_factory=dict)

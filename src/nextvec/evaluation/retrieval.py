@@ -9,10 +9,11 @@ middle rank and repeated texts do not matter.
 
 Retrieval among the chunks of the target's own document is much harder, because topic and style do not help there.
 
-The contrastive metrics are those of "Large Concept Models: Language Modeling in a Sentence Representation Space", arXiv
-2412.08821, section 2.4.1. Two details differ. Its SONAR vectors are not of unit length, so its ℓ2 is not comparable
-across spaces; here ℓ2 = √(2 − 2·cosine). The paper does not say how batches are drawn and how ties count; here batches
-mix documents and ties count half.
+The contrastive metrics follow "Large Concept Models: Language Modeling in a Sentence Representation Space", arXiv
+2412.08821, section 2.4.1. Its SONAR vectors are not of unit length, so its ℓ2 is not comparable across spaces; here
+ℓ2 = √(2 − 2·cosine). The paper takes the distractors of CA from a batch; here they are the other chunks of the target's
+document, because nearly all predictions are closer to their target than to chunks of other documents. PAR is here a
+ratio of means, because the cosine of a single target can be near zero.
 
 Letters in names: Q queries, C candidates, D dimensions, B windows of a batch, X excluded pairs of a query and a
 candidate, U documents of a bundle, M documents.
@@ -32,7 +33,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nextvec.data.order import EpochOrder
 from nextvec.data.store import DocumentTable
 from nextvec.data.windows import Windows, WindowSet
 from nextvec.evaluation.metrics import BLOCK, Predictor, predict_block
@@ -40,6 +40,8 @@ from nextvec.evaluation.results import ContrastiveMetrics, Retrieval
 
 MAX_SCORES = 2**26
 """Upper limit of scores in memory: 256 MiB."""
+MAX_RECALL_RANK = 100
+"""The last k of the recall curve."""
 BUNDLE_WINDOWS, BUNDLE_ROWS = 32, 2**14
 """Documents share a matrix product up to about that many windows, because more would waste it on rows of other
 documents, and up to about that many rows, because more would fill the memory."""
@@ -128,12 +130,20 @@ def target_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, candid
 
 
 @torch.inference_mode()
-def in_document_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, documents: DocumentTable) -> Tensor:
+def in_document_ranks(
+    predictor: Predictor,
+    vectors: Tensor,
+    windows: Windows,
+    documents: DocumentTable,
+    *,
+    without_neighbors: bool = False,
+) -> Tensor:
     """Return (W,) float64 ranks of the targets on the CPU, each among the chunks of its own document.
 
     The chunks before the target are excluded and ties count half, as in `target_ranks`. The last chunk of a document is
     the only candidate and its rank is 1, so short documents raise every predictor's score: compare it with the
-    baselines.
+    baselines. `without_neighbors` ranks the target among all chunks of its document, the earlier ones included, but the
+    two beside it.
     """
     # Sort the windows by their targets, so that those of a document are adjacent.
     order = torch.argsort(windows.targets, stable=True)
@@ -146,9 +156,9 @@ def in_document_ranks(predictor: Predictor, vectors: Tensor, windows: Windows, d
         _, prediction_BD = predict_block(predictor, vectors, ordered, index)
         for bundle in _bundle_documents(document_W[start : start + BLOCK], documents.rows):
             rows = slice(start + bundle.start, start + bundle.stop)
-            ranks_W[order[rows].cpu()] = _rank_bundle(
-                prediction_BD[bundle], vectors, ordered.take(index[bundle]), document_W[rows], documents
-            )
+            part = ordered.take(index[bundle])
+            candidates = _bundle_candidates(vectors, documents, document_W[rows])
+            ranks_W[order[rows].cpu()] = _rank_bundle(prediction_BD[bundle], part, candidates, without_neighbors)
     return ranks_W
 
 
@@ -182,44 +192,44 @@ def summarize_ranks(ranks: Tensor) -> Retrieval:
 
     Source of MRR: Voorhees 1999, "The TREC-8 Question Answering Track Report".
     """
-    r_at_1, r_at_5, r_at_10, r_at_50 = ((ranks <= k).double().mean().item() for k in (1, 5, 10, 50))
+    curve = tuple((ranks <= k).double().mean().item() for k in range(1, MAX_RECALL_RANK + 1))
     median = float(np.median(ranks.numpy()))
-    return Retrieval(r_at_1, r_at_5, r_at_10, (1 / ranks).mean().item(), median, r_at_50)
+    return Retrieval(curve[0], curve[4], curve[9], (1 / ranks).mean().item(), median, curve[49], curve)
 
 
 @torch.inference_mode()
-def measure_contrastive(
-    predictor: Predictor, evaluated: WindowSet, batch: int = 256, *, seed: int = 0
-) -> ContrastiveMetrics:
-    """Return ℓ2 and contrastive accuracy (CA) over the windows of a set, at least one.
+def measure_contrastive(predictor: Predictor, evaluated: WindowSet) -> ContrastiveMetrics:
+    """Return ℓ2, contrastive accuracy (CA) and paraphrasing (PAR) over the windows of a set, at least one.
 
-        ℓ2 = mean of |prediction − target|, from 0 to 2 between unit-length vectors
-        CA = mean over windows of the fraction of the batch's other targets that are farther from the prediction than
-             the window's own target is, without the two neighbors of that target in its document
+        ℓ2  = mean of |prediction − target|, from 0 to 2 between unit-length vectors
+        CA  = mean over windows of the fraction of the document's other chunks that are farther from the prediction than
+              the target is, without the two neighbors of the target
+        PAR = mean of max over the context of cos(prediction, context vector), divided by the same mean for the target
 
-    A batch has at most `batch` windows, in an order shuffled by the seed; batches are of about equal size. A window
-    without any other target to compare with does not count; CA is 0.5, which is chance level, if there is no other
-    window.
+    Ties count half. A window whose document has no other chunk does not count; CA is 0.5, chance level, if no window
+    counts.
     """
-    vectors, windows = evaluated.vectors, evaluated.windows
-    order = EpochOrder(len(windows), seed, 0)[:].to(vectors.device)
-    distances, fractions = [], []
-    for unsorted_index in order.tensor_split(-(-len(windows) // batch)):
-        index = unsorted_index.sort().values  # candidates must ascend
-        windows_B, prediction_BD = predict_block(predictor, vectors, windows, index)
-        distances.append((prediction_BD - F.normalize(windows_B.target_BD)).norm(dim=1).cpu())
-        # Adjacent target rows are of one document: the first row of a document has no context and is never a target.
-        rows_B = windows.take(index).targets
-        near_BB = (rows_B[:, None] - rows_B).abs() <= 1
-        position_B = torch.arange(len(index), device=vectors.device)
-        candidates = candidates_at(vectors, evaluated.documents, rows_B.cpu().numpy())
-        # Between unit-length vectors, farther means a smaller product: the rank counts the targets that are nearer.
-        nearer_B = mid_ranks(prediction_BD, candidates, position_B, near_BB.nonzero().T) - 1
-        others_B = (~near_BB).sum(dim=1).cpu()
-        fractions.append((1 - nearer_B / others_B)[others_B > 0])
-    fraction = torch.cat(fractions)
+    vectors, windows, documents = evaluated.vectors, evaluated.windows, evaluated.documents
+    distances, closest_2 = [], torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(windows), BLOCK):
+        batch, prediction_BD = predict_block(predictor, vectors, windows, slice(start, start + BLOCK))
+        target_BD = F.normalize(batch.target_BD)
+        distances.append((prediction_BD - target_BD).norm(dim=1).cpu())
+        # The closest context vector of the prediction and of the target; an absent vector is never the closest.
+        pair_B2D = torch.stack([prediction_BD, target_BD], dim=1)
+        cosine_B2S = pair_B2D @ F.normalize(batch.context_BSD, dim=2).mT
+        if batch.mask_BS is not None:
+            cosine_B2S.masked_fill_(~batch.mask_BS[:, None], -torch.inf)
+        closest_2 += cosine_B2S.amax(dim=2).sum(dim=0).cpu()
+    # A target always has a chunk before it; all but the last chunk of a document have one after it.
+    rows = documents.rows[number_W := documents_of(windows, documents)].astype(np.int64)
+    is_last_W = windows.targets.cpu().numpy() + 1 == documents.first_row[number_W] + rows
+    others_W = torch.from_numpy(rows - 3 + is_last_W)
+    ranks_W = in_document_ranks(predictor, vectors, windows, documents, without_neighbors=True)
+    fraction = (1 - (ranks_W - 1) / others_W)[others_W > 0]
     accuracy = fraction.mean().item() if len(fraction) else 0.5
-    return ContrastiveMetrics(torch.cat(distances).double().mean().item(), accuracy)
+    paraphrasing = float(closest_2[0] / closest_2[1]) if closest_2[1] else 0.0
+    return ContrastiveMetrics(torch.cat(distances).double().mean().item(), accuracy, paraphrasing)
 
 
 def _bundle_documents(document_B: NDArray[np.int64], rows_M: NDArray[np.integer[Any]]) -> Iterator[slice]:
@@ -236,24 +246,26 @@ def _bundle_documents(document_B: NDArray[np.int64], rows_M: NDArray[np.integer[
     return (slice(start, stop) for start, stop in pairwise(bounds))
 
 
-def _rank_bundle(
-    prediction_BD: Tensor, vectors: Tensor, windows: Windows, document_B: NDArray[np.int64], documents: DocumentTable
-) -> Tensor:
-    """Return (B,) ranks of the windows of a bundle of documents, each among the chunks of its own document."""
-    # Candidates are all rows of the bundle's documents.
+def _bundle_candidates(vectors: Tensor, documents: DocumentTable, document_B: NDArray[np.int64]) -> Candidates:
+    """Return all chunks of the documents of some windows as candidates."""
     documents_U = np.unique(document_B)
     first_U, rows_U = documents.first_row[documents_U], documents.rows[documents_U]
     rows = np.concatenate([np.arange(first, first + count) for first, count in zip(first_U, rows_U, strict=True)])
-    candidates = candidates_at(vectors, documents, rows)
+    return candidates_at(vectors, documents, rows)
+
+
+def _rank_bundle(prediction_BD: Tensor, windows: Windows, candidates: Candidates, without_neighbors: bool) -> Tensor:
+    """Return (B,) ranks of the windows of a bundle of documents, each among the chunks of its own document."""
     target_B = candidates.positions(windows.targets)
-    start_B, position_C = candidates.start_C[target_B], torch.arange(len(candidates), device=vectors.device)
+    start_B, position_C = candidates.start_C[target_B], torch.arange(len(candidates), device=target_B.device)
     # Rank at most MAX_SCORES scores at a time.
     ranks, block = [], max(1, MAX_SCORES // len(candidates))
     for first in range(0, len(windows), block):
         part = slice(first, first + block)
-        # Exclude the chunks before the target, and those of the bundle's other documents.
+        # Exclude the chunks before or beside the target, and those of the bundle's other documents.
+        offset_BC = position_C - target_B[part, None]
         is_candidate_BC = candidates.start_C == start_B[part, None]
-        is_candidate_BC &= position_C >= target_B[part, None]
+        is_candidate_BC &= (offset_BC.abs() != 1) if without_neighbors else (offset_BC >= 0)
         excluded_2X = (~is_candidate_BC).nonzero().T
         ranks.append(mid_ranks(prediction_BD[part], candidates, target_B[part], excluded_2X))
     return torch.cat(ranks)

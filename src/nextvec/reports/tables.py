@@ -79,8 +79,9 @@ GEOMETRY = (
 GEOMETRY_LEGEND = (
     "cos k: mean cosine of the prediction and the vector at target + k. direction: cosine to the target minus cosine "
     "to the vector before the context, compared with the context mean. disp.: dispersion, 1 − mean pairwise cosine of "
-    "the predictions. rank: their effective rank. CA and ℓ2: contrastive accuracy and distance to the target (Large "
-    "Concept Model). in-doc.: in-document MRR. roll@8: cosine after eight autoregressive steps."
+    "the predictions. rank: their effective rank. CA: contrastive accuracy, the fraction of the document's other "
+    "chunks that are farther than the target. ℓ2: distance to the target. in-doc.: in-document MRR. roll@8: cosine "
+    "after eight autoregressive steps."
 )
 
 
