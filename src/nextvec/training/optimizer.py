@@ -7,6 +7,7 @@ own, so a resumed run can't differ from an uninterrupted one.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,19 @@ MIN_RATE_FRACTION = 0.01
 """Lower limit of the learning rate as a fraction of `training.lr`: smaller steps no longer change the scores."""
 
 
+class EagerAdamW(torch.optim.AdamW):
+    """AdamW whose methods are not wrapped for `torch.compile`.
+
+    A wrapped method imports torch._dynamo when it is called: two seconds of every start, and 70 MB.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+for _name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+    setattr(EagerAdamW, _name, inspect.unwrap(getattr(torch.optim.AdamW, _name)))
+
+
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov & Hutter 2019) with weight decay on matrices only, not on biases and norms.
 
@@ -33,7 +47,7 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Adam
         groups[decay if has_decay else 0.0].append(parameter)
     settings = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items() if parameters]
     # Fused: one kernel for all parameters, and it can skip an update on the device (`found_inf`, see FiniteGuard).
-    return torch.optim.AdamW(settings, lr=recipe.lr, fused=True)
+    return EagerAdamW(settings, lr=recipe.lr, fused=True)
 
 
 def learning_rate_at(step: int, total_steps: int, recipe: TrainingRecipe, scores: Sequence[float]) -> float:

@@ -84,7 +84,7 @@ def test_the_effective_rank_of_known_spectra():
 
 def test_a_sample_is_measured_without_a_copy_of_its_vectors():
     """Three samples in float32 took more memory than training; results are those of vectors in memory."""
-    rows, dimensions = 60_000, 64
+    rows, dimensions = 80_000, 128
     random = np.random.default_rng(0)
     stored_ND = random.standard_normal((rows, dimensions), dtype=np.float32).astype(np.float16)
     stored_ND[5] = 0
