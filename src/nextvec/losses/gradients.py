@@ -11,7 +11,8 @@ batch); pull is one number (MSE). The gradient at p is the part of ∂L/∂u tha
     ∂L/∂p = (∂L/∂u − (∂L/∂u · u) u) / |p|        |∂L/∂p|² = (|∂L/∂u|² − (∂L/∂u · u)²) / |p|²
 
 A step spends its time on moving (B, D) blocks, not on arithmetic. A `TermGradient` therefore keeps the parts. Its norm
-at p follows from two numbers per window, and `mix_gradients` computes the weighted sum of all terms in one pass.
+at p follows from two numbers per window, and `mix_gradients` computes the weighted sum of all terms in one pass. With
+small batches it spends its time on starting operations, so that each handles all terms at once.
 
 A batch may be shared by several processes. Each has the predictions of some windows, but all targets. A term's value is
 then the part of these windows, so that the sum over the processes is the value of the batch; the gradient is that of
@@ -20,12 +21,12 @@ the whole batch at these windows. Only what joins windows is exchanged: the colu
 The tests compare each gradient with autograd.
 
 Letters in names: B windows of a batch, P of them of this process (all of them if it is alone), Q of these with a query,
-K negatives of a window, C = B + K candidates, D dimensions.
+K negatives of a window, C = B + K candidates, D dimensions, T terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,40 +77,47 @@ class TermGradient:
     slope_D: Tensor | None = None
     pull: float = 0.0
 
-    def norm(self, directions: Directions) -> Tensor:
-        """Return the norm of the gradient at p, with all windows and dimensions as one vector."""
-        # Rounding can make the difference of a gradient that is parallel to u slightly negative.
-        across_B = (self.square_B - self.along_B.square() * directions.has_direction_B).clamp(min=0)
-        norm: Tensor = torch.linalg.vector_norm(across_B.sqrt() / directions.length_B1[:, 0])
-        return norm
+
+def gradient_norms(directions: Directions, terms: Sequence[TermGradient]) -> Tensor:
+    """Return the norm of each term's gradient at p (T,), with all windows and dimensions as one vector."""
+    along_TB, square_TB = _along(terms), torch.stack([term.square_B for term in terms])
+    # Rounding can make the difference of a gradient that is parallel to u slightly negative.
+    across_TB = torch.addcmul(square_TB, along_TB * directions.has_direction_B, along_TB, value=-1).clamp_(min=0)
+    norm_T: Tensor = torch.linalg.vector_norm(across_TB.sqrt_().div_(directions.length_B1[:, 0]), dim=1)
+    return norm_T
 
 
-def mix_gradients(
-    directions: Directions, target_BD: Tensor, terms: Iterable[tuple[TermGradient, Tensor | float]]
-) -> Tensor:
+def mix_gradients(directions: Directions, target_BD: Tensor, terms: Sequence[TermGradient], factor_T: Tensor) -> Tensor:
     """Return Σ factor · gradient at p (B, D). At most one term has a block, which is overwritten."""
     unit_BD = directions.unit_BD
-    block_BD, block_factor = None, unit_BD.new_zeros(())
-    shift_D, slope_D = unit_BD.new_zeros(2, unit_BD.shape[1])
-    along_B, pull = torch.zeros_like(directions.has_direction_B), unit_BD.new_zeros(())
+    block_BD = None
+    block_factor = pull = unit_BD.new_zeros(())
+    shift_D = slope_D = None
     # Each part of the sum is the weighted sum of the terms' parts.
-    for gradient, factor in terms:
-        along_B = along_B + gradient.along_B * factor
-        pull = pull + gradient.pull * factor
-        if gradient.block_BD is not None:
+    for term, factor in zip(terms, factor_T.unbind(), strict=True):
+        if term.pull:
+            pull = torch.add(pull, factor, alpha=term.pull)
+        if term.block_BD is not None:
             assert block_BD is None, "two terms with a block"
-            block_BD, block_factor = gradient.block_BD, block_factor + factor
-        if gradient.shift_D is not None and gradient.slope_D is not None:
-            shift_D, slope_D = shift_D + gradient.shift_D * factor, slope_D + gradient.slope_D * factor
+            block_BD, block_factor = term.block_BD, factor
+        if term.shift_D is not None and term.slope_D is not None:
+            shift_D = term.shift_D * factor if shift_D is None else torch.addcmul(shift_D, term.shift_D, factor)
+            slope_D = term.slope_D * factor if slope_D is None else torch.addcmul(slope_D, term.slope_D, factor)
+    along_B = (factor_T[:, None] * _along(terms)).sum(dim=0)
     # u is multiplied by the pull towards t, less what lies along u.
     coefficients = ops.MixCoefficients(
         block=block_factor,
-        shift_D=shift_D,
-        slope_D=slope_D,
-        units_B=pull - along_B * directions.has_direction_B,
+        shift_D=unit_BD.new_zeros(unit_BD.shape[1]) if shift_D is None else shift_D,
+        slope_D=unit_BD.new_zeros(unit_BD.shape[1]) if slope_D is None else slope_D,
+        units_B=torch.addcmul(pull, along_B, directions.has_direction_B, value=-1),
         targets=pull,
     )
     return ops.mix(block_BD, unit_BD, target_BD, directions.length_B1, coefficients)
+
+
+def _along(terms: Sequence[TermGradient]) -> Tensor:
+    """Return ∂L/∂u · u of each term and window, (T, B)."""
+    return torch.stack([term.along_B for term in terms])
 
 
 def mse_gradient(numbers: int, *, distance_B: Tensor, square_B: Tensor, cosine_B: Tensor) -> TermGradient:
@@ -242,7 +250,8 @@ def batch_gradients(
         # Differences of the moments: both are (D,), so that the gradient never becomes a (B, D) block.
         target_mean_D, target_variance_D = ops.moments(target_BD)
         mean_difference_D, variance_difference_D = mean_D - target_mean_D, variance_D - target_variance_D
-        value, scale = mean_difference_D.square().sum() + variance_difference_D.square().sum(), 2 / len(target_BD)
+        value = mean_difference_D.dot(mean_difference_D) + variance_difference_D.dot(variance_difference_D)
+        scale = 2 / len(target_BD)
         gradients["moment"] = gradient(value, mean_difference_D * scale, variance_difference_D * (2 * scale))
     if "variance" in terms:
         # Only dimensions below the floor have a gradient.

@@ -9,12 +9,12 @@ A batch may be shared by several processes: each has the raw predictions of its 
 batch, and the targets and groups of all. Metrics are those of the whole batch everywhere.
 
 Letters in names: B windows of a batch, P of them of this process (all if it is alone), Q of these with a query,
-K negatives of a window, D dimensions.
+K negatives of a window, D dimensions, T terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import TypeVar
@@ -29,6 +29,7 @@ from nextvec.losses.gradients import (
     Directions,
     TermGradient,
     batch_gradients,
+    gradient_norms,
     info_nce_gradient,
     mix_gradients,
     mse_gradient,
@@ -79,6 +80,7 @@ class Objective:
         self.info_nce_block = recipe.info_nce_block
         self.weights, self.shares = recipe.weights, recipe.requested_shares
         self.query_negatives, self.query_tau = recipe.query_negatives, recipe.query_tau
+        self._kept_constants: dict[object, tuple[Tensor, Tensor]] = {}
 
     def backward(self, prediction_PD: Tensor, target_BD: Tensor, group_B: Tensor | None = None) -> dict[str, Tensor]:
         """Backpropagate the objective's gradient from the raw prediction; return the metrics of `gradient`."""
@@ -98,35 +100,36 @@ class Objective:
         with torch.autocast(prediction_PD.device.type, enabled=False):
             directions = Directions.of(prediction_PD)
             target_BD, _ = ops.normalize(target_BD)
-            gradients, cosine = self._term_gradients(directions, target_BD, group_B)
-            values = {term: gradient.value for term, gradient in gradients.items()}
-            norms = {term: gradient.norm(directions) for term, gradient in gradients.items()}
+            terms, cosine = self._term_gradients(directions, target_BD, group_B)
+            gradients = list(terms.values())
+            value_T, norm_T = (
+                torch.stack([gradient.value for gradient in gradients]),
+                gradient_norms(directions, gradients),
+            )
             if not self.processes.is_alone:
-                values, norms, cosine = self._of_whole_batch(values, norms, cosine)
-            factors: Mapping[str, Tensor | float] = self.weights
-            if self.loss_weighting == "gradient_norm":
-                factors = self._gradient_norm_factors(norms, target_BD.shape[1])
-            weighted = ((gradients[term], factor) for term, factor in factors.items())
-            gradient_PD = mix_gradients(directions, self.processes.share(target_BD).contiguous(), weighted)
+                value_T, norm_T, cosine = self._of_whole_batch(tuple(terms), value_T, norm_T, cosine)
+            factor_T = self._factors(tuple(terms), norm_T, target_BD.shape[1])
+            own_target_PD = self.processes.share(target_BD).contiguous()
+            gradient_PD = mix_gradients(directions, own_target_PD, gradients, factor_T)
             # What each term added to the gradient, as a fraction of all.
-            added = torch.stack([norms[term] * factor for term, factor in factors.items()])
-            shares = added / added.sum().clamp(min=_TINY)
-        metrics = _as_metrics(values, cosine)
-        metrics |= {f"share_{term}": share for term, share in zip(factors, shares, strict=True)}
+            added_T = norm_T * factor_T
+            share_T = added_T / added_T.sum().clamp(min=_TINY)
+        metrics = _as_metrics(dict(zip(terms, value_T.unbind(), strict=True)), cosine)
+        shares = zip(terms, share_T.unbind(), strict=True)
+        metrics |= {f"share_{term}": share for term, share in shares if term in self.weights}
         return gradient_PD, metrics
 
     def _of_whole_batch(
-        self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor], cosine: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        self, terms: Sequence[str], value_T: Tensor, norm_T: Tensor, cosine: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the terms' values, their gradients' norms and the mean cosine of the batch, from those of each share.
 
         Every process already has the whole value of the terms that are made of the batch's moments.
         """
-        parts = [values[term] for term in values if term in PER_WINDOW_TERMS]
-        message = torch.stack([*parts, *(norm.square() for norm in norms.values()), cosine])
-        sums = iter(self.processes.sum_(message).unbind())
-        whole = {term: next(sums) if term in PER_WINDOW_TERMS else value for term, value in values.items()}
-        return whole, {term: next(sums).sqrt() for term in norms}, next(sums)
+        sums = self.processes.sum_(torch.cat([value_T, norm_T.square(), cosine[None]]))
+        count = len(terms)
+        whole = [sums[i] if term in PER_WINDOW_TERMS else value_T[i] for i, term in enumerate(terms)]
+        return torch.stack(whole), sums[count:-1].sqrt(), sums[-1]
 
     def _term_gradients(
         self, directions: Directions, target_BD: Tensor, group_B: Tensor | None
@@ -151,17 +154,36 @@ class Objective:
             gradients |= batch_gradients(unit_PD, target_BD, self.weights, self.processes)
         return gradients, cosine_P.mean() if self.processes.is_alone else cosine_P.sum() / len(target_BD)
 
-    def _gradient_norm_factors(self, norms: Mapping[str, Tensor], dimensions: int) -> dict[str, Tensor]:
-        """Return what each term's gradient is multiplied by, so that its gradient share is the one of its weight."""
-        # The gradient of 1 − cosine is D/2 times that of MSE; `loss` takes half of InfoNCE's two directions.
-        scale = {"mse": dimensions / 2, "info": 0.5}
-        reference = norms["mse"] * scale["mse"]
-        factors: dict[str, Tensor] = {}
-        for term, share in self.shares.items():
-            # A term that fades out is not amplified beyond MIN_GRADIENT_RATIO.
-            norm = torch.maximum(norms[term], reference * (MIN_GRADIENT_RATIO / scale.get(term, 1.0)))
-            factors[term] = reference / norm.clamp(min=_TINY) * share
-        return factors
+    def _factors(self, terms: tuple[str, ...], norm_T: Tensor, dimensions: int) -> Tensor:
+        """Return what each term's gradient is multiplied by (T,); a term without a weight has the factor zero.
+
+        By default its gradient share is then the one of its weight.
+        """
+        weight_T, floor_T = self._constants(terms, norm_T, dimensions)
+        if self.loss_weighting == "raw":
+            return weight_T
+        # The gradient of 1 − cosine is D/2 times that of MSE, the first term.
+        reference = norm_T[0] * (dimensions / 2)
+        # A term that fades out is not amplified beyond MIN_GRADIENT_RATIO.
+        return reference / torch.maximum(norm_T, reference * floor_T).clamp_(min=_TINY) * weight_T
+
+    def _constants(self, terms: tuple[str, ...], like: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
+        """Return the weights or shares (T,), and the smallest norm (T,) as a fraction of that of 1 − cosine.
+
+        They are kept, because a copy to a GPU would wait for it in every step.
+        """
+        key = (terms, like.device, like.dtype, dimensions)
+        if key not in self._kept_constants:
+            weights = self.weights if self.loss_weighting == "raw" else self.shares
+            # `loss` takes half of InfoNCE's two directions.
+            scale = {"mse": dimensions / 2, "info": 0.5}
+            numbers = (
+                [weights.get(term, 0.0) for term in terms],
+                [MIN_GRADIENT_RATIO / scale.get(term, 1.0) for term in terms],
+            )
+            weight_T, floor_T = torch.tensor(numbers, dtype=like.dtype, device=like.device)
+            self._kept_constants[key] = weight_T, floor_T
+        return self._kept_constants[key]
 
     def backward_query(
         self,
