@@ -59,6 +59,30 @@ def test_a_step_gathers_vectors_once_for_windows_and_once_for_negatives(
     assert counts["aten::index_select"] == 2 * run.steps_per_epoch
 
 
+OPERATIONS_PER_STEP = {"model.query=false": 1030, "model.query=true": 1500}
+COPIES_PER_STEP = {"model.query=false": 50, "model.query=true": 70}
+"""Upper limits of torch's operations in a step of AMN with all four terms, those within others included. They are the
+counts of today plus a few, so that a new operation per term or per parameter fails the test."""
+
+
+@pytest.mark.parametrize("output", OPERATIONS_PER_STEP)
+def test_a_step_starts_few_operations_and_copies(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    """At batch 32 a step spends half its time on starting operations."""
+    monkeypatch.setattr("nextvec.training.run.STEP_EVENTS_PER_EPOCH", 1)
+    terms = ["objective.moment=0.001", "objective.variance=0.001"]
+    recipe = make_recipe(toy_recipe.model_dump(exclude_none=True), [*terms, output, "training.ema_decay=0.99"])
+    run = start_run(recipe, tmp_path / "run", quiet=True)
+    if ops.backend(run.device) != "native":
+        pytest.skip(f"no native ops: {ops.backend(run.device)}")
+    counts = count_operations(run)
+    operations = sum(count for name, count in counts.items() if name.startswith("aten::"))
+    assert operations / run.steps_per_epoch <= OPERATIONS_PER_STEP[output]
+    assert counts["aten::copy_"] / run.steps_per_epoch <= COPIES_PER_STEP[output]
+    assert not [name for name in counts if "adamw" in name.lower() or name.startswith("Optimizer.")]
+
+
 def test_native_ops_replace_torchs_products_of_small_matrices(run: Run) -> None:
     if ops.backend(run.device) != "native":
         pytest.skip(f"no native ops: {ops.backend(run.device)}")

@@ -56,7 +56,7 @@ def compare_rows(left_BD: Tensor, right_BD: Tensor) -> tuple[Tensor, Tensor, Ten
         product_B = (left_BD * right_BD).sum(dim=1)
         distance_B = torch.linalg.vector_norm(left_BD - right_BD, dim=1).square()
         return product_B, distance_B, torch.linalg.vector_norm(left_BD, dim=1).square()
-    product_B, distance_B, square_B = torch.empty(3, len(left_BD))
+    product_B, distance_B, square_B = torch.empty(3, len(left_BD)).unbind()
     library.nextvec_compare_rows(*_addresses(product_B, distance_B, square_B, left_BD, right_BD), *left_BD.shape)
     return product_B, distance_B, square_B
 
@@ -67,7 +67,7 @@ def moments(vectors_BD: Tensor) -> tuple[Tensor, Tensor]:
     if library is None:
         mean_D = vectors_BD.mean(dim=0)
         return mean_D, (vectors_BD - mean_D).square().mean(dim=0)
-    mean_D, variance_D = torch.empty(2, vectors_BD.shape[1])
+    mean_D, variance_D = torch.empty(2, vectors_BD.shape[1]).unbind()
     library.nextvec_moments(*_addresses(mean_D, variance_D, vectors_BD), *vectors_BD.shape)
     return mean_D, variance_D
 
@@ -78,7 +78,7 @@ def affine_products(vectors_BD: Tensor, shift_D: Tensor, slope_D: Tensor) -> tup
     if library is None:
         affine_BD = torch.addcmul(shift_D, vectors_BD, slope_D)
         return (vectors_BD * affine_BD).sum(dim=1), torch.linalg.vector_norm(affine_BD, dim=1).square()
-    product_B, square_B = torch.empty(2, len(vectors_BD))
+    product_B, square_B = torch.empty(2, len(vectors_BD)).unbind()
     library.nextvec_affine_products(*_addresses(product_B, square_B, vectors_BD, shift_D, slope_D), *vectors_BD.shape)
     return product_B, square_B
 
@@ -189,10 +189,12 @@ def mix(
 
 
 def float32_library(*tensors: Tensor) -> ctypes.CDLL | None:
-    """Return the C library if all tensors are float32 and contiguous, else None."""
-    if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
-        return None
-    return native_library(*tensors)
+    """Return the C library if all tensors are float32, contiguous and on the CPU, else None."""
+    # A plain loop: a generator would take as long as a small operation.
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or not tensor.is_cpu or not tensor.is_contiguous():
+            return None
+    return native_library()
 
 
 def _addresses(*tensors: Tensor) -> tuple[int, ...]:

@@ -219,8 +219,11 @@ def native_library(*tensors: Tensor) -> ctypes.CDLL | None:
 
     It reads CPU tensors of float32, float16 and bfloat16; the last dimension of the last tensor must be contiguous.
     """
-    if not _Switch.enabled or any(not tensor.is_cpu or tensor.dtype not in _FORMAT_CODES for tensor in tensors):
+    if not _Switch.enabled:
         return None
+    for tensor in tensors:
+        if not tensor.is_cpu or tensor.dtype not in _FORMAT_CODES:
+            return None
     if tensors and tensors[-1].ndim and tensors[-1].stride(-1) != 1:
         return None
     library = _library_or_reason()
