@@ -25,7 +25,6 @@ from typing import Any
 STAGES = (
     # A store from text
     "data.store.staging.stage_chunks",
-    "data.store.rows.write_rows",
     "data.store.tables.write_rows",
     "data.store.build._fit_lsa",
     "data.store.build.encode_blocks",
