@@ -431,11 +431,15 @@ def test_query_nce_equals_a_loop_over_the_candidates() -> None:
         scores += (
             [float(query_BD[row] @ negative_D) for negative_D in negative_BKD[row]] if has_negatives_B[row] else []
         )
-        expected -= math.log(math.exp(scores[0] / 0.2) / sum(math.exp(score / 0.2) for score in scores)) / 6
+        # Each target of another group counts e times.
+        weights = [1.0, *[math.e] * int((group_B != group_B[row]).sum()), 1.0, 1.0, 1.0]
+        total = sum(weight * math.exp(score / 0.2) for score, weight in zip(scores, weights, strict=False))
+        expected -= math.log(math.exp(scores[0] / 0.2) / total) / 6
     actual = query_nce(query_BD, target_BD, 3 * negative_BKD, has_negatives_B, 0.2, group_B)
     assert float(actual) == pytest.approx(expected, rel=1e-9)
     first = query_nce(query_BD[:1], target_BD, negative_BKD[:1], has_negatives_B[:1], 0.2, group_B)
     scores = torch.cat([query_BD[0] @ target_BD[[0, 2, 3, 4, 5]].T, negative_BKD[0] @ query_BD[0]]) / 0.2
+    scores[1:5] += 1  # the targets of other groups
     assert float(first) == pytest.approx(float(scores.logsumexp(0) - scores[0]), rel=1e-9)
 
 
@@ -444,7 +448,7 @@ def test_query_nce_without_hard_negatives_equals_cross_entropy_over_the_batch() 
     group_B = torch.arange(5)
     nothing = torch.zeros(5, 0, 10), torch.ones(5, dtype=torch.bool)
     actual = query_nce(unit(query_BD), target_BD, *nothing, 0.3, group_B)
-    expected = F.cross_entropy(unit(query_BD) @ target_BD.T / 0.3, group_B)
+    expected = F.cross_entropy(unit(query_BD) @ target_BD.T / 0.3 + 1 - torch.eye(5), group_B)
     assert float(actual) == pytest.approx(float(expected), rel=1e-6)
 
 

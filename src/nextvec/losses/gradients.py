@@ -35,7 +35,7 @@ from torch import Tensor
 
 from nextvec import ops
 from nextvec.distributed.process_group import ProcessGroup
-from nextvec.losses.terms import mask_same_group, standard_deviation
+from nextvec.losses.terms import OTHER_DOCUMENTS_LOGIT, mask_same_group, standard_deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +289,9 @@ def query_nce_gradient(
     hard_logits_QK = ops.score(unit_QD[:, None], negative_QKD)[:, 0] / (length_QK * tau)
     hard_logits_QK = hard_logits_QK.masked_fill_(~has_negatives_Q[:, None], -torch.inf)
     logits_QB = mask_same_group(ops.multiply(unit_QD, target_BD.T, matmul_dtype).div_(tau), group_B, own_Q)
+    # Softmax ignores a constant: lower all others instead of raising the logits of other documents.
+    logits_QB[own] -= OTHER_DOCUMENTS_LOGIT
+    hard_logits_QK -= OTHER_DOCUMENTS_LOGIT
     log_softmax_QC = torch.cat([logits_QB, hard_logits_QK], dim=1).log_softmax(dim=1)
     value = -log_softmax_QC[own].sum() / queries
     # Backward: the gradient at the logits, then its products with the candidates.

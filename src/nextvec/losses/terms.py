@@ -65,6 +65,11 @@ def mask_same_group(logits_QB: Tensor, group_B: Tensor | None, own_Q: Tensor | N
     return logits_QB.masked_fill(same_group_QB, -torch.inf)
 
 
+OTHER_DOCUMENTS_LOGIT = 1.0
+"""Added to the query's logits of targets of other documents. A split has many more chunks of other documents than a
+batch, but no more later chunks of the target's document, so that a batch alone trains too little against the former."""
+
+
 def query_nce(
     query_QD: Tensor, target_BD: Tensor, negative_QKD: Tensor, has_negatives_Q: Tensor, tau: float, group_B: Tensor
 ) -> Tensor:
@@ -72,11 +77,13 @@ def query_nce(
 
     The queries belong to the first Q of the batch's B windows. Their negatives are the batch's targets of other groups,
     and K later chunks of the window's document, `negative_QKD`, of any length, if `has_negatives_Q` is True. These are
-    hard negatives: the next chunk must be told apart from those after it.
+    hard negatives: the next chunk must be told apart from those after it. Each target of another group counts e times,
+    see OTHER_DOCUMENTS_LOGIT.
 
     Source: van den Oord et al. 2018, equation 4; hard negatives as in Karpukhin et al. 2020 (DPR), section 3.2.
     """
-    batch_logits_QB = pair_logits(query_QD, target_BD, tau, group_B)
+    batch_logits_QB = pair_logits(query_QD, target_BD, tau, group_B) + OTHER_DOCUMENTS_LOGIT
+    batch_logits_QB.diagonal().sub_(OTHER_DOCUMENTS_LOGIT)
     # Cosines with the hard negatives; the lengths of the queries are 1.
     length_QK = torch.linalg.vector_norm(negative_QKD, dim=-1).clamp(min=ops.MIN_LENGTH)
     hard_logits_QK = torch.bmm(negative_QKD, query_QD[:, :, None])[:, :, 0] / (length_QK * tau)
