@@ -93,7 +93,7 @@ def test_a_run_is_added_with_its_best_baseline(train: Train, toy_store: Store, t
         f"{ood['predictors']['amn']['cosine']['value']:.3f}",
     )
     finished = date.fromtimestamp(read_events(run)[-1]["time"]).isoformat()
-    assert own[3].endswith("ms") and float(own[3][:-2]) > 0 and own[4:] == ("84K", "MSE+InfoNCE", finished)
+    assert own[3].endswith("ms") and float(own[3][:-2]) > 0 and own[4:] == ("82K", "MSE+InfoNCE", finished)
     name = val["best_baseline"]
     assert best[0] == f"{name}_{vectors_of(toy_store)} (baseline)" and best[3:6] == ("–", "–", "closed form")
     assert best[1] == f"{max(score['cosine']['value'] for key, score in val['predictors'].items() if key != 'amn'):.3f}"
