@@ -47,7 +47,7 @@ def measure_geometry(predictor: Predictor, evaluated: WindowSet) -> Geometry:
         batch, prediction_BD = predict_block(predictor, evaluated.vectors, evaluated.windows, positions)
         # A predictor without a raw output has predictions of norm 1; kNN would search for each window again.
         norm_B = torch.ones(len(prediction_BD))
-        if isinstance(predictor, nn.Module) and not isinstance(predictor, KNN):
+        if not isinstance(predictor, KNN) and isinstance(predictor, nn.Module):
             with torch.autocast(evaluated.vectors.device.type, enabled=False):
                 norm_B = predictor(batch.context_BSD, batch.mask_BS).float().norm(dim=1)
         return prediction_BD, F.normalize(batch.target_BD), norm_B

@@ -177,9 +177,9 @@ def _info_nce_of_blocks(
 
 
 def shared_info_nce_gradient(
+    processes: ProcessGroup,
     unit_PD: Tensor,
     target_BD: Tensor,
-    processes: ProcessGroup,
     *,
     tau: float,
     group_B: Tensor | None,

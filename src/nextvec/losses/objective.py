@@ -15,7 +15,7 @@ K negatives of a window, D dimensions, T terms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TypeVar
 
@@ -143,13 +143,15 @@ class Objective:
         }
         if "info" in self.weights:
             groups = group_B if self.mask_same_document else None
-            options = {"tau": self.tau, "group_B": groups, "matmul_dtype": self.matmul_dtype}
-            if self.processes.is_alone:
-                gradients["info"] = info_nce_gradient(unit_PD, target_BD, **options, block=self.info_nce_block)
-            else:
-                gradients["info"] = shared_info_nce_gradient(
-                    unit_PD, target_BD, self.processes, **options, block=self.info_nce_block
-                )
+            share = info_nce_gradient if self.processes.is_alone else partial(shared_info_nce_gradient, self.processes)
+            gradients["info"] = share(
+                unit_PD,
+                target_BD,
+                tau=self.tau,
+                group_B=groups,
+                matmul_dtype=self.matmul_dtype,
+                block=self.info_nce_block,
+            )
         if "moment" in self.weights or "variance" in self.weights:
             gradients |= batch_gradients(unit_PD, target_BD, self.weights, self.processes)
         return gradients, cosine_P.mean() if self.processes.is_alone else cosine_P.sum() / len(target_BD)
