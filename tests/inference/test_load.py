@@ -57,7 +57,7 @@ def test_a_run_folder_and_its_checkpoint_are_the_same_model(text_run, text_store
     assert len(model.val.cosine_percentiles) == 101 and sorted(model.val.cosine_percentiles) == list(
         model.val.cosine_percentiles
     )
-    assert set(model.val.cosine) == {*model.baselines, "amn"}
+    assert set(model.val.cosine) == {*model.baselines, "knn", "amn"}
     assert model.val.cosine[model.best_baseline("cosine")] == max(model.val.cosine[name] for name in model.baselines)
     assert nextvec.load_model(text_run / "epoch_1.pt").val.cosine == {}, "an evaluation is of the best model only"
 

@@ -296,6 +296,7 @@ def test_the_production_family_differs_only_where_it_says():
         recipe = load_recipe(name)
         assert recipe.model.kind == kind
         same = {"model": production.model, "name": production.name, "description": production.description}
+        same["training"] = recipe.training.model_copy(update={"lr": production.training.lr})
         assert recipe.model_copy(update=same) == production
     assert load_recipe("amn-790k-unbalanced").objective.loss_weighting == "raw"
     assert load_recipe("amn-790k-broken-mse-only").objective.weights == {"mse": 1.0}

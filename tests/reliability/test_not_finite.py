@@ -124,19 +124,21 @@ def test_a_learning_rate_of_1e20_ends_a_run(
     assert len(events_of(run, "failed")) == 1
 
 
-def test_non_finite_weights_are_never_saved(toy_recipe: Recipe, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last update before a save makes one weight infinite, which no gradient shows yet."""
     recipe = changed(toy_recipe, "training.epochs=1", "training.checkpoint_interval_s=0.0001")
     run = start_run(recipe, tmp_path / "run", quiet=True)
-    step = run.optimizer.step
+    update_weights = training_step.update_weights
 
-    def corrupted_step():
-        step()
+    def corrupted_update(run, norms):
+        update_weights(run, norms)
         if run.state.step == 3:
             with torch.no_grad():
                 next(iter(run.model.parameters())).view(-1)[0] = torch.inf
 
-    run.optimizer.step = corrupted_step  # type: ignore[method-assign]
+    monkeypatch.setattr(training_step, "update_weights", corrupted_update)
     with pytest.raises(
         NotFiniteError, match=r"the weights .* are not finite after step 4\. Diagnosis: Non-finite values"
     ):
