@@ -20,6 +20,7 @@ __version__: str
 """The installed version, read from the package metadata when it is used."""
 
 if TYPE_CHECKING:
+    from nextvec.commands.benchmark import benchmark_add, benchmark_run, benchmark_show, benchmark_tasks
     from nextvec.commands.compare import compare, leaderboard_add, leaderboard_show, plot
     from nextvec.commands.data import data_build, data_check, data_merge, data_synth
     from nextvec.commands.evaluate import diagnose, eval, gates_suggest
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from nextvec.recipe import Recipe, load_recipe
 
 _MODULES = {
+    "nextvec.commands.benchmark": ("benchmark_add", "benchmark_run", "benchmark_show", "benchmark_tasks"),
     "nextvec.commands.compare": ("compare", "leaderboard_add", "leaderboard_show", "plot"),
     "nextvec.commands.data": ("data_build", "data_check", "data_merge", "data_synth"),
     "nextvec.commands.evaluate": ("diagnose", "eval", "gates_suggest"),
@@ -70,6 +72,10 @@ __all__ = [
     "NextvecError",
     "Recipe",
     "Store",
+    "benchmark_add",
+    "benchmark_run",
+    "benchmark_show",
+    "benchmark_tasks",
     "compare",
     "data_build",
     "data_cache",

@@ -61,6 +61,10 @@ COMMANDS = {
         "plot": "compare:plot",
         "leaderboard add": "compare:leaderboard_add",
         "leaderboard show": "compare:leaderboard_show",
+        "benchmark run": "benchmark:benchmark_run",
+        "benchmark tasks": "benchmark:benchmark_tasks",
+        "benchmark add": "benchmark:benchmark_add",
+        "benchmark show": "benchmark:benchmark_show",
     },
     "Use a model": {
         "index build": "index:index_build",
@@ -81,6 +85,7 @@ GROUPS = {
     "index": "Build an index of a store in a vector database.",
     "gates": "Suggest gates for a recipe.",
     "leaderboard": "Add runs to the leaderboard, and show it.",
+    "benchmark": "Run models and recipes on frozen tasks, and show the results side by side.",
 }
 
 DEBUG = "NEXTVEC_DEBUG"
@@ -104,7 +109,7 @@ STORED_RESULTS = frozenset(
             "suite",
             "sweep",
         ),
-        *("rehearse", "plot", "leaderboard_add", "index_build"),
+        *("rehearse", "plot", "leaderboard_add", "index_build", "benchmark_run", "benchmark_add"),
     )
 )
 """Commands whose result is in files. The other commands have failed if it cannot be printed."""

@@ -101,7 +101,7 @@ def measure_share(
 
 
 def evaluate_checkpoint(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     *,
     data: str = "",
     ood_data: str = "",
@@ -113,11 +113,11 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Evaluate a model and the baselines on the val and ood splits of a store, or on an ood set alone.
 
-    `source` is one of `load_model`. `data` and `ood_data` are stores or .npz files of windows. With `ood_data` alone
-    only that set is evaluated, with the baselines that the run fitted. Raises CheckpointError or SpaceError if model
-    and data don't match.
+    `source` is one of `load_model`, or a checkpoint in memory. `data` and `ood_data` are stores or .npz files of
+    windows. With `ood_data` alone only that set is evaluated, with the baselines that the run fitted. Raises
+    CheckpointError or SpaceError if model and data don't match.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     train_store = _train_store(checkpoint, is_needed=not data, quiet=quiet)
     dataset = _open_evaluated(checkpoint, train_store, data, ood_data, quiet=quiet)
     is_ood_only = bool(ood_data) and not data

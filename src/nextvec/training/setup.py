@@ -266,8 +266,13 @@ def _facts(run: Run) -> Event:
         "precision": str(run.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpu_ops": ops.backend(run.device) if run.recipe.runtime.native_ops else "torch",
-        "versions": {"nextvec": version("nextvec"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": software_versions(),
     }
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what computes a result: package → version."""
+    return {"nextvec": version("nextvec"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def measure_data(store: str, ood: str, context: int, device: str, *, quiet: bool) -> dict[str, dict[str, float]]:
