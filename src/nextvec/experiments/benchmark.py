@@ -12,7 +12,6 @@ from nextvec.core.overrides import override_lines
 from nextvec.core.run_paths import EVALUATION_FILE, RESUME_STATE
 from nextvec.data.store import Store
 from nextvec.errors import InputError, NotFiniteError, StoppedError, did_you_mean
-from nextvec.evaluation.results import FORMAT
 from nextvec.experiments.benchmark_tasks import Task, known_tasks, load_task, open_task
 from nextvec.experiments.single_run import resume_folder, train_recipe
 from nextvec.inference.load import open_checkpoint, shipped_models
@@ -154,7 +153,6 @@ def _evaluate(
         version=task.version,
         content=data.content,
         is_frozen=data.content == task.content,
-        metrics=FORMAT,
         model=name,
         trained=seed is not None,
         seed=seed,

@@ -1,7 +1,8 @@
 """Results of benchmark tasks as files, and their leaderboard: a table for each task, in a terminal and as a page.
 
 A result is one model on one task. The leaderboard is made of all result files of a folder, so that results of several
-people are joined by copying files. Only results of the same task, version, content and metrics share a table.
+people are joined by copying files. Only results of the same task, version and content share a table; a file of another
+version of the metrics is listed as one to measure again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nextvec.core.files import make_folder, write_json, write_text
 from nextvec.core.formatting import ABSENT, STATUSES, Status, format_count, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError, one_line
-from nextvec.evaluation.results import FORMAT, Estimate, Evaluation, SplitResult
+from nextvec.evaluation.results import Estimate, Evaluation, SplitResult
 
 FORMAT_VERSION = 1
 """Version of a result file."""
@@ -50,8 +51,6 @@ class TaskResult:
     """Hash of the data, which may differ from the task's if it is text of other versions of the packages."""
     is_frozen: bool
     """Whether it is the task's."""
-    metrics: int
-    """Version of the measures: the format of evaluations."""
     model: str
     """Name of the model, or of the recipe that it was trained with."""
     trained: bool
@@ -66,9 +65,9 @@ class TaskResult:
     evaluation: Evaluation
 
     @property
-    def table_key(self) -> tuple[str, int, str, int]:
+    def table_key(self) -> tuple[str, int, str]:
         """Results with equal keys are comparable."""
-        return self.task, self.version, self.content, self.metrics
+        return self.task, self.version, self.content
 
     @property
     def file_name(self) -> str:
@@ -143,30 +142,21 @@ def write_page(folder: Path) -> BenchmarkResults:
 
 def benchmark_view(board: BenchmarkResults) -> View:
     """Return a table for each task and split, with the baselines below the models."""
-    groups: dict[tuple[str, int, str, int], list[TaskResult]] = {}
+    groups: dict[tuple[str, int, str], list[TaskResult]] = {}
     for result in board.results:
         groups.setdefault(result.table_key, []).append(result)
     blocks: list[Table | Line] = []
-    for (task, version, content, metrics), results in sorted(groups.items()):
+    for (task, version, content), results in sorted(groups.items()):
         blocks.append(Line(f"{task} (version {version})", style="heading"))
-        blocks += _caveats(results[0], content, metrics)
+        if not results[0].is_frozen:
+            text = f"Other text than the task's: content {content[:8]}. The installed packages have other versions."
+            blocks.append(Line(text, Status.AMBER))
         splits = dict.fromkeys(split for result in results for split in result.evaluation.splits)
         blocks += [
             _split_table(split, [item for item in results if split in item.evaluation.splits]) for split in splits
         ]
     blocks += [Line(line, Status.AMBER) for line in board.damaged]
     return View(tuple(blocks))
-
-
-def _caveats(result: TaskResult, content: str, metrics: int) -> Iterable[Line]:
-    """Yield what makes the results of a table incomparable with those of others."""
-    if not result.is_frozen:
-        yield Line(
-            f"Other text than the task's: content {content[:8]}. The installed packages have other versions.",
-            Status.AMBER,
-        )
-    if metrics != FORMAT:
-        yield Line(f"Measured by other metrics (version {metrics}; this nextvec has {FORMAT}).", Status.AMBER)
 
 
 def _split_table(split: str, results: Sequence[TaskResult]) -> Table:
