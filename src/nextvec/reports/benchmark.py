@@ -16,7 +16,7 @@ from typing import Any
 
 from nextvec.core.display import Displayable
 from nextvec.core.files import make_folder, write_json, write_text
-from nextvec.core.formatting import ABSENT, STATUSES, Status, format_count, format_number
+from nextvec.core.formatting import ABSENT, STATUSES, Status, format_interval, format_number
 from nextvec.core.table import Cell, Column, Line, Row, Table, View
 from nextvec.errors import InputError, one_line
 from nextvec.evaluation.results import Estimate, Evaluation, SplitResult
@@ -30,13 +30,12 @@ PAGE = "leaderboard.md"
 _COLUMNS = (
     Column("model", "left", "fold"),
     Column("seeds"),
-    Column("size"),
-    Column("context"),
+    Column("ctx"),
     Column("cosine"),
-    Column("gain (95 % CI)"),
+    Column("gain"),
     Column("skill %"),
     Column("MRR"),
-    Column("MRR gain (95 % CI)"),
+    Column("MRR gain"),
     Column("seen", "left"),
 )
 
@@ -134,7 +133,7 @@ def write_page(folder: Path) -> BenchmarkResults:
     intro = (
         "# Benchmark\n\nEvery score stands next to the best baseline of the same windows. A gain is the model's score "
         "minus that baseline's, with a 95 % interval over documents. Skill is the share of the baseline's error that "
-        "the model removes.\n\n"
+        "the model removes. Rows without a gain are baselines.\n\n"
     )
     write_text(folder / PAGE, intro + benchmark_view(board).markdown())
     return board
@@ -177,7 +176,7 @@ def _gain(split: str, seeds: Sequence[TaskResult]) -> float:
 
 
 def _model_row(split: str, seeds: Sequence[TaskResult]) -> Row:
-    """Return the row of a model: the mean of its seeds, each with the interval of that seed nearest to zero."""
+    """Return the row of a model: the means of its seeds."""
     first = seeds[0]
     measured = [(result.evaluation.splits[split], result.evaluation.model or "") for result in seeds]
     status = max((result.evaluation.status for result in seeds), key=STATUSES.index)
@@ -187,24 +186,15 @@ def _model_row(split: str, seeds: Sequence[TaskResult]) -> Row:
     cells = (
         Cell(f"{first.model}{' (trained)' if first.trained else ''}", status=status),
         Cell(str(len(seeds)), len(seeds)),
-        Cell(format_count(first.parameters), first.parameters),
         Cell(str(first.context), first.context),
         _mean_cell([result.predictors[model].cosine.value for result, model in measured], ".4f"),
         _interval_cell(gains),
-        _mean_cell([skill for result, model in measured if (skill := _skill(result, model)) is not None], ".1f", 100),
+        _mean_cell([result.skill for result, _ in measured if result.skill is not None], ".1f", 100),
         _mean_cell([gain.mrr for gain in retrieval], ".3f"),
         _interval_cell([gain.gain for gain in retrieval]),
         Cell(", ".join(sorted(seen))),
     )
     return Row(cells, "model")
-
-
-def _skill(result: SplitResult, model: str) -> float | None:
-    """Return 1 − the model's error / the best baseline's, where an error is 1 − cosine (Murphy 1988)."""
-    if result.best_baseline is None:
-        return None
-    error, reference = (1 - result.predictors[name].cosine.value for name in (model, result.best_baseline))
-    return 1 - error / reference if reference > 0 else None
 
 
 def _baseline_rows(split: str, results: Sequence[TaskResult]) -> Iterable[Row]:
@@ -225,7 +215,7 @@ def _baseline_rows(split: str, results: Sequence[TaskResult]) -> Iterable[Row]:
     # One row if the same baseline is the best in both.
     for _, result, name in {(item[1].file_name, item[2]): item for item in best}.values():
         scores_of = result.evaluation.splits[split].predictors[name]
-        cells = [Cell(f"{name} (baseline)"), Cell(), Cell(), Cell(str(result.context), result.context)]
+        cells = [Cell(name), Cell(), Cell(str(result.context), result.context)]
         cells += [Cell(format_number(scores_of.cosine.value), scores_of.cosine.value), Cell(), Cell()]
         cells += [Cell(format_number(scores_of.retrieval.mrr, ".3f"), scores_of.retrieval.mrr), Cell(), Cell()]
         yield Row(tuple(cells), "baseline")
@@ -241,9 +231,9 @@ def _mean_cell(values: Sequence[float], spec: str, scale: float = 1.0) -> Cell:
 
 
 def _interval_cell(estimates: Sequence[Estimate]) -> Cell:
-    """Return the mean of the seeds' differences, between the lowest and the highest end of their intervals."""
+    """Return the mean of the seeds' differences ± half of the range from the lowest to the highest end of theirs."""
     if not estimates:
         return Cell(ABSENT)
     mean = statistics.fmean(item.value for item in estimates)
     low, high = min(item.low for item in estimates), max(item.high for item in estimates)
-    return Cell(f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", mean)
+    return Cell(format_interval(mean, low, high, "+"), mean)
