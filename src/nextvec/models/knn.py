@@ -20,8 +20,8 @@ from torch import Tensor
 
 from nextvec.models.base import LatentModel, unit
 
-MAX_SCORES = 2**25
-"""Upper limit of scores in memory: 128 MiB."""
+MAX_SCORES = 2**23
+"""Upper limit of scores in memory: 32 MiB."""
 MAX_NEIGHBOR_NUMBERS = 2**24
 """Upper limit of numbers of neighbors' targets in memory: 64 MiB."""
 KEYS_PER_PRODUCT = 2**14
