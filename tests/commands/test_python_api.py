@@ -78,6 +78,12 @@ def test_functions_on_runs_accept_str_and_path(as_path: AsPath, run: Path, toy_s
     assert (tmp_path / "c.md").is_file()
     table = as_path(tmp_path / "board.md")
     assert nextvec.leaderboard_add(as_path(run), table=table).entries == nextvec.leaderboard_show(table=table).entries
+    folder = as_path(tmp_path / "benchmark")
+    assert "toy" in [task.name for task in nextvec.benchmark_add(as_path(toy_store.path), name="toy", out=folder).tasks]
+    task = as_path(tmp_path / "benchmark" / "tasks" / "toy.toml")
+    board = nextvec.benchmark_run([as_path(run)], tasks=[task], out=folder, device="cpu", quiet=True)
+    assert board.results == nextvec.benchmark_show(out=folder).results
+    assert len(nextvec.benchmark_tasks(out=folder).tasks) == 3
     assert len(nextvec.watch([as_path(run)], once=True).states) == 1
     assert [item["name"] for item in nextvec.runs(as_path(run), where="epochs > 0").runs] == [run.name]
     assert nextvec.load_model(as_path(run)).dimensions == toy_store.dimensions

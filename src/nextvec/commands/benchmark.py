@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextvec.commands.parameters import Data, Device, Folder, Names, as_texts, command
+from nextvec.commands.parameters import Data, Device, Folder, Paths, as_texts, command
 
 if TYPE_CHECKING:
     from nextvec.experiments.benchmark_tasks import TaskList
@@ -18,9 +18,9 @@ FOLDER = "artifacts/benchmark"
 
 @command()
 def benchmark_run(
-    models: Annotated[Names, Parameter(metavar="MODEL|RECIPE...")],
+    models: Annotated[Paths, Parameter(metavar="MODEL|RECIPE...")],
     *,
-    tasks: Annotated[Names, Parameter(metavar="TASK...")] = (),
+    tasks: Annotated[Paths, Parameter(metavar="TASK...")] = (),
     seeds: Annotated[tuple[int, ...], Parameter(metavar="SEED...")] = (),
     out: Folder = FOLDER,
     device: Device = "auto",
