@@ -24,7 +24,7 @@ START = {"neighbors": 64, "decay": 0.5, "temperature": 0.1}
 
 MAX_NUMBERS = 2**24
 """Upper limit of numbers in the keys: 32 MiB in half precision, 43,690 windows at D = 384. A search for one window
-multiplies as many, so that with 2**26 the 72,000 val and ood windows of the production set took several minutes."""
+multiplies as many: with 2**26, the 72,000 val and ood windows of the production set would need 10^13 operations."""
 MAX_QUERIES, MAX_DECAY_WINDOWS = 256, 4096
 """Held-out windows that are predicted, and windows among which a decay searches: enough for the order of the values."""
 BATCH = 8192
