@@ -112,6 +112,7 @@ def test_content_is_that_of_the_texts_not_of_the_last_digits(text_store, texts, 
         ([], {}, "no model named"),
         (["wiki-minilmm"], {}, "'wiki-minilmm' is neither a model nor a recipe. Did you mean 'wiki-minilm'?"),
         (["recipe:dem"], {}, "recipe 'dem' is unknown. Did you mean 'demo'?"),
+        (["demo"], {"tasks": ["nothing.toml"]}, "task nothing.toml: no such file. "),
         (["demo"], {"tasks": ["python-dogs"]}, "task 'python-dogs' is unknown. Did you mean 'python-docs'?"),
     ],
 )

@@ -5,7 +5,9 @@ A display that cannot be written any more never ends the work: see `nextvec.core
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -34,6 +36,19 @@ class Console(RichConsole):
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Often enough to see that a job is alive, rarely enough for a log file of an overnight run."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide warnings and log messages of libraries below errors, such as an exporter's notes about unused operators."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def show(lines: Sequence[str], *, quiet: bool = False) -> None:

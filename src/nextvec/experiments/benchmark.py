@@ -96,7 +96,7 @@ def _recipe_source(name: str) -> str:
     if name in known_recipes():
         return name
     if "/" not in name:
-        known = [*shipped_models(), *known_recipes()]
+        known = sorted({*shipped_models(), *known_recipes()})
         raise InputError(f"'{name}' is neither a model nor a recipe.{did_you_mean(name, known)}")
     return ""
 

@@ -140,6 +140,8 @@ def load_task(name: str, folder: Path | None = None) -> Task:
     path = Path(name) if name.endswith(".toml") else known.get(name)
     if path is None:
         raise InputError(f"task '{name}' is unknown.{did_you_mean(name, known)}")
+    if not path.is_file():
+        raise InputError(f"task {path}: no such file. 'nextvec benchmark tasks' lists the known ones.")
     try:
         return Task(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:

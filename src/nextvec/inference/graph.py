@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nextvec import ops
+from nextvec.core.console import quiet_libraries
 from nextvec.core.files import write_bytes
 from nextvec.errors import MissingExtraError
 from nextvec.inference.model import LatentVectorModel
@@ -65,7 +62,7 @@ def write_onnx(model: LatentVectorModel, file: Path) -> None:
         except ImportError as error:
             raise MissingExtraError(package, "onnx", "export to ONNX") from error
     network, example, shapes = _export_inputs(model)
-    with _quiet(), torch.no_grad(), ops.native_ops(False):
+    with quiet_libraries(), torch.no_grad(), ops.native_ops(False):
         program: Any = torch.onnx.export(
             network,
             example,
@@ -83,7 +80,7 @@ def write_onnx(model: LatentVectorModel, file: Path) -> None:
 def write_pt2(model: LatentVectorModel, file: Path) -> None:
     """Write the network as a `torch.export` program, which `torch.export.load` reads."""
     network, example, shapes = _export_inputs(model)
-    with _quiet(), torch.no_grad(), ops.native_ops(False):
+    with quiet_libraries(), torch.no_grad(), ops.native_ops(False):
         program = torch.export.export(network, example, dynamic_shapes=shapes, strict=False)
         content = io.BytesIO()
         torch.export.save(program, content)
@@ -98,16 +95,3 @@ def _export_inputs(model: LatentVectorModel) -> tuple[PaddedNetwork, tuple[Tenso
     example = torch.randn(3, length, model.dimensions), torch.ones(3, length, dtype=torch.bool)
     batch, steps = torch.export.Dim("batch"), torch.export.Dim("length", min=1, max=length)
     return network, example, ({0: batch, 1: steps}, {0: batch, 1: steps})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporters' notes about packages and operators that nextvec does not use."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -15,11 +15,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nextvec.core.cache_folder import cache_folder
-from nextvec.core.console import show
+from nextvec.core.console import quiet_libraries, show
 from nextvec.core.files import write_bytes
 from nextvec.core.locks import exclusive
 from nextvec.errors import OutputError
@@ -110,7 +106,7 @@ def _read(file: Path) -> bytes | None:
 def _make_graph(exact: nn.Module) -> bytes:
     """Export a model and quantize its products."""
     show(["making the int8 graph of the encoder, once on this machine (--precision fp32 needs none)"])
-    with tempfile.TemporaryDirectory(prefix="nextvec-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="nextvec-") as folder, quiet_libraries():
         exported, folded, quantized = (Path(folder, name) for name in ("exported", "folded", "quantized"))
         exported.write_bytes(_export(exact))
         # The quantizer only finds weights that are constants of the graph, not transposed or cast ones.
@@ -180,16 +176,3 @@ def _quantize(source: Path, target: Path) -> None:
         reduce_range=True,
         weight_type=quantization.QuantType.QInt8,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporter's notes about packages and operators that are not used."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
