@@ -121,6 +121,19 @@ def test_wrong_names_are_refused_before_any_work(models, options, message, tmp_p
         nextvec.benchmark_run(models, out=tmp_path, quiet=True, **options)
 
 
+def test_models_of_one_name_do_not_replace_each_other(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "run").mkdir(parents=True)
+    models = [str(tmp_path / parent / "run") for parent in ("a", "b")]
+    with pytest.raises(InputError, match=r"have the same name, run, and would replace each other's results"):
+        nextvec.benchmark_run(models, tasks=["python-docs"], out=tmp_path / "out", quiet=True)
+
+
+def test_a_recipe_with_any_name_is_a_file(folder):
+    result = read_results(folder).results[0]
+    assert TaskResult.from_dict({**result.to_dict(), "model": "a/b c"}).file_name.startswith("a_b_c-seed0-")
+
+
 def test_a_model_of_another_space_is_reported(folder, other_store, tmp_path):
     store = other_store(dimensions=8)
     nextvec.benchmark_add(store.path, name="small-vectors", out=tmp_path)

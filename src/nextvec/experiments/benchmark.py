@@ -18,7 +18,7 @@ from nextvec.inference.load import open_checkpoint, shipped_models
 from nextvec.models.base import count_parameters
 from nextvec.models.checkpoint import Checkpoint
 from nextvec.recipe import Recipe, find_recipe, known_recipes, load_recipe, make_recipe
-from nextvec.reports.benchmark import BenchmarkResults, TaskResult, write_page, write_result
+from nextvec.reports.benchmark import BenchmarkResults, TaskResult, file_name_of, write_page, write_result
 from nextvec.training.evaluate import evaluate_checkpoint
 from nextvec.training.setup import software_versions
 
@@ -48,8 +48,10 @@ def run_benchmark(
     chosen = [load_task(name, folder) for name in tasks or known_tasks(folder)]
     # Every name is resolved before the first run, so that a wrong one does not appear after hours.
     recipes = {name: load_recipe(source) for name in models if (source := _recipe_source(name))}
+    _require_distinct_names([name for name in models if name not in recipes])
     checkpoints = {name: open_checkpoint(name) for name in models if name not in recipes}
     remarks: list[str] = []
+    # Task by task: its store is opened, or built, once for all models.
     for task in chosen:
         store, content = open_task(task, quiet=quiet)
         data = TaskData(task, store, content)
@@ -68,6 +70,7 @@ def run_benchmark(
                 except (StoppedError, NotFiniteError) as error:
                     remarks.append(f"{recipe.name}, seed {seed}, on {task.name}: {error}")
                     continue
+                # The run's own evaluation used its seed; the task's result is measured anew.
                 trained = open_checkpoint(run)
                 write_result(folder, _evaluate(data, trained, recipe.name, seed=seed, device=device, quiet=quiet))
     show(remarks, quiet=quiet)
@@ -108,6 +111,18 @@ def _model_name(source: str) -> str:
     return name if path.exists() else source.replace("/", "--")
 
 
+def _require_distinct_names(models: Sequence[str]) -> None:
+    """Raise InputError if two models would write the same result file."""
+    sources: dict[str, str] = {}
+    for source in dict.fromkeys(models):
+        other = sources.setdefault(_model_name(source), source)
+        if other != source:
+            raise InputError(
+                f"benchmark: {other} and {source} have the same name, {_model_name(source)}, and would replace each "
+                "other's results. Rename one folder."
+            )
+
+
 def _train(data: TaskData, recipe: Recipe, seed: int, folder: Path, *, device: str, quiet: bool) -> Path:
     """Train a recipe on the train split of a task, unless its run is finished; return the run's folder."""
     changes = {
@@ -119,7 +134,7 @@ def _train(data: TaskData, recipe: Recipe, seed: int, folder: Path, *, device: s
     }
     changed = load_recipe(recipe, override_lines(changes))
     # The recipe's hash is in the name, so that a changed recipe is another run.
-    path = folder / RUNS / data.task.name / f"{recipe.name}-{changed.recipe_hash[:8]}"
+    path = folder / RUNS / data.task.name / f"{file_name_of(recipe.name)}-{changed.recipe_hash[:8]}"
     if (path / EVALUATION_FILE).is_file():
         return path
     if (path / RESUME_STATE).is_file():

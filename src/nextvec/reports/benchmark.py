@@ -8,6 +8,7 @@ version of the metrics is listed as one to measure again.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ class TaskResult:
     def file_name(self) -> str:
         """Name of its file in the task's folder, the same for another run of the same model, which replaces it."""
         seed = "" if self.seed is None else f"-seed{self.seed}"
-        return f"{self.model}{seed}-{self.content[:8]}.json"
+        return f"{file_name_of(self.model)}{seed}-{self.content[:8]}.json"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -85,6 +86,11 @@ class TaskResult:
             raise ValueError(f"format {values.get('format')!r:.20}, expected {FORMAT_VERSION}")
         fields = {name: value for name, value in values.items() if name != "format"}
         return cls(**{**fields, "evaluation": Evaluation.from_dict(values["evaluation"])})
+
+
+def file_name_of(name: str) -> str:
+    """Return a name of a model or a recipe without the characters that file names must not have."""
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 @dataclass(frozen=True)
